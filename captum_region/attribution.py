@@ -1,0 +1,229 @@
+"""RegionAttribution: the confidence of a region classifier over all regions, as a Captum attribution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from captum._utils.progress import progress
+from captum.attr import Attribution
+from captum.log import log_usage
+from torch import Tensor
+
+from captum_region.batches import batches, check_images
+from captum_region.classifiers import forward_regions
+from captum_region.confidence import Confidence, resolve_confidence
+from captum_region.grid import RegionGrid
+
+if TYPE_CHECKING:
+    from captum_region.batches import ImageData
+    from captum_region.classifiers import RegionClassifier
+
+Target = int | list[int] | Tensor | None
+
+
+def class_evidence(logits: Tensor, target: Target) -> Tensor:
+    """Return how much each region speaks for a class: its probability, rescaled so that a uniform output gives 0.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (N, classes, ...)
+    target : int, list of N ints, or integer Tensor with 1 or N elements
+        The class, of all images or of each.
+
+    Returns
+    -------
+    Tensor, shape (N, ...)
+        1 where the class is certain, 0 where all are equal, below 0 (down to -1 with two classes) where others are
+        likelier. Where the class is the likeliest this is `captum_region.confidence.top_softmax`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a target is no integer, no class, or their number is neither 1 nor N.
+    """
+    count, classes = logits.shape[:2]
+    index = torch.as_tensor(target, device=logits.device)
+    if index.is_floating_point() or index.dtype == torch.bool:
+        raise TypeError(f"target must be a class number or one for each image, got {target!r}")
+    index = index.flatten()
+    if len(index) not in (1, count):
+        raise ValueError(f"target must be one class or one for each of the {count} images, got {len(index)}")
+    if len(index) and not 0 <= int(index.min()) <= int(index.max()) < classes:
+        raise ValueError(f"target must lie in 0 to {classes - 1}, got {int(index.min())} to {int(index.max())}")
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    probability = torch.softmax(logits, 1)[torch.arange(count, device=logits.device), index.long().expand(count)]
+    return (probability - 1 / classes) / (1 - 1 / classes)
+
+
+class RegionAttribution(Attribution):  # type: ignore[misc]
+    """Where in an image the information about an attribute sits (De Coninck et al. 2024, section 3.4).
+
+    A region classifier looks at each region of the image alone; its confidence there is the region's attribution, and
+    a pixel's is the mean over the regions that cover it (Algorithm 1). No explained model and no label is needed.
+
+    Parameters
+    ----------
+    region_classifier : RegionClassifier, or callable (patches, region) -> logits
+        A callable takes N x C x k x k patches and the N regions they come from, and gives N x classes logits. It is
+        used as it is, in the mode (train or eval) it is in.
+    confidence : {"negative_entropy", "top_softmax", "margin"} or callable, default="negative_entropy"
+        Logits (N, classes, ...) to certainty in [0, 1].
+    grid : RegionGrid, optional
+        The regions; a region classifier has its own, a callable needs one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is no grid, or the confidence is unknown.
+
+    Examples
+    --------
+    >>> from captum_region import DenseRegionClassifier
+    >>> images = torch.zeros(2, 3, 16, 16)
+    >>> classifier = DenseRegionClassifier(RegionGrid(16, 8, 2), num_classes=2, random_state=0).eval()
+    >>> attribution = RegionAttribution(classifier)
+    >>> attribution.attribute(images).shape
+    torch.Size([2, 3, 16, 16])
+    >>> attribution.region_map(images).shape, attribution.pixel_map(images).shape
+    (torch.Size([2, 5, 5]), torch.Size([2, 16, 16]))
+    """
+
+    def __init__(
+        self,
+        region_classifier: RegionClassifier | Callable[[Tensor, Tensor], Tensor],
+        confidence: str | Confidence = "negative_entropy",
+        *,
+        grid: RegionGrid | None = None,
+    ) -> None:
+        super().__init__(region_classifier)
+        grid = getattr(region_classifier, "grid", None) if grid is None else grid
+        if not isinstance(grid, RegionGrid):
+            raise TypeError(f"grid must be given as a RegionGrid, as region_classifier has none; got {grid!r}")
+        self.grid = grid
+        self.confidence = resolve_confidence(confidence)
+
+    @log_usage()  # type: ignore[untyped-decorator]
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        perturbations_per_eval: int = 256,
+        show_progress: bool = False,
+    ) -> Tensor | tuple[Tensor]:
+        """Attribute an image's pixels.
+
+        Parameters
+        ----------
+        inputs : Tensor, shape (N, C, height, width), or a 1-tuple of it
+            uint8, or float in [0, 1].
+        target : int, list, Tensor or None, default=None
+            None gives the confidence, in [0, 1]; a class, or one for each image, gives its evidence, see
+            `class_evidence`.
+        additional_forward_args : any, default=None
+            Accepted as in all of Captum; a region classifier takes none, and they are not used.
+        perturbations_per_eval : int, default=256
+            How many patches go through the classifier at once: memory, not the result. A classifier that does all
+            regions in one pass does not use it.
+        show_progress : bool, default=False
+            Captum's progress bar on stderr, where regions go one by one.
+
+        Returns
+        -------
+        Tensor, shape (N, C, height, width), or a 1-tuple of it, as `inputs` is
+            Contiguous; the same values in each channel. Of the inputs' dtype if that is floating, else float32.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the inputs are more than one tensor, of another size than the grid's, or the target does not fit.
+        """
+        is_tuple = isinstance(inputs, tuple)
+        if is_tuple and len(inputs) != 1:
+            raise ValueError(f"inputs must be one tensor of images, got a tuple of {len(inputs)}")
+        images = inputs[0] if isinstance(inputs, tuple) else inputs
+        if not isinstance(images, Tensor):
+            raise TypeError(f"inputs must be a tensor of images, got {type(images).__name__}")
+        pixels = self.grid.to_pixels(self._region_map(images, target, perturbations_per_eval, show_progress))
+        dtype = images.dtype if images.is_floating_point() else torch.float32
+        attributions = pixels.to(dtype)[:, None].expand_as(images).contiguous()
+        return (attributions,) if is_tuple else attributions
+
+    def has_convergence_delta(self) -> bool:
+        """Return False: confidences do not add up to an output."""
+        return False
+
+    def region_map(
+        self, images: ImageData, target: Target = None, *, batch_size: int = 64, show_progress: bool = False
+    ) -> Tensor:
+        """Return one value a region of each image.
+
+        Parameters
+        ----------
+        images : ndarray or Tensor, shape (N, C, height, width)
+            uint8, or float in [0, 1]. Only `batch_size` images at a time are on the classifier's device.
+        target : int, list, Tensor or None, default=None
+            As in `attribute`.
+        batch_size : int, default=64
+        show_progress : bool, default=False
+            A progress bar on stderr.
+
+        Returns
+        -------
+        Tensor, shape (N, rows, cols)
+            float32, on the images' device (the CPU for an array).
+        """
+        images = check_images(images, image_size=self.grid.image_size)
+        maps = torch.empty(len(images), *self.grid.shape, device=images.device if isinstance(images, Tensor) else None)
+        start = 0
+        for batch in batches(images, batch_size, show_progress=show_progress, desc="region maps"):
+            part = target if target is None or isinstance(target, int) else torch.as_tensor(target).flatten()
+            if isinstance(part, Tensor) and len(part) == len(images):
+                part = part[start : start + len(batch)]
+            maps[start : start + len(batch)] = self._region_map(batch, part)
+            start += len(batch)
+        return maps
+
+    def pixel_map(
+        self, images: ImageData, target: Target = None, *, batch_size: int = 64, show_progress: bool = False
+    ) -> Tensor:
+        """Return one value a pixel of each image, N x height x width; parameters as in `region_map`."""
+        return self.grid.to_pixels(self.region_map(images, target, batch_size=batch_size, show_progress=show_progress))
+
+    def mean_map(
+        self, images: ImageData, target: Target = None, *, batch_size: int = 64, show_progress: bool = False
+    ) -> Tensor:
+        """Return the mean region map of all images, rows x cols, summed in float64 (the paper's Figures 4 and 5).
+
+        Parameters are as in `region_map`, but `target` is one class for all; no more than a batch is held in memory.
+        """
+        images = check_images(images, image_size=self.grid.image_size)
+        if not len(images):
+            raise ValueError("images must hold at least one image for a mean, got none")
+        total = torch.zeros(self.grid.shape, dtype=torch.float64)
+        for batch in batches(images, batch_size, show_progress=show_progress, desc="mean map"):
+            total += self._region_map(batch, target).double().sum(0).cpu()
+        return (total / len(images)).float()
+
+    def _region_map(
+        self, images: Tensor, target: Target, regions_per_pass: int = 256, show_progress: bool = False
+    ) -> Tensor:
+        classifier = self.forward_func
+        device = getattr(classifier, "device", images.device)
+
+        def bar(passes: Any) -> Any:
+            return progress(passes, desc=f"{self.get_name()} attribution") if show_progress else passes
+
+        with torch.no_grad():
+            moved = images.to(device)
+            if hasattr(classifier, "forward_grid"):
+                logits = classifier.forward_grid(moved, regions_per_pass=regions_per_pass)
+            else:
+                logits = forward_regions(classifier, self.grid, moved, regions_per_pass=regions_per_pass, progress=bar)
+            value = self.confidence(logits) if target is None else class_evidence(logits, target)
+        return value.to(images.device)
+
+
+# NoiseTunnel calls ``attribute.__wrapped__``, which log_usage leaves as the outermost decorator.

@@ -1,0 +1,7 @@
+"""Images with attributes: synthetic faces with exact truth, and readers of real data sets."""
+
+from captum_region.datasets.faces import Faces, make_faces
+from captum_region.datasets.images import AttributeImages
+from captum_region.datasets.readers import load_celeba, load_fairface, load_table, load_utkface
+
+__all__ = ["AttributeImages", "Faces", "load_celeba", "load_fairface", "load_table", "load_utkface", "make_faces"]

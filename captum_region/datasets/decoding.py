@@ -1,0 +1,290 @@
+"""Image files -> one memory-mapped uint8 array, each file decoded once and kept in a cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import operator
+import os
+import stat
+import uuid
+import warnings
+from contextlib import closing, contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed, effective_n_jobs
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+# Part of the cache key: to be raised whenever the pixels made from a file change.
+_FORMAT_VERSION = 1
+_MISSING = "there is no such file"
+# Threads that take single small images wait for the interpreter lock; a block at a time they wait less.
+_BLOCK = 16
+_BLOCKS_A_WAVE = 4
+
+
+class DecodedImages(NamedTuple):
+    """What `decode_images` returns."""
+
+    images: NDArray[np.uint8]
+    """Shape (kept, 3, height, width), 0 to 255, memory-mapped and read-only."""
+    kept: NDArray[np.intp]
+    """For each image its position in the names that were asked for, ascending."""
+    skipped: pd.DataFrame
+    """Columns ``image`` and ``reason``: the names left out."""
+
+
+def decode_images(
+    folder: str | os.PathLike[str],
+    names: Sequence[str],
+    size: int | tuple[int, int],
+    *,
+    cache: str | os.PathLike[str] | None = None,
+    on_error: str = "raise",
+    n_jobs: int | None = None,
+    show_progress: bool = False,
+) -> DecodedImages:
+    """Decode image files to RGB of one size, or open the cache in which an earlier call left them.
+
+    The EXIF orientation is applied, the whole image is resized to `size` with antialiasing (nothing is cropped, so
+    the aspect ratio may change). Transparent images are laid on black; 16-bit grey is scaled to 8 bits; of an animated
+    image the first frame is taken.
+
+    Parameters
+    ----------
+    folder : path
+        Where the images are. Nothing is written there.
+    names : sequence of str
+        The files, relative to `folder`.
+    size : int or (height, width)
+        The size to resize to.
+    cache : path, optional
+        Folder of the cache: one file of 3 * height * width bytes an image for each set of files and size. It may be
+        deleted at any time. By default the environment variable ``CAPTUM_REGION_CACHE``, else ``captum_region`` in
+        ``XDG_CACHE_HOME``, else ``~/.cache/captum_region``. An entry is found again by the names, byte counts and
+        modification times of the files and by `size`: a changed or added file makes a new entry.
+    on_error : {"raise", "skip"}
+        What to do with an image that is missing or damaged. Damaged is what Pillow cannot decode to the end, as a
+        truncated JPEG, and what it holds for a decompression bomb.
+    n_jobs : int, optional
+        Number of threads; -1 and None mean all processors.
+    show_progress : bool
+        Whether to show a progress bar on stderr while decoding.
+
+    Returns
+    -------
+    DecodedImages
+        A named tuple of `images` (read-only memmap of uint8, shape (kept, 3, height, width)), `kept` (position of each
+        image in `names`) and `skipped` (DataFrame with columns ``image`` and ``reason``).
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing and `on_error` is "raise".
+    OSError
+        If a file may not be read, whatever `on_error` says: that is no property of the image.
+    ValueError
+        If a file is damaged and `on_error` is "raise", if no image is left, or if an argument is invalid.
+    """
+    shape = _height_width(size)
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+    if n_jobs == 0:
+        raise ValueError("n_jobs must be None or a nonzero integer, got 0")
+    if not len(names):
+        raise ValueError(f"names must list at least one image, got none (folder {folder})")
+    paths = [os.path.join(folder, name) for name in names]
+    stamps = [_stamp(path) for path in paths]
+    if on_error == "raise":
+        _refuse(FileNotFoundError, paths, {at: _MISSING for at, stamp in enumerate(stamps) if stamp is None})
+    entry = cache_folder(cache) / _digest(names, stamps, shape)
+    try:
+        images, reasons = _open_entry(entry, len(names), shape)
+    except (FileNotFoundError, ValueError):
+        _write_entry(entry, paths, stamps, shape, on_error, n_jobs, show_progress)
+        images, reasons = _open_entry(entry, len(names), shape)
+    if on_error == "raise":
+        _refuse(ValueError, paths, reasons)
+    skipped = pd.DataFrame({"image": [names[at] for at in reasons], "reason": list(reasons.values())}, dtype=object)
+    return DecodedImages(images, np.delete(np.arange(len(names)), list(reasons)), skipped)
+
+
+def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
+    """Return the folder that `cache` names: a path itself, None the default that `decode_images` describes."""
+    chosen = cache or os.environ.get("CAPTUM_REGION_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "captum_region"
+
+
+def _height_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    try:
+        height, width = map(operator.index, size if isinstance(size, (tuple, list)) else (size, size))
+    except (TypeError, ValueError):
+        height, width = 0, 0
+    if min(height, width) < 1 or isinstance(size, bool):
+        raise ValueError(f"size must be a positive int or (height, width), got {size!r}")
+    return height, width
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    """Return byte count and modification time of a file, None where there is none."""
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+def _digest(names: Sequence[str], stamps: Sequence[tuple[int, int] | None], shape: tuple[int, int]) -> str:
+    digest = hashlib.sha256(f"{_FORMAT_VERSION} {shape}\n".encode())
+    for name, stamp in zip(names, stamps, strict=True):
+        digest.update(os.fsencode(name) + f"\0{stamp}\n".encode())
+    return digest.hexdigest()[:32]
+
+
+def _refuse(error: type[Exception], paths: Sequence[str], reasons: dict[int, str]) -> None:
+    """Raise `error` about the first of the images that have a reason to be left out."""
+    for at, reason in reasons.items():
+        others = f" ({len(reasons) - 1} more like it)" if len(reasons) > 1 else ""
+        raise error(f"{paths[at]}: {reason}{others}; on_error='skip' leaves such images out")
+
+
+def _open_entry(
+    entry: Path, count: int, shape: tuple[int, int]
+) -> tuple[np.memmap[tuple[int, ...], np.dtype[np.uint8]], dict[int, str]]:
+    """Open a cache entry: the images and, by position, why others were left out. ValueError if it is not whole."""
+    reasons = {int(at): reason for at, reason in json.loads(entry.with_suffix(".json").read_text("utf-8")).items()}
+    images = np.lib.format.open_memmap(entry.with_suffix(".npy"), mode="r")
+    if images.dtype != np.uint8 or images.shape != (count - len(reasons), 3, *shape):
+        raise ValueError(f"{entry}.npy does not hold what it should")
+    return images, reasons
+
+
+def _write_entry(
+    entry: Path,
+    paths: Sequence[str],
+    stamps: Sequence[tuple[int, int] | None],
+    shape: tuple[int, int],
+    on_error: str,
+    n_jobs: int | None,
+    show_progress: bool,
+) -> None:
+    reasons = {at: _MISSING for at, stamp in enumerate(stamps) if stamp is None}
+    present = [at for at, stamp in enumerate(stamps) if stamp is not None]
+    # The array appears last: an entry that has one is whole.
+    with _replacing(entry.with_suffix(".npy")) as file:
+        _write_header(file, len(present), shape)
+        start = file.tell()
+        decoded = _decode_all([paths[at] for at in present], shape, n_jobs)
+        bar = tqdm(decoded, total=len(present), desc="decoding", unit="image", disable=not show_progress)
+        with closing(decoded), bar:
+            for at, pixels in zip(present, bar, strict=True):
+                if not isinstance(pixels, str):
+                    # Written, not assigned to a memmap, so that a full disk is an OSError and no SIGBUS.
+                    file.write(pixels.data)
+                elif on_error == "raise":
+                    _refuse(ValueError, paths, {at: pixels})
+                else:
+                    reasons[at] = pixels
+        if len(reasons) == len(paths):
+            first = min(reasons)
+            raise ValueError(f"none of {len(paths)} images can be read, the first is {paths[first]}: {reasons[first]}")
+        file.seek(0)
+        _write_header(file, len(paths) - len(reasons), shape)
+        if file.tell() != start:
+            raise RuntimeError("numpy gave two headers of one array different lengths")
+        with _replacing(entry.with_suffix(".json")) as listing:
+            listing.write(json.dumps(dict(sorted(reasons.items()))).encode())
+
+
+def _write_header(file: IO[bytes], count: int, shape: tuple[int, int]) -> None:
+    # numpy pads the header so that the first axis can be rewritten in place; how many images stay is known at the end.
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, 3, *shape)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that takes the place of `path` when all has been written, and leaves nothing behind otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own for each writer, so that two may build the same entry at once.
+    beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with beside.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _decode_all(paths: Sequence[str], shape: tuple[int, int], n_jobs: int | None) -> Generator[NDArray[np.uint8] | str]:
+    """Yield, in order, each file's pixels or why there are none."""
+    jobs = effective_n_jobs(-1 if n_jobs is None else n_jobs)
+    # A wave at a time, so that the decoded images that wait to be written stay few.
+    wave = _BLOCK * _BLOCKS_A_WAVE * jobs
+    with Parallel(n_jobs=jobs, backend="threading") as parallel:
+        for start in range(0, len(paths), wave):
+            stop = min(start + wave, len(paths))
+            blocks = (paths[at : min(at + _BLOCK, stop)] for at in range(start, stop, _BLOCK))
+            # Around the threads and not in them: the filters belong to the whole process.
+            with warnings.catch_warnings():
+                # Damaged metadata does no harm to the pixels.
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                decoded = parallel(delayed(_decode_block)(block, shape) for block in blocks)
+            for block in decoded:
+                yield from block
+
+
+def _decode_block(paths: Sequence[str], shape: tuple[int, int]) -> list[NDArray[np.uint8] | str]:
+    return [_decode(path, shape) for path in paths]
+
+
+def _decode(path: str, shape: tuple[int, int]) -> NDArray[np.uint8] | str:
+    """Return an image's pixels, channels first, or why the file is damaged."""
+    # Read here, so that what the system refuses is not taken for damage.
+    content = Path(path).read_bytes()
+    if not content:
+        return "the file is empty"
+    try:
+        with Image.open(BytesIO(content)) as image:
+            # A JPEG can be decoded at 1/2, 1/4 or 1/8; square, as it may have to be turned.
+            image.draft(None, (max(shape), max(shape)))
+            rgb = _to_rgb(ImageOps.exif_transpose(image))
+            resized = rgb.resize(shape[::-1], Image.Resampling.BILINEAR)
+    except MemoryError:
+        raise
+    except UnidentifiedImageError:
+        return "the file is no image that Pillow knows"
+    except Exception as error:  # Pillow's decoders fail on damaged files with nearly any exception.
+        return f"the image is damaged: {error or type(error).__name__}"
+    return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow would clip 16-bit values at 255. It opens some 16-bit files with 32 bits a pixel.
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("grey values beyond 16 bits have no known range")
+        return Image.fromarray(((grey.astype(np.int32) + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    if image.has_transparency_data:
+        # What lies under transparent pixels is arbitrary and must not come to light.
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")

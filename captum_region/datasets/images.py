@@ -1,0 +1,89 @@
+"""AttributeImages: uint8 images, in memory or memory-mapped, with a table of attributes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class AttributeImages:
+    """Images of one size with one row of attributes each.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (N, channels, height, width)
+        The images, 0 to 255. A ``numpy.memmap`` is fine: nothing here reads it whole.
+    attributes : DataFrame of N rows
+        One column an attribute. The index names the images (a file name, a number).
+    identities : array-like of shape (N,), optional
+        Which person each image shows, where that is known; `fairlearn_bridge.confounded_split` keeps a person
+        out of the test set when it is in a training set.
+    skipped : DataFrame with columns ``image`` and ``reason``, optional
+        What a reader left out because it was missing or damaged; empty by default.
+
+    Raises
+    ------
+    TypeError
+        If `images` is no uint8 array or `attributes` no DataFrame.
+    ValueError
+        If `images` is not 4-D or the lengths differ.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> faces = AttributeImages(np.zeros((3, 3, 8, 8), np.uint8), pd.DataFrame({"Smiling": [True, False, True]}))
+    >>> len(faces), faces.image_size
+    (3, (8, 8))
+    >>> len(faces.subset(faces.attributes["Smiling"]))
+    2
+    """
+
+    images: NDArray[np.uint8]
+    attributes: pd.DataFrame
+    identities: NDArray[Any] | None = None
+    skipped: pd.DataFrame = field(default_factory=lambda: pd.DataFrame({"image": [], "reason": []}, dtype=object))
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.images, np.ndarray) or self.images.dtype != np.uint8:
+            got = getattr(self.images, "dtype", type(self.images).__name__)
+            raise TypeError(f"images must be a uint8 numpy array, got {got}")
+        if self.images.ndim != 4:
+            raise ValueError(f"images must have shape (N, channels, height, width), got {self.images.shape}")
+        if not isinstance(self.attributes, pd.DataFrame):
+            raise TypeError(f"attributes must be a pandas DataFrame, got {type(self.attributes).__name__}")
+        if len(self.attributes) != len(self.images):
+            raise ValueError(f"attributes must have a row an image: {len(self.attributes)} rows, {len(self)} images")
+        if self.identities is not None:
+            object.__setattr__(self, "identities", np.asarray(self.identities))
+            if self.identities.shape != (len(self),):
+                raise ValueError(f"identities must have shape ({len(self)},), got {self.identities.shape}")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self.images.shape[2:]
+        return height, width
+
+    def positions(self, selection: ArrayLike | slice) -> NDArray[np.intp]:
+        """Return `selection` (a slice, a boolean mask or integer positions) as integer positions."""
+        return np.arange(len(self))[selection if isinstance(selection, slice) else np.asarray(selection)]
+
+    def subset(self, selection: ArrayLike | slice) -> Self:
+        """Return the images at `selection`: a slice, a boolean mask of N, or integer positions."""
+        chosen = self.positions(selection)
+        identities = None if self.identities is None else self.identities[chosen]
+        return replace(
+            self, images=self.images[chosen], attributes=self.attributes.iloc[chosen], identities=identities
+        )

@@ -1,0 +1,221 @@
+"""RegionGrid: where the regions of an image lie, and how values of regions become values of pixels."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@lru_cache(maxsize=64)
+def _averaging(length: int, patch_size: int, stride: int) -> NDArray[np.float64]:
+    """Return the length x regions matrix that averages, for each pixel of one axis, the regions that cover it."""
+    pixel = np.arange(length)[:, None]
+    start = np.arange(0, length - patch_size + 1, stride)
+    covers = (start <= pixel) & (pixel < start + patch_size)
+    # A pixel that no region covers takes the row of the nearest covered one (the lower of two equally near), so
+    # that a constant region map gives a constant pixel map, and nothing is undefined.
+    covered = np.flatnonzero(covers.any(1))
+    covers = covers[covered[np.abs(pixel - covered).argmin(1)]]
+    return covers / covers.sum(1, keepdims=True)
+
+
+@dataclass(frozen=True, init=False)
+class RegionGrid:
+    """The square regions of an image, in row-major order: region i is row i // cols, column i % cols.
+
+    Region (row, column) covers the pixels from (row * stride, column * stride), `patch_size` on each side. Only
+    whole regions count: where ``(size - patch_size)`` is no multiple of the stride, the last pixels are in none.
+
+    Parameters
+    ----------
+    image_size : int or (int, int)
+        Height and width in pixels; an int means a square image.
+    patch_size : int, default=32
+        Side k of a region in pixels.
+    stride : int, default=2
+        Step between regions in pixels, on both axes. The defaults on 128 px images are the paper's 49 x 49 regions
+        (De Coninck et al. 2024, section 3.1; its text says 2041, its code has 2401).
+
+    Raises
+    ------
+    TypeError
+        If a size is no whole number.
+    ValueError
+        If a size is below 1 or the patch larger than the image.
+
+    Examples
+    --------
+    >>> grid = RegionGrid(128)
+    >>> grid.shape, grid.num_regions
+    ((49, 49), 2401)
+    >>> RegionGrid((6, 8), patch_size=4, stride=2).shape
+    (2, 3)
+    """
+
+    image_size: tuple[int, int]
+    patch_size: int
+    stride: int
+
+    def __init__(self, image_size: int | tuple[int, int], patch_size: int = 32, stride: int = 2) -> None:
+        height, width = (image_size, image_size) if isinstance(image_size, int | np.integer) else image_size
+        for name, value in (
+            ("image_size", height),
+            ("image_size", width),
+            ("patch_size", patch_size),
+            ("stride", stride),
+        ):
+            if not isinstance(value, int | np.integer) or isinstance(value, bool):
+                raise TypeError(f"{name} must be a whole number of pixels, got {value!r}")
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if patch_size > min(height, width):
+            raise ValueError(f"patch_size must fit in the image of {height} x {width}, got {patch_size}")
+        object.__setattr__(self, "image_size", (int(height), int(width)))
+        object.__setattr__(self, "patch_size", int(patch_size))
+        object.__setattr__(self, "stride", int(stride))
+
+    @classmethod
+    def from_count(cls, image_size: int | tuple[int, int], patch_size: int, num_regions: int) -> RegionGrid:
+        """Return the grid that has `num_regions` regions in a square, as the paper counts them.
+
+        The stride is (image size - patch size) / (sqrt(num_regions) - 1).
+
+        Raises
+        ------
+        ValueError
+            If `num_regions` is no square number, or the stride would not be a whole number of pixels of at least 1,
+            the same on both axes.
+
+        Examples
+        --------
+        >>> RegionGrid.from_count(128, 32, 2401)
+        RegionGrid(image_size=(128, 128), patch_size=32, stride=2)
+        """
+        grid = cls(image_size, patch_size, 1)
+        side = math.isqrt(max(num_regions, 0))
+        if side < 1 or side * side != num_regions:
+            raise ValueError(f"num_regions must be a square number such as 2401 = 49 x 49, got {num_regions}")
+        room = {length - patch_size for length in grid.image_size}
+        steps = side - 1
+        if steps == 0 and room == {0}:
+            return grid
+        if steps == 0 or len(room) > 1 or min(room) % steps or min(room) < steps:
+            raise ValueError(
+                f"num_regions={num_regions} needs a stride of (image_size - patch_size) / {steps}, which is no whole "
+                f"number of pixels for image_size={grid.image_size} and patch_size={patch_size}"
+            )
+        return cls(image_size, patch_size, room.pop() // steps)
+
+    @classmethod
+    def for_images(cls, image_size: int | tuple[int, int]) -> RegionGrid:
+        """Return the paper's proportions for images of any size: patches of a quarter, steps of 1/64, of the side.
+
+        Examples
+        --------
+        >>> RegionGrid.for_images(64)
+        RegionGrid(image_size=(64, 64), patch_size=16, stride=1)
+        """
+        side = min(cls(image_size, 1, 1).image_size)
+        return cls(image_size, max(1, side // 4), max(1, side // 64))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of regions."""
+        height, width = self.image_size
+        return (height - self.patch_size) // self.stride + 1, (width - self.patch_size) // self.stride + 1
+
+    @property
+    def num_regions(self) -> int:
+        """Number of regions, rows x columns."""
+        return math.prod(self.shape)
+
+    def check_images(self, images: Tensor) -> None:
+        """Raise ValueError unless `images` is N x C x height x width of this grid."""
+        if images.ndim != 4 or tuple(images.shape[2:]) != self.image_size:
+            wanted = f"(N, C, {self.image_size[0]}, {self.image_size[1]})"
+            raise ValueError(f"images must have shape {wanted}, got {tuple(images.shape)}")
+
+    def extract(self, images: Tensor, region: int | Tensor) -> Tensor:
+        """Cut the patches at `region` out of `images`.
+
+        Parameters
+        ----------
+        images : Tensor, shape (N, C, height, width)
+            Any dtype.
+        region : int or integer Tensor of shape (N,) or (N, P)
+            One region for all images, one for each, or P for each; 0 to ``num_regions - 1``.
+
+        Returns
+        -------
+        Tensor, shape (N, C, k, k), or (N, P, C, k, k) for P regions an image
+            A copy, of the dtype and on the device of `images`.
+
+        Raises
+        ------
+        TypeError
+            If `region` does not hold integers.
+        ValueError
+            If the images are not of this grid's size, the shapes do not fit, or a region does not exist.
+        """
+        self.check_images(images)
+        region = torch.as_tensor(region, device=images.device)
+        if region.is_floating_point() or region.is_complex() or region.dtype == torch.bool:
+            raise TypeError(f"region must hold integers, got {region.dtype}")
+        region = region.expand(len(images)) if region.ndim == 0 else region
+        if region.ndim > 2 or len(region) != len(images):
+            raise ValueError(f"region must have shape (N,) or (N, P) with N = {len(images)}, got {tuple(region.shape)}")
+        if region.numel() and not 0 <= int(region.min()) <= int(region.max()) < self.num_regions:
+            got = f"{int(region.min())} to {int(region.max())}"
+            raise ValueError(f"region must lie in 0 to {self.num_regions - 1}, got {got}")
+        k, stride = self.patch_size, self.stride
+        # A view N x rows x cols x C x k x k: only the indexing after it copies, and only what is asked for.
+        windows = images.unfold(2, k, stride).unfold(3, k, stride).permute(0, 2, 3, 1, 4, 5)
+        image = torch.arange(len(images), device=images.device).reshape(-1, *[1] * (region.ndim - 1))
+        columns = self.shape[1]
+        return windows[image, region.long() // columns, region.long() % columns]
+
+    def to_pixels(self, region_map: Tensor) -> Tensor:
+        """Give each pixel the mean over the regions that cover it (Algorithm 1 of De Coninck et al. 2024).
+
+        Which regions cover a pixel is decided by its row and its column apart, so the mean is a product of two
+        small matrices with the map, whatever the number of regions.
+
+        Parameters
+        ----------
+        region_map : Tensor, shape (..., rows, cols)
+
+        Returns
+        -------
+        Tensor, shape (..., height, width)
+            Of the map's dtype (float32 for integers). A pixel that no region covers (a stride above the patch size,
+            or a stride that leaves a border) takes the value of the nearest covered pixel.
+
+        Raises
+        ------
+        ValueError
+            If the last two axes are not this grid's rows and columns.
+
+        Examples
+        --------
+        >>> RegionGrid((1, 4), patch_size=1, stride=2).to_pixels(torch.tensor([[1.0, 3.0]]))
+        tensor([[1., 1., 3., 3.]])
+        """
+        if tuple(region_map.shape[-2:]) != self.shape:
+            raise ValueError(
+                f"region_map must have shape (..., {self.shape[0]}, {self.shape[1]}), got {tuple(region_map.shape)}"
+            )
+        region_map = region_map if region_map.is_floating_point() else region_map.float()
+        down, across = (
+            torch.as_tensor(_averaging(length, self.patch_size, self.stride)).to(region_map)
+            for length in self.image_size
+        )
+        return down @ region_map @ across.T

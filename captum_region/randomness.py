@@ -1,0 +1,46 @@
+"""Randomness from generators of one's own: the global random states are neither read nor set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+RandomState = int | np.random.RandomState | np.random.Generator | None
+
+
+def draw_seed(random_state: RandomState) -> int:
+    """Return a seed below 2**32: `random_state` itself if an int, drawn from it if a generator, fresh if None.
+
+    scikit-learn's ``check_random_state(None)`` is NumPy's global state, which is not to be read here.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `random_state` is none of these, or an int out of range.
+    """
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1)[0])
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(2**32))
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**32, dtype=np.uint64))
+    if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer):
+        raise TypeError(f"random_state must be None, an int or a NumPy generator, got {random_state!r}")
+    if not 0 <= random_state < 2**32:
+        raise ValueError(f"random_state must lie in 0 to 2**32 - 1, got {random_state}")
+    return int(random_state)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Run a block from `seed` in torch's global generators, and leave them as they were before.
+
+    For what draws from them and takes no generator: the initial weights of modules, dropout, a DataLoader.
+    """
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,329 @@
+"""fit_region_classifier: train a region classifier on random regions, plainly or within the classes of a target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.utils.class_weight import compute_sample_weight
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from captum_region.batches import batches, check_images, take
+from captum_region.classifiers import Recipe, RegionClassifier
+from captum_region.randomness import RandomState, draw_seed, seeded
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from captum_region.batches import ImageData
+
+
+@dataclass(frozen=True)
+class RegionTraining:
+    """What `fit_region_classifier` did.
+
+    Attributes
+    ----------
+    history : DataFrame
+        One row an epoch: ``epoch``, ``loss`` (mean cross-entropy in nats, with label smoothing), ``lr`` and, with
+        validation data, ``valid_accuracy``: balanced accuracy on random regions, in [0, 1].
+    region_accuracy : ndarray of shape (rows, cols), or None without validation data
+        Balanced accuracy of each region on the validation images after the last epoch, in [0, 1].
+    """
+
+    history: pd.DataFrame
+    region_accuracy: NDArray[np.float64] | None
+
+
+def within_class_weights(labels: ArrayLike, within: ArrayLike) -> NDArray[np.float64]:
+    """Return sample weights that make `labels` independent of `within`, as far as the images allow.
+
+    Only the classes of `within` in which `labels` takes several values count; there, each pair of class and value
+    gets the same total weight. Where all classes count, `labels` then tells nothing of `within`; where one counts
+    (only women are ever blond), it tells nothing because `within` is constant. Images of other classes weigh 0.
+
+    Parameters
+    ----------
+    labels : array-like of shape (N,)
+        The confounder.
+    within : array-like of shape (N,)
+        The target's labels.
+
+    Returns
+    -------
+    ndarray of shape (N,)
+        Weights of mean 1 over the images that count.
+
+    Raises
+    ------
+    ValueError
+        If in no class `labels` takes several values.
+
+    Examples
+    --------
+    >>> within_class_weights(labels=[0, 0, 0, 1, 1], within=["man", "man", "woman", "woman", "woman"])
+    array([0.  , 0.  , 1.5 , 0.75, 0.75])
+    """
+    pairs = pd.DataFrame({"label": np.asarray(labels), "within": np.asarray(within)})
+    counts = (pairs.groupby("within")["label"].transform("nunique") > 1).to_numpy()
+    if not counts.any():
+        raise ValueError("within must have a class in which labels take several values; in each they take just one")
+    weights = np.zeros(len(pairs))
+    weights[counts] = compute_sample_weight("balanced", pairs[counts].groupby(["within", "label"]).ngroup())
+    return weights
+
+
+def fit_region_classifier(
+    classifier: RegionClassifier,
+    images: ImageData,
+    labels: ArrayLike,
+    *,
+    within: ArrayLike | None = None,
+    validation: tuple[ImageData, ArrayLike] | None = None,
+    sample_weight: str | ArrayLike | None = "balanced",
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    positions_per_image: int | None = None,
+    lr: float | None = None,
+    weight_decay: float | None = None,
+    label_smoothing: float = 0.1,
+    random_state: RandomState = None,
+    device: str | torch.device | None = None,
+    show_progress: bool = False,
+) -> RegionTraining:
+    """Train `classifier`, in place, to predict the label of an image from one of its regions.
+
+    In each step `positions_per_image` random regions are cut out of each image of a batch, on the device; the images
+    stay uint8 until then. What is None comes from ``classifier.recipe``: the paper's recipe (De Coninck et al. 2024,
+    section 3.1) for `PatchRegionClassifier`, a fast one for `DenseRegionClassifier`. AdamW is the optimizer. The
+    classifier is left in eval mode, its ``class_names`` set to the sorted labels.
+
+    Parameters
+    ----------
+    classifier : RegionClassifier
+    images : ndarray or Tensor, shape (N, C, height, width)
+        uint8, or float in [0, 1]; a memory map is read batch by batch.
+    labels : array-like of shape (N,)
+        As many different values as the classifier has classes; of any kind that sorts.
+    within : array-like of shape (N,), optional
+        A target's labels. The classifier is then trained within the target's classes, see `within_class_weights`,
+        so that the map shows the attribute and not a target it goes along with.
+    validation : (images, labels), optional
+        Adds the validation accuracy, by epoch and by region. The latter takes a whole map of each image.
+    sample_weight : "balanced", array-like of shape (N,) or None, default="balanced"
+        How often an image is drawn: so that the classes are equal, in proportion to the weight given, or each once
+        an epoch. `within` asks for "balanced".
+    epochs, batch_size, positions_per_image : int, optional
+        Passes over the images, images a step, regions an image and step.
+    lr, weight_decay : float, optional
+        Of AdamW.
+    label_smoothing : float, default=0.1
+        In [0, 1).
+    random_state : int, NumPy generator or None
+        Decides the draws of images and regions, and dropout. With the same initial weights, two runs are equal.
+    device : str or torch.device, optional
+        Where to train; the classifier is moved there. By default where it is.
+    show_progress : bool, default=False
+        A progress bar on stderr.
+
+    Returns
+    -------
+    RegionTraining
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit, named in the message.
+    FloatingPointError
+        If the loss stops being finite; lower `lr`.
+    """
+    if not isinstance(classifier, RegionClassifier):
+        raise TypeError(f"classifier must be a RegionClassifier, got {type(classifier).__name__}")
+    images = check_images(images, image_size=classifier.grid.image_size)
+    names, target = _encode(classifier, labels, len(images))
+    probability = _draw_probability(labels, within, sample_weight, len(images))
+    if validation is not None:
+        valid_images = check_images(validation[0], name="validation images", image_size=classifier.grid.image_size)
+        valid_labels = np.asarray(validation[1])
+        unknown = set(np.unique(valid_labels)) - set(names)
+        if unknown or len(valid_labels) != len(valid_images):
+            raise ValueError(f"validation must have a known label an image; unknown labels: {sorted(unknown)}")
+        valid_target = np.searchsorted(names, valid_labels)
+    recipe = _with_overrides(classifier.recipe, batch_size, positions_per_image, lr, weight_decay)
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
+    drawn = int((probability > 0).sum())
+    steps_per_epoch = math.ceil(drawn / recipe.batch_size)
+    epochs = max(recipe.epochs, math.ceil(recipe.min_steps / steps_per_epoch)) if epochs is None else epochs
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+
+    classifier.class_names = [str(name) for name in names]
+    classifier.to(device or classifier.device)
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+    schedule = _schedule(optimizer, recipe, epochs, steps_per_epoch)
+    seed = draw_seed(random_state)
+    generator = torch.Generator().manual_seed(seed)
+    history = []
+    with seeded(seed), tqdm(total=epochs * steps_per_epoch, desc="region classifier", disable=not show_progress) as bar:
+        for epoch in range(1, epochs + 1):
+            classifier.train()
+            row = {"epoch": epoch, "loss": 0.0, "lr": schedule.get_last_lr()[0]}
+            for index in _draw_batches(probability, recipe.batch_size, generator):
+                patches, region, expected = _random_patches(classifier, images, target, index, recipe, generator)
+                loss = F.cross_entropy(classifier(patches, region), expected, label_smoothing=label_smoothing)
+                if not loss.isfinite():
+                    raise FloatingPointError(f"the loss became {loss.item()} in epoch {epoch}; try a lower lr")
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                row["loss"] += loss.item() * len(index) / drawn
+                bar.update()
+            classifier.eval()
+            if validation is not None:
+                row["valid_accuracy"] = _random_region_accuracy(
+                    classifier, valid_images, valid_target, recipe, generator
+                )
+            history.append(row)
+            bar.set_postfix({name: f"{value:.3g}" for name, value in row.items() if name != "epoch"})
+        accuracy = None if validation is None else region_accuracy(classifier, valid_images, valid_target)
+    return RegionTraining(pd.DataFrame(history), accuracy)
+
+
+def region_accuracy(
+    classifier: RegionClassifier, images: ImageData, target: ArrayLike, *, batch_size: int = 64
+) -> NDArray[np.float64]:
+    """Return each region's balanced accuracy: the mean over the classes present of the share classified right.
+
+    Parameters
+    ----------
+    classifier : RegionClassifier
+    images : ndarray or Tensor, shape (N, C, height, width)
+    target : array-like of int, shape (N,)
+        Class numbers, as the logits are ordered.
+    batch_size : int, default=64
+        Images at a time.
+
+    Returns
+    -------
+    ndarray of shape (rows, cols)
+        In [0, 1].
+    """
+    target = np.asarray(target)
+    right = torch.zeros(classifier.num_classes, *classifier.grid.shape, dtype=torch.float64)
+    with torch.inference_mode():
+        for number, batch in enumerate(batches(images, batch_size)):
+            expected = torch.as_tensor(target[number * batch_size :][: len(batch)])
+            predicted = classifier.forward_grid(batch.to(classifier.device)).argmax(1).cpu()
+            right.index_add_(0, expected, (predicted == expected[:, None, None]).double())
+    present = np.bincount(target, minlength=classifier.num_classes)
+    accuracy: NDArray[np.float64] = right.numpy()[present > 0] / present[present > 0, None, None]
+    return accuracy.mean(0)
+
+
+def _encode(classifier: RegionClassifier, labels: ArrayLike, count: int) -> tuple[NDArray[Any], Tensor]:
+    values = np.asarray(labels)
+    if values.shape != (count,):
+        raise ValueError(f"labels must have shape ({count},), one an image, got {values.shape}")
+    if pd.isna(values).any():
+        raise ValueError(f"labels must not be missing, got {int(pd.isna(values).sum())} missing ones")
+    names, target = np.unique(values, return_inverse=True)
+    if len(names) != classifier.num_classes:
+        raise ValueError(
+            f"labels must take {classifier.num_classes} values, the classifier's classes, got {list(names)}"
+        )
+    return names, torch.from_numpy(target)
+
+
+def _draw_probability(
+    labels: ArrayLike, within: ArrayLike | None, weight: str | ArrayLike | None, count: int
+) -> Tensor:
+    if within is not None:
+        if not isinstance(weight, str):
+            raise ValueError("sample_weight must be 'balanced' where within is given")
+        if np.shape(within) != (count,):
+            raise ValueError(f"within must have shape ({count},), one an image, got {np.shape(within)}")
+        return torch.from_numpy(within_class_weights(labels, within))
+    if isinstance(weight, str):
+        if weight != "balanced":
+            raise ValueError(f"sample_weight must be 'balanced', an array or None, got {weight!r}")
+        return torch.from_numpy(compute_sample_weight("balanced", np.asarray(labels)))
+    weights = np.ones(count) if weight is None else np.asarray(weight, dtype=float)
+    if weights.shape != (count,) or not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+        raise ValueError(f"sample_weight must hold {count} finite weights of at least 0, not all 0")
+    return torch.from_numpy(weights)
+
+
+def _with_overrides(
+    recipe: Recipe, batch_size: int | None, positions: int | None, lr: float | None, weight_decay: float | None
+) -> Recipe:
+    given = {"batch_size": batch_size, "positions_per_image": positions, "lr": lr, "weight_decay": weight_decay}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    for name, value in chosen.items():
+        least = {"lr": 0.0, "weight_decay": 0.0}.get(name, 1)
+        if value < least or (name == "lr" and value == 0):
+            raise ValueError(f"{name} must be {'above 0' if name == 'lr' else f'at least {least}'}, got {value}")
+    return replace(recipe, **chosen)  # type: ignore[arg-type]
+
+
+def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, epochs: int, steps_per_epoch: int) -> Any:
+    if recipe.schedule == "onecycle":
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=epochs * steps_per_epoch + 1)
+    return torch.optim.lr_scheduler.StepLR(optimizer, 40 * steps_per_epoch, gamma=0.1)
+
+
+def _draw_batches(probability: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[NDArray[np.intp]]:
+    """Yield one epoch: each image once where all weigh the same, else as many draws with replacement."""
+    drawn = probability.nonzero().squeeze(1)
+    if probability[drawn].unique().numel() == 1:
+        order = drawn[torch.randperm(len(drawn), generator=generator)]
+    else:
+        order = torch.multinomial(probability, len(drawn), replacement=True, generator=generator)
+    for index in order.split(batch_size):
+        yield index.numpy()
+
+
+def _random_patches(
+    classifier: RegionClassifier,
+    images: ImageData,
+    target: Tensor,
+    index: NDArray[np.intp],
+    recipe: Recipe,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return patches (N * P) x C x k x k, their regions and their classes, on the classifier's device."""
+    grid, positions = classifier.grid, recipe.positions_per_image
+    # Two at least: batch normalisation cannot train on one value a channel.
+    positions = max(positions, 2) if len(index) == 1 else positions
+    region = torch.randint(grid.num_regions, (len(index), positions), generator=generator).to(classifier.device)
+    patches = grid.extract(take(images, index).to(classifier.device), region).flatten(0, 1)
+    expected = target[torch.from_numpy(index)].repeat_interleave(positions).to(classifier.device)
+    return patches, region.flatten(), expected
+
+
+def _random_region_accuracy(
+    classifier: RegionClassifier,
+    images: ImageData,
+    target: NDArray[np.intp],
+    recipe: Recipe,
+    generator: torch.Generator,
+) -> float:
+    """Return the balanced accuracy on the recipe's number of random regions of each image."""
+    right, seen = np.zeros(classifier.num_classes), np.zeros(classifier.num_classes)
+    with torch.inference_mode():
+        for index in torch.arange(len(images)).split(recipe.batch_size):
+            patches, region, expected = _random_patches(
+                classifier, images, torch.from_numpy(target), index.numpy(), recipe, generator
+            )
+            hit = (classifier(patches, region).argmax(1) == expected).cpu().numpy()
+            np.add.at(right, expected.cpu().numpy(), hit)
+            np.add.at(seen, expected.cpu().numpy(), 1)
+    return float((right[seen > 0] / seen[seen > 0]).mean())

@@ -1,0 +1,27 @@
+"""Train image classifiers without a confounder, and compare the ways to do so, in fairlearn's terms."""
+
+from fairlearn_bridge.baselines import ThresholdShift
+from fairlearn_bridge.classifier import ImageClassifier, SmallCNN
+from fairlearn_bridge.comparison import Samples, compare_mitigators, fit_mitigators, measure, signed_gap, summarize
+from fairlearn_bridge.mitigator import AttributionNoiseMitigator
+from fairlearn_bridge.noise import AttributionNoise, additive_noise, grey_out, quantile_mask
+from fairlearn_bridge.protocol import ConfoundedSplit, confounded_split
+
+__all__ = [
+    "AttributionNoise",
+    "AttributionNoiseMitigator",
+    "ConfoundedSplit",
+    "ImageClassifier",
+    "Samples",
+    "SmallCNN",
+    "ThresholdShift",
+    "additive_noise",
+    "compare_mitigators",
+    "confounded_split",
+    "fit_mitigators",
+    "grey_out",
+    "measure",
+    "quantile_mask",
+    "signed_gap",
+    "summarize",
+]

@@ -1,0 +1,363 @@
+"""compare_mitigators: the same data, seeds and measures for every mitigator, in one table with intervals."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from fairlearn.metrics import MetricFrame, count
+from joblib import Parallel, delayed
+from scipy.stats import rankdata
+from sklearn.base import clone
+from sklearn.metrics import accuracy_score
+from tqdm.auto import tqdm
+
+from captum_region.randomness import RandomState, draw_seed
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from captum_region.batches import ImageData
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images with their target and confounder, and the groups to report by.
+
+    Attributes
+    ----------
+    X : ndarray or Tensor, shape (N, C, height, width)
+    y : array-like of shape (N,)
+        The target's labels.
+    confounder : array-like of shape (N,)
+    groups : array-like of shape (N,), optional
+        The groups of the report (gender); by default `y`, as in De Coninck et al. 2024, where gender is the target.
+    twins : ndarray or Tensor like X, optional
+        The same images with only the confounder toggled.
+    """
+
+    X: ImageData
+    y: ArrayLike
+    confounder: ArrayLike
+    groups: ArrayLike | None = None
+    twins: ImageData | None = None
+
+
+def signed_gap(y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: ArrayLike) -> float:
+    """Return the accuracy of the first of two groups, in sorted order, minus that of the second.
+
+    With groups False and True of Male: above 0 where women are classified better.
+
+    Raises
+    ------
+    ValueError
+        If there are not exactly two groups.
+
+    Examples
+    --------
+    >>> signed_gap([0, 0, 1, 1], [0, 0, 1, 0], sensitive_features=["a", "a", "b", "b"])
+    0.5
+    """
+    frame = MetricFrame(
+        metrics=accuracy_score, y_true=y_true, y_pred=y_pred, sensitive_features=np.asarray(sensitive_features)
+    )
+    if len(frame.by_group) != 2:
+        raise ValueError(f"sensitive_features must hold two groups, got {list(frame.by_group.index)}")
+    return float(frame.by_group.iloc[0] - frame.by_group.iloc[1])
+
+
+def compare_mitigators(
+    mitigators: Mapping[str, Any],
+    train: Samples,
+    test: Samples,
+    *,
+    train_on: Mapping[str, Samples] | None = None,
+    fit_params: Mapping[str, Any] | None = None,
+    random_states: Sequence[int] = (0,),
+    n_bootstrap: int = 1000,
+    confidence_level: float = 0.95,
+    n_jobs: int | None = None,
+    show_progress: bool = False,
+) -> pd.DataFrame:
+    """Train each mitigator with each seed and compare them on the same test images.
+
+    Parameters
+    ----------
+    mitigators : mapping of name to estimator
+        Classifiers and fairlearn-style mitigators, cloned. Each is given what its ``fit`` takes: ``X`` and ``y``,
+        and ``sensitive_features`` (the confounder) and members of `fit_params` by name.
+    train, test : Samples
+        The training data, and the test data with the groups to report by.
+    train_on : mapping of name to Samples, optional
+        Other training data for some mitigators, such as a balanced set; `fit_params` are not given with them.
+    fit_params : mapping, optional
+        Further arguments of ``fit``, such as ``region_maps`` or ``validation``.
+    random_states : sequence of int, default=(0,)
+        One training a seed; the same seed means the same initial weights in every mitigator.
+    n_bootstrap : int, default=1000
+        Resamples of the test images, drawn within each cell; the same for every mitigator.
+    confidence_level : float, default=0.95
+        Of the intervals.
+    n_jobs : int, optional
+        Trainings side by side, through joblib.
+    show_progress : bool, default=False
+        A progress bar on stderr.
+
+    Returns
+    -------
+    DataFrame
+        As `summarize` gives it.
+    """
+    predictions, _ = fit_mitigators(
+        mitigators,
+        train,
+        test,
+        train_on=train_on,
+        fit_params=fit_params,
+        random_states=random_states,
+        n_jobs=n_jobs,
+        show_progress=show_progress,
+    )
+    aligned = alignment(train.y, train.confounder)
+    return summarize(predictions, aligned=aligned, n_bootstrap=n_bootstrap, confidence_level=confidence_level)
+
+
+def fit_mitigators(
+    mitigators: Mapping[str, Any],
+    train: Samples,
+    test: Samples,
+    *,
+    train_on: Mapping[str, Samples] | None = None,
+    fit_params: Mapping[str, Any] | None = None,
+    random_states: Sequence[int] = (0,),
+    n_jobs: int | None = None,
+    show_progress: bool = False,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Train each mitigator with each seed; parameters as in `compare_mitigators`.
+
+    Returns
+    -------
+    predictions : DataFrame
+        A row a mitigator, seed and test image: ``mitigator``, ``seed``, ``image`` (position), ``target``, ``group``,
+        ``confounder``, ``predicted``, ``score`` (probability of the last class) and, with twins, ``flipped``: whether
+        the prediction changes when only the confounder is toggled.
+    trainings : DataFrame
+        A row a mitigator and seed: ``seconds`` of fitting, and ``losses``, a list by epoch where the classifier
+        keeps them.
+
+    Raises
+    ------
+    ValueError
+        If there is no mitigator, a name in `train_on` is none, or lengths differ.
+    """
+    train_on, fit_params = dict(train_on or {}), dict(fit_params or {})
+    if not mitigators or set(train_on) - set(mitigators):
+        raise ValueError(f"mitigators must be given and include all of train_on, got {list(mitigators)}")
+    for name, samples in {"train": train, "test": test, **train_on}.items():
+        lengths = {len(samples.X), len(np.asarray(samples.y)), len(np.asarray(samples.confounder))}
+        if len(lengths) > 1:
+            raise ValueError(f"{name} must have as many images, targets and confounders, got {sorted(lengths)}")
+    jobs = [
+        delayed(_fit_one)(name, estimator, train_on.get(name, train), test, {} if name in train_on else fit_params, seed)
+        for seed in random_states
+        for name, estimator in mitigators.items()
+    ]
+    done = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
+    results = list(tqdm(done, total=len(jobs), desc="mitigators", unit="fit", disable=not show_progress))
+    predictions = pd.concat([part for part, _ in results], ignore_index=True)
+    return predictions, pd.DataFrame([training for _, training in results])
+
+
+def _fit_one(
+    name: str, estimator: Any, train: Samples, test: Samples, fit_params: Mapping[str, Any], seed: int
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    accepted = inspect.signature(estimator.fit).parameters
+    params = {key: value for key, value in fit_params.items() if key in accepted}
+    if "sensitive_features" in accepted:
+        params["sensitive_features"] = np.asarray(train.confounder)
+    fitted = clone(estimator)
+    seeds = [key for key in fitted.get_params() if key.endswith("random_state")]
+    fitted.set_params(**dict.fromkeys(seeds, seed))
+    start = time.perf_counter()
+    fitted.fit(train.X, np.asarray(train.y), **params)
+    seconds = time.perf_counter() - start
+    predicted = fitted.predict(test.X)
+    table = pd.DataFrame(
+        {
+            "mitigator": name,
+            "seed": seed,
+            "image": np.arange(len(predicted)),
+            "target": np.asarray(test.y),
+            "group": np.asarray(test.y if test.groups is None else test.groups),
+            "confounder": np.asarray(test.confounder),
+            "predicted": predicted,
+            "score": fitted.predict_proba(test.X)[:, -1],
+        }
+    )
+    if test.twins is not None:
+        table["flipped"] = predicted != fitted.predict(test.twins)
+    history = getattr(getattr(fitted, "estimator_", fitted), "history_", None)
+    losses = [] if history is None else [float(loss) for loss in history[:, "train_loss"]]
+    return table, {"mitigator": name, "seed": seed, "seconds": seconds, "losses": losses}
+
+
+def alignment(target: ArrayLike, confounder: ArrayLike) -> dict[Any, Any]:
+    """Return the confounder's value that goes along with each class of the training data, beyond its usual share."""
+    shares = pd.crosstab(np.asarray(target), np.asarray(confounder), normalize="index")
+    return dict((shares / shares.mean()).idxmax(axis=1))
+
+
+def summarize(
+    predictions: pd.DataFrame,
+    *,
+    aligned: Mapping[Any, Any],
+    n_bootstrap: int = 1000,
+    confidence_level: float = 0.95,
+    random_state: RandomState = 0,
+) -> pd.DataFrame:
+    """Measure predictions: see `measure` for what.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        From `fit_mitigators`.
+    aligned : mapping of class to confounder value
+        From `alignment` of the training data; decides the crossed cells.
+    n_bootstrap, confidence_level
+        See `compare_mitigators`.
+    random_state : int, NumPy generator or None, default=0
+        Decides the resamples.
+
+    Returns
+    -------
+    DataFrame
+        A row a mitigator; columns (measure, statistic), where the statistic is ``mean`` and ``std`` over seeds (NaN
+        with one seed), and ``low`` and ``high``, the percentile bootstrap interval over test images of the mean over
+        seeds.
+
+    Raises
+    ------
+    ValueError
+        If `confidence_level` or `n_bootstrap` is out of range.
+    """
+    if not 0 < confidence_level < 1 or n_bootstrap < 1:
+        raise ValueError(
+            f"confidence_level must lie in (0, 1) and n_bootstrap be at least 1, got {confidence_level}, {n_bootstrap}"
+        )
+    seed = draw_seed(random_state)
+    tail = 100 * (1 - confidence_level) / 2
+    rows = {}
+    for name, of_mitigator in predictions.groupby("mitigator", sort=False):
+        points, resamples = [], []
+        for _, of_seed in of_mitigator.groupby("seed"):
+            points.append(measure(of_seed, aligned=aligned))
+            resamples.append(_bootstrap(of_seed, aligned, n_bootstrap, seed))
+        point = pd.DataFrame(points)
+        low, high = np.nanpercentile(np.mean(resamples, axis=0), [tail, 100 - tail], axis=0)
+        statistics = {"mean": point.mean(), "std": point.std(), "low": low, "high": high}
+        rows[name] = pd.DataFrame(statistics, index=point.columns).stack()
+    return pd.DataFrame(rows).T.rename_axis("mitigator").rename_axis(["measure", "statistic"], axis=1)
+
+
+def metric_frame(predictions: pd.DataFrame) -> MetricFrame:
+    """Return fairlearn's MetricFrame of accuracy and count by group and confounder, of one mitigator and seed."""
+    return MetricFrame(
+        metrics={"accuracy": accuracy_score, "count": count},
+        y_true=predictions["target"],
+        y_pred=predictions["predicted"],
+        sensitive_features=predictions[["group", "confounder"]],
+    )
+
+
+def measure(predictions: pd.DataFrame, *, aligned: Mapping[Any, Any]) -> pd.Series:
+    """Measure the predictions of one mitigator and seed.
+
+    Returns
+    -------
+    Series
+        ``accuracy``; ``accuracy[g]`` of each group; with two groups ``gap``, see `signed_gap`; ``worst_cell``, the
+        least accuracy of a cell of group and confounder; ``confounder_gap``, the accuracy with minus without the
+        confounder within each group, its absolute value averaged over groups; with two classes ``auc``, and
+        ``crossed_auc``: among images whose confounder is not what goes along with their class in training. No
+        threshold shift changes the last two. With twins, ``flip_rate``: the share of predictions that change when
+        only the confounder is toggled.
+    """
+    cells = metric_frame(predictions).by_group.dropna()
+    values = _from_cells(cells.index, cells["count"].to_numpy(), cells["accuracy"].to_numpy(dtype=float))
+    score = predictions["score"].to_numpy()
+    for name, chosen in _auc_subsets(predictions, aligned).items():
+        values[name] = _auc(score[chosen], _is_last_class(predictions)[chosen])
+    if "flipped" in predictions:
+        values["flip_rate"] = predictions["flipped"].mean()
+    return pd.Series({name: float(value) for name, value in values.items()})
+
+
+def _bootstrap(
+    predictions: pd.DataFrame, aligned: Mapping[Any, Any], n_bootstrap: int, seed: int
+) -> NDArray[np.float64]:
+    """Return the measures, in the order of `measure`, of resamples that keep each image's cell: n_bootstrap x measures."""
+    strata = predictions.groupby(["target", "group", "confounder"]).indices
+    generator = np.random.default_rng(seed)
+    index = np.empty((n_bootstrap, len(predictions)), np.intp)
+    # Each place is filled from its own cell, so what an image is stays as it was and only its outcome changes.
+    for members in strata.values():
+        index[:, members] = generator.choice(members, (n_bootstrap, len(members)))
+    right = (predictions["predicted"] == predictions["target"]).to_numpy()[index]
+    cells = predictions.groupby(["group", "confounder"]).indices
+    accuracy = np.stack([right[:, members].mean(1) for members in cells.values()], axis=-1)
+    sizes = np.array([len(members) for members in cells.values()])
+    values = _from_cells(pd.MultiIndex.from_tuples(cells), sizes, accuracy)
+    score = predictions["score"].to_numpy()[index]
+    for name, chosen in _auc_subsets(predictions, aligned).items():
+        values[name] = _auc(score[:, chosen], _is_last_class(predictions)[chosen])
+    if "flipped" in predictions:
+        values["flip_rate"] = predictions["flipped"].to_numpy()[index].mean(1)
+    return np.stack(list(values.values()), axis=-1)
+
+
+def _from_cells(cells: pd.MultiIndex, sizes: NDArray[Any], accuracy: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the measures that follow from the accuracies of the cells, the last axis of `accuracy`."""
+    sizes = sizes.astype(float)
+    group, confounder = (cells.get_level_values(level) for level in (0, 1))
+    values = {"accuracy": accuracy @ sizes / sizes.sum()}
+    by_group = {}
+    for name in sorted(set(group)):
+        of_group = np.asarray(group == name)
+        by_group[name] = accuracy[..., of_group] @ sizes[of_group] / sizes[of_group].sum()
+        values[f"accuracy[{name}]"] = by_group[name]
+    if len(by_group) == 2:
+        first, second = by_group.values()
+        values["gap"] = first - second
+    values["worst_cell"] = accuracy.min(-1)
+    with_minus_without = []
+    for name in by_group:
+        # Of a confounder with more than two values: the largest difference between any.
+        of_group = accuracy[..., np.asarray(group == name)]
+        with_minus_without.append(of_group.max(-1) - of_group.min(-1))
+    if len(set(confounder)) > 1:
+        values["confounder_gap"] = np.mean(with_minus_without, axis=0)
+    return values
+
+
+def _is_last_class(predictions: pd.DataFrame) -> NDArray[np.bool_]:
+    return (predictions["target"] == predictions["target"].max()).to_numpy()
+
+
+def _auc_subsets(predictions: pd.DataFrame, aligned: Mapping[Any, Any]) -> dict[str, NDArray[np.bool_]]:
+    if predictions["target"].nunique() != 2:
+        return {}
+    crossed = (predictions["confounder"] != predictions["target"].map(aligned)).to_numpy()
+    subsets = {"auc": np.ones(len(predictions), bool), "crossed_auc": crossed}
+    return {name: chosen for name, chosen in subsets.items() if predictions["target"][chosen].nunique() == 2}
+
+
+def _auc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> Any:
+    """Return the area under the ROC along the last axis, for any number of resamples at once (Mann-Whitney's U)."""
+    n_positive = int(positive.sum())
+    ranks = rankdata(score, axis=-1)[..., positive].sum(-1)
+    return (ranks - n_positive * (n_positive + 1) / 2) / (n_positive * (len(positive) - n_positive))

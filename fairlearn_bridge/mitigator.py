@@ -1,0 +1,217 @@
+"""AttributionNoiseMitigator: train an image classifier while the confounder's regions are perturbed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.utils.validation import check_is_fitted
+
+from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
+from captum_region.batches import check_images
+from captum_region.confidence import Confidence
+from captum_region.randomness import RandomState, draw_seed
+from fairlearn_bridge.noise import AttributionNoise, Perturbation
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from captum_region import RegionClassifier
+    from captum_region.batches import ImageData
+
+
+class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Keep a classifier from learning a confounder by perturbing, in training, the regions that tell of it.
+
+    A region classifier finds where in the images the information about the confounder sits; the most informative
+    pixels are perturbed afresh in each batch; the estimator is trained on that (De Coninck et al. 2024, section 4).
+    It needs images that are aligned, and a confounder that sits elsewhere than the target: what both need is lost.
+
+    Parameters
+    ----------
+    estimator : ImageClassifier
+        Or any scikit-learn classifier with a parameter ``batch_transform`` like its. It is cloned, never trained.
+    region_classifier : RegionClassifier, optional
+        Trained to predict the confounder. By default a `DenseRegionClassifier` is trained on the training images
+        themselves, within the classes of y, see `captum_region.training.within_class_weights`: plainly trained, it
+        would find the target, which in biased data goes along with the confounder.
+    scheme, quantile, noise_std, perturbation, elsewhere
+        See `AttributionNoise`.
+    apply_at_predict : bool, default=False
+        Perturb also the images given to `predict`, by the general mask. Another method than perturbing in training
+        alone: the classifier then never sees the region at all. General schemes of ``mask`` and ``noise`` only.
+    confidence : str or callable, default="negative_entropy"
+        See `RegionAttribution`.
+    random_state : int, NumPy generator or None, default=None
+        Decides the region classifier's training and, if given, the estimator's ``random_state``.
+    show_progress : bool, default=False
+        Progress bars on stderr.
+
+    Attributes
+    ----------
+    region_classifier_ : RegionClassifier
+        The one given, or trained.
+    region_map_ : ndarray of shape (rows, cols)
+        Mean confidence about the confounder over the training images, in [0, 1].
+    pixel_map_ : ndarray of shape (height, width)
+        The same by pixel.
+    noise_ : AttributionNoise
+        The fitted perturbation.
+    estimator_ : estimator
+        The fitted classifier.
+    classes_ : ndarray of shape (n_classes,)
+
+    Examples
+    --------
+    >>> from captum_region.datasets import make_faces
+    >>> from fairlearn_bridge import AttributionNoiseMitigator, ImageClassifier
+    >>> faces = make_faces(60, size=16, random_state=0)
+    >>> mitigator = AttributionNoiseMitigator(ImageClassifier(max_epochs=1), quantile=0.5, random_state=0)
+    >>> y, blond = faces.attributes["Male"], faces.attributes["Blond_Hair"]
+    >>> mitigator.fit(faces.images, y, sensitive_features=blond).predict(faces.images).shape
+    (60,)
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        *,
+        region_classifier: RegionClassifier | None = None,
+        scheme: str = "general_noise",
+        quantile: float = 0.7,
+        noise_std: float = 0.5,
+        perturbation: Perturbation | None = None,
+        elsewhere: bool = False,
+        apply_at_predict: bool = False,
+        confidence: str | Confidence = "negative_entropy",
+        random_state: RandomState = None,
+        show_progress: bool = False,
+    ) -> None:
+        self.estimator = estimator
+        self.region_classifier = region_classifier
+        self.scheme = scheme
+        self.quantile = quantile
+        self.noise_std = noise_std
+        self.perturbation = perturbation
+        self.elsewhere = elsewhere
+        self.apply_at_predict = apply_at_predict
+        self.confidence = confidence
+        self.random_state = random_state
+        self.show_progress = show_progress
+
+    def fit(
+        self,
+        X: ImageData,
+        y: ArrayLike,
+        *,
+        sensitive_features: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        region_maps: ArrayLike | None = None,
+    ) -> AttributionNoiseMitigator:
+        """Find the confounder's regions and train the estimator with them perturbed.
+
+        Parameters
+        ----------
+        X : ndarray or Tensor, shape (N, C, height, width)
+            uint8, or float in [0, 1].
+        y : array-like of shape (N,)
+            The target's labels.
+        sensitive_features : array-like of shape (N,)
+            The confounder, whose information is to be removed.
+        sample_weight : array-like of shape (N,), optional
+            Handed to the estimator.
+        region_maps : array-like, shape (N, rows, cols), optional
+            Maps of X that ``RegionAttribution(region_classifier).region_map(X)`` gave before, to save their
+            computation; only together with `region_classifier`.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter or the data do not fit, by name.
+        """
+        noise = AttributionNoise(
+            self.scheme, self.quantile, self.noise_std, perturbation=self.perturbation, elsewhere=self.elsewhere
+        )
+        noise.validate()
+        if self.apply_at_predict and self.scheme not in ("general_mask", "general_noise"):
+            raise ValueError(f"apply_at_predict needs the scheme general_mask or general_noise, got {self.scheme!r}")
+        if "batch_transform" not in getattr(self.estimator, "get_params", dict)():
+            raise TypeError(f"estimator must have a parameter batch_transform as ImageClassifier, got {self.estimator!r}")
+        X = check_images(X, name="X")
+        labels, confounder = np.asarray(y), np.asarray(sensitive_features)
+        for name, values in (("y", labels), ("sensitive_features", confounder)):
+            if values.shape != (len(X),):
+                raise ValueError(f"{name} must have shape ({len(X)},), one an image, got {values.shape}")
+        seed = draw_seed(self.random_state)
+        self.region_classifier_ = self._region_classifier(X, labels, confounder, seed)
+        grid = self.region_classifier_.grid
+        maps = self._region_maps(X, region_maps, noise)
+        self.region_map_: NDArray[np.float32] = maps.double().mean(0).float().numpy()
+        self.pixel_map_: NDArray[np.float32] = grid.to_pixels(torch.from_numpy(self.region_map_)).numpy()
+        pixel_maps = torch.from_numpy(self.pixel_map_)[None] if noise.is_general else grid.to_pixels(maps)
+        self.noise_ = noise.fit(pixel_maps, X, confounder)
+        self.estimator_ = clone(self.estimator).set_params(batch_transform=self.noise_)
+        if self.random_state is not None:
+            self.estimator_.set_params(random_state=seed)
+        self.predict_seed_ = seed
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        self.estimator_.fit(X, labels, **weights)
+        self.classes_ = self.estimator_.classes_
+        return self
+
+    def predict_proba(self, X: ImageData) -> NDArray[np.float64]:
+        """Return the probability of each class of ``classes_``, N x classes."""
+        check_is_fitted(self, "estimator_")
+        probability: NDArray[np.float64] = self.estimator_.predict_proba(self._prepare(X))
+        return probability
+
+    def predict(self, X: ImageData) -> NDArray[Any]:
+        """Return the likeliest label of each image, shape (N,)."""
+        check_is_fitted(self, "estimator_")
+        predicted: NDArray[Any] = self.estimator_.predict(self._prepare(X))
+        return predicted
+
+    def _region_classifier(
+        self, X: ImageData, labels: NDArray[Any], confounder: NDArray[Any], seed: int
+    ) -> RegionClassifier:
+        if self.region_classifier is not None:
+            return self.region_classifier
+        height, width = X.shape[2:]
+        grid = RegionGrid.for_images((height, width))
+        count = len(np.unique(confounder))
+        if count < 2:
+            raise ValueError("sensitive_features must take at least two values, they take one")
+        classifier = DenseRegionClassifier(grid, count, in_channels=X.shape[1], random_state=seed)
+        fit_region_classifier(
+            classifier, X, confounder, within=labels, random_state=seed, show_progress=self.show_progress
+        )
+        return classifier
+
+    def _region_maps(self, X: ImageData, given: ArrayLike | None, noise: AttributionNoise) -> torch.Tensor:
+        """Return maps N x rows x cols on the CPU, or only their mean, as 1 x rows x cols, where that will do."""
+        if given is not None:
+            if self.region_classifier is None:
+                raise ValueError("region_maps must come with the region_classifier that made them, got none")
+            maps = torch.as_tensor(np.asarray(given))
+            if maps.shape != (len(X), *self.region_classifier_.grid.shape):
+                wanted = (len(X), *self.region_classifier_.grid.shape)
+                raise ValueError(f"region_maps must have shape {wanted}, got {tuple(maps.shape)}")
+            return maps
+        attribution = RegionAttribution(self.region_classifier_, self.confidence)
+        if noise.is_general:
+            return attribution.mean_map(X, show_progress=self.show_progress)[None]
+        return attribution.region_map(X, show_progress=self.show_progress).cpu()
+
+    def _prepare(self, X: ImageData) -> ImageData:
+        if not self.apply_at_predict:
+            return X
+        X = torch.as_tensor(np.array(check_images(X, name="X")))
+        generator = torch.Generator().manual_seed(self.predict_seed_)
+        X = X.float() / 255 if X.dtype == torch.uint8 else X
+        return self.noise_(X, torch.arange(len(X)), generator)

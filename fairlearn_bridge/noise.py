@@ -1,0 +1,253 @@
+"""AttributionNoise: from region maps to masks, and from masks to perturbed training images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
+
+from captum_region.batches import check_images, take
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from captum_region.batches import ImageData
+
+Perturbation = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+
+REACHES = ("general", "specific")
+PERTURBATIONS = ("mask", "noise", "transplant")
+SCHEMES = tuple(f"{reach}_{perturbation}" for reach in REACHES for perturbation in PERTURBATIONS)
+
+
+def grey_out(images: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
+    """Return `images` with 0.5, mid grey, where `mask` is True (De Coninck et al. 2024, section 4.1)."""
+    return torch.where(mask, 0.5, images)
+
+
+def additive_noise(images: Tensor, mask: Tensor, generator: torch.Generator, *, std: float = 0.5) -> Tensor:
+    """Return `images` with Gaussian noise of `std` added where `mask` is True, brought back to [0, 1].
+
+    De Coninck et al. 2024, section 4.1. Their code added it to normalised images and then clipped whole images,
+    which also blackened all that was darker than the mean; this touches the mask alone.
+    """
+    noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
+    return torch.where(mask, (images + std * noise).clamp(0, 1), images)
+
+
+def quantile_mask(pixel_map: Tensor, quantile: float) -> Tensor:
+    """Return which pixels of each map lie above its `quantile`.
+
+    Parameters
+    ----------
+    pixel_map : Tensor, shape (..., height, width)
+    quantile : float
+        In [0, 1]: 0.7 marks the 30 % most informative pixels, 0 marks all, 1 none. The quantile is the least value
+        that at least this share of the pixels does not exceed (the inverse of the empirical distribution).
+
+    Returns
+    -------
+    bool Tensor, shape (..., height, width)
+
+    Examples
+    --------
+    >>> quantile_mask(torch.tensor([[0.1, 0.2], [0.4, 0.3]]), 0.5)
+    tensor([[False, False], [ True,  True]])
+    """
+    _check_quantile(quantile)
+    flat = pixel_map.flatten(-2)
+    # Rounded first: 0.7 * 10 is a little more than 7 in binary, which would count one pixel too many.
+    rank = int(np.ceil(round(quantile * flat.shape[-1], 6)))
+    if rank == 0:
+        return torch.ones_like(pixel_map, dtype=torch.bool)
+    return (flat > flat.kthvalue(rank, dim=-1, keepdim=True).values).view(pixel_map.shape)
+
+
+def shift_elsewhere(mask: Tensor) -> tuple[int, int]:
+    """Return the circular shift, in rows and columns, that takes `mask` where it overlaps itself least.
+
+    Of equally good shifts the shortest is taken. For a control: the same shape and area over other pixels.
+
+    Parameters
+    ----------
+    mask : bool Tensor, shape (height, width)
+
+    Examples
+    --------
+    >>> mask = torch.zeros(4, 4, dtype=torch.bool)
+    >>> mask[0] = True
+    >>> shift_elsewhere(mask)
+    (1, 0)
+    """
+    height, width = mask.shape
+    spectrum = torch.fft.fft2(mask.double())
+    overlap = torch.fft.ifft2(spectrum.abs() ** 2).real.round()
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    length = torch.minimum(rows, height - rows) ** 2 + torch.minimum(columns, width - columns) ** 2
+    # Overlap counts first, length breaks ties.
+    best = int((overlap.cpu() * (length.max() + 1) + length).argmin())
+    return best // width, best % width
+
+
+class AttributionNoise:
+    """Perturb the pixels of training images that tell most about a confounder.
+
+    A scheme is a reach and a perturbation. The reach: ``general`` takes the mean map of all images, so that the same
+    pixels change in each; ``specific`` takes each image's own map. The perturbation: ``mask`` greys out, ``noise``
+    adds Gaussian noise (both De Coninck et al. 2024, section 4.1), ``transplant`` replaces the pixels, with soft
+    edges, by those of a random training image with another confounder value, in half of the images of each batch.
+
+    Parameters
+    ----------
+    scheme : {"general_mask", "general_noise", "general_transplant", "specific_mask", "specific_noise", \
+"specific_transplant"}, default="general_noise"
+    quantile : float, default=0.7
+        In [0, 1]; pixels above this quantile of the map change, see `quantile_mask`.
+    noise_std : float, default=0.5
+        Standard deviation of the noise, for images in [0, 1].
+    perturbation : callable, optional
+        (images, mask, generator) -> images, used in place of the scheme's: float images in [0, 1], N x C x H x W, a
+        bool mask, N x 1 x H x W, and the generator to draw from. The scheme then decides the reach alone.
+    elsewhere : bool, default=False
+        Move the masks, as they are, to where the mean mask overlaps itself least: the control of equal area.
+    transplant_share : float, default=0.5
+        Share of the images of a batch that get a transplant, in [0, 1].
+
+    Attributes
+    ----------
+    mask_ : bool Tensor, shape (1, height, width), or (N, height, width) for specific schemes
+        Where images change.
+    """
+
+    def __init__(
+        self,
+        scheme: str = "general_noise",
+        quantile: float = 0.7,
+        noise_std: float = 0.5,
+        *,
+        perturbation: Perturbation | None = None,
+        elsewhere: bool = False,
+        transplant_share: float = 0.5,
+    ) -> None:
+        self.scheme = scheme
+        self.quantile = quantile
+        self.noise_std = noise_std
+        self.perturbation = perturbation
+        self.elsewhere = elsewhere
+        self.transplant_share = transplant_share
+
+    @property
+    def is_general(self) -> bool:
+        """Whether all images share one mask."""
+        return self.scheme.startswith("general_")
+
+    def validate(self) -> None:
+        """Raise TypeError or ValueError if a parameter is out of range."""
+        if self.scheme not in SCHEMES:
+            raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {self.scheme!r}")
+        _check_quantile(self.quantile)
+        if not self.noise_std >= 0:
+            raise ValueError(f"noise_std must be at least 0, got {self.noise_std}")
+        if not 0 <= self.transplant_share <= 1:
+            raise ValueError(f"transplant_share must lie in [0, 1], got {self.transplant_share}")
+        if self.perturbation is not None and not callable(self.perturbation):
+            raise TypeError(f"perturbation must be callable, got {self.perturbation!r}")
+
+    def fit(
+        self, pixel_maps: Tensor, images: ImageData | None = None, confounder: ArrayLike | None = None
+    ) -> AttributionNoise:
+        """Find the pixels to change.
+
+        Parameters
+        ----------
+        pixel_maps : Tensor, shape (N, height, width)
+            Confidence about the confounder of each training image. General schemes use their mean only, and also
+            take that alone, as 1 x height x width.
+        images : ndarray or Tensor, shape (N, C, height, width), optional
+            The training images: the donors of transplants.
+        confounder : array-like of shape (N,), optional
+            The confounder's value in each; for transplants.
+
+        Returns
+        -------
+        self
+        """
+        self.validate()
+        if pixel_maps.ndim != 3:
+            raise ValueError(f"pixel_maps must have shape (N, height, width), got {tuple(pixel_maps.shape)}")
+        mean_mask = quantile_mask(pixel_maps.mean(0), self.quantile)
+        self.mask_ = mean_mask[None] if self.is_general else quantile_mask(pixel_maps, self.quantile)
+        if self.elsewhere:
+            self.mask_ = self.mask_.roll(shift_elsewhere(mean_mask), dims=(1, 2))
+        self.donors_ = None
+        if self._perturbation is _transplant:
+            if images is None or confounder is None:
+                raise ValueError(f"images and confounder must be given for {self.scheme}: they are its donors")
+            images = check_images(images)
+            value, code = np.unique(np.asarray(confounder), return_inverse=True)
+            if code.shape != (len(images),) or len(value) < 2:
+                raise ValueError(f"confounder must have {len(images)} values, an image each, at least two different")
+            self.donors_ = images, torch.from_numpy(code)
+        return self
+
+    @property
+    def _perturbation(self) -> Callable[..., Tensor]:
+        if self.perturbation is not None:
+            return self.perturbation
+        kinds: dict[str, Callable[..., Tensor]] = {
+            "mask": grey_out,
+            "noise": partial(additive_noise, std=self.noise_std),
+            "transplant": _transplant,
+        }
+        return kinds[self.scheme.split("_")[1]]
+
+    def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Perturb a batch; what is random is drawn anew in each call.
+
+        Parameters
+        ----------
+        images : Tensor, shape (N, C, height, width)
+            Floats in [0, 1].
+        index : integer Tensor, shape (N,)
+            Their positions in the maps given to `fit`.
+        generator : torch.Generator
+            On the images' device.
+
+        Returns
+        -------
+        Tensor, shape (N, C, height, width)
+            In [0, 1]; `images` itself is left as it was.
+        """
+        mask = (self.mask_ if self.is_general else self.mask_[index.to(self.mask_.device)]).to(images.device)
+        mask = mask[:, None].expand(len(images), 1, -1, -1)
+        if self.donors_ is None:
+            return self._perturbation(images, mask, generator)
+        return _transplant(images, mask, generator, self._draw_donors(index, generator).to(images), self.transplant_share)
+
+    def _draw_donors(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Return for each image a random training image with another confounder value, in [0, 1]."""
+        assert self.donors_ is not None
+        images, code = self.donors_
+        differs = (code[index.cpu(), None] != code[None, :]).float().to(generator.device)
+        chosen = torch.multinomial(differs, 1, generator=generator).squeeze(1)
+        donors = take(images, chosen.cpu().numpy())
+        return donors.float() / 255 if donors.dtype == torch.uint8 else donors.float()
+
+
+def _transplant(images: Tensor, mask: Tensor, generator: torch.Generator, donors: Tensor, share: float) -> Tensor:
+    # Edges soft over about 1/32 of the image: a hard seam would itself be a cue.
+    sigma = max(images.shape[-1] / 64, 0.5)
+    soft = gaussian_blur(mask.to(images.dtype), kernel_size=2 * int(np.ceil(2 * sigma)) + 1, sigma=sigma)
+    chosen = torch.rand(len(images), generator=generator, device=images.device) < share
+    weight = soft * chosen[:, None, None, None]
+    return images * (1 - weight) + donors * weight
+
+
+def _check_quantile(quantile: Any) -> None:
+    if isinstance(quantile, bool) or not isinstance(quantile, int | float | np.number) or not 0 <= quantile <= 1:
+        raise ValueError(f"quantile must be a number in [0, 1], got {quantile!r}")

@@ -1,0 +1,211 @@
+"""confounded_split: training sets in which a confounder goes along with the target, and test sets in which it does not."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from captum_region.randomness import RandomState, draw_seed
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+Cell = tuple[bool, bool]
+
+# De Coninck et al. 2024, section 4.1, in sixths: of men (target) 3000 without the confounder, of women 2000 with it
+# and 1000 without.
+BIASED_SHARES: dict[Cell, float] = {(True, False): 3 / 6, (False, True): 2 / 6, (False, False): 1 / 6, (True, True): 0.0}
+
+
+@dataclass(frozen=True)
+class ConfoundedSplit:
+    """Positions of images in four disjoint roles (biased and balanced training sets may share images).
+
+    Attributes
+    ----------
+    biased : ndarray of int
+        Training set in which the confounder goes along with the target.
+    balanced : ndarray of int
+        Training set of equal size, each target class half with and half without the confounder as far as the images
+        allow: the control that has what the biased set lacks.
+    validation : ndarray of int
+        As many images of each cell, in no other set; what a control that needs balanced data is tuned on.
+    test : ndarray of int
+        As many images of each cell, in no other set.
+    counts : DataFrame
+        Images by set (rows) and cell (columns: target, confounder).
+    """
+
+    biased: NDArray[np.intp]
+    balanced: NDArray[np.intp]
+    validation: NDArray[np.intp]
+    test: NDArray[np.intp]
+    counts: pd.DataFrame
+
+
+def confounded_split(
+    target: ArrayLike,
+    confounder: ArrayLike,
+    *,
+    train_size: int | None = 6000,
+    shares: Mapping[Cell, float] | None = None,
+    test_per_cell: int = 182,
+    validation_per_cell: int = 0,
+    identities: ArrayLike | None = None,
+    train_pool: ArrayLike | None = None,
+    test_pool: ArrayLike | None = None,
+    random_state: RandomState = None,
+) -> ConfoundedSplit:
+    """Draw the protocol of De Coninck et al. 2024, section 4.1, from images with two binary attributes.
+
+    No image, and where identities are known no person, of the test or validation set is in a training set.
+
+    Parameters
+    ----------
+    target : array-like of bool, shape (N,)
+        What is to be classified (Male).
+    confounder : array-like of bool, shape (N,)
+        What goes along with it in the biased set (Blond_Hair).
+    train_size : int or None, default=6000
+        Images of either training set, rounded to whole cells. None takes as many as the images allow, 6000 at most.
+    shares : mapping of (target, confounder) to float, optional
+        Share of each cell in the biased set, adding up to 1. The paper's by default: 1/2 target without the
+        confounder, none with it, 1/3 non-target with it and 1/6 without.
+    test_per_cell : int, default=182
+        Test images of each cell; 182 is the paper's.
+    validation_per_cell : int, default=0
+        Validation images of each cell, drawn from the training pool.
+    identities : array-like of shape (N,), optional
+        Who each image shows.
+    train_pool, test_pool : bool array-like of shape (N,), optional
+        Where to draw training (and validation) and test images from, such as a data set's own partitions. All images
+        by default.
+    random_state : int, NumPy generator or None
+
+    Returns
+    -------
+    ConfoundedSplit
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit, or a cell has too few images: the message says which, how many there are, and
+        what size would do.
+
+    Warns
+    -----
+    UserWarning
+        If a cell is too small for a balanced training set. The rest of its class fills up, as in the paper (54/46 for
+        blond men).
+
+    Examples
+    --------
+    >>> male = np.repeat([True, False], 50)
+    >>> blond = np.tile([True, False], 50)
+    >>> split = confounded_split(male, blond, train_size=36, test_per_cell=4, random_state=0)
+    >>> split.counts
+    target     True         False
+    confounder True  False  True  False
+    biased         0    18    12      6
+    balanced       9     9     9      9
+    validation     0     0     0      0
+    test           4     4     4      4
+    """
+    wanted, has = _boolean("target", target), _boolean("confounder", confounder)
+    count = len(wanted)
+    if len(has) != count:
+        raise ValueError(f"confounder must have a value for each of the {count} images, got {len(has)}")
+    person = np.arange(count) if identities is None else np.asarray(identities)
+    if person.shape != (count,):
+        raise ValueError(f"identities must have shape ({count},), got {person.shape}")
+    pools = {}
+    for name, pool in (("train_pool", train_pool), ("test_pool", test_pool)):
+        pools[name] = np.ones(count, bool) if pool is None else _boolean(name, pool)
+        if len(pools[name]) != count:
+            raise ValueError(f"{name} must have a value for each of the {count} images, got {len(pools[name])}")
+    shares = BIASED_SHARES if shares is None else {cell: float(shares.get(cell, 0)) for cell in BIASED_SHARES}
+    if min(shares.values()) < 0 or not np.isclose(sum(shares.values()), 1):
+        raise ValueError(f"shares must be at least 0 and add up to 1, got {dict(shares)}")
+
+    draw = _Draw(wanted, has, np.random.default_rng(draw_seed(random_state)))
+    test = draw.cells("test_per_cell", pools["test_pool"], dict.fromkeys(BIASED_SHARES, test_per_cell))
+    pool = pools["train_pool"] & ~np.isin(person, person[test])
+    validation = draw.cells("validation_per_cell", pool, dict.fromkeys(BIASED_SHARES, validation_per_cell))
+    pool &= ~np.isin(person, person[validation])
+    largest = int(min(draw.available(pool, cell) / share for cell, share in shares.items() if share > 0) + 1e-9)
+    train_size = min(largest, 6000) if train_size is None else train_size
+    if not 4 <= train_size <= largest:
+        there = {f"target={cell[0]}, confounder={cell[1]}": draw.available(pool, cell) for cell in shares}
+        raise ValueError(
+            f"train_size must lie in 4 to {largest} for the shares asked for, got {train_size}; left for training: {there}"
+        )
+    biased = draw.cells("train_size", pool, {cell: round(share * train_size) for cell, share in shares.items()})
+    balanced = draw.balanced(pool, len(biased))
+    sets = {"biased": biased, "balanced": balanced, "validation": validation, "test": test}
+    return ConfoundedSplit(**sets, counts=draw.counts(sets))
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """Random draws from the four cells of target and confounder."""
+
+    target: NDArray[np.bool_]
+    confounder: NDArray[np.bool_]
+    generator: np.random.Generator
+
+    def members(self, pool: NDArray[np.bool_], cell: Cell) -> NDArray[np.intp]:
+        return np.flatnonzero(pool & (self.target == cell[0]) & (self.confounder == cell[1]))
+
+    def available(self, pool: NDArray[np.bool_], cell: Cell) -> int:
+        return len(self.members(pool, cell))
+
+    def cells(self, argument: str, pool: NDArray[np.bool_], sizes: Mapping[Cell, int]) -> NDArray[np.intp]:
+        """Return `sizes` images of each cell, in random order."""
+        chosen = []
+        for cell, size in sizes.items():
+            members = self.members(pool, cell)
+            if size < 0 or size > len(members):
+                raise ValueError(
+                    f"{argument} asks for {size} images with target={cell[0]} and confounder={cell[1]}, "
+                    f"there are {len(members)}"
+                )
+            chosen.append(self.generator.choice(members, size, replace=False))
+        return self.generator.permutation(np.concatenate(chosen)).astype(np.intp)
+
+    def balanced(self, pool: NDArray[np.bool_], total: int) -> NDArray[np.intp]:
+        sizes: dict[Cell, int] = {}
+        for value in (True, False):
+            size = total // 2 if value else total - total // 2
+            with_it = min(self.available(pool, (value, True)), size // 2)
+            without = min(self.available(pool, (value, False)), size - with_it)
+            sizes |= {(value, True): min(size - without, self.available(pool, (value, True))), (value, False): without}
+            if abs(sizes[value, True] - without) > 1:
+                warnings.warn(
+                    f"the balanced training set is not quite balanced: of target={value} it has "
+                    f"{sizes[value, True]} images with the confounder and {without} without",
+                    stacklevel=3,
+                )
+        return self.cells("train_size", pool, sizes)
+
+    def counts(self, sets: Mapping[str, NDArray[np.intp]]) -> pd.DataFrame:
+        cells = [(value, with_it) for value in (True, False) for with_it in (True, False)]
+        rows = [
+            [int(((self.target[chosen] == value) & (self.confounder[chosen] == with_it)).sum()) for value, with_it in cells]
+            for chosen in sets.values()
+        ]
+        columns = pd.MultiIndex.from_tuples(cells, names=["target", "confounder"])
+        return pd.DataFrame(rows, index=list(sets), columns=columns)
+
+
+def _boolean(name: str, values: ArrayLike) -> NDArray[np.bool_]:
+    array: NDArray[Any] = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}")
+    if array.dtype != bool and not (array.dtype.kind in "iuf" and np.isin(array, (0, 1)).all()):
+        raise TypeError(f"{name} must be boolean, or 0 and 1, got {array.dtype} {np.unique(array)[:5]}")
+    return array.astype(bool)

@@ -1,0 +1,209 @@
+"""make_faces: what is asked for is drawn, toggles are exact, and no pixel alone gives an attribute away."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from captum_region.datasets.faces import ATTRIBUTES, Faces, make_faces
+
+every_attribute = pytest.mark.parametrize("attribute", ATTRIBUTES)
+
+
+@pytest.fixture(scope="module")
+def faces() -> Faces:
+    return make_faces(100, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def truths(faces: Faces) -> dict[str, np.ndarray]:
+    return {attribute: faces.truth(attribute) for attribute in ATTRIBUTES}
+
+
+def test_shapes_and_types(faces):
+    assert faces.images.shape == (100, 3, 64, 64)
+    assert faces.images.dtype == np.uint8
+    assert tuple(faces.attributes.columns) == ATTRIBUTES
+    assert faces.attributes.dtypes.eq(bool).all()
+    assert faces.latents.to_numpy().min() >= 0
+    assert faces.latents.to_numpy().max() < 1
+
+
+def test_same_seed_same_faces(faces):
+    again = make_faces(100, random_state=0)
+    np.testing.assert_array_equal(again.images, faces.images)
+    pd.testing.assert_frame_equal(again.attributes, faces.attributes)
+    assert (make_faces(100, random_state=1).images != faces.images).any(axis=(1, 2, 3)).all()
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 37])
+def test_a_face_depends_on_the_seed_and_its_number_alone(faces, n):
+    fewer = make_faces(n, random_state=0)
+    np.testing.assert_array_equal(fewer.images, faces.images[:n])
+    np.testing.assert_array_equal(fewer.attributes.to_numpy(bool), faces.attributes.to_numpy(bool)[:n])
+
+
+@pytest.mark.parametrize("kind", [np.random.default_rng, np.random.RandomState])
+def test_generators_are_used_and_advance(kind):
+    generator = kind(3)
+    first, second = make_faces(2, 16, random_state=generator), make_faces(2, 16, random_state=generator)
+    np.testing.assert_array_equal(make_faces(2, 16, random_state=kind(3)).images, first.images)
+    assert (first.images != second.images).any()
+
+
+def test_none_draws_fresh_entropy():
+    assert (make_faces(2, 16).images != make_faces(2, 16).images).any()
+
+
+def test_global_random_state_is_neither_read_nor_set():
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
+    before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    first = make_faces(3, 16, random_state=4)
+    make_faces(3, 16)
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), torch_before)
+    np.random.seed(1)  # noqa: NPY002
+    np.testing.assert_array_equal(make_faces(3, 16, random_state=4).images, first.images)
+
+
+def test_numpy_buffer_size_is_left_alone():
+    before = np.getbufsize()
+    make_faces(2, 16, random_state=0)
+    assert np.getbufsize() == before
+
+
+def test_given_attributes_are_kept_and_change_nothing_else(faces):
+    table = faces.attributes.assign(Male=~faces.attributes["Male"]).set_index(np.arange(100)[::-1])
+    other = make_faces(100, attributes=table, random_state=0)
+    pd.testing.assert_frame_equal(other.attributes, table)
+    assert other.latents.index.equals(table.index)
+    np.testing.assert_array_equal(other.images, faces.twin("Male"))
+
+
+def test_some_attributes_given_the_rest_fair_coins(faces):
+    male = np.arange(100) < 30
+    mixed = make_faces(100, attributes={"Male": male, "Blond_Hair": 0.9, "Smiling": 0.0}, random_state=0).attributes
+    np.testing.assert_array_equal(mixed["Male"], male)
+    assert 0.8 < mixed["Blond_Hair"].mean() < 0.98
+    assert not mixed["Smiling"].any()
+    np.testing.assert_array_equal(mixed["Eyeglasses"], faces.attributes["Eyeglasses"])
+
+
+def test_coins_are_fair_and_independent():
+    drawn = make_faces(2000, 16, random_state=5).attributes
+    np.testing.assert_allclose(drawn.mean(), 0.5, atol=0.04)
+    np.testing.assert_allclose(drawn.astype(float).corr(), np.eye(5), atol=0.08)
+
+
+@every_attribute
+def test_truth_is_the_difference_from_the_twin(faces, truths, attribute):
+    np.testing.assert_array_equal(truths[attribute], (faces.images != faces.twin(attribute)).any(axis=1))
+
+
+@every_attribute
+@pytest.mark.parametrize("selection", [slice(3, 8), [7], np.arange(100) % 20 == 0])
+def test_twins_of_a_selection(faces, truths, attribute, selection):
+    np.testing.assert_array_equal(faces.twin(attribute, selection), faces.twin(attribute)[selection])
+    np.testing.assert_array_equal(faces.truth(attribute, selection), truths[attribute][selection])
+
+
+@every_attribute
+def test_the_twins_twin_is_the_face(faces, attribute):
+    flags = faces.attributes.assign(**{attribute: ~faces.attributes[attribute]})
+    twins = make_faces(100, attributes=flags, random_state=0)
+    np.testing.assert_array_equal(twins.images, faces.twin(attribute))
+    np.testing.assert_array_equal(twins.twin(attribute), faces.images)
+
+
+@every_attribute
+def test_truth_is_seldom_empty_and_never_wide(truths, attribute):
+    share = truths[attribute].mean(axis=(1, 2))
+    assert (share > 0).mean() > 0.99
+    assert share.max() < 0.5
+    assert share.mean() < 0.2
+
+
+def test_attributes_show_where_they_belong(faces, truths):
+    where = {attribute: truth.mean(axis=0) for attribute, truth in truths.items()}
+    rows = {attribute: truth.any(axis=2).mean(axis=0) for attribute, truth in truths.items()}
+    assert rows["Eyeglasses"][:18].max() == rows["Eyeglasses"][46:].max() == 0
+    assert rows["Smiling"][:28].max() == 0
+    assert rows["Wearing_Hat"][40:].max() == 0
+    mouth = np.s_[40:45, 28:36]
+    assert where["Blond_Hair"][mouth].mean() < 0.1 * where["Blond_Hair"].max()
+    assert where["Male"][mouth].mean() > 0.3
+    corners = np.s_[:6, :6]
+    assert all(shown[corners].max() == 0 for name, shown in where.items() if name != "Wearing_Hat")
+
+
+@every_attribute
+def test_subset_keeps_the_twins(faces, attribute):
+    chosen = faces.subset(faces.attributes["Male"]).subset([4, 2])
+    positions = np.flatnonzero(faces.attributes["Male"])[[4, 2]]
+    assert isinstance(chosen, Faces)
+    np.testing.assert_array_equal(chosen.images, faces.images[positions])
+    np.testing.assert_array_equal(chosen.twin(attribute), faces.twin(attribute, positions))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (40, 24), (24, 40), (33, 47)])
+def test_any_size(size):
+    drawn = make_faces(40, size, random_state=0)
+    assert drawn.images.shape == (40, 3, *size)
+    for attribute in ATTRIBUTES:
+        assert (drawn.truth(attribute).any(axis=(1, 2))).mean() > 0.9
+    np.testing.assert_array_equal(make_faces(3, size, random_state=0).images, drawn.images[:3])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"n": -1}, ValueError, "n must be at least 0, got -1"),
+        ({"n": 2.0}, TypeError, "n must be an integer, got 2.0"),
+        ({"size": 15}, ValueError, "size must be at least 16 pixels, got 15"),
+        ({"size": (64, 8)}, ValueError, "size must be at least 16 pixels"),
+        ({"size": 64.0}, TypeError, "size must be an integer"),
+        ({"size": (64, 64, 3)}, TypeError, "size must be an integer"),
+        ({"attributes": {"Bald": [True, False]}}, ValueError, r"attributes must be among Male, .* got \['Bald'\]"),
+        ({"attributes": pd.DataFrame({"Bald": [True, False]})}, ValueError, "attributes must be among"),
+        ({"attributes": {"Male": [True]}}, ValueError, r"attributes\['Male'\] must have shape \(2,\), got \(1,\)"),
+        ({"attributes": {"Male": True}}, ValueError, r"attributes\['Male'\] must have shape"),
+        ({"attributes": pd.DataFrame({"Male": [True] * 3})}, ValueError, r"attributes\['Male'\] must have shape"),
+        ({"attributes": {"Male": [1, 0]}}, TypeError, r"attributes\['Male'\] must be boolean.*got dtype int64"),
+        ({"attributes": {"Male": 1.5}}, ValueError, r"attributes\['Male'\] as a probability must be in \[0, 1\]"),
+        ({"attributes": [True, False]}, TypeError, "attributes must be a DataFrame or a mapping, got list"),
+        ({"random_state": "0"}, TypeError, "random_state must be None"),
+    ],
+)
+def test_bad_input_is_named(arguments, error, message):
+    with pytest.raises(error, match=message):
+        make_faces(**{"n": 2, **arguments})
+
+
+def test_unknown_attribute_is_named(faces):
+    for method in (faces.twin, faces.truth):
+        with pytest.raises(ValueError, match=r"attribute must be one of Male, .*got 'Bald'"):
+            method("Bald")
+
+
+def test_latents_must_fit_the_images(faces):
+    with pytest.raises(ValueError, match="latents must have a row a face: 3 rows, 2 faces"):
+        Faces(
+            faces.images[:2],
+            faces.attributes.iloc[:2],
+            latents=faces.latents.iloc[:3],
+            noise_seeds=faces.noise_seeds[:2],
+        )
+
+
+@every_attribute
+def test_no_single_pixel_gives_an_attribute_away(attribute):
+    drawn = make_faces(1500, 16, random_state=6)
+    pixels = drawn.images[:, :, ::2, ::2].reshape(1500, 3, -1) / 255
+    labels = drawn.attributes[attribute].to_numpy()
+    scores = [
+        LogisticRegression().fit(pixels[:1000, :, i], labels[:1000]).score(pixels[1000:, :, i], labels[1000:])
+        for i in range(pixels.shape[2])
+    ]
+    assert max(scores) < 0.85
