@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +16,8 @@ from captum_region.confidence import Confidence, resolve_confidence
 from captum_region.grid import RegionGrid
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from captum_region.batches import ImageData
     from captum_region.classifiers import RegionClassifier
 

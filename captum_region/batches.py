@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     ImageData = NDArray[np.uint8] | NDArray[np.floating[Any]] | Tensor
@@ -24,8 +25,7 @@ def check_images(images: Any, *, name: str = "images", image_size: tuple[int, in
     TypeError, ValueError
         If they have another type, shape or size, or float images leave [0, 1] or hold NaN.
     """
-    if not isinstance(images, Tensor):
-        images = np.asarray(images)
+    images = images if isinstance(images, Tensor) else np.asarray(images)
     floating = images.is_floating_point() if isinstance(images, Tensor) else images.dtype.kind == "f"
     if not floating and images.dtype not in (torch.uint8, np.dtype(np.uint8)):
         raise TypeError(f"{name} must be uint8 or float in [0, 1], got {images.dtype}")
@@ -37,7 +37,8 @@ def check_images(images: Any, *, name: str = "images", image_size: tuple[int, in
         low, high = float(images.min()), float(images.max())
         if not (low >= 0 and high <= 1):  # also when NaN
             raise ValueError(f"{name} of float type must lie in [0, 1], got {low} to {high}")
-    return images
+    checked: ImageData = images
+    return checked
 
 
 def take(images: ImageData, index: NDArray[np.intp] | slice) -> Tensor:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_model, save_model
-from torch import nn
 
 from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
 from captum_region.grid import RegionGrid
 
+if TYPE_CHECKING:
+    import os
+
+    from torch import nn
+
 FORMAT = 1
-KINDS: dict[str, type[RegionClassifier]] = {
-    kind.__name__: kind for kind in (DenseRegionClassifier, PatchRegionClassifier)
+KINDS: dict[str, type[DenseRegionClassifier] | type[PatchRegionClassifier]] = {
+    "DenseRegionClassifier": DenseRegionClassifier,
+    "PatchRegionClassifier": PatchRegionClassifier,
 }
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +15,9 @@ from torchvision.models import get_model, resnet18
 
 from captum_region.grid import RegionGrid
 from captum_region.randomness import RandomState, draw_seed, seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,8 @@ def forward_regions(
         region = chunk.expand(len(images), -1)
         patches = grid.extract(images, region).flatten(0, 1)
         logits.append(forward(patches, region.flatten()).unflatten(0, (len(images), len(chunk))))
-    return torch.cat(logits, 1).movedim(1, 2).unflatten(2, grid.shape)
+    every: Tensor = torch.cat(logits, 1).movedim(1, 2).unflatten(2, grid.shape)
+    return every
 
 
 def cifar_resnet18(in_channels: int, num_classes: int) -> nn.Module:
@@ -198,12 +201,9 @@ def _widen_first_convolution(network: nn.Module, in_channels: int) -> None:
 
     What the network has learnt stays: until training gives the region embedding a weight, it changes nothing.
     """
-    for name, layer in network.named_modules():
-        if isinstance(layer, nn.Conv2d):
-            break
-    else:
-        return
-    if layer.in_channels != in_channels or layer.groups != 1:
+    convolutions = ((name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d))
+    name, layer = next(convolutions, (None, None))
+    if name is None or layer is None or layer.in_channels != in_channels or layer.groups != 1:
         return
     wide = copy.deepcopy(layer)
     wide.in_channels = in_channels + 1
@@ -322,8 +322,8 @@ def plan_convolutions(patch_size: int, stride: int) -> list[_Convolution]:
     """Choose unpadded convolutions that turn a k x k patch into 1 x 1, each pixel of it seen.
 
     On a patch they step by 2 until 8 pixels or fewer are left, then shrink by kernels of 3. On a whole image, what
-    steps further than the grid's stride becomes a dilation of all that follows, and the last convolution makes up for what is missing: the outputs
-    then lie exactly one stride apart.
+    steps further than the grid's stride becomes a dilation of all that follows, and the last convolution makes up for
+    what is missing: the outputs then lie exactly one stride apart.
 
     Parameters
     ----------
@@ -409,13 +409,13 @@ class DenseRegionClassifier(RegionClassifier):
         self._plan = plan_convolutions(grid.patch_size, grid.stride)
         widths = [in_channels, *(width * min(depth, 4) for depth in range(1, len(self._plan) + 1))]
         with seeded(draw_seed(random_state)):
-            self.convolutions = nn.ModuleList(
+            self.convolutions: Any = nn.ModuleList(
                 nn.Conv2d(wide_in, wide_out, step.kernel, bias=False)
                 for step, wide_in, wide_out in zip(self._plan, widths[:-1], widths[1:], strict=True)
             )
             self.norms = nn.ModuleList(nn.BatchNorm2d(wide) for wide in widths[1:])
             self.embedding = nn.Embedding(grid.num_regions, widths[-1])
-            nn.init.normal_(self.embedding.weight, std=0.02)
+            nn.init.normal_(self.embedding.weight, std=0.3)
             self.head = nn.Sequential(
                 nn.Conv2d(widths[-1], widths[-1], 1), nn.ReLU(), nn.Conv2d(widths[-1], num_classes, 1)
             )

@@ -25,7 +25,8 @@ def _averaging(length: int, patch_size: int, stride: int) -> NDArray[np.float64]
     # that a constant region map gives a constant pixel map, and nothing is undefined.
     covered = np.flatnonzero(covers.any(1))
     covers = covers[covered[np.abs(pixel - covered).argmin(1)]]
-    return covers / covers.sum(1, keepdims=True)
+    averaging: NDArray[np.float64] = covers / covers.sum(1, keepdims=True)
+    return averaging
 
 
 @dataclass(frozen=True, init=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,8 @@ from captum_region.classifiers import Recipe, RegionClassifier
 from captum_region.randomness import RandomState, draw_seed, seeded
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import ArrayLike, NDArray
 
     from captum_region.batches import ImageData
@@ -225,8 +226,8 @@ def region_accuracy(
             predicted = classifier.forward_grid(batch.to(classifier.device)).argmax(1).cpu()
             right.index_add_(0, expected, (predicted == expected[:, None, None]).double())
     present = np.bincount(target, minlength=classifier.num_classes)
-    accuracy: NDArray[np.float64] = right.numpy()[present > 0] / present[present > 0, None, None]
-    return accuracy.mean(0)
+    accuracy: NDArray[np.float64] = (right.numpy()[present > 0] / present[present > 0, None, None]).mean(0)
+    return accuracy
 
 
 def _encode(classifier: RegionClassifier, labels: ArrayLike, count: int) -> tuple[NDArray[Any], Tensor]:

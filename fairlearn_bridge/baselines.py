@@ -62,7 +62,7 @@ class ThresholdShift(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # typ
             self.estimator_,
             scoring=make_scorer(_recall_gap, greater_is_better=False),
             response_method="predict_proba",
-            thresholds=self.estimator_.predict_proba(X_valid)[:, 1],
+            thresholds=np.unique(self.estimator_.predict_proba(X_valid)[:, 1]),
             cv="prefit",
             refit=False,
         )
@@ -77,5 +77,6 @@ class ThresholdShift(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # typ
 
     def predict(self, X: ImageData) -> NDArray[Any]:
         """Return the label of each image by the shifted threshold, shape (N,)."""
-        predicted: NDArray[Any] = self.classes_[(self.predict_proba(X)[:, 1] >= self.threshold_).astype(int)]
+        is_second = self.predict_proba(X)[:, 1] >= self.threshold_
+        predicted: NDArray[Any] = self.classes_[is_second.astype(int)]
         return predicted

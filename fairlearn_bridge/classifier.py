@@ -245,12 +245,14 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         if not len(X):
             return np.zeros((0, len(self.classes_)))
         zeros = np.zeros(len(X), np.intp)
-        probability: NDArray[np.float64] = super().predict_proba(_Samples(X, zeros, zeros.astype(np.float32)))
+        with seeded(0):  # a DataLoader draws from the global generator, even to go in order
+            probability: NDArray[np.float64] = super().predict_proba(_Samples(X, zeros, zeros.astype(np.float32)))
         return probability
 
     def predict(self, X: ImageData) -> NDArray[Any]:
         """Return the likeliest label of each image, shape (N,)."""
-        predicted: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(1)]
+        likeliest = self.predict_proba(X).argmax(1)
+        predicted: NDArray[Any] = self.classes_[likeliest]
         return predicted
 
     # What follows adapts skorch's loop.
@@ -298,9 +300,10 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
     def _images(self, x: Mapping[str, Tensor] | Tensor) -> Tensor:
         """Return a batch as floats in [0, 1] on the device, laid out as convolutions are fastest on."""
-        images = to_device(x["images"] if isinstance(x, Mapping) else x, self.device)
+        images: Tensor = to_device(x["images"] if isinstance(x, Mapping) else x, self.device)
         images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        return images.contiguous(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)
+        return images
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
         """Perturb the batch, then take skorch's step."""
@@ -313,8 +316,6 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
     def get_loss(self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False) -> Tensor:
         """Return the mean loss, each sample's weighted."""
-        loss = self.criterion_(y_pred, to_device(y_true, self.device))
-        if loss.ndim == 0:  # the user's own reduction
-            return loss
-        mean: Tensor = (loss * to_device(X["weight"], self.device)).mean()
-        return mean
+        loss: Tensor = self.criterion_(y_pred, to_device(y_true, self.device))
+        # A criterion of the user's own may have reduced already; its samples then weigh the same.
+        return loss if loss.ndim == 0 else (loss * to_device(X["weight"], self.device)).mean()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,8 @@ from tqdm.auto import tqdm
 from captum_region.randomness import RandomState, draw_seed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
     from captum_region.batches import ImageData
@@ -39,13 +40,28 @@ class Samples:
         The groups of the report (gender); by default `y`, as in De Coninck et al. 2024, where gender is the target.
     twins : ndarray or Tensor like X, optional
         The same images with only the confounder toggled.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ.
     """
 
     X: ImageData
-    y: ArrayLike
-    confounder: ArrayLike
-    groups: ArrayLike | None = None
+    y: NDArray[Any]
+    confounder: NDArray[Any]
+    groups: NDArray[Any] | None = None
     twins: ImageData | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", self.y if self.groups is None else self.groups)
+        for name in ("y", "confounder", "groups"):
+            values = np.asarray(getattr(self, name))
+            if values.shape != (len(self.X),):
+                raise ValueError(f"{name} must have shape ({len(self.X)},), one an image, got {values.shape}")
+            object.__setattr__(self, name, values)
+        if self.twins is not None and self.twins.shape != self.X.shape:
+            raise ValueError(f"twins must have the shape of X, {tuple(self.X.shape)}, got {tuple(self.twins.shape)}")
 
 
 def signed_gap(y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: ArrayLike) -> float:
@@ -153,17 +169,15 @@ def fit_mitigators(
     Raises
     ------
     ValueError
-        If there is no mitigator, a name in `train_on` is none, or lengths differ.
+        If there is no mitigator, or a name in `train_on` is none.
     """
     train_on, fit_params = dict(train_on or {}), dict(fit_params or {})
     if not mitigators or set(train_on) - set(mitigators):
         raise ValueError(f"mitigators must be given and include all of train_on, got {list(mitigators)}")
-    for name, samples in {"train": train, "test": test, **train_on}.items():
-        lengths = {len(samples.X), len(np.asarray(samples.y)), len(np.asarray(samples.confounder))}
-        if len(lengths) > 1:
-            raise ValueError(f"{name} must have as many images, targets and confounders, got {sorted(lengths)}")
     jobs = [
-        delayed(_fit_one)(name, estimator, train_on.get(name, train), test, {} if name in train_on else fit_params, seed)
+        delayed(_fit_one)(
+            name, estimator, train_on.get(name, train), test, {} if name in train_on else fit_params, seed
+        )
         for seed in random_states
         for name, estimator in mitigators.items()
     ]
@@ -179,12 +193,12 @@ def _fit_one(
     accepted = inspect.signature(estimator.fit).parameters
     params = {key: value for key, value in fit_params.items() if key in accepted}
     if "sensitive_features" in accepted:
-        params["sensitive_features"] = np.asarray(train.confounder)
+        params["sensitive_features"] = train.confounder
     fitted = clone(estimator)
     seeds = [key for key in fitted.get_params() if key.endswith("random_state")]
     fitted.set_params(**dict.fromkeys(seeds, seed))
     start = time.perf_counter()
-    fitted.fit(train.X, np.asarray(train.y), **params)
+    fitted.fit(train.X, train.y, **params)
     seconds = time.perf_counter() - start
     predicted = fitted.predict(test.X)
     table = pd.DataFrame(
@@ -192,9 +206,9 @@ def _fit_one(
             "mitigator": name,
             "seed": seed,
             "image": np.arange(len(predicted)),
-            "target": np.asarray(test.y),
-            "group": np.asarray(test.y if test.groups is None else test.groups),
-            "confounder": np.asarray(test.confounder),
+            "target": test.y,
+            "group": test.groups,
+            "confounder": test.confounder,
             "predicted": predicted,
             "score": fitted.predict_proba(test.X)[:, -1],
         }
@@ -300,7 +314,7 @@ def measure(predictions: pd.DataFrame, *, aligned: Mapping[Any, Any]) -> pd.Seri
 def _bootstrap(
     predictions: pd.DataFrame, aligned: Mapping[Any, Any], n_bootstrap: int, seed: int
 ) -> NDArray[np.float64]:
-    """Return the measures, in the order of `measure`, of resamples that keep each image's cell: n_bootstrap x measures."""
+    """Return n_bootstrap x measures, in the order of `measure`, of resamples that keep each image's cell."""
     strata = predictions.groupby(["target", "group", "confounder"]).indices
     generator = np.random.default_rng(seed)
     index = np.empty((n_bootstrap, len(predictions)), np.intp)
@@ -308,10 +322,10 @@ def _bootstrap(
     for members in strata.values():
         index[:, members] = generator.choice(members, (n_bootstrap, len(members)))
     right = (predictions["predicted"] == predictions["target"]).to_numpy()[index]
-    cells = predictions.groupby(["group", "confounder"]).indices
+    cells: dict[Any, Any] = dict(predictions.groupby(["group", "confounder"]).indices)
     accuracy = np.stack([right[:, members].mean(1) for members in cells.values()], axis=-1)
     sizes = np.array([len(members) for members in cells.values()])
-    values = _from_cells(pd.MultiIndex.from_tuples(cells), sizes, accuracy)
+    values = _from_cells(pd.MultiIndex.from_tuples(list(cells)), sizes, accuracy)
     score = predictions["score"].to_numpy()[index]
     for name, chosen in _auc_subsets(predictions, aligned).items():
         values[name] = _auc(score[:, chosen], _is_last_class(predictions)[chosen])
@@ -345,7 +359,8 @@ def _from_cells(cells: pd.MultiIndex, sizes: NDArray[Any], accuracy: NDArray[np.
 
 
 def _is_last_class(predictions: pd.DataFrame) -> NDArray[np.bool_]:
-    return (predictions["target"] == predictions["target"].max()).to_numpy()
+    is_last: NDArray[np.bool_] = (predictions["target"] == predictions["target"].max()).to_numpy()
+    return is_last
 
 
 def _auc_subsets(predictions: pd.DataFrame, aligned: Mapping[Any, Any]) -> dict[str, NDArray[np.bool_]]:

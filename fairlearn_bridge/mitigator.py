@@ -11,7 +11,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
 from captum_region.batches import check_images
-from captum_region.confidence import Confidence
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.noise import AttributionNoise, Perturbation
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from captum_region import RegionClassifier
     from captum_region.batches import ImageData
+    from captum_region.confidence import Confidence
 
 
 class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -142,7 +142,9 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         if self.apply_at_predict and self.scheme not in ("general_mask", "general_noise"):
             raise ValueError(f"apply_at_predict needs the scheme general_mask or general_noise, got {self.scheme!r}")
         if "batch_transform" not in getattr(self.estimator, "get_params", dict)():
-            raise TypeError(f"estimator must have a parameter batch_transform as ImageClassifier, got {self.estimator!r}")
+            raise TypeError(
+                f"estimator must have a parameter batch_transform as ImageClassifier, got {self.estimator!r}"
+            )
         X = check_images(X, name="X")
         labels, confounder = np.asarray(y), np.asarray(sensitive_features)
         for name, values in (("y", labels), ("sensitive_features", confounder)):

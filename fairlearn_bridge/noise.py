@@ -227,7 +227,9 @@ class AttributionNoise:
         mask = mask[:, None].expand(len(images), 1, -1, -1)
         if self.donors_ is None:
             return self._perturbation(images, mask, generator)
-        return _transplant(images, mask, generator, self._draw_donors(index, generator).to(images), self.transplant_share)
+        return _transplant(
+            images, mask, generator, self._draw_donors(index, generator).to(images), self.transplant_share
+        )
 
     def _draw_donors(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return for each image a random training image with another confounder value, in [0, 1]."""
@@ -245,7 +247,8 @@ def _transplant(images: Tensor, mask: Tensor, generator: torch.Generator, donors
     soft = gaussian_blur(mask.to(images.dtype), kernel_size=2 * int(np.ceil(2 * sigma)) + 1, sigma=sigma)
     chosen = torch.rand(len(images), generator=generator, device=images.device) < share
     weight = soft * chosen[:, None, None, None]
-    return images * (1 - weight) + donors * weight
+    blended: Tensor = images * (1 - weight) + donors * weight
+    return blended
 
 
 def _check_quantile(quantile: Any) -> None:

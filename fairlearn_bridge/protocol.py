@@ -1,9 +1,8 @@
-"""confounded_split: training sets in which a confounder goes along with the target, and test sets in which it does not."""
+"""confounded_split: training images in which a confounder goes along with the target, test images in which not."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +12,20 @@ import pandas as pd
 from captum_region.randomness import RandomState, draw_seed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import ArrayLike, NDArray
 
 Cell = tuple[bool, bool]
 
 # De Coninck et al. 2024, section 4.1, in sixths: of men (target) 3000 without the confounder, of women 2000 with it
 # and 1000 without.
-BIASED_SHARES: dict[Cell, float] = {(True, False): 3 / 6, (False, True): 2 / 6, (False, False): 1 / 6, (True, True): 0.0}
+BIASED_SHARES: dict[Cell, float] = {
+    (True, False): 3 / 6,
+    (False, True): 2 / 6,
+    (False, False): 1 / 6,
+    (True, True): 0.0,
+}
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ def confounded_split(
     *,
     train_size: int | None = 6000,
     shares: Mapping[Cell, float] | None = None,
-    test_per_cell: int = 182,
+    test_per_cell: int | None = 182,
     validation_per_cell: int = 0,
     identities: ArrayLike | None = None,
     train_pool: ArrayLike | None = None,
@@ -76,8 +82,9 @@ def confounded_split(
     shares : mapping of (target, confounder) to float, optional
         Share of each cell in the biased set, adding up to 1. The paper's by default: 1/2 target without the
         confounder, none with it, 1/3 non-target with it and 1/6 without.
-    test_per_cell : int, default=182
-        Test images of each cell; 182 is the paper's.
+    test_per_cell : int or None, default=182
+        Test images of each cell; 182 is the paper's. None takes as many as the smallest cell has, or a quarter of
+        them where training images come from the same pool, 182 at most.
     validation_per_cell : int, default=0
         Validation images of each cell, drawn from the training pool.
     identities : array-like of shape (N,), optional
@@ -133,6 +140,12 @@ def confounded_split(
         raise ValueError(f"shares must be at least 0 and add up to 1, got {dict(shares)}")
 
     draw = _Draw(wanted, has, np.random.default_rng(draw_seed(random_state)))
+    if test_per_cell is None:
+        smallest = min(draw.available(pools["test_pool"], cell) for cell in BIASED_SHARES)
+        shared = (pools["test_pool"] & pools["train_pool"]).any()
+        test_per_cell = min(182, smallest // 4 if shared else smallest)
+    if test_per_cell < 1:
+        raise ValueError(f"test_per_cell must be at least 1, got {test_per_cell}; a cell of the test pool may be empty")
     test = draw.cells("test_per_cell", pools["test_pool"], dict.fromkeys(BIASED_SHARES, test_per_cell))
     pool = pools["train_pool"] & ~np.isin(person, person[test])
     validation = draw.cells("validation_per_cell", pool, dict.fromkeys(BIASED_SHARES, validation_per_cell))
@@ -142,7 +155,8 @@ def confounded_split(
     if not 4 <= train_size <= largest:
         there = {f"target={cell[0]}, confounder={cell[1]}": draw.available(pool, cell) for cell in shares}
         raise ValueError(
-            f"train_size must lie in 4 to {largest} for the shares asked for, got {train_size}; left for training: {there}"
+            f"train_size must lie in 4 to {largest} for the shares asked for, got {train_size}; "
+            f"left for training: {there}"
         )
     biased = draw.cells("train_size", pool, {cell: round(share * train_size) for cell, share in shares.items()})
     balanced = draw.balanced(pool, len(biased))
@@ -195,7 +209,10 @@ class _Draw:
     def counts(self, sets: Mapping[str, NDArray[np.intp]]) -> pd.DataFrame:
         cells = [(value, with_it) for value in (True, False) for with_it in (True, False)]
         rows = [
-            [int(((self.target[chosen] == value) & (self.confounder[chosen] == with_it)).sum()) for value, with_it in cells]
+            [
+                int(((self.target[chosen] == value) & (self.confounder[chosen] == with_it)).sum())
+                for value, with_it in cells
+            ]
             for chosen in sets.values()
         ]
         columns = pd.MultiIndex.from_tuples(cells, names=["target", "confounder"])

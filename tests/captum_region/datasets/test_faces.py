@@ -13,7 +13,7 @@ every_attribute = pytest.mark.parametrize("attribute", ATTRIBUTES)
 
 @pytest.fixture(scope="module")
 def faces() -> Faces:
-    return make_faces(100, random_state=0)
+    return make_faces(60, random_state=0)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def truths(faces: Faces) -> dict[str, np.ndarray]:
 
 
 def test_shapes_and_types(faces):
-    assert faces.images.shape == (100, 3, 64, 64)
+    assert faces.images.shape == (60, 3, 64, 64)
     assert faces.images.dtype == np.uint8
     assert tuple(faces.attributes.columns) == ATTRIBUTES
     assert faces.attributes.dtypes.eq(bool).all()
@@ -31,10 +31,10 @@ def test_shapes_and_types(faces):
 
 
 def test_same_seed_same_faces(faces):
-    again = make_faces(100, random_state=0)
+    again = make_faces(60, random_state=0)
     np.testing.assert_array_equal(again.images, faces.images)
     pd.testing.assert_frame_equal(again.attributes, faces.attributes)
-    assert (make_faces(100, random_state=1).images != faces.images).any(axis=(1, 2, 3)).all()
+    assert (make_faces(60, random_state=1).images != faces.images).any(axis=(1, 2, 3)).all()
 
 
 @pytest.mark.parametrize("n", [0, 1, 5, 37])
@@ -75,16 +75,16 @@ def test_numpy_buffer_size_is_left_alone():
 
 
 def test_given_attributes_are_kept_and_change_nothing_else(faces):
-    table = faces.attributes.assign(Male=~faces.attributes["Male"]).set_index(np.arange(100)[::-1])
-    other = make_faces(100, attributes=table, random_state=0)
+    table = faces.attributes.assign(Male=~faces.attributes["Male"]).set_index(np.arange(60)[::-1])
+    other = make_faces(60, attributes=table, random_state=0)
     pd.testing.assert_frame_equal(other.attributes, table)
     assert other.latents.index.equals(table.index)
     np.testing.assert_array_equal(other.images, faces.twin("Male"))
 
 
 def test_some_attributes_given_the_rest_fair_coins(faces):
-    male = np.arange(100) < 30
-    mixed = make_faces(100, attributes={"Male": male, "Blond_Hair": 0.9, "Smiling": 0.0}, random_state=0).attributes
+    male = np.arange(60) < 30
+    mixed = make_faces(60, attributes={"Male": male, "Blond_Hair": 0.9, "Smiling": 0.0}, random_state=0).attributes
     np.testing.assert_array_equal(mixed["Male"], male)
     assert 0.8 < mixed["Blond_Hair"].mean() < 0.98
     assert not mixed["Smiling"].any()
@@ -103,7 +103,7 @@ def test_truth_is_the_difference_from_the_twin(faces, truths, attribute):
 
 
 @every_attribute
-@pytest.mark.parametrize("selection", [slice(3, 8), [7], np.arange(100) % 20 == 0])
+@pytest.mark.parametrize("selection", [slice(3, 8), [7], np.arange(60) % 20 == 0])
 def test_twins_of_a_selection(faces, truths, attribute, selection):
     np.testing.assert_array_equal(faces.twin(attribute, selection), faces.twin(attribute)[selection])
     np.testing.assert_array_equal(faces.truth(attribute, selection), truths[attribute][selection])
@@ -112,7 +112,7 @@ def test_twins_of_a_selection(faces, truths, attribute, selection):
 @every_attribute
 def test_the_twins_twin_is_the_face(faces, attribute):
     flags = faces.attributes.assign(**{attribute: ~faces.attributes[attribute]})
-    twins = make_faces(100, attributes=flags, random_state=0)
+    twins = make_faces(60, attributes=flags, random_state=0)
     np.testing.assert_array_equal(twins.images, faces.twin(attribute))
     np.testing.assert_array_equal(twins.twin(attribute), faces.images)
 

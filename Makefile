@@ -1,0 +1,30 @@
+# make demo: set up, run the main job on synthetic faces, name the report to open.  make test: set up, run the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= demo
+JOBS ?= 2
+
+.PHONY: demo test lint clean
+.DEFAULT_GOAL := test
+
+# torch and torchvision come from one resolution: apart they may not fit each other.
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/fairlearn-bridge demo --out $(OUT) --force
+
+# One thread each: torch's own threads collapse when several processes share the cores.
+test: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS)
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

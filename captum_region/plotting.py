@@ -1,0 +1,342 @@
+"""Plots of region maps and trainings, with matplotlib, which is imported when the first plot is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+    from numpy.typing import ArrayLike, NDArray
+
+COLORMAP = "inferno"
+
+# Any: newer matplotlib wants its own type of dictionary here, older knows none.
+STYLE: Any = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.labelcolor": "#333333",
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": "#767676",
+    "font.size": 9,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.7,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "xtick.color": "#333333",
+    "ytick.color": "#333333",
+}
+
+
+def literal(text: object) -> str:
+    r"""Return `text` as matplotlib draws it letter by letter: a dollar sign starts no formula.
+
+    Examples
+    --------
+    >>> literal("$5 and $6")
+    '\\$5 and \\$6'
+    """
+    return str(text).replace("$", r"\$")
+
+
+def image_array(image: ArrayLike | torch.Tensor, name: str = "image") -> NDArray[Any]:
+    """Return an image as matplotlib wants it.
+
+    Parameters
+    ----------
+    image : Tensor or array-like, shape (C, height, width) or (height, width, C)
+        uint8, or float in [0, 1]; C is 1 or 3. Where both readings fit, C comes first.
+    name : str, default="image"
+        What the errors call it.
+
+    Returns
+    -------
+    ndarray, shape (height, width, 3), or (height, width) where C is 1
+        Of the same values.
+
+    Raises
+    ------
+    ValueError
+        If it is no such image.
+    """
+    array = _numpy(image)
+    if array.ndim != 3 or (array.shape[0] not in (1, 3) and array.shape[2] not in (1, 3)) or not array.size:
+        raise ValueError(
+            f"{name} must be one image of shape (C, height, width) or (height, width, C) with 1 or 3 channels, "
+            f"got shape {array.shape}"
+        )
+    if array.dtype != np.uint8:
+        in_range = array.dtype.kind == "f" and bool(((array >= 0) & (array <= 1)).all())
+        if not in_range:
+            raise ValueError(f"{name} must be uint8 or float in [0, 1], got {_described(array)}")
+    if array.shape[0] in (1, 3):
+        array = np.moveaxis(array, 0, -1)
+    return array[..., 0] if array.shape[-1] == 1 else array
+
+
+def show_image(ax: Axes, image: ArrayLike | torch.Tensor) -> None:
+    """Draw an image on `ax`; what an image is, see `image_array`."""
+    picture = image_array(image)
+    ax.imshow(picture, cmap="gray", vmin=0, vmax=255 if picture.dtype == np.uint8 else 1)
+    ax.set_axis_off()
+
+
+def plot_region_map(
+    image: ArrayLike | torch.Tensor | None,
+    pixel_map: ArrayLike | torch.Tensor,
+    *,
+    ax: Axes | None = None,
+    vmin: float = 0,
+    vmax: float = 1,
+    alpha: float = 0.55,
+    cmap: str = COLORMAP,
+    colorbar: bool = True,
+    title: str | None = None,
+) -> Axes:
+    """Draw a map over its image.
+
+    The scale is fixed and not that of the map, so that the maps of two images can be compared.
+
+    Parameters
+    ----------
+    image : Tensor or array-like, shape (C, height, width) or (height, width, C), or None
+        uint8, or float in [0, 1]. None draws the map alone, opaque.
+    pixel_map : Tensor or array-like, shape (height, width)
+        As `RegionAttribution.pixel_map` gives it for each image. Without an image, a map over regions will do.
+    ax : Axes, optional
+        Where to draw; by default in a new pyplot figure.
+    vmin, vmax : float, default=0 and 1
+        The values at the two ends of the colours.
+    alpha : float, default=0.55
+        The map's opacity over the image, in [0, 1].
+    cmap : str, default="inferno"
+        A matplotlib colour map.
+    colorbar : bool, default=True
+        Draw the scale beside.
+    title : str, optional
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        If image and map are none, differ in size, or the scale or `alpha` is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matplotlib.figure import Figure
+    >>> ax = plot_region_map(np.zeros((3, 8, 8)), np.eye(8), ax=Figure().subplots(), title="diagonal")
+    >>> len(ax.images), ax.images[1].get_clim()
+    (2, (0.0, 1.0))
+    """
+    values = _map_array(pixel_map, "pixel_map")
+    _check_scale(vmin, vmax, alpha)
+    picture = None if image is None else image_array(image)
+    if picture is not None and picture.shape[:2] != values.shape:
+        raise ValueError(
+            f"pixel_map must be as large as image, {picture.shape[:2]}, got {values.shape}; "
+            "RegionGrid.to_pixels turns a map over regions into one over pixels"
+        )
+    if ax is None:
+        ax = _new_axes(1)[0]
+    if image is not None:
+        show_image(ax, image)
+    drawn = ax.imshow(values, vmin=vmin, vmax=vmax, cmap=cmap, alpha=None if picture is None else alpha)
+    _finish_map(ax, drawn if colorbar else None, title)
+    return ax
+
+
+def plot_maps(
+    maps: Mapping[str, ArrayLike | torch.Tensor],
+    *,
+    images: ArrayLike | torch.Tensor | Mapping[str, Any] | None = None,
+    axes: Sequence[Axes] | NDArray[Any] | None = None,
+    share_scale: bool = True,
+    vmin: float = 0,
+    vmax: float | None = None,
+    alpha: float = 0.55,
+    cmap: str = COLORMAP,
+    colorbar: bool = True,
+) -> Figure:
+    """Draw maps side by side, such as the mean maps of several attributes.
+
+    Parameters
+    ----------
+    maps : mapping of title to Tensor or array-like, shape (height, width)
+    images : image, or mapping of the same titles to images, optional
+        What to draw under all maps, or under each; see `plot_region_map`.
+    axes : sequence of Axes, optional
+        One a map; by default in a new pyplot figure.
+    share_scale : bool, default=True
+        One scale for all, so that they can be compared; otherwise each its own, with its own colour bar.
+    vmin : float, default=0
+        The lower end of the scale.
+    vmax : float, optional
+        The upper end; by default the largest value of all maps, or of each if they share no scale.
+    alpha, cmap
+        See `plot_region_map`.
+    colorbar : bool, default=True
+        Draw the scale: once if shared.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If there is no map, the axes or images do not fit the maps, or `plot_region_map` refuses one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matplotlib.figure import Figure
+    >>> axes = Figure().subplots(1, 2)
+    >>> figure = plot_maps({"hair": np.eye(4), "eyes": np.eye(4) / 2}, axes=axes)
+    >>> [ax.images[0].get_clim() for ax in axes]
+    [(0.0, 1.0), (0.0, 1.0)]
+    """
+    arrays = {title: _map_array(values, f"maps[{title!r}]") for title, values in maps.items()}
+    if not arrays:
+        raise ValueError("maps must hold a map, got none")
+    if isinstance(images, Mapping) and set(images) != set(arrays):
+        raise ValueError(f"images must be of the titles of maps, {list(arrays)}, got {list(images)}")
+    axes = _new_axes(len(arrays)) if axes is None else list(np.ravel(np.asarray(axes, dtype=object)))
+    if len(axes) != len(arrays):
+        raise ValueError(f"axes must be one a map, {len(arrays)}, got {len(axes)}")
+    largest = max(float(values.max()) for values in arrays.values())
+    for ax, (title, values) in zip(axes, arrays.items(), strict=True):
+        top = vmax if vmax is not None else largest if share_scale else float(values.max())
+        plot_region_map(
+            images[title] if isinstance(images, Mapping) else images,
+            values,
+            ax=ax,
+            vmin=vmin,
+            vmax=top if vmax is not None or top > vmin else vmin + 1,  # a constant map has no scale of its own
+            alpha=alpha,
+            cmap=cmap,
+            colorbar=colorbar and not share_scale,
+            title=title,
+        )
+    figure = axes[0].get_figure(root=True)
+    assert figure is not None  # an Axes that has been drawn on has one
+    if colorbar and share_scale:
+        figure.colorbar(axes[0].images[-1], ax=axes, fraction=0.05, pad=0.02)
+    return figure
+
+
+def plot_history(
+    history: pd.DataFrame, *, axes: Sequence[Axes] | NDArray[Any] | None = None, title: str | None = None
+) -> Figure:
+    """Draw how a region classifier learned: the loss and, with validation data, the accuracy, by epoch.
+
+    Parameters
+    ----------
+    history : DataFrame
+        `RegionTraining.history`: columns ``epoch``, ``loss`` and, if there was validation data, ``valid_accuracy``.
+    axes : sequence of Axes, optional
+        One for the loss, and a second for the accuracy if it is there; by default in a new pyplot figure.
+    title : str, optional
+        Over the first.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If a column is missing, there is no epoch, or the number of axes is not that of the curves.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from matplotlib.figure import Figure
+    >>> history = pd.DataFrame({"epoch": [1, 2], "loss": [0.7, 0.5]})
+    >>> figure = plot_history(history, axes=[Figure().subplots()])
+    >>> figure.axes[0].lines[0].get_ydata().tolist()
+    [0.7, 0.5]
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    missing = {"epoch", "loss"} - set(history.columns)
+    if missing or history.empty:
+        raise ValueError(
+            f"history must have columns epoch and loss and a row an epoch, got {len(history)} rows of "
+            f"{list(history.columns)}"
+        )
+    labels = {"loss": "loss (nats)", "valid_accuracy": "validation accuracy"}
+    curves = [column for column in labels if column in history and history[column].notna().any()]
+    axes = _new_axes(len(curves)) if axes is None else list(np.ravel(np.asarray(axes, dtype=object)))
+    if len(axes) != len(curves):
+        raise ValueError(f"axes must be one a curve, of {', '.join(curves)}, got {len(axes)}")
+    for ax, column in zip(axes, curves, strict=True):
+        ax.plot(history["epoch"].to_numpy(), history[column].to_numpy(float), marker="o", markersize=3, color="#0072b2")
+        ax.set_xlabel("epoch")
+        ax.set_ylabel(labels[column])
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if title is not None:
+        axes[0].set_title(literal(title))
+    figure = axes[0].get_figure(root=True)
+    assert figure is not None  # see plot_maps
+    return figure
+
+
+def _numpy(values: ArrayLike | torch.Tensor) -> NDArray[Any]:
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        # NumPy does not know bfloat16.
+        return np.asarray(values.float() if values.dtype == torch.bfloat16 else values)
+    return np.asarray(values)
+
+
+def _described(array: NDArray[Any]) -> str:
+    if array.dtype.kind not in "iuf":
+        return str(array.dtype)
+    return f"{array.dtype} from {array.min():g} to {array.max():g}"
+
+
+def _map_array(values: ArrayLike | torch.Tensor, name: str) -> NDArray[Any]:
+    array = _numpy(values)
+    if array.ndim != 2 or not array.size:
+        raise ValueError(f"{name} must be one map of shape (height, width), got shape {array.shape}")
+    if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+        raise ValueError(f"{name} must hold finite numbers, got {_described(array)}")
+    return array.astype(float) if array.dtype.kind == "b" else array
+
+
+def _check_scale(vmin: float, vmax: float, alpha: float) -> None:
+    if not vmin < vmax:
+        raise ValueError(f"vmin must be below vmax, got {vmin} and {vmax}")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
+
+
+def _new_axes(count: int) -> list[Axes]:
+    from matplotlib import pyplot, rc_context
+
+    with rc_context(STYLE):
+        _figure, axes = pyplot.subplots(1, count, figsize=(3.4 * count, 3), squeeze=False, layout="constrained")
+    return list(axes[0])
+
+
+def _finish_map(ax: Axes, scale_of: AxesImage | None, title: str | None) -> None:
+    ax.set_axis_off()
+    if title is not None:
+        ax.set_title(literal(title))
+    if scale_of is not None:
+        figure = ax.get_figure(root=True)
+        assert figure is not None  # see plot_maps
+        figure.colorbar(scale_of, ax=ax, fraction=0.046, pad=0.03)

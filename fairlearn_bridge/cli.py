@@ -1,0 +1,260 @@
+"""The command fairlearn-bridge: the whole job on synthetic faces or on images of one's own, and its report."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import joblib
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pandas as pd
+
+    from captum_region.datasets import AttributeImages
+
+app = typer.Typer(
+    help="Train image classifiers without a confounder, and see what that did.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Out = Annotated[Path, typer.Option(help="Folder for the results; new or empty unless --force.")]
+Force = Annotated[bool, typer.Option("--force", help="Write into --out even if it holds files.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Schemes = Annotated[
+    str,
+    typer.Option(
+        help="Comma-separated: general_ or specific_, then mask, noise or transplant; @predict behind a general mask "
+        "or noise perturbs in prediction also. The control of equal area elsewhere goes with the first."
+    ),
+]
+Quantile = Annotated[float, typer.Option(help="Pixels above this quantile of the map change: 0.7 changes 30 %.")]
+NoiseStd = Annotated[float, typer.Option(help="Standard deviation of the noise, for images in [0, 1].")]
+Epochs = Annotated[int, typer.Option(help="Epochs of the target classifiers.")]
+BatchSize = Annotated[int, typer.Option(help="Batch size of the target classifiers.")]
+LearningRate = Annotated[float, typer.Option("--lr", help="Learning rate of the target classifiers.")]
+RegionEpochs = Annotated[int | None, typer.Option(help="Epochs of the region classifier; its recipe's by default.")]
+Seeds = Annotated[int, typer.Option(help="Trainings of each arm, with seeds --seed, --seed + 1, ...")]
+Seed = Annotated[int, typer.Option(help="Decides all that is random.")]
+Jobs = Annotated[
+    int | None, typer.Option(help="Trainings side by side; as many as processors by default (1 on a GPU).")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if show_version:
+        typer.echo(f"fairlearn-bridge {version('captum-region')}")
+        raise typer.Exit
+
+
+@contextmanager
+def _told_in_one_line(debug: bool) -> Iterator[None]:
+    """Turn what a user's input can cause into one line on stderr and exit code 2."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError) as error:
+        if debug:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def _check_out(out: Path, force: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out must be a folder, {out} is a file")
+    if out.exists() and any(out.iterdir()) and not force:
+        raise ValueError(f"--out {out} holds files already; name another folder, or write into it with --force")
+
+
+def _job_count(jobs: int | None, device: str) -> int:
+    return jobs if jobs is not None else joblib.cpu_count() if device == "cpu" else 1
+
+
+def _print_table(table: pd.DataFrame, out: Path) -> None:
+    """Print the means with their intervals to stdout, and say on stderr where the rest is."""
+    names = {"accuracy[False]": "acc 0", "accuracy[True]": "acc 1", "confounder_gap": "conf. gap"}
+    shown = Table("mitigator", box=None)
+    measures = table.columns.get_level_values("measure").unique()
+    for measure in measures:
+        shown.add_column(names.get(measure, measure.replace("_", " ")), justify="right")
+    for name, row in table.iterrows():
+        cells = [f"{row[m, 'mean']:.3f}\n[{row[m, 'low']:.2f}, {row[m, 'high']:.2f}]" for m in measures]
+        shown.add_row(str(name), *cells)
+    # A pipe has no width: the table then takes what it needs.
+    Console(width=None if sys.stdout.isatty() else 200).print(shown)
+    typer.echo(f"report: {out / 'report.html'}", err=True)
+
+
+@app.command()
+def demo(
+    out: Out = Path("demo"),
+    size: Annotated[int, typer.Option(help="Side of the faces in pixels.")] = 48,
+    train_size: Annotated[int, typer.Option(help="Training faces.")] = 3000,
+    test_per_cell: Annotated[int, typer.Option(help="Test faces of each cell of gender and hair.")] = 250,
+    schemes: Schemes = "general_transplant,general_mask@predict,general_noise",
+    quantile: Quantile = 0.5,
+    noise_std: NoiseStd = 0.5,
+    epochs: Epochs = 12,
+    batch_size: BatchSize = 64,
+    lr: LearningRate = 1e-3,
+    region_epochs: RegionEpochs = None,
+    seeds: Seeds = 1,
+    seed: Seed = 0,
+    jobs: Jobs = None,
+    device: Device = "cpu",
+    force: Force = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Run the whole job on synthetic faces with blond hair as the confounder of gender.
+
+    Example: fairlearn-bridge demo --out demo
+    """
+    from fairlearn_bridge.experiment import ExperimentConfig, run_experiment, stage, synthetic_data
+
+    with _told_in_one_line(debug):
+        _check_out(out, force)
+        config = ExperimentConfig(
+            target="Male",
+            confounder="Blond_Hair",
+            schemes=tuple(schemes.split(",")),
+            quantile=quantile,
+            noise_std=noise_std,
+            train_size=train_size,
+            test_per_cell=test_per_cell,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            region_epochs=region_epochs,
+            seeds=seeds,
+            random_state=seed,
+            n_jobs=_job_count(jobs, device),
+            device=device,
+        )
+        seconds: dict[str, float] = {}
+        with stage("drawing faces", seconds, quiet):
+            data = synthetic_data(config, size)
+        title = "Blond hair as a confounder of gender, on synthetic faces"
+        _print_table(run_experiment(config, data, out, title=title, seconds=seconds, quiet=quiet), out)
+
+
+def _readers() -> dict[str, Callable[..., tuple[AttributeImages, AttributeImages | None]]]:
+    """Return for each kind of data a function root, keywords -> images to train on, and to test on if set apart."""
+    from captum_region import datasets
+
+    return {
+        "celeba": lambda root, **kw: (
+            datasets.load_celeba(root, "train", **kw),
+            datasets.load_celeba(root, "valid", **kw),
+        ),
+        "fairface": lambda root, **kw: (
+            datasets.load_fairface(root, "train", **kw),
+            datasets.load_fairface(root, "validation", **kw),
+        ),
+        "utkface": lambda root, **kw: (datasets.load_utkface(root, **kw), None),
+        "table": lambda root, **kw: (datasets.load_table(root, **kw), None),
+    }
+
+
+@app.command()
+def run(
+    data: Annotated[str, typer.Option(help="celeba, fairface, utkface, or table (a csv with a column 'image').")],
+    root: Annotated[Path, typer.Option(help="Folder of the data set, or the table's file.")],
+    target: Annotated[str, typer.Option(help="Binary attribute to classify, or attribute=value.")],
+    confounder: Annotated[str, typer.Option(help="Binary attribute it is confounded with, or attribute=value.")],
+    out: Out,
+    size: Annotated[int, typer.Option(help="Side in pixels that images are resized to.")] = 64,
+    train_size: Annotated[
+        int | None, typer.Option(help="Training images; by default what the data allow, 6000 at most.")
+    ] = None,
+    test_per_cell: Annotated[
+        int | None, typer.Option(help="Test images a cell; by default what the data allow, 182 at most.")
+    ] = None,
+    schemes: Schemes = "general_transplant,general_mask@predict,general_noise",
+    quantile: Quantile = 0.5,
+    noise_std: NoiseStd = 0.5,
+    epochs: Epochs = 10,
+    batch_size: BatchSize = 128,
+    lr: LearningRate = 1e-3,
+    region_epochs: RegionEpochs = None,
+    seeds: Seeds = 1,
+    seed: Seed = 0,
+    jobs: Jobs = None,
+    device: Device = "cpu",
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for decoded images; CAPTUM_REGION_CACHE, else the user's, by default.")
+    ] = None,
+    skip_damaged: Annotated[
+        bool, typer.Option("--skip-damaged", help="Leave out damaged images, and list them.")
+    ] = False,
+    force: Force = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Run the whole job on real images.
+
+    Example: fairlearn-bridge run --data celeba --root DATA --target Male --confounder Blond_Hair --out runs/blond
+    """
+    from fairlearn_bridge.experiment import ExperimentConfig, run_experiment, split_data, stage
+
+    with _told_in_one_line(debug):
+        _check_out(out, force)
+        config = ExperimentConfig(
+            target=target,
+            confounder=confounder,
+            schemes=tuple(schemes.split(",")),
+            quantile=quantile,
+            noise_std=noise_std,
+            train_size=train_size,
+            test_per_cell=test_per_cell,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            region_epochs=region_epochs,
+            seeds=seeds,
+            random_state=seed,
+            n_jobs=_job_count(jobs, device),
+            device=device,
+        )
+        readers = _readers()
+        if data not in readers:
+            raise ValueError(f"--data must be one of {', '.join(readers)}, got {data!r}")
+        seconds: dict[str, float] = {}
+        with stage("reading images", seconds, quiet):
+            on_error = "skip" if skip_damaged else "raise"
+            train, test = readers[data](root, size=size, cache=cache, on_error=on_error, show_progress=not quiet)
+        with warnings.catch_warnings():
+            # That the balanced set is not quite balanced stands among the report's caveats.
+            warnings.simplefilter("ignore", UserWarning)
+            parts = split_data(config, train, test)
+        title = f"{confounder} as a confounder of {target}, on {data}"
+        _print_table(run_experiment(config, parts, out, title=title, seconds=seconds, quiet=quiet), out)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    debug: Debug = False,
+) -> None:
+    """Write a run's report.html again from its results.
+
+    Example: fairlearn-bridge report demo
+    """
+    from fairlearn_bridge.report import write_report
+
+    with _told_in_one_line(debug):
+        typer.echo(write_report(folder))

@@ -1,0 +1,457 @@
+"""The figures of the report: each takes tables or arrays and returns a matplotlib Figure."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from captum_region.plotting import COLORMAP, STYLE, literal, plot_history, plot_region_map, show_image
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike, NDArray
+
+# Okabe and Ito's colours, which the colour-blind can tell apart too.
+KIND_COLORS = {"reference": "#5f5f5f", "control": "#b25000", "scheme": "#0072b2"}
+KIND_MARKERS = {"reference": "s", "control": "D", "scheme": "o"}
+GROUP_COLORS = ("#0072b2", "#b25000")
+LINE_STYLES = {"reference": "--", "control": ":", "scheme": "-"}
+LINE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#8a6d00", "#000000", "#7f7f7f")
+WIDTH = 5.4  # inches: two beside each other on a screen, one on a phone with letters that can still be read
+
+
+class Interval(NamedTuple):
+    """A measured value and the ends of its interval; NaN where there is none."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def accuracy_by_group(table: pd.DataFrame, mitigators: pd.DataFrame, group_names: Mapping[str, str]) -> Figure:
+    """Draw each mitigator's accuracy in each group, with its interval.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns ``mitigator``, ``measure``, ``mean``, ``low``, ``high``; the measures ``accuracy[g]`` are drawn.
+    mitigators : DataFrame
+        Columns ``name`` and ``kind``; drawn from top to bottom.
+    group_names : mapping of group, as text, to its name
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If the table has no such measure.
+    """
+    series = {name: intervals(table[table["measure"] == f"accuracy[{group}]"]) for group, name in group_names.items()}
+    if not any(series.values()):
+        raise ValueError(f"table must hold accuracy[g] of the groups {list(group_names)}, it holds none")
+    markers = [{"color": color, "marker": marker} for color, marker in zip(GROUP_COLORS, "os", strict=True)]
+    return _dot_plot(series, mitigators, markers, "accuracy")
+
+
+def accuracy_by_cell(
+    cells: pd.DataFrame, mitigators: pd.DataFrame, group_names: Mapping[str, str], confounder_names: Mapping[str, str]
+) -> Figure:
+    """Draw each mitigator's accuracy in each cell of group and confounder: a group has a colour, a confounder a shape.
+
+    Parameters
+    ----------
+    cells : DataFrame
+        Columns ``mitigator``, ``group``, ``confounder``, ``accuracy``, ``low``, ``high``.
+    mitigators, group_names
+        See `accuracy_by_group`.
+    confounder_names : mapping of value, as text, to its name
+
+    Returns
+    -------
+    Figure
+    """
+    series, markers = {}, []
+    for color, (group, group_name) in zip(GROUP_COLORS, group_names.items(), strict=False):
+        for filled, (value, name) in enumerate(confounder_names.items()):
+            of_cell = (cells["group"].astype(str) == group) & (cells["confounder"].astype(str) == value)
+            series[f"{group_name}, {name}"] = intervals(cells[of_cell].rename(columns={"accuracy": "mean"}))
+            markers.append({"color": color, "marker": "o", "filled": bool(filled)})
+    return _dot_plot(series, mitigators, markers, "accuracy")
+
+
+def measure_dots(table: pd.DataFrame, mitigators: pd.DataFrame, measure: str, label: str) -> Figure:
+    """Draw one measure of each mitigator with its interval, and a line at the value of the first.
+
+    Parameters
+    ----------
+    table, mitigators
+        See `accuracy_by_group`.
+    measure : str
+        As the table calls it.
+    label : str
+        As the axis calls it.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If the table does not have the measure.
+    """
+    rows = intervals(table[table["measure"] == measure])
+    if not rows:
+        raise ValueError(f"table must hold the measure {measure!r}, it holds {sorted(set(table['measure']))}")
+    with rc_context(STYLE):
+        figure, ax = _axes_of_rows(mitigators, 0.34)
+        for y, (name, kind) in enumerate(_names_and_kinds(mitigators)):
+            if name in rows:
+                _dot(ax, rows[name], y, color=KIND_COLORS[kind], marker=KIND_MARKERS[kind])
+        first = rows.get(str(mitigators["name"].iloc[0]))
+        if first is not None and np.isfinite(first.mean):
+            ax.axvline(first.mean, color="#767676", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+        ax.set_xlabel(literal(label))
+        _kind_legend(figure, [kind for _, kind in _names_and_kinds(mitigators)])
+    return figure
+
+
+def accuracy_gap_plane(table: pd.DataFrame, mitigators: pd.DataFrame) -> Figure:
+    """Draw each mitigator as a point: accuracy to the right, the size of the gap upwards; right and down is better.
+
+    Parameters
+    ----------
+    table, mitigators
+        See `accuracy_by_group`; the measures ``accuracy`` and ``gap`` are drawn.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If no mitigator has both.
+    """
+    accuracy = intervals(table[table["measure"] == "accuracy"])
+    gap = intervals(table[table["measure"] == "gap"])
+    points = {
+        name: (kind, accuracy[name], _absolute(gap[name]))
+        for name, kind in _names_and_kinds(mitigators)
+        if name in accuracy and name in gap and np.isfinite([accuracy[name].mean, gap[name].mean]).all()
+    }
+    if not points:
+        raise ValueError("table must hold accuracy and gap of a mitigator, it holds no such pair")
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 4.1), layout="constrained")
+        ax = figure.subplots()
+        for kind, x, y in points.values():
+            color = KIND_COLORS[kind]
+            ax.plot([x.low, x.high], [y.mean, y.mean], color=color, alpha=0.3, linewidth=1)
+            ax.plot([x.mean, x.mean], [y.low, y.high], color=color, alpha=0.3, linewidth=1)
+            ax.plot([x.mean], [y.mean], KIND_MARKERS[kind], color=color, markersize=6)
+        ax.set_ylim(bottom=0)
+        ax.set_xlabel("accuracy (right is better)")
+        ax.set_ylabel("size of the gap (down is better)")
+        _labels_at_right(ax, {name: (x.mean, y.mean) for name, (_, x, y) in points.items()})
+        _kind_legend(figure, [kind for kind, *_ in points.values()])
+    return figure
+
+
+def map_figure(
+    mean_image: ArrayLike,
+    pixel_map: ArrayLike,
+    *,
+    truth: ArrayLike | None = None,
+    region_accuracy: ArrayLike | None = None,
+) -> Figure:
+    """Draw where the region classifier is confident, and what there is to compare it with.
+
+    Parameters
+    ----------
+    mean_image : array-like, shape (height, width, 3) or (3, height, width)
+    pixel_map : array-like, shape (height, width)
+        The mean map.
+    truth : array-like, shape (height, width), optional
+        How often the confounder changes each pixel, in [0, 1].
+    region_accuracy : array-like, shape (rows, cols), optional
+        Balanced accuracy of each region.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If the sizes do not fit.
+    """
+    panels: list[tuple[ArrayLike | None, ArrayLike, dict[str, Any]]] = [
+        (mean_image, pixel_map, {"vmax": scale_top(pixel_map), "title": "mean map: confidence"})
+    ]
+    if truth is not None:
+        panels.append((mean_image, truth, {"title": "truth: share of images changed here"}))
+    if region_accuracy is not None:
+        panels.append((None, region_accuracy, {"vmin": 0.5, "cmap": "viridis", "title": "accuracy by region"}))
+    with rc_context(STYLE):
+        rows = -(-(1 + len(panels)) // 2)
+        figure = Figure(figsize=(6.4, 2.9 * rows), layout="constrained")
+        axes = figure.subplots(rows, 2, squeeze=False).ravel()
+        show_image(axes[0], mean_image)
+        axes[0].set_title("mean image")
+        for ax, (image, values, options) in zip(axes[1:], panels, strict=False):
+            plot_region_map(image, values, ax=ax, **options)
+        for ax in axes[1 + len(panels) :]:
+            ax.set_axis_off()
+    return figure
+
+
+def scale_top(maps: ArrayLike) -> float:
+    """Return the upper end of a scale for maps in [0, 1]: their largest value, rounded up to a tenth."""
+    return float(min(1.0, max(0.1, np.ceil(10 * np.max(np.asarray(maps)) - 1e-6) / 10)))
+
+
+def scheme_strip(
+    images: ArrayLike, maps: ArrayLike, schemes: Mapping[str, ArrayLike], labels: Sequence[str] | None = None
+) -> Figure:
+    """Draw examples, a row each: the image, its map, and what each scheme makes of it.
+
+    Parameters
+    ----------
+    images : array-like, shape (N, C, height, width)
+    maps : array-like, shape (N, height, width)
+        All on one scale.
+    schemes : mapping of name to images like `images`
+    labels : sequence of str, optional
+        One a row.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If there is no image, or numbers and sizes differ.
+    """
+    pictures, values = np.asarray(images), np.asarray(maps)
+    changed = {name: np.asarray(of_scheme) for name, of_scheme in schemes.items()}
+    count = len(pictures) if pictures.ndim == 4 else 0
+    if not count or len(values) != count or any(array.shape != pictures.shape for array in changed.values()):
+        raise ValueError(
+            "images, maps and schemes must hold the same examples, at least one, got shapes "
+            f"{[pictures.shape, values.shape, *(array.shape for array in changed.values())]}"
+        )
+    if labels is not None and len(labels) != count:
+        raise ValueError(f"labels must be one an example, {count}, got {len(labels)}")
+    top = scale_top(values)
+    with rc_context({**STYLE, "axes.titlelocation": "center", "axes.titlesize": 9}):
+        figure = Figure(figsize=(1.2 * (2 + len(changed)) + 1.5, 1.2 * count + 0.5), layout="constrained")
+        axes = figure.subplots(count, 2 + len(changed), squeeze=False)
+        for row, picture in enumerate(pictures):
+            show_image(axes[row, 0], picture)
+            show_image(axes[row, 1], picture)
+            drawn = axes[row, 1].imshow(values[row], vmin=0, vmax=top, cmap=COLORMAP, alpha=0.6)
+            for ax, of_scheme in zip(axes[row, 2:], changed.values(), strict=True):
+                show_image(ax, of_scheme[row])
+            if labels is not None:
+                _without_axes(axes[row, 0])
+                text = "\n".join(textwrap.fill(part, 18) for part in literal(labels[row]).split(", "))
+                axes[row, 0].set_ylabel(text, rotation=0, ha="right", va="center", labelpad=6)
+        for ax, name in zip(axes[0], ["image", "map", *changed], strict=True):
+            ax.set_title(literal(name).replace("_", "\n").replace("@", "\n@"))
+        figure.colorbar(drawn, ax=axes, fraction=0.02, pad=0.01, label="confidence")
+    return figure
+
+
+def classifier_history(history: pd.DataFrame) -> Figure:
+    """Draw the loss and, where there is one, the validation accuracy of the region classifier by epoch.
+
+    Parameters
+    ----------
+    history : DataFrame
+        See `captum_region.plotting.plot_history`.
+
+    Returns
+    -------
+    Figure
+    """
+    count = 1 + ("valid_accuracy" in history and bool(history["valid_accuracy"].notna().any()))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+        plot_history(history, axes=figure.subplots(1, count, squeeze=False).ravel())
+    return figure
+
+
+def training_losses(trainings: pd.DataFrame, mitigators: pd.DataFrame) -> Figure:
+    """Draw the training loss of each mitigator by epoch: the mean over seeds, and each seed faintly.
+
+    Parameters
+    ----------
+    trainings : DataFrame
+        Columns ``mitigator`` and ``losses``, a list by epoch; a row a mitigator and seed.
+    mitigators : DataFrame
+        Columns ``name`` and ``kind``.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If no training has losses.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+        ax = figure.subplots()
+        for number, (name, kind) in enumerate(_names_and_kinds(mitigators)):
+            curves = [losses for losses in trainings["losses"][trainings["mitigator"] == name] if len(losses)]
+            if not curves:
+                continue
+            color = LINE_COLORS[number % len(LINE_COLORS)]
+            for losses in curves if len(curves) > 1 else []:
+                ax.plot(np.arange(1, len(losses) + 1), losses, color=color, alpha=0.2, linewidth=0.8)
+            mean = _mean_curve(curves)
+            marker = "o" if len(mean) == 1 else None
+            ax.plot(
+                np.arange(1, len(mean) + 1),
+                mean,
+                marker=marker,
+                color=color,
+                linestyle=LINE_STYLES[kind],
+                label=literal(name),
+            )
+        if not ax.lines:
+            raise ValueError("trainings must hold losses, they are all empty")
+        ax.set_xlabel("epoch")
+        ax.set_ylabel("training loss")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def _mean_curve(curves: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    # Early stopping may end one seed before another: the mean goes as far as all do.
+    length = min(len(losses) for losses in curves)
+    mean: NDArray[np.float64] = np.array([losses[:length] for losses in curves], dtype=float).mean(axis=0)
+    return mean
+
+
+def intervals(rows: pd.DataFrame) -> dict[str, Interval]:
+    """Return the value and interval of each mitigator, from columns ``mitigator``, ``mean``, ``low``, ``high``."""
+    columns = (rows[column].to_numpy(float).tolist() for column in ("mean", "low", "high"))
+    return {str(name): Interval(*values) for name, *values in zip(rows["mitigator"], *columns, strict=True)}
+
+
+def _names_and_kinds(mitigators: pd.DataFrame) -> list[tuple[str, str]]:
+    return [(str(name), str(kind)) for name, kind in zip(mitigators["name"], mitigators["kind"], strict=True)]
+
+
+def _absolute(interval: Interval) -> Interval:
+    mean, low, high = interval
+    least = 0.0 if low < 0 < high else min(abs(low), abs(high))
+    return Interval(abs(mean), least, max(abs(low), abs(high)))
+
+
+def _axes_of_rows(mitigators: pd.DataFrame, row_height: float) -> tuple[Figure, Axes]:
+    """Return axes with a row a mitigator, the first on top, and a band behind every other."""
+    names = [literal(name) for name in mitigators["name"]]
+    figure = Figure(figsize=(WIDTH, row_height * len(names) + 1.0), layout="constrained")
+    ax = figure.subplots()
+    ax.set_yticks(np.arange(len(names)), names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.grid(visible=False, axis="y")
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    for y in range(0, len(names), 2):
+        ax.axhspan(y - 0.5, y + 0.5, color="#f4f4f4", zorder=0, linewidth=0)
+    return figure, ax
+
+
+def _dot_plot(
+    series: Mapping[str, Mapping[str, Interval]],
+    mitigators: pd.DataFrame,
+    markers: Sequence[Mapping[str, Any]],
+    label: str,
+) -> Figure:
+    with rc_context(STYLE):
+        figure, ax = _axes_of_rows(mitigators, 0.16 * len(series) + 0.1)
+        offsets = (np.arange(len(series)) - (len(series) - 1) / 2) * 0.8 / len(series)
+        handles = []
+        for (text, rows), offset, marker in zip(series.items(), offsets, markers, strict=False):
+            for y, name in enumerate(mitigators["name"]):
+                if name in rows:
+                    _dot(ax, rows[name], y + float(offset), **marker)
+            handles.append(_handle(ax, text, **marker))
+        ax.set_xlabel(label)
+        figure.legend(handles=handles, loc="outside upper left", ncols=2)
+    return figure
+
+
+def _dot(ax: Axes, value: Interval, y: float, *, color: str, marker: str, filled: bool = True) -> None:
+    # Not as an error bar: a percentile interval of a minimum need not hold the mean.
+    ax.plot([value.low, value.high], [y, y], color=color, linewidth=1.4, alpha=0.6, solid_capstyle="butt")
+    ax.plot([value.mean], [y], marker, color=color, markerfacecolor=color if filled else "white", markersize=5.5)
+
+
+def _handle(ax: Axes, text: str, *, color: str, marker: str, filled: bool = True) -> Any:
+    face = color if filled else "white"
+    (handle,) = ax.plot([], [], marker, color=color, markerfacecolor=face, markersize=5.5, label=literal(text))
+    return handle
+
+
+def _kind_legend(figure: Figure, kinds: Sequence[str]) -> None:
+    ax = figure.axes[0]
+    there = [kind for kind in KIND_COLORS if kind in kinds]
+    handles = [_handle(ax, kind, color=KIND_COLORS[kind], marker=KIND_MARKERS[kind]) for kind in there]
+    figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
+
+
+def _labels_at_right(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write the names beside the axes in the order of their points, a thin line to each: names never overlap."""
+    low, high = ax.get_ylim()
+    names = sorted(points, key=lambda name: points[name][1])
+    heights = _spread([(points[name][1] - low) / (high - low) for name in names], gap=0.065)
+    for name, height in zip(names, heights, strict=True):
+        ax.annotate(
+            literal(name),
+            points[name],
+            xytext=(1.04, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=8.5,
+            arrowprops={"arrowstyle": "-", "color": "#a0a0a0", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 4},
+        )
+
+
+def _spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Return ascending heights moved as little as needed to lie `gap` apart, within 0 and 1 where there is room."""
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + gap) if placed else height)
+    ceiling = max(1.0, gap * (len(placed) - 1))
+    for place in reversed(range(len(placed))):
+        placed[place] = min(placed[place], ceiling)
+        ceiling = placed[place] - gap
+    return placed
+
+
+def _without_axes(ax: Axes) -> None:
+    """Hide all of the axes but the label beside: `set_axis_off` would hide that too."""
+    ax.set_axis_on()
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.grid(visible=False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)

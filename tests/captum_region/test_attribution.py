@@ -1,0 +1,138 @@
+"""RegionAttribution as a Captum attribution; the whole tour of Captum's consumers is for a module of its own."""
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import Attribution, NoiseTunnel
+from captum.attr import visualization as viz
+
+from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid
+from captum_region.attribution import class_evidence
+from captum_region.confidence import negative_entropy, top_softmax
+
+GRID = RegionGrid((20, 26), 8, 3)
+
+
+@pytest.fixture
+def classifier():
+    classifier = DenseRegionClassifier(GRID, 3, width=4, random_state=0).eval()
+    for name, parameter in classifier.named_parameters():
+        if "head" in name:
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    return classifier
+
+
+@pytest.fixture
+def images():
+    return torch.rand(4, 3, 20, 26, generator=torch.Generator().manual_seed(0))
+
+
+def test_it_is_the_confidence_brought_to_pixels(classifier, images):
+    attribution = RegionAttribution(classifier)
+    assert isinstance(attribution, Attribution)
+    with torch.no_grad():
+        regions = negative_entropy(classifier.forward_grid(images))
+    assert regions.std() > 1e-3
+    torch.testing.assert_close(attribution.region_map(images), regions)
+    torch.testing.assert_close(attribution.pixel_map(images), GRID.to_pixels(regions))
+    attributed = attribution.attribute(images)
+    torch.testing.assert_close(attributed, GRID.to_pixels(regions)[:, None].expand(-1, 3, -1, -1))
+    assert attributed.is_contiguous()
+    assert not attributed.requires_grad
+    torch.testing.assert_close(attribution.mean_map(images, batch_size=3), regions.mean(0))
+
+
+def test_batches_equal_one_by_one(classifier, images):
+    attribution = RegionAttribution(classifier)
+    together = attribution.attribute(images)
+    torch.testing.assert_close(together, torch.cat([attribution.attribute(image[None]) for image in images]))
+    torch.testing.assert_close(attribution.region_map(images, batch_size=3), attribution.region_map(images))
+    as_bytes = (images.numpy() * 255).round().astype(np.uint8)
+    torch.testing.assert_close(
+        attribution.region_map(as_bytes, batch_size=3), attribution.region_map(torch.from_numpy(as_bytes))
+    )
+
+
+def test_targets(classifier, images):
+    attribution = RegionAttribution(classifier)
+    with torch.no_grad():
+        logits = classifier.forward_grid(images)
+    evidence = torch.stack([class_evidence(logits, label) for label in range(3)], 1)
+    torch.testing.assert_close(evidence.sum(1), torch.zeros_like(evidence[:, 0]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(evidence.amax(1), top_softmax(logits))
+    targets = [2, 0, 1, 1]
+    each = torch.stack([attribution.attribute(image[None], target=t)[0] for image, t in zip(images, targets, strict=True)])
+    torch.testing.assert_close(attribution.attribute(images, target=targets), each)
+    torch.testing.assert_close(attribution.attribute(images, target=torch.tensor(targets)), each)
+    torch.testing.assert_close(attribution.region_map(images, targets, batch_size=3), evidence[range(4), targets])
+    torch.testing.assert_close(attribution.region_map(images, 1, batch_size=3), evidence[:, 1])
+    for bad, error in ((3, ValueError), (-1, ValueError), ([0, 1], ValueError), (1.0, TypeError)):
+        with pytest.raises(error, match="target"):
+            attribution.attribute(images, target=bad)
+
+
+def test_a_plain_function_with_a_grid_gives_what_the_classifier_gives(classifier, images, capfd):
+    attribution = RegionAttribution(lambda patches, region: classifier(patches, region), grid=GRID)
+    expected = RegionAttribution(classifier).attribute(images)
+    for at_once in (1, 10, 1000):
+        torch.testing.assert_close(attribution.attribute(images, perturbations_per_eval=at_once), expected)
+    capfd.readouterr()
+    attribution.attribute(images, show_progress=True)
+    assert "100%" in capfd.readouterr().err
+    with pytest.raises(TypeError, match="grid"):
+        RegionAttribution(lambda patches, region: None)
+
+
+def test_tuples_dtypes_and_the_inputs_are_left_alone(classifier, images):
+    attribution = RegionAttribution(classifier)
+    expected, before = attribution.attribute(images), images.clone()
+    (from_tuple,) = attribution.attribute((images,))
+    assert torch.equal(from_tuple, expected)
+    with pytest.raises(ValueError, match="tuple of 2"):
+        attribution.attribute((images, images))
+    with pytest.raises(TypeError, match="inputs"):
+        attribution.attribute(images.numpy())
+    with pytest.raises(ValueError, match="20, 26"):
+        attribution.attribute(images[..., :-1])
+    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+        assert attribution.attribute(images.to(dtype)).dtype == dtype
+    assert attribution.attribute((images * 255).byte()).dtype == torch.float32
+    wants_grad = images.clone().requires_grad_()
+    attribution.attribute(wants_grad)
+    assert wants_grad.requires_grad
+    assert wants_grad.grad is None
+    assert torch.equal(images, before)
+    assert attribution.attribute(images[:0]).shape == (0, 3, 20, 26)
+    assert attribution.region_map(images[:0]).shape == (0, *GRID.shape)
+
+
+def test_train_mode_stays_train_mode(images):
+    classifier = DenseRegionClassifier(GRID, 2, width=4, random_state=0).train()
+    RegionAttribution(classifier).attribute(images)
+    assert classifier.training
+
+
+def test_captums_own_words(classifier):
+    attribution = RegionAttribution(classifier)
+    assert attribution.get_name() == "Region Attribution"
+    assert attribution.has_convergence_delta() is False
+    with pytest.raises(ValueError, match="confidence"):
+        RegionAttribution(classifier, "certainty")
+    custom = RegionAttribution(classifier, lambda logits: logits[:, 0])
+    assert custom.region_map(torch.zeros(1, 3, 20, 26)).shape == (1, *GRID.shape)
+    with pytest.raises(ValueError, match="at least one image"):
+        attribution.mean_map(torch.zeros(0, 3, 20, 26))
+
+
+def test_noise_tunnel_without_noise_changes_nothing(classifier, images):
+    attribution = RegionAttribution(classifier)
+    smooth = NoiseTunnel(attribution).attribute(images, nt_samples=3, stdevs=0.0)
+    torch.testing.assert_close(smooth, attribution.attribute(images))
+
+
+def test_captum_draws_it(classifier, images):
+    attributed = RegionAttribution(classifier).attribute(images)[0].permute(1, 2, 0).numpy()
+    figure, _ = viz.visualize_image_attr(
+        attributed, images[0].permute(1, 2, 0).numpy(), method="blended_heat_map", sign="positive", use_pyplot=False
+    )
+    assert figure.axes

@@ -1,0 +1,178 @@
+"""Both kinds of region classifier: shapes, exactness of the dense form, backbones."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier, RegionGrid
+from captum_region.classifiers import cifar_resnet18, forward_regions, plan_convolutions
+
+
+def randomised(classifier):
+    """Give batch normalisation and embedding values that a mistake would show in."""
+    generator = torch.Generator().manual_seed(1)
+    for module in classifier.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.05, 0.2, generator=generator)
+    nn.init.normal_(classifier.embedding.weight, generator=generator)
+    return classifier.eval()
+
+
+@pytest.mark.parametrize(
+    ("size", "patch_size", "stride"),
+    [
+        (64, 16, 1),
+        (64, 32, 2),
+        ((40, 52), 9, 3),
+        (33, 8, 5),
+        ((20, 30), 1, 2),
+        (30, 7, 6),
+        ((31, 43), 24, 4),
+        (64, 32, 8),
+        (10, 10, 1),
+        (12, 3, 7),
+        (9, 2, 1),
+        ((80, 66), 64, 3),
+    ],
+)
+def test_one_pass_equals_patch_by_patch(size, patch_size, stride):
+    grid = RegionGrid(size, patch_size, stride)
+    classifier = randomised(DenseRegionClassifier(grid, 3, width=8, random_state=0)).double()
+    images = torch.rand(2, 3, *grid.image_size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        whole, single = classifier.forward_grid(images), forward_regions(classifier, grid, images)
+    assert whole.shape == (2, 3, *grid.shape)
+    torch.testing.assert_close(whole, single)
+    assert whole.std() > 0.01  # a constant would agree with anything
+
+
+def test_every_pixel_of_a_patch_is_seen_and_none_beside_it():
+    for patch_size in range(1, 41):
+        grid = RegionGrid(patch_size + 4, patch_size, 2)
+        classifier = DenseRegionClassifier(grid, 2, width=4, random_state=0).eval()
+        images = torch.rand(1, 3, *grid.image_size, requires_grad=True)
+        # Logits of opposite sign: the sum over both would cancel a shared path.
+        classifier.forward_grid(images)[0, 0, 1, 1].backward()
+        seen = images.grad.abs().sum((0, 1)) > 0
+        expected = torch.zeros(grid.image_size, dtype=torch.bool)
+        expected[2 : 2 + patch_size, 2 : 2 + patch_size] = True
+        assert not (seen & ~expected).any(), patch_size
+        assert (seen & expected).float().sum() >= 0.5 * expected.sum(), patch_size  # ReLU may hide single pixels
+
+
+def test_plans_are_whole():
+    for patch_size in range(1, 130):
+        for stride in (1, 2, 3, 4, 5, 6, 8, 16):
+            left, patch_step, dense_step = patch_size, 1, 1
+            for convolution in plan_convolutions(patch_size, stride):
+                assert (left - convolution.kernel) % convolution.stride == 0  # no pixel is left out
+                assert convolution.dilation * dense_step == patch_step
+                left = (left - convolution.kernel) // convolution.stride + 1
+                patch_step *= convolution.stride
+                dense_step *= convolution.dense_stride
+            assert left == 1
+            assert dense_step == stride
+
+
+def test_the_region_matters():
+    grid = RegionGrid(16, 8, 4)
+    for kind in (DenseRegionClassifier, PatchRegionClassifier):
+        classifier = randomised(kind(grid, 2, random_state=0))
+        patches = torch.rand(1, 3, 8, 8).expand(2, -1, -1, -1)
+        first, second = classifier(patches, torch.tensor([0, 8]))
+        assert not torch.allclose(first, second), kind
+
+
+def test_the_papers_resnet_is_the_cifar_form():
+    network = cifar_resnet18(4, 2)
+    assert network.conv1.kernel_size == (3, 3)
+    assert network.conv1.stride == (1, 1)
+    assert isinstance(network.maxpool, nn.Identity)
+    features = nn.Sequential(*list(network.children())[:-2])
+    assert features(torch.zeros(1, 4, 32, 32)).shape == (1, 512, 4, 4)  # what the 4 x 4 average pooling takes
+    assert PatchRegionClassifier(RegionGrid(128), 2).embedding.weight.shape == (2401, 1024)
+
+
+def test_patch_forward_grid_is_the_plain_loop_whatever_the_chunks():
+    grid = RegionGrid(12, 8, 2)
+    classifier = randomised(PatchRegionClassifier(grid, 3, random_state=0))
+    images = torch.randint(0, 256, (2, 3, 12, 12), dtype=torch.uint8)
+    with torch.no_grad():
+        logits = classifier.forward_grid(images)
+        for region in range(grid.num_regions):
+            single = classifier(grid.extract(images, region), torch.tensor([region, region]))
+            torch.testing.assert_close(logits[:, :, region // 3, region % 3], single, rtol=1e-4, atol=1e-5)
+        for chunk in (1, 7, 10_000):
+            torch.testing.assert_close(classifier.forward_grid(images, regions_per_pass=chunk), logits, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="regions_per_pass"):
+        classifier.forward_grid(images, regions_per_pass=0)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "squeezenet1_1"])
+def test_torchvision_backbones_by_name(name):
+    classifier = PatchRegionClassifier(RegionGrid(40, 32, 4), 5, name, random_state=0).eval()
+    assert classifier.forward_grid(torch.zeros(1, 3, 40, 40)).shape == (1, 5, 3, 3)
+
+
+def test_a_users_module_is_copied_widened_and_keeps_what_it_knows():
+    network = torchvision.models.resnet18(num_classes=4).eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    classifier = PatchRegionClassifier(RegionGrid(40, 32, 8), 4, network).eval()
+    classifier.mean[:], classifier.std[:] = 0, 1
+    patches = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(classifier(patches, torch.tensor([0, 1])), network(patches))
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert network.conv1.in_channels == 3
+
+
+def test_a_module_that_takes_the_extra_channel_itself():
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(2 * 8 * 8, 3))
+    classifier = PatchRegionClassifier(RegionGrid(16, 8, 4), 3, flat, in_channels=1)
+    assert classifier(torch.zeros(2, 1, 8, 8), torch.tensor([0, 1])).shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "error", "words"),
+    [
+        ("resnet9000", ValueError, "torchvision"),
+        (3, TypeError, "backbone"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(4 * 8 * 8, 5)), ValueError, "N x 2 logits, got"),
+        (nn.Linear(7, 2), ValueError, "on such patches it failed"),
+    ],
+)
+def test_backbones_that_do_not_fit(backbone, error, words):
+    with pytest.raises(error, match=words):
+        PatchRegionClassifier(RegionGrid(16, 8, 4), 2, backbone)
+
+
+@pytest.mark.parametrize("kind", [DenseRegionClassifier, PatchRegionClassifier])
+def test_uint8_equals_float_and_weights_come_from_random_state_alone(kind):
+    grid = RegionGrid(16, 8, 4)
+    state = torch.random.get_rng_state()
+    first, second, third = (kind(grid, 2, random_state=seed).eval() for seed in (3, 3, 4))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    images = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    with torch.no_grad():
+        logits = first.forward_grid(images)
+        torch.testing.assert_close(first.forward_grid(images.float() / 255), logits)
+        assert torch.equal(second.forward_grid(images), logits)
+        assert not torch.equal(third.forward_grid(images), logits)
+
+
+def test_bad_arguments():
+    grid = RegionGrid(16, 8, 4)
+    with pytest.raises(TypeError, match="grid must be a RegionGrid"):
+        DenseRegionClassifier(16, 2)
+    with pytest.raises(ValueError, match="num_classes"):
+        DenseRegionClassifier(grid, 1)
+    with pytest.raises(ValueError, match="class_names"):
+        DenseRegionClassifier(grid, 2, class_names=["a"])
+    with pytest.raises(ValueError, match="width"):
+        DenseRegionClassifier(grid, 2, width=0)
+    with pytest.raises(ValueError, match="images must have shape"):
+        DenseRegionClassifier(grid, 2).forward_grid(torch.zeros(1, 3, 8, 8))
+    with pytest.raises(TypeError, match="abstract"):
+        RegionClassifier(grid, 2)

@@ -1,0 +1,147 @@
+"""RegionGrid against literal loops and values worked out by hand."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from captum_region import RegionGrid
+
+GRIDS = [
+    RegionGrid(12, 4, 2),
+    RegionGrid((9, 14), 5, 3),  # leaves a border on both sides
+    RegionGrid((10, 7), 2, 4),  # leaves gaps between regions
+    RegionGrid((6, 8), 6, 1),
+    RegionGrid(5, 1, 1),
+    RegionGrid(7, 7, 3),
+]
+
+
+def literal_algorithm_1(grid, region_map):
+    """The paper's Algorithm 1, word by word; NaN where no region covers a pixel."""
+    total, counts = torch.zeros(grid.image_size).double(), torch.zeros(grid.image_size).double()
+    k, s = grid.patch_size, grid.stride
+    for i in range(grid.num_regions):
+        row, column = i // grid.shape[1], i % grid.shape[1]
+        total[row * s : row * s + k, column * s : column * s + k] += region_map[row, column]
+        counts[row * s : row * s + k, column * s : column * s + k] += 1
+    return total / counts
+
+
+def test_the_papers_grid():
+    grid = RegionGrid(128)
+    assert (grid.shape, grid.num_regions, grid.stride) == ((49, 49), 2401, 2)
+    assert RegionGrid.from_count(128, 32, 2401) == grid
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_to_pixels_is_algorithm_1(grid):
+    region_map = torch.rand(grid.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = literal_algorithm_1(grid, region_map)
+    covered = ~expected.isnan()
+    torch.testing.assert_close(grid.to_pixels(region_map)[covered], expected[covered])
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_uncovered_pixels_take_the_nearest_covered_ones_value(grid):
+    region_map = torch.rand(grid.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    literal, pixels = literal_algorithm_1(grid, region_map), grid.to_pixels(region_map)
+    covered = (~literal.isnan()).nonzero()
+    for y, x in literal.isnan().nonzero():
+        distance = (covered - torch.tensor([y, x])).abs().sum(1)
+        nearest = {round(literal[tuple(place)].item(), 9) for place in covered[distance == distance.min()]}
+        assert round(pixels[y, x].item(), 9) in nearest
+
+
+def test_to_pixels_by_hand():
+    # 6 x 6 pixels, k = 4, stride 2: pixels 0-1 are in the first region, 2-3 in both, 4-5 in the second, on each axis.
+    pixels = RegionGrid(6, 4, 2).to_pixels(torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
+    axis = torch.tensor([0.0, 0.0, 0.5, 0.5, 1.0, 1.0])
+    torch.testing.assert_close(pixels, 2 * axis[:, None] + axis[None, :])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 20), st.integers(1, 9))
+def test_constant_in_constant_out_and_range_kept(height, width, patch_size, stride):
+    grid = RegionGrid((height, width), min(patch_size, height, width), stride)
+    torch.testing.assert_close(grid.to_pixels(torch.full(grid.shape, 0.3)), torch.full((height, width), 0.3))
+    region_map = torch.rand(2, 3, *grid.shape)
+    pixels = grid.to_pixels(region_map)
+    assert pixels.shape == (2, 3, height, width)
+    assert pixels.min() >= region_map.min() - 1e-6
+    assert pixels.max() <= region_map.max() + 1e-6
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_extract_cuts_what_slicing_cuts(grid, dtype):
+    images = torch.randint(0, 256, (3, 2, *grid.image_size), generator=torch.Generator().manual_seed(0)).to(dtype)
+    region = torch.randint(grid.num_regions, (3, 5), generator=torch.Generator().manual_seed(1))
+    patches = grid.extract(images, region)
+    k, s = grid.patch_size, grid.stride
+    assert patches.shape == (3, 5, 2, k, k)
+    assert patches.dtype == dtype
+    for n in range(3):
+        for p in range(5):
+            top, left = region[n, p] // grid.shape[1] * s, region[n, p] % grid.shape[1] * s
+            assert torch.equal(patches[n, p], images[n, :, top : top + k, left : left + k])
+    assert torch.equal(grid.extract(images, region[:, 0]), patches[:, 0])
+    assert torch.equal(grid.extract(images, 0), images[:, :, :k, :k])
+
+
+def test_extract_copies():
+    images = torch.zeros(1, 1, 4, 4)
+    RegionGrid(4, 2, 2).extract(images, 0).fill_(1)
+    assert images.sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ((8, 9, 1), ValueError, "patch_size must fit"),
+        ((8, 4, 0), ValueError, "stride must be at least 1, got 0"),
+        ((8, 2.5, 1), TypeError, "patch_size must be a whole number"),
+        (((8, 0), 1, 1), ValueError, "image_size"),
+        ((8, True, 1), TypeError, "patch_size"),
+    ],
+)
+def test_bad_grids(arguments, error, words):
+    with pytest.raises(error, match=words):
+        RegionGrid(*arguments)
+
+
+@pytest.mark.parametrize("count", [2041, 0, -4, 2500])
+def test_from_count_refuses(count):
+    # 2041, the paper's misprint, is no square; 2500 = 50 x 50 would need a stride of 96 / 49.
+    with pytest.raises(ValueError, match="num_regions"):
+        RegionGrid.from_count(128, 32, count)
+
+
+def test_from_count_of_one_region_and_of_other_shapes():
+    assert RegionGrid.from_count(8, 8, 1).num_regions == 1
+    with pytest.raises(ValueError, match="num_regions"):
+        RegionGrid.from_count(8, 4, 1)
+    with pytest.raises(ValueError, match="whole"):
+        RegionGrid.from_count((8, 12), 4, 9)
+
+
+@pytest.mark.parametrize(
+    ("region", "error", "words"),
+    [
+        (torch.tensor([9]), ValueError, "0 to 8, got 9 to 9"),
+        (torch.tensor([-1]), ValueError, "region"),
+        (torch.tensor([0, 1]), ValueError, "region must have shape"),
+        (torch.tensor([0.0]), TypeError, "integers"),
+    ],
+)
+def test_extract_refuses(region, error, words):
+    with pytest.raises(error, match=words):
+        RegionGrid(8, 4, 2).extract(torch.zeros(1, 3, 8, 8), region)
+
+
+def test_wrong_sizes_are_named():
+    grid = RegionGrid((8, 10), 4, 2)
+    with pytest.raises(ValueError, match=r"\(N, C, 8, 10\)"):
+        grid.extract(torch.zeros(1, 3, 10, 8), 0)
+    with pytest.raises(ValueError, match="region_map"):
+        grid.to_pixels(torch.zeros(4, 3))

@@ -1,0 +1,194 @@
+"""Training of region classifiers: what it learns, within classes, equal runs, refusals."""
+
+import numpy as np
+import pytest
+import torch
+
+from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionAttribution, RegionGrid
+from captum_region import fit_region_classifier as fit
+from captum_region.training import _draw_batches, region_accuracy, within_class_weights
+
+GRID = RegionGrid(16, 4, 4)
+
+
+def squares(labels, corner=(0, 0), size=16, seed=0):
+    """Return noise images with a bright 4 x 4 square at `corner` where the label is 1."""
+    images = np.random.default_rng(seed).integers(0, 120, (len(labels), 3, size, size), np.uint8)
+    top, left = corner
+    images[np.asarray(labels) == 1, :, top : top + 4, left : left + 4] += 130
+    return images
+
+
+def coin(n, seed=0):
+    return np.random.default_rng(seed).integers(0, 2, n)
+
+
+def test_the_map_peaks_where_the_information_is():
+    labels = coin(200)
+    images = squares(labels, (4, 8))
+    classifier = DenseRegionClassifier(GRID, 2, width=8, random_state=0)
+    training = fit(
+        classifier,
+        images,
+        labels,
+        validation=(squares(coin(100, 1), (4, 8), seed=1), coin(100, 1)),
+        epochs=300,
+        random_state=0,
+    )
+    assert training.region_accuracy.shape == (4, 4)
+    assert training.region_accuracy[1, 2] > 0.9
+    others = np.delete(training.region_accuracy.ravel(), 6)
+    assert abs(others.mean() - 0.5) < 0.08
+    mean_map = RegionAttribution(classifier).mean_map(images)
+    assert mean_map.argmax() == 6
+    assert mean_map[1, 2] > 0.5
+    assert list(training.history["epoch"]) == list(range(1, 301))
+    assert training.history["loss"].iloc[-1] < training.history["loss"].iloc[0]
+    assert not classifier.training
+
+
+def test_within_classes_shows_the_confounder_and_plainly_trained_shows_the_target_too():
+    # The target's square is at the top left, the confounder's at the bottom right; no target = 1 has the confounder.
+    target = np.repeat([1, 0], 600)
+    confounder = np.r_[np.zeros(600, int), np.arange(600) % 3 > 0]
+    images = squares(target, (0, 0))
+    images[:, :, 12:, 12:] = squares(confounder, (12, 12), seed=2)[:, :, 12:, 12:]
+    maps = {}
+    for name, within in (("within", target), ("plain", None)):
+        classifier = DenseRegionClassifier(GRID, 2, width=8, random_state=0)
+        fit(classifier, images, confounder, within=within, epochs=30, random_state=0)
+        maps[name] = RegionAttribution(classifier).mean_map(images[target == 0])
+    assert maps["within"][3, 3] > 0.5
+    assert maps["plain"][3, 3] > 0.5
+    # No bright square at the top left: target = 0, and so probably the confounder, to one who has seen all images.
+    assert maps["within"][0, 0] < 0.05
+    assert maps["plain"][0, 0] > 0.15
+
+
+def test_within_class_weights_balance_inside_each_class():
+    rng = np.random.default_rng(0)
+    target, confounder = rng.integers(0, 3, 500), rng.integers(0, 2, 500)
+    confounder[target == 2] = 1
+    weights = within_class_weights(confounder, target)
+    assert (weights[target == 2] == 0).all()
+    sums = [weights[(target == t) & (confounder == c)].sum() for t in (0, 1) for c in (0, 1)]
+    np.testing.assert_allclose(sums, sums[0])
+    assert weights[weights > 0].mean() == pytest.approx(1)
+    with pytest.raises(ValueError, match="several values"):
+        within_class_weights([0, 0, 1, 1], ["a", "a", "b", "b"])
+
+
+def test_draws_follow_the_weights():
+    generator = torch.Generator().manual_seed(0)
+    uniform = np.concatenate(list(_draw_batches(torch.ones(10).double(), 3, generator)))
+    assert sorted(uniform) == list(range(10))
+    weights = torch.tensor([0.0, 1.0, 3.0]).double()
+    drawn = np.concatenate([index for _ in range(4000) for index in _draw_batches(weights, 5, generator)])
+    share = np.bincount(drawn, minlength=3) / len(drawn)
+    np.testing.assert_allclose(share, [0, 0.25, 0.75], atol=0.02)
+
+
+@pytest.mark.parametrize("kind", [DenseRegionClassifier, PatchRegionClassifier])
+def test_two_runs_are_equal_and_global_randomness_is_left_alone(kind):
+    labels = coin(24)
+    images, weights = squares(labels), []
+    torch_state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()
+    for seed in (0, 0, 1):
+        classifier = kind(RegionGrid(16, 8, 8), 2, random_state=5)
+        fit(classifier, images, labels, epochs=2, batch_size=8, random_state=seed)
+        weights.append(torch.cat([value.flatten().double() for value in classifier.state_dict().values()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert torch.equal(torch.random.get_rng_state(), torch_state)
+    assert (np.random.get_state()[1] == numpy_state).all()
+
+
+def test_what_images_may_be():
+    labels = coin(20)
+    images = squares(labels)
+    read_only = images.copy()
+    read_only.flags.writeable = False
+    states = []
+    for same in (images, torch.from_numpy(images), read_only):
+        classifier = DenseRegionClassifier(GRID, 2, width=4, random_state=0)
+        fit(classifier, same, labels, epochs=1, random_state=0)
+        states.append(classifier.head[0].weight)
+    assert torch.equal(states[0], states[1])
+    assert torch.equal(states[0], states[2])
+    assert (images == squares(labels)).all()
+
+
+def test_labels_of_any_kind_name_the_classes():
+    labels = np.array(["woman", "man", "other"] * 8)
+    classifier = DenseRegionClassifier(GRID, 3, width=4, random_state=0)
+    fit(classifier, squares(coin(24)), labels, epochs=1)
+    assert classifier.class_names == ("man", "other", "woman")
+
+
+def test_region_accuracy_by_hand():
+    class Constant(DenseRegionClassifier):
+        def forward_grid(self, images, *, regions_per_pass=256):
+            logits = torch.zeros(len(images), 2, *self.grid.shape)
+            logits[:, 1, 0, 0] = 1  # class 1 in the first region, class 0 elsewhere
+            return logits
+
+    accuracy = region_accuracy(Constant(RegionGrid(8, 4, 4), 2), squares([0] * 5, size=8), [0, 0, 0, 1, 1], batch_size=2)
+    np.testing.assert_allclose(accuracy, 0.5)
+    only_zeros = region_accuracy(Constant(RegionGrid(8, 4, 4), 2), squares([0] * 3, size=8), [0, 0, 0])
+    np.testing.assert_allclose(only_zeros, [[0, 1], [1, 1]])
+
+
+def test_the_papers_recipe():
+    recipe = PatchRegionClassifier.recipe
+    assert (recipe.epochs, recipe.batch_size, recipe.positions_per_image, recipe.lr) == (90, 256, 1, 1e-3)
+    classifier = PatchRegionClassifier(RegionGrid(8, 4, 4), 2, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)))
+    history = fit(classifier, squares([0, 1] * 4, size=8), [0, 1] * 4, random_state=0).history
+    assert len(history) == 90
+    np.testing.assert_allclose(history["lr"].iloc[[0, 39, 40, 79, 80, 89]], [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])
+
+
+def test_progress_goes_to_stderr_when_asked(capfd):
+    for show in (False, True):
+        classifier = DenseRegionClassifier(GRID, 2, width=4, random_state=0)
+        fit(classifier, squares([0, 1] * 4), [0, 1] * 4, epochs=1, show_progress=show)
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert ("region classifier: 100%" in err) == show
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "words"),
+    [
+        ({"images": np.zeros((8, 3, 16, 16), np.int32)}, TypeError, "images must be uint8 or float"),
+        ({"images": np.full((8, 3, 16, 16), np.nan)}, ValueError, r"images .* \[0, 1\]"),
+        ({"images": np.full((8, 3, 16, 16), 255.0)}, ValueError, r"images .* \[0, 1\], got 255"),
+        ({"images": np.zeros((8, 3, 8, 8), np.uint8)}, ValueError, "16 x 16"),
+        ({"labels": [0, 1]}, ValueError, r"labels must have shape \(8,\)"),
+        ({"labels": [0] * 8}, ValueError, "labels must take 2 values"),
+        ({"labels": [0, 1, 0, None, 1, 1, 1, 1]}, ValueError, "missing"),
+        ({"within": [0, 1]}, ValueError, "within must have shape"),
+        ({"within": [0, 1] * 4, "sample_weight": None}, ValueError, "sample_weight must be 'balanced'"),
+        ({"sample_weight": "even"}, ValueError, "sample_weight"),
+        ({"sample_weight": [-1.0] * 8}, ValueError, "sample_weight"),
+        ({"sample_weight": [0.0] * 8}, ValueError, "sample_weight"),
+        ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        ({"positions_per_image": 0}, ValueError, "positions_per_image"),
+        ({"lr": 0}, ValueError, "lr must be above 0"),
+        ({"label_smoothing": 1.0}, ValueError, "label_smoothing"),
+        ({"random_state": "0"}, TypeError, "random_state"),
+        ({"validation": (np.zeros((2, 3, 16, 16), np.uint8), [0, 7])}, ValueError, "unknown labels: .*7"),
+        ({"validation": (np.zeros((2, 3, 16, 16), np.uint8), [0])}, ValueError, "validation"),
+    ],
+)
+def test_bad_input_is_named(changed, error, words):
+    arguments = {"images": squares([0, 1] * 4), "labels": [0, 1] * 4} | changed
+    with pytest.raises(error, match=words):
+        fit(DenseRegionClassifier(GRID, 2, width=4), arguments.pop("images"), arguments.pop("labels"), **arguments)
+    with pytest.raises(TypeError, match="RegionClassifier"):
+        fit(torch.nn.Linear(2, 2), squares([0, 1]), [0, 1])
+
+
+def test_a_diverging_loss_is_an_error():
+    with pytest.raises(FloatingPointError, match="lower lr"):
+        fit(DenseRegionClassifier(GRID, 2, width=4), squares([0, 1] * 8), [0, 1] * 8, lr=1e30, epochs=20)

@@ -1,0 +1,226 @@
+"""ImageClassifier as scikit-learn and fairlearn use one."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from fairlearn.metrics import MetricFrame
+from fairlearn.postprocessing import ThresholdOptimizer
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import accuracy_score
+from sklearn.model_selection import GridSearchCV
+from skorch.callbacks import Callback
+from torch import nn
+
+from fairlearn_bridge import ImageClassifier, SmallCNN, ThresholdShift
+
+
+def bright_and_dark(n=60, seed=0, size=8):
+    """Return images that are brighter where y is 1, overlapping."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 2, n)
+    images = rng.integers(0, 130, (n, 3, size, size)) + rng.integers(40, 120, n)[:, None, None, None] * y[:, None, None, None]
+    return images.astype(np.uint8), y
+
+
+class Mean(nn.Module):
+    """Logistic regression on the mean brightness."""
+
+    def __init__(self, num_classes=2):
+        super().__init__()
+        self.linear = nn.Linear(1, num_classes)
+
+    def forward(self, images):
+        assert images.is_floating_point()
+        assert 0 <= images.min()
+        assert images.max() <= 1
+        return self.linear(images.mean((1, 2, 3))[:, None])
+
+
+def test_the_papers_network():
+    network = SmallCNN((3, 128, 128), 2)
+    convolutions = [layer for layer in network.layers if isinstance(layer, nn.Conv2d)]
+    assert [layer.out_channels for layer in convolutions] == [6, 12, 24]
+    assert {layer.kernel_size for layer in convolutions} == {(5, 5)}
+    linear = [layer for layer in network.layers if isinstance(layer, nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in linear] == [(24 * 16 * 16, 1000), (1000, 100), (100, 2)]
+    assert network(torch.rand(2, 3, 128, 128)).shape == (2, 2)
+    with pytest.raises(ValueError, match="8 x 8"):
+        SmallCNN((3, 7, 20), 2)
+
+
+def test_it_learns_and_scores():
+    X, y = bright_and_dark(200)
+    classifier = ImageClassifier(Mean, lr=0.1, max_epochs=30, random_state=0).fit(X, y)
+    assert classifier.score(*bright_and_dark(200, seed=1)) > 0.85
+    losses = classifier.history[:, "train_loss"]
+    assert losses[-1] < losses[0]
+    probability = classifier.predict_proba(X)
+    assert probability.dtype == np.float64
+    np.testing.assert_allclose(probability.sum(1), 1, rtol=1e-12)
+    assert (classifier.predict(X) == probability.argmax(1)).all()
+
+
+@pytest.mark.parametrize("labels", [np.array(["man", "woman"]), np.array([False, True]), np.array([7, 3]), np.array([0, 1])])
+def test_labels_of_any_kind(labels):
+    X, y = bright_and_dark()
+    classifier = ImageClassifier(Mean, max_epochs=1, random_state=0).fit(X, labels[y])
+    assert list(classifier.classes_) == sorted(labels)
+    predicted = classifier.predict(X)
+    assert predicted.dtype == labels.dtype
+    assert set(predicted) <= set(labels)
+
+
+def test_more_than_two_classes_and_float_and_tensor_images():
+    X, _ = bright_and_dark()
+    y = np.arange(len(X)) % 3
+    proba = [
+        ImageClassifier(max_epochs=1, random_state=0).fit(same, y).predict_proba(same)
+        for same in (X, torch.from_numpy(X), X.astype(np.float32) / 255)
+    ]
+    assert proba[0].shape == (60, 3)
+    assert np.array_equal(proba[0], proba[1])
+    np.testing.assert_allclose(proba[0], proba[2], atol=1e-5)
+
+
+def test_random_state_decides_all_and_global_state_is_left_alone():
+    X, y = bright_and_dark()
+    state = torch.random.get_rng_state()
+    first = ImageClassifier(max_epochs=2, random_state=1).fit(X, y)
+    again = clone(first).fit(X, y)
+    other = ImageClassifier(max_epochs=2, random_state=2).fit(X, y)
+    assert np.array_equal(first.predict_proba(X), again.predict_proba(X))
+    assert not np.array_equal(first.predict_proba(X), other.predict_proba(X))
+    refit = first.predict_proba(X)
+    assert np.array_equal(first.fit(X, y).predict_proba(X), refit)  # a second fit starts anew
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert np.array_equal(pickle.loads(pickle.dumps(first)).predict_proba(X), refit)
+
+
+def test_sample_weight_0_is_as_if_the_sample_were_not_there():
+    X, y = bright_and_dark(64)
+    flipped = np.where(np.arange(64) < 32, y, 1 - y)
+    weight = (np.arange(64) < 32) * 5.0
+    full = {"lr": 0.05, "max_epochs": 20, "batch_size": 64, "random_state": 0, "optimizer": torch.optim.SGD}
+    weighted = ImageClassifier(Mean, **full).fit(X, flipped, sample_weight=weight)
+    without = ImageClassifier(Mean, **full).fit(X[:32], y[:32])
+    np.testing.assert_allclose(weighted.predict_proba(X), without.predict_proba(X), atol=1e-5)
+
+
+def test_batch_transform_gets_images_positions_and_a_generator_in_training_only():
+    X, y = bright_and_dark(50)
+    seen, draws = [], []
+
+    def transform(images, index, generator):
+        np.testing.assert_allclose(images, X[index] / np.float32(255), atol=1e-6)
+        seen.extend(index.tolist())
+        draws.append(torch.rand(1, generator=generator).item())
+        return 1 - images
+
+    classifier = ImageClassifier(Mean, lr=0.1, max_epochs=30, batch_transform=transform, random_state=0).fit(X, y)
+    assert sorted(seen) == sorted(list(range(50)) * 30)
+    assert len(set(draws)) == len(draws)
+    count = len(seen)
+    plain = ImageClassifier(Mean, lr=0.1, max_epochs=30, random_state=0).fit(X, y)
+    assert (classifier.predict(X) == plain.predict(X)).mean() < 0.5  # it learnt the negatives
+    assert len(seen) == count
+
+
+def test_a_module_instance_is_copied_and_the_users_data_stays():
+    X, y = bright_and_dark()
+    module = Mean()
+    before, X_before = [value.clone() for value in module.parameters()], X.copy()
+    X.flags.writeable = False
+    classifier = ImageClassifier(module, lr=0.1, max_epochs=2).fit(X, y)
+    assert classifier.module_ is not module
+    assert all(torch.equal(old, new) for old, new in zip(before, module.parameters(), strict=True))
+    assert (X == X_before).all()
+
+
+def test_skorch_parameters_work():
+    X, y = bright_and_dark()
+
+    class CountEpochs(Callback):
+        epochs = 0
+
+        def on_epoch_end(self, net, **kwargs):
+            CountEpochs.epochs += 1
+
+    classifier = ImageClassifier(Mean, max_epochs=3, callbacks=[CountEpochs()], callbacks__lr_scheduler=None).fit(X, y)
+    assert CountEpochs.epochs == 3
+    assert classifier.get_params()["optimizer__weight_decay"] == 1e-3
+    decayed = ImageClassifier(Mean, max_epochs=3, lr=0.1).fit(X, y)
+    np.testing.assert_allclose(decayed.history[:, "event_lr"], [0.1, 0.095, 0.09025], rtol=1e-6)
+
+
+def test_an_interruption_is_not_swallowed():
+    class Interrupt(Callback):
+        def on_batch_end(self, net, **kwargs):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ImageClassifier(Mean, callbacks=[Interrupt()]).fit(*bright_and_dark())
+
+
+def test_in_scikit_learn_and_fairlearn():
+    X, y = bright_and_dark(80)
+    group = np.arange(80) % 2
+    search = GridSearchCV(ImageClassifier(Mean, max_epochs=8, random_state=0), {"lr": [1e-6, 0.3]}, cv=2).fit(X, y)
+    assert search.best_params_ == {"lr": 0.3}
+    frame = MetricFrame(
+        metrics=accuracy_score, y_true=y, y_pred=search.predict(X), sensitive_features=group
+    )
+    assert frame.by_group.between(0, 1).all()
+    optimizer = ThresholdOptimizer(
+        estimator=ImageClassifier(Mean, max_epochs=8, lr=0.3, random_state=0), predict_method="predict_proba"
+    )
+    optimizer.fit(X, y, sensitive_features=group)
+    assert optimizer.predict(X, sensitive_features=group, random_state=0).shape == (80,)
+
+
+def test_threshold_shift_makes_both_classes_equally_well_recognised():
+    X, y = bright_and_dark(300)
+    rare = np.flatnonzero((y == 0) | (np.arange(300) % 10 == 0))
+    shift = ThresholdShift(ImageClassifier(Mean, max_epochs=20, lr=0.05, random_state=0))
+    X_valid, y_valid = bright_and_dark(200, seed=1)
+    shift.fit(X[rare], y[rare], validation=(X_valid, y_valid))
+
+    def recall_gap(predicted):
+        return abs((predicted[y_valid == 0] == 0).mean() - (predicted[y_valid == 1] == 1).mean())
+
+    assert recall_gap(shift.estimator_.predict(X_valid)) > 0.3
+    assert recall_gap(shift.predict(X_valid)) < 0.1
+    assert np.array_equal(shift.predict_proba(X), shift.estimator_.predict_proba(X))
+    with pytest.raises(ValueError, match="two classes"):
+        shift.fit(X, y, validation=(X, np.zeros(300)))
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "words"),
+    [
+        ({"X": np.zeros((6, 3, 8, 8), np.int64)}, TypeError, "X must be uint8 or float"),
+        ({"X": np.zeros((6, 192), np.uint8)}, ValueError, "X must have shape"),
+        ({"X": np.full((6, 3, 8, 8), np.nan)}, ValueError, "X of float type"),
+        ({"y": [0, 1]}, ValueError, r"y must have shape \(6,\)"),
+        ({"y": [0] * 6}, ValueError, "at least two classes, got 1 class"),
+        ({"y": [0, 1, 0, 1, 0, None]}, ValueError, "miss"),
+        ({"sample_weight": [1.0]}, ValueError, "sample_weight"),
+        ({"sample_weight": [-1.0] * 6}, ValueError, "sample_weight"),
+    ],
+)
+def test_bad_input_is_named(changed, error, words):
+    arguments = {"X": np.zeros((6, 3, 8, 8), np.uint8), "y": [0, 1] * 3} | changed
+    with pytest.raises(error, match=words):
+        ImageClassifier(Mean).fit(**arguments)
+
+
+def test_bad_prediction_input():
+    X, y = bright_and_dark()
+    with pytest.raises(NotFittedError):
+        ImageClassifier(Mean).predict(X)
+    classifier = ImageClassifier(Mean, max_epochs=1).fit(X, y)
+    with pytest.raises(ValueError, match=r"\(3, 8, 8\) as in fit, got \(3, 4, 8\)"):
+        classifier.predict(X[:, :, :4])
+    assert classifier.predict(X[:0]).shape == (0,)

@@ -1,0 +1,181 @@
+"""Measures: hand-computed, equal to MetricFrame's and scikit-learn's, and their intervals."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from fairlearn.metrics import MetricFrame
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import accuracy_score, roc_auc_score
+
+from fairlearn_bridge import Samples, compare_mitigators, fit_mitigators, measure, signed_gap, summarize
+from fairlearn_bridge.comparison import _bootstrap, alignment
+
+ALIGNED = {False: True, True: False}
+
+
+def random_predictions(n=400, seed=0, mitigator="a", random_seed=0):
+    rng = np.random.default_rng(seed)
+    target = rng.random(n) < 0.5
+    score = np.clip(rng.normal(0.4 + 0.2 * target, 0.2), 0, 1).round(2)  # with ties
+    return pd.DataFrame(
+        {
+            "mitigator": mitigator,
+            "seed": random_seed,
+            "image": np.arange(n),
+            "target": target,
+            "group": target,
+            "confounder": rng.random(n) < 0.4,
+            "predicted": score > 0.5,
+            "score": score,
+            "flipped": rng.random(n) < 0.25,
+        }
+    )
+
+
+def test_measures_by_hand():
+    # Cells (group, confounder), two images each: women with: 2 right, without: 1; men with: 0, without: 2.
+    predictions = pd.DataFrame(
+        {
+            "target": [False] * 4 + [True] * 4,
+            "group": [False] * 4 + [True] * 4,
+            "confounder": [True, True, False, False] * 2,
+            "predicted": [False, False, False, True, False, False, True, True],
+            "score": [0.1, 0.2, 0.3, 0.6, 0.4, 0.5, 0.9, 0.8],
+        }
+    )
+    values = measure(predictions, aligned=ALIGNED)
+    assert values["accuracy"] == 5 / 8
+    assert values["accuracy[False]"] == 3 / 4
+    assert values["accuracy[True]"] == 2 / 4
+    assert values["gap"] == 1 / 4
+    assert values["worst_cell"] == 0
+    assert values["confounder_gap"] == (0.5 + 1.0) / 2
+    # Crossed: women without (.3, .6) against men with (.4, .5): 2 of 4 pairs in order.
+    assert values["crossed_auc"] == 0.5
+    assert values["auc"] == 14 / 16
+    assert "flip_rate" not in values
+
+
+def test_measures_agree_with_metric_frame_and_scikit_learn():
+    predictions = random_predictions()
+    values = measure(predictions, aligned=ALIGNED)
+    y, predicted = predictions["target"], predictions["predicted"]
+    by_group = MetricFrame(metrics=accuracy_score, y_true=y, y_pred=predicted, sensitive_features=predictions["group"])
+    by_cell = MetricFrame(
+        metrics=accuracy_score, y_true=y, y_pred=predicted, sensitive_features=predictions[["group", "confounder"]]
+    )
+    assert values["accuracy"] == pytest.approx(by_group.overall)
+    assert values["accuracy[True]"] == pytest.approx(by_group.by_group[True])
+    assert abs(values["gap"]) == pytest.approx(by_group.difference())
+    assert values["gap"] == pytest.approx(signed_gap(y, predicted, sensitive_features=predictions["group"]))
+    assert values["worst_cell"] == pytest.approx(by_cell.group_min())
+    differences = by_cell.by_group.unstack().diff(axis=1).iloc[:, -1]
+    assert values["confounder_gap"] == pytest.approx(differences.abs().mean())
+    assert values["auc"] == pytest.approx(roc_auc_score(y, predictions["score"]))
+    crossed = predictions[predictions["confounder"] == predictions["target"]]
+    assert values["crossed_auc"] == pytest.approx(roc_auc_score(crossed["target"], crossed["score"]))
+    assert values["flip_rate"] == predictions["flipped"].mean()
+
+
+def test_a_threshold_shift_changes_the_gap_but_no_auc():
+    predictions = random_predictions()
+    shifted = predictions.assign(predicted=predictions["score"] > 0.3)
+    before, after = (measure(table, aligned=ALIGNED) for table in (predictions, shifted))
+    assert before["gap"] != after["gap"]
+    assert before[["auc", "crossed_auc"]].equals(after[["auc", "crossed_auc"]])
+
+
+def test_resamples_keep_the_order_of_measures_and_centre_on_them():
+    predictions = random_predictions(600)
+    values = measure(predictions, aligned=ALIGNED)
+    resamples = _bootstrap(predictions, ALIGNED, 500, 0)
+    assert resamples.shape == (500, len(values))
+    means = dict(zip(values.index, resamples.mean(0), strict=True))
+    for name, value in values.items():
+        if name != "worst_cell":  # a minimum is biased downwards
+            assert means[name] == pytest.approx(value, abs=0.015), name
+    # The spread of an accuracy over resamples is the binomial one within cells.
+    cells = predictions.assign(right=predictions.predicted == predictions.target).groupby(["group", "confounder"])["right"]
+    variance = (cells.mean() * (1 - cells.mean()) * cells.size()).sum() / len(predictions) ** 2
+    assert resamples[:, 0].std() == pytest.approx(variance**0.5, rel=0.15)
+
+
+def test_summary_over_seeds():
+    predictions = pd.concat([random_predictions(seed=seed, random_seed=seed) for seed in range(3)])
+    table = summarize(predictions, aligned=ALIGNED, n_bootstrap=200)
+    singles = pd.DataFrame([measure(part, aligned=ALIGNED) for _, part in predictions.groupby("seed")])
+    for name in singles:
+        assert table.loc["a", (name, "mean")] == pytest.approx(singles[name].mean())
+        assert table.loc["a", (name, "std")] == pytest.approx(singles[name].std())
+        if name != "worst_cell":
+            assert table.loc["a", (name, "low")] < singles[name].mean() < table.loc["a", (name, "high")]
+    one = summarize(random_predictions(), aligned=ALIGNED, n_bootstrap=20)
+    assert np.isnan(one.loc["a", ("accuracy", "std")])
+    narrow = summarize(predictions, aligned=ALIGNED, n_bootstrap=200, confidence_level=0.5)
+    assert narrow.loc["a", ("auc", "low")] > table.loc["a", ("auc", "low")]
+    for bad in ({"confidence_level": 1}, {"n_bootstrap": 0}):
+        with pytest.raises(ValueError, match="confidence_level"):
+            summarize(predictions, aligned=ALIGNED, **bad)
+
+
+def test_alignment_is_what_goes_along_in_training():
+    target = np.repeat([True, False], 300)
+    confounder = np.r_[np.zeros(300, bool), np.arange(300) < 200]
+    assert alignment(target, confounder) == {False: True, True: False}
+    # Even where the confounder is rare in both classes.
+    rare = np.r_[np.zeros(300, bool), np.arange(300) < 30]
+    assert alignment(target, rare) == {False: True, True: False}
+
+
+class Threshold(ClassifierMixin, BaseEstimator):
+    """Predicts from the mean brightness; records what fit was given."""
+
+    def __init__(self, random_state=None):
+        self.random_state = random_state
+
+    def fit(self, X, y, *, sensitive_features, extra=None):
+        self.classes_ = np.unique(y)
+        self.given_ = (len(X), extra)
+        self.seen_ = np.asarray(sensitive_features)
+        return self
+
+    def predict_proba(self, X):
+        score = X.mean((1, 2, 3)) / 255 + self.random_state / 1000
+        return np.stack([1 - score, score], 1)
+
+    def predict(self, X):
+        return self.predict_proba(X)[:, 1] > 0.5
+
+
+def test_the_whole_way():
+    rng = np.random.default_rng(0)
+    target, confounder = rng.random(80) < 0.5, rng.random(80) < 0.5
+    X = np.where(target, 200, 50).astype(np.uint8)[:, None, None, None] * np.ones((1, 3, 4, 4), np.uint8)
+    samples = Samples(X, target, confounder, twins=255 - X)
+    mitigators = {"one": Threshold(), "two": Threshold()}
+    predictions, trainings = fit_mitigators(
+        mitigators, samples, samples, train_on={"two": Samples(X[:40], target[:40], confounder[:40])}, random_states=(0, 3)
+    )
+    assert len(predictions) == 2 * 2 * 80
+    assert list(trainings["mitigator"]) == ["one", "two"] * 2
+    assert (predictions["predicted"] == predictions["target"]).all()
+    assert predictions["flipped"].all()
+    assert (predictions.query("seed == 3")["score"] - predictions.query("seed == 0")["score"].to_numpy()).round(6).eq(0.003).all()
+    table = compare_mitigators(mitigators, samples, samples, n_bootstrap=10, fit_params={"extra": 1, "unknown": 2})
+    assert table.loc["one", ("worst_cell", "mean")] == 1
+    assert table.loc["one", ("flip_rate", "mean")] == 1
+    assert list(table.index) == ["one", "two"]
+    with pytest.raises(ValueError, match="mitigators must be given"):
+        fit_mitigators({}, samples, samples)
+    with pytest.raises(ValueError, match="train_on"):
+        fit_mitigators(mitigators, samples, samples, train_on={"three": samples})
+
+
+def test_samples_must_fit():
+    X = np.zeros((3, 1, 2, 2), np.uint8)
+    with pytest.raises(ValueError, match=r"confounder must have shape \(3,\)"):
+        Samples(X, [0, 1, 1], [0, 1])
+    with pytest.raises(ValueError, match="twins"):
+        Samples(X, [0, 1, 1], [0, 1, 0], twins=X[:2])
+    with pytest.raises(ValueError, match="two groups"):
+        signed_gap([0, 1], [0, 1], sensitive_features=["a", "a"])

@@ -1,0 +1,147 @@
+"""AttributionNoiseMitigator: what it perturbs, what it leaves alone, that it takes the shortcut away."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
+from fairlearn_bridge import AttributionNoiseMitigator, ImageClassifier
+from fairlearn_bridge.noise import SCHEMES, quantile_mask
+
+
+def biased(n=400, seed=0, shortcut=True):
+    """Return 16 px images: the target dims the top half a little, the confounder brightens the bottom right corner.
+
+    With `shortcut` no image of target 1 has the confounder, and two thirds of the others have; without, they are
+    independent.
+    """
+    rng = np.random.default_rng(seed)
+    target = np.arange(n) % 2
+    confounder = (rng.random(n) < 2 / 3) & (target == 0) if shortcut else rng.random(n) < 0.5
+    images = rng.integers(60, 160, (n, 3, 16, 16))
+    images[target == 1, :, :8] -= 12
+    images[confounder, :, 12:, 12:] += 80
+    return images.astype(np.uint8), target, confounder.astype(int)
+
+
+class Linear(nn.Module):
+    def __init__(self, image_shape, num_classes):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(image_shape)), num_classes))
+
+    def forward(self, images):
+        return self.layers(images * 2 - 1)
+
+
+BASE = ImageClassifier(Linear, max_epochs=15, lr=3e-3, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def region_classifier():
+    images, target, confounder = biased()
+    classifier = DenseRegionClassifier(RegionGrid(16, 4, 4), 2, width=8, random_state=0)
+    fit_region_classifier(classifier, images, confounder, within=target, epochs=60, random_state=0)
+    return classifier
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_takes_the_shortcut_away(scheme, region_classifier):
+    X, y, confounder = biased()
+    X_test, y_test, confounder_test = biased(400, seed=1, shortcut=False)
+    crossed = y_test == confounder_test
+    original = BASE.fit(X, y).score(X_test[crossed], y_test[crossed])
+    # A linear model averages noise of 0.5 away over the 48 values of the corner; this much it cannot.
+    mitigator = AttributionNoiseMitigator(
+        BASE, region_classifier=region_classifier, scheme=scheme, quantile=0.85, noise_std=10
+    )
+    mitigated = mitigator.fit(X, y, sensitive_features=confounder).score(X_test[crossed], y_test[crossed])
+    assert original < 0.6
+    assert mitigated > original + 0.1
+
+
+def test_its_own_region_classifier_finds_the_confounder_and_not_the_target():
+    X, y, confounder = biased(600)
+    mitigator = AttributionNoiseMitigator(BASE, random_state=0, quantile=0.9).fit(X, y, sensitive_features=confounder)
+    assert mitigator.region_classifier_.grid == RegionGrid(16, 4, 1)
+    peak = np.unravel_index(mitigator.pixel_map_.argmax(), (16, 16))
+    assert min(peak) >= 12
+    assert mitigator.pixel_map_[:8].mean() < 0.25 * mitigator.pixel_map_[12:, 12:].mean()
+    mask = mitigator.noise_.mask_
+    assert torch.equal(mask[0], quantile_mask(torch.from_numpy(mitigator.pixel_map_), 0.9))
+    again = clone(mitigator).fit(X, y, sensitive_features=confounder)
+    assert np.array_equal(mitigator.predict_proba(X), again.predict_proba(X))
+    assert np.array_equal(mitigator.region_map_, again.region_map_)
+
+
+def test_what_is_given_is_used_and_not_changed(region_classifier):
+    X, y, confounder = biased(80)
+    before = X.copy()
+    weights = [value.clone() for value in region_classifier.state_dict().values()]
+    mitigator = AttributionNoiseMitigator(BASE, region_classifier=region_classifier, scheme="specific_mask")
+    mitigator.fit(X, y, sensitive_features=confounder)
+    assert (X == before).all()
+    assert all(torch.equal(a, b) for a, b in zip(weights, region_classifier.state_dict().values(), strict=True))
+    assert BASE.batch_transform is None
+    assert mitigator.estimator is BASE
+    assert mitigator.estimator_ is not BASE
+    maps = RegionAttribution(region_classifier).region_map(X)
+    np.testing.assert_allclose(mitigator.region_map_, maps.mean(0), rtol=1e-5)
+    given = clone(mitigator).fit(X, y, sensitive_features=confounder, region_maps=maps.numpy())
+    assert np.array_equal(given.predict_proba(X), mitigator.predict_proba(X))
+
+
+def test_apply_at_predict_hides_the_region_for_good(region_classifier):
+    X, y, confounder = biased(200)
+    mitigator = AttributionNoiseMitigator(
+        BASE, region_classifier=region_classifier, scheme="general_mask", quantile=0.8, apply_at_predict=True
+    ).fit(X, y, sensitive_features=confounder)
+    hidden = mitigator.noise_.mask_[0].numpy()
+    other = X.copy()
+    other[:, :, hidden] = 255 - other[:, :, hidden]
+    assert np.array_equal(mitigator.predict_proba(other), mitigator.predict_proba(X))
+    assert not np.array_equal(mitigator.estimator_.predict_proba(other), mitigator.estimator_.predict_proba(X))
+    noisy = clone(mitigator).set_params(scheme="general_noise").fit(X, y, sensitive_features=confounder)
+    assert np.array_equal(noisy.predict_proba(X), noisy.predict_proba(X))
+
+
+def test_strings_lists_and_weights(region_classifier):
+    X, y, confounder = biased(60)
+    names, hair = np.array(["woman", "man"])[y], np.array(["dark", "blond"])[confounder]
+    mitigator = AttributionNoiseMitigator(BASE, region_classifier=region_classifier, quantile=0.9)
+    mitigator.fit(X, list(names), sensitive_features=list(hair), sample_weight=np.ones(60))
+    assert list(mitigator.classes_) == ["man", "woman"]
+    assert set(mitigator.predict(X)) <= {"man", "woman"}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "fit", "error", "words"),
+    [
+        ({"scheme": "noise"}, {}, ValueError, "scheme must be one of"),
+        ({"quantile": 2}, {}, ValueError, "quantile"),
+        ({"scheme": "specific_noise", "apply_at_predict": True}, {}, ValueError, "apply_at_predict needs"),
+        ({"estimator": LogisticRegression()}, {}, TypeError, "batch_transform"),
+        ({}, {"sensitive_features": [0]}, ValueError, r"sensitive_features must have shape \(20,\)"),
+        ({}, {"y": [0]}, ValueError, r"y must have shape \(20,\)"),
+        ({}, {"sensitive_features": [0] * 20}, ValueError, "at least two values"),
+        ({}, {"sensitive_features": np.arange(20) % 2}, ValueError, "within must have a class"),
+        ({}, {"region_maps": np.zeros((20, 13, 13))}, ValueError, "region_maps must come with"),
+        ({"confidence": "sure"}, {}, ValueError, "confidence"),
+    ],
+)
+def test_bad_input_is_named(parameters, fit, error, words):
+    X, y, confounder = biased(20)
+    mitigator = AttributionNoiseMitigator(**{"estimator": BASE} | parameters)
+    with pytest.raises(error, match=words):
+        mitigator.fit(**{"X": X, "y": y, "sensitive_features": confounder} | fit)
+
+
+def test_sensitive_features_are_needed_and_so_is_fit():
+    X, y, _ = biased(20)
+    with pytest.raises(TypeError, match="sensitive_features"):
+        AttributionNoiseMitigator(BASE).fit(X, y)
+    with pytest.raises(NotFittedError):
+        AttributionNoiseMitigator(BASE).predict(X)

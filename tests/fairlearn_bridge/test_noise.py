@@ -1,0 +1,169 @@
+"""Masks and perturbations: identities, hand-computed values, what stays untouched."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairlearn_bridge.noise import (
+    SCHEMES,
+    AttributionNoise,
+    additive_noise,
+    grey_out,
+    quantile_mask,
+    shift_elsewhere,
+)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def images():
+    return torch.rand(6, 3, 10, 12, generator=generator(1))
+
+
+@pytest.fixture
+def maps():
+    return torch.rand(6, 10, 12, generator=generator(2))
+
+
+def fitted(scheme, maps, images, **parameters):
+    return AttributionNoise(scheme, **parameters).fit(maps, images, [0, 1, 0, 1, 1, 1])
+
+
+def test_quantile_mask_by_hand():
+    ramp = torch.arange(10.0).view(2, 5)
+    for quantile, changed in ((0, 10), (0.7, 3), (0.75, 2), (0.9, 1), (1, 0)):
+        mask = quantile_mask(ramp, quantile)
+        assert mask.sum() == changed
+        assert mask.flatten()[10 - changed :].all()
+    assert not quantile_mask(torch.ones(3, 3), 0.5).any()  # nothing lies above the rest
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(0, 1), st.integers(1, 9), st.integers(1, 9))
+def test_quantile_mask_changes_the_share_it_says(quantile, height, width):
+    maps = torch.rand(3, height, width)
+    mask = quantile_mask(maps, quantile)
+    size = height * width
+    assert (mask.sum((1, 2)) == size - np.ceil(round(quantile * size, 6))).all()
+    for one, its_mask in zip(maps, mask, strict=True):
+        if its_mask.any() and not its_mask.all():
+            assert one[its_mask].min() > one[~its_mask].max()
+    assert torch.equal(quantile_mask(maps[1], quantile), mask[1])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_only_the_mask_changes_and_images_stay_in_range(scheme, images, maps):
+    before = images.clone()
+    noise = fitted(scheme, maps, images, quantile=0.6)
+    index = torch.tensor([4, 1, 1])
+    changed = noise(images[index], index, generator())
+    assert changed.shape == (3, 3, 10, 12)
+    assert changed.min() >= 0
+    assert changed.max() <= 1
+    assert torch.equal(images, before)
+    assert not torch.equal(changed, images[index])
+    expected = quantile_mask(maps.mean(0), 0.6).expand(3, -1, -1) if "general" in scheme else quantile_mask(maps[index], 0.6)
+    if "transplant" not in scheme:  # whose edges are soft
+        outside = ~expected[:, None].expand_as(changed)
+        assert torch.equal(changed[outside], images[index][outside])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_quantile_1_changes_nothing(scheme, images, maps):
+    noise = fitted(scheme, maps, images, quantile=1)
+    assert torch.equal(noise(images, torch.arange(6), generator()), images)
+
+
+def test_masks_and_noise_by_hand(images, maps):
+    everything = torch.ones(6, 1, 10, 12, dtype=torch.bool)
+    assert (grey_out(images, everything, generator()) == 0.5).all()
+    assert torch.equal(additive_noise(images, everything, generator(), std=0.0), images)
+    grey = torch.full((200, 1, 20, 20), 0.5)
+    noisy = additive_noise(grey, torch.ones_like(grey, dtype=torch.bool), generator(), std=0.1)
+    assert noisy.mean().item() == pytest.approx(0.5, abs=1e-3)
+    assert noisy.std().item() == pytest.approx(0.1, abs=1e-3)
+    assert torch.equal(fitted("general_noise", maps, images, noise_std=0.0)(images, torch.arange(6), generator()), images)
+
+
+def test_noise_is_fresh_in_each_call_and_equal_for_equal_generators(images, maps):
+    noise, index, source = fitted("general_noise", maps, images), torch.arange(6), generator()
+    first, second = noise(images, index, source), noise(images, index, source)
+    assert not torch.equal(first, second)
+    assert torch.equal(noise(images, index, generator()), first)
+
+
+def test_transplants_come_from_images_with_another_value(maps):
+    confounder = torch.tensor([0, 1, 0, 1, 1, 1])
+    # Each image is of one colour that tells its confounder.
+    images = (confounder / 2 + 0.25)[:, None, None, None].expand(-1, 3, 10, 12)
+    noise = AttributionNoise("general_transplant", 0.0, transplant_share=1).fit(maps, images, confounder)
+    torch.testing.assert_close(noise(images, torch.arange(6), generator()), 1 - images)
+    none = AttributionNoise("general_transplant", 0.0, transplant_share=0).fit(maps, images, confounder)
+    assert torch.equal(none(images, torch.arange(6), generator()), images)
+    half = AttributionNoise("general_transplant", 0.0).fit(maps, images, confounder)
+    many = torch.zeros(2000, dtype=torch.long)
+    changed = half(images[many], many, generator())[:, 0, 0, 0] != images[0, 0, 0, 0]
+    assert changed.float().mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_a_callable_gets_images_mask_and_generator(images, maps):
+    seen = {}
+
+    def invert(batch, mask, source):
+        seen.update(mask=mask, source=source)
+        return torch.where(mask, 1 - batch, batch)
+
+    noise = AttributionNoise("specific_mask", 0.5, perturbation=invert).fit(maps)
+    source = generator()
+    changed = noise(images[:2], torch.tensor([3, 0]), source)
+    assert seen["source"] is source
+    assert torch.equal(seen["mask"], quantile_mask(maps[[3, 0]], 0.5)[:, None])
+    assert torch.equal(changed, torch.where(seen["mask"], 1 - images[:2], images[:2]))
+
+
+def test_elsewhere_has_equal_area_and_least_overlap(images, maps):
+    mask = torch.zeros(8, 9, dtype=torch.bool)
+    mask[1:4, 2:6] = True
+    shift = shift_elsewhere(mask)
+    overlaps = {(dy, dx): int((mask & mask.roll((dy, dx), (0, 1))).sum()) for dy in range(8) for dx in range(9)}
+    assert overlaps[shift] == min(overlaps.values()) == 0
+    there, here = (fitted("specific_mask", maps, images, elsewhere=e).mask_ for e in (True, False))
+    assert torch.equal(there.sum((1, 2)), here.sum((1, 2)))
+    assert not torch.equal(there, here)
+    # Half the image has only the other half to go to.
+    mean = torch.zeros(1, 8, 8)
+    mean[0, :4] = 1
+    moved = AttributionNoise("general_mask", 0.5, elsewhere=True).fit(mean).mask_
+    assert torch.equal(moved, mean < 1)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "words"),
+    [
+        ({"scheme": "general_blur"}, ValueError, "scheme must be one of general_mask"),
+        ({"quantile": 1.1}, ValueError, r"quantile .* got 1.1"),
+        ({"quantile": "0.5"}, ValueError, "quantile"),
+        ({"quantile": float("nan")}, ValueError, "quantile"),
+        ({"noise_std": -1}, ValueError, "noise_std"),
+        ({"noise_std": float("nan")}, ValueError, "noise_std"),
+        ({"perturbation": "blur"}, TypeError, "perturbation"),
+        ({"transplant_share": 2}, ValueError, "transplant_share"),
+    ],
+)
+def test_bad_parameters_are_named_in_fit(parameters, error, words, maps):
+    with pytest.raises(error, match=words):
+        AttributionNoise(**parameters).fit(maps)
+
+
+def test_bad_data_is_named(maps, images):
+    with pytest.raises(ValueError, match="pixel_maps"):
+        AttributionNoise().fit(maps[0])
+    with pytest.raises(ValueError, match="images and confounder must be given"):
+        AttributionNoise("general_transplant").fit(maps)
+    with pytest.raises(ValueError, match="at least two different"):
+        AttributionNoise("general_transplant").fit(maps, images, [1] * 6)

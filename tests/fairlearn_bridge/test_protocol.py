@@ -1,0 +1,126 @@
+"""confounded_split: counts, disjointness, persons, refusals."""
+
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairlearn_bridge import confounded_split
+
+
+def population(n=4000, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.random(n) < 0.5, rng.random(n) < 0.4, rng.integers(0, n // 3, n)
+
+
+def count(target, confounder, chosen):
+    return {
+        (t, c): int(((target[chosen] == t) & (confounder[chosen] == c)).sum()) for t in (True, False) for c in (True, False)
+    }
+
+
+def test_the_papers_numbers():
+    target, confounder = np.repeat([True, False], 7000), np.tile([True, False], 7000)
+    split = confounded_split(target, confounder, random_state=0)
+    assert count(target, confounder, split.biased) == {
+        (True, True): 0,
+        (True, False): 3000,
+        (False, True): 2000,
+        (False, False): 1000,
+    }
+    assert set(count(target, confounder, split.balanced).values()) == {1500}
+    assert set(count(target, confounder, split.test).values()) == {182}
+    assert split.counts.loc["biased", (False, True)] == 2000
+    assert split.counts.loc["test"].sum() == len(split.test) == 728
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(4, 600), st.integers(1, 40), st.integers(0, 20))
+def test_no_image_and_no_person_in_two_roles(seed, train_size, test_per_cell, validation_per_cell):
+    target, confounder, person = population(seed=seed % 7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        split = confounded_split(
+            target,
+            confounder,
+            train_size=train_size,
+            test_per_cell=test_per_cell,
+            validation_per_cell=validation_per_cell,
+            identities=person,
+            random_state=seed,
+        )
+    trained = set(person[split.biased]) | set(person[split.balanced])
+    assert not trained & set(person[split.test])
+    assert not trained & set(person[split.validation])
+    assert not set(person[split.validation]) & set(person[split.test])
+    for chosen in (split.biased, split.balanced, split.validation, split.test):
+        assert len(set(chosen)) == len(chosen)
+    assert len(split.balanced) == len(split.biased)
+    assert abs(len(split.biased) - train_size) <= 2
+    cells = count(target, confounder, split.balanced)
+    assert max(cells.values()) - min(cells.values()) <= 1
+
+
+def test_pools_and_equal_draws():
+    target, confounder, _ = population()
+    train_pool = np.arange(4000) < 3000
+    draws = [
+        confounded_split(
+            target, confounder, train_size=300, test_per_cell=50, train_pool=train_pool, test_pool=~train_pool, random_state=s
+        )
+        for s in (0, 0, 1)
+    ]
+    assert (draws[0].test >= 3000).all()
+    assert (draws[0].biased < 3000).all()
+    assert (draws[0].balanced < 3000).all()
+    assert np.array_equal(draws[0].biased, draws[1].biased)
+    assert not np.array_equal(draws[0].biased, draws[2].biased)
+
+
+def test_as_many_as_there_are():
+    # 30 of the rarest cell: 539 women with glasses made 1617 images in the same way.
+    target = np.repeat([True, False, False], [400, 30, 100])
+    confounder = np.repeat([False, True, False], [400, 30, 100])
+    target, confounder = np.r_[target, [True] * 8], np.r_[confounder, [True] * 8]
+    with pytest.warns(UserWarning, match="not quite balanced: of target=True it has 6"):
+        split = confounded_split(target, confounder, train_size=None, test_per_cell=None, random_state=0)
+    assert list(split.counts.loc["test"]) == [2, 2, 2, 2]
+    assert list(split.counts.loc["biased"]) == [0, 42, 28, 14]
+    assert list(split.counts.loc["balanced"]) == [6, 36, 21, 21]
+
+
+def test_other_shares():
+    target, confounder, _ = population()
+    shares = {(True, True): 0.05, (True, False): 0.45, (False, True): 0.45, (False, False): 0.05}
+    split = confounded_split(target, confounder, train_size=400, shares=shares, test_per_cell=5, random_state=0)
+    assert list(split.counts.loc["biased"]) == [20, 180, 180, 20]
+    with pytest.raises(ValueError, match="add up to 1"):
+        confounded_split(target, confounder, shares={(True, True): 0.5})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"train_size": 5000}, ValueError, r"train_size must lie in 4 to \d+ .* got 5000"),
+        ({"test_per_cell": 2000}, ValueError, "test_per_cell asks for 2000 images with target=True"),
+        ({"test_per_cell": 0}, ValueError, "test_per_cell must be at least 1"),
+        ({"identities": [1, 2]}, ValueError, "identities"),
+        ({"train_pool": [True]}, ValueError, "train_pool"),
+        ({"random_state": -1}, ValueError, "random_state"),
+    ],
+)
+def test_refusals(arguments, error, words):
+    target, confounder, _ = population()
+    with pytest.raises(error, match=words):
+        confounded_split(target, confounder, **{"train_size": 100, "test_per_cell": 5} | arguments)
+
+
+def test_attributes_must_be_binary():
+    with pytest.raises(TypeError, match="target must be boolean"):
+        confounded_split(["m", "w"], [True, False])
+    with pytest.raises(TypeError, match="confounder must be boolean"):
+        confounded_split([0, 1], [0, 2])
+    with pytest.raises(ValueError, match="confounder must have a value"):
+        confounded_split([0, 1], [0])
