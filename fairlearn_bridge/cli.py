@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import warnings
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,12 +13,25 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from captum_region.cli import (
+    Cache,
+    Data,
+    Debug,
+    Device,
+    Force,
+    Out,
+    Quiet,
+    Root,
+    Seed,
+    Size,
+    SkipDamaged,
+    check_out,
+    read_data,
+    told_in_one_line,
+)
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     import pandas as pd
-
-    from captum_region.datasets import AttributeImages
 
 app = typer.Typer(
     help="Train image classifiers without a confounder, and see what that did.",
@@ -27,10 +39,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Out = Annotated[Path, typer.Option(help="Folder for the results; new or empty unless --force.")]
-Force = Annotated[bool, typer.Option("--force", help="Write into --out even if it holds files.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Schemes = Annotated[
     str,
     typer.Option(
@@ -45,11 +53,9 @@ BatchSize = Annotated[int, typer.Option(help="Batch size of the target classifie
 LearningRate = Annotated[float, typer.Option("--lr", help="Learning rate of the target classifiers.")]
 RegionEpochs = Annotated[int | None, typer.Option(help="Epochs of the region classifier; its recipe's by default.")]
 Seeds = Annotated[int, typer.Option(help="Trainings of each arm, with seeds --seed, --seed + 1, ...")]
-Seed = Annotated[int, typer.Option(help="Decides all that is random.")]
 Jobs = Annotated[
     int | None, typer.Option(help="Trainings side by side; as many as processors by default (1 on a GPU).")
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
 
 
 @app.callback(invoke_without_command=True)
@@ -59,25 +65,6 @@ def _main(
     if show_version:
         typer.echo(f"fairlearn-bridge {version('captum-region')}")
         raise typer.Exit
-
-
-@contextmanager
-def _told_in_one_line(debug: bool) -> Iterator[None]:
-    """Turn what a user's input can cause into one line on stderr and exit code 2."""
-    try:
-        yield
-    except (ValueError, TypeError, OSError) as error:
-        if debug:
-            raise
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
-
-
-def _check_out(out: Path, force: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out must be a folder, {out} is a file")
-    if out.exists() and any(out.iterdir()) and not force:
-        raise ValueError(f"--out {out} holds files already; name another folder, or write into it with --force")
 
 
 def _job_count(jobs: int | None, device: str) -> int:
@@ -126,8 +113,8 @@ def demo(
     """
     from fairlearn_bridge.experiment import ExperimentConfig, run_experiment, stage, synthetic_data
 
-    with _told_in_one_line(debug):
-        _check_out(out, force)
+    with told_in_one_line(debug):
+        check_out(out, force)
         config = ExperimentConfig(
             target="Male",
             confounder="Blond_Hair",
@@ -152,32 +139,14 @@ def demo(
         _print_table(run_experiment(config, data, out, title=title, seconds=seconds, quiet=quiet), out)
 
 
-def _readers() -> dict[str, Callable[..., tuple[AttributeImages, AttributeImages | None]]]:
-    """Return for each kind of data a function root, keywords -> images to train on, and to test on if set apart."""
-    from captum_region import datasets
-
-    return {
-        "celeba": lambda root, **kw: (
-            datasets.load_celeba(root, "train", **kw),
-            datasets.load_celeba(root, "valid", **kw),
-        ),
-        "fairface": lambda root, **kw: (
-            datasets.load_fairface(root, "train", **kw),
-            datasets.load_fairface(root, "validation", **kw),
-        ),
-        "utkface": lambda root, **kw: (datasets.load_utkface(root, **kw), None),
-        "table": lambda root, **kw: (datasets.load_table(root, **kw), None),
-    }
-
-
 @app.command()
 def run(
-    data: Annotated[str, typer.Option(help="celeba, fairface, utkface, or table (a csv with a column 'image').")],
-    root: Annotated[Path, typer.Option(help="Folder of the data set, or the table's file.")],
+    data: Data,
+    root: Root,
     target: Annotated[str, typer.Option(help="Binary attribute to classify, or attribute=value.")],
     confounder: Annotated[str, typer.Option(help="Binary attribute it is confounded with, or attribute=value.")],
     out: Out,
-    size: Annotated[int, typer.Option(help="Side in pixels that images are resized to.")] = 64,
+    size: Size = 64,
     train_size: Annotated[
         int | None, typer.Option(help="Training images; by default what the data allow, 6000 at most.")
     ] = None,
@@ -195,12 +164,8 @@ def run(
     seed: Seed = 0,
     jobs: Jobs = None,
     device: Device = "cpu",
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder for decoded images; CAPTUM_REGION_CACHE, else the user's, by default.")
-    ] = None,
-    skip_damaged: Annotated[
-        bool, typer.Option("--skip-damaged", help="Leave out damaged images, and list them.")
-    ] = False,
+    cache: Cache = None,
+    skip_damaged: SkipDamaged = False,
     force: Force = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -211,8 +176,8 @@ def run(
     """
     from fairlearn_bridge.experiment import ExperimentConfig, run_experiment, split_data, stage
 
-    with _told_in_one_line(debug):
-        _check_out(out, force)
+    with told_in_one_line(debug):
+        check_out(out, force)
         config = ExperimentConfig(
             target=target,
             confounder=confounder,
@@ -230,13 +195,9 @@ def run(
             n_jobs=_job_count(jobs, device),
             device=device,
         )
-        readers = _readers()
-        if data not in readers:
-            raise ValueError(f"--data must be one of {', '.join(readers)}, got {data!r}")
         seconds: dict[str, float] = {}
         with stage("reading images", seconds, quiet):
-            on_error = "skip" if skip_damaged else "raise"
-            train, test = readers[data](root, size=size, cache=cache, on_error=on_error, show_progress=not quiet)
+            train, test = read_data(data, root, size, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
         with warnings.catch_warnings():
             # That the balanced set is not quite balanced stands among the report's caveats.
             warnings.simplefilter("ignore", UserWarning)
@@ -256,5 +217,5 @@ def report(
     """
     from fairlearn_bridge.report import write_report
 
-    with _told_in_one_line(debug):
+    with told_in_one_line(debug):
         typer.echo(write_report(folder))

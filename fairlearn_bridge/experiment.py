@@ -133,40 +133,11 @@ class ExperimentData:
     skipped: pd.DataFrame
 
 
-def binary_attribute(attributes: pd.DataFrame, name: str) -> NDArray[np.bool_]:
-    """Return the attribute `name`, or for ``"race=White"`` whether the attribute race is White.
-
-    Raises
-    ------
-    ValueError
-        If there is no such attribute or value, or the attribute is not binary.
-
-    Examples
-    --------
-    >>> binary_attribute(pd.DataFrame({"race": ["White", "Black"]}), "race=Black")
-    array([False,  True])
-    """
-    column, equals, value = name.partition("=")
-    if column not in attributes:
-        raise ValueError(f"{name!r} is no attribute of these images; there are {', '.join(map(str, attributes))}")
-    values = attributes[column]
-    if equals:
-        chosen = (values.astype(str) == value).to_numpy()
-        if not chosen.any():
-            raise ValueError(f"no image has {name}; {column} takes {', '.join(map(str, values.unique()[:20]))}")
-        return chosen
-    if not values.isin([0, 1]).all():
-        some = ", ".join(f"{column}={value}" for value in values.unique()[:3])
-        raise ValueError(f"{name!r} is not binary; name one of its values, as in {some}")
-    return values.to_numpy(dtype=bool)
-
-
 def split_data(config: ExperimentConfig, train: AttributeImages, test: AttributeImages | None = None) -> ExperimentData:
     """Draw the protocol's sets from images, the test set from `test` if there is a partition for it."""
     parts = [train] if test is None else [train, test]
     target, confounder = (
-        np.concatenate([binary_attribute(part.attributes, name) for part in parts])
-        for name in (config.target, config.confounder)
+        np.concatenate([part.binary(name) for part in parts]) for name in (config.target, config.confounder)
     )
     is_train = np.repeat([True, False], [len(train), len(target) - len(train)])
     identities = None
@@ -373,8 +344,8 @@ def _samples(config: ExperimentConfig, images: AttributeImages) -> Samples:
     has_twins = isinstance(images, Faces) and config.confounder in images.attributes
     return Samples(
         images.images,
-        binary_attribute(images.attributes, config.target),
-        binary_attribute(images.attributes, config.confounder),
+        images.binary(config.target),
+        images.binary(config.confounder),
         twins=images.twin(config.confounder) if has_twins else None,  # type: ignore[attr-defined]
     )
 

@@ -84,6 +84,34 @@ class AttributeImages:
         """Return the images at `selection`: a slice, a boolean mask of N, or integer positions."""
         chosen = self.positions(selection)
         identities = None if self.identities is None else self.identities[chosen]
-        return replace(
-            self, images=self.images[chosen], attributes=self.attributes.iloc[chosen], identities=identities
-        )
+        return replace(self, images=self.images[chosen], attributes=self.attributes.iloc[chosen], identities=identities)
+
+    def binary(self, name: str) -> NDArray[np.bool_]:
+        """Return the binary attribute `name`, or for ``"race=White"`` whether the attribute race is White.
+
+        Raises
+        ------
+        ValueError
+            If there is no such attribute or value, or the attribute is not binary.
+
+        Examples
+        --------
+        >>> people = AttributeImages(np.zeros((2, 3, 8, 8), np.uint8), pd.DataFrame({"race": ["White", "Black"]}))
+        >>> people.binary("race=Black")
+        array([False,  True])
+        """
+        column, equals, value = name.partition("=")
+        if column not in self.attributes:
+            raise ValueError(
+                f"{name!r} is no attribute of these images; there are {', '.join(map(str, self.attributes))}"
+            )
+        values = self.attributes[column]
+        if equals:
+            chosen: NDArray[np.bool_] = (values.astype(str) == value).to_numpy(dtype=bool)
+            if not chosen.any():
+                raise ValueError(f"no image has {name}; {column} takes {', '.join(map(str, values.unique()[:20]))}")
+            return chosen
+        if not values.isin([0, 1]).all():
+            some = ", ".join(f"{column}={value}" for value in values.unique()[:3])
+            raise ValueError(f"{name!r} is not binary; name one of its values, as in {some}")
+        return values.to_numpy(dtype=bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -218,7 +219,7 @@ def map_figure(
 
 def scale_top(maps: ArrayLike) -> float:
     """Return the upper end of a scale for maps in [0, 1]: their largest value, rounded up to a tenth."""
-    return float(min(1.0, max(0.1, np.ceil(10 * np.max(np.asarray(maps)) - 1e-6) / 10)))
+    return min(1.0, max(0.1, math.ceil(10 * float(np.max(maps)) - 1e-6) / 10))
 
 
 def scheme_strip(

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -260,11 +261,12 @@ def _check_run(run: Run) -> None:
 
 def _read_maps(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: NumPy leaves a file open that it cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             maps = {str(name): archive[name] for name in archive.files}
     except FileNotFoundError:
         raise
-    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is damaged, it holds no NumPy arrays: {error}") from error
     needed = ["mean_image", "pixel_map", "example_images", "example_maps", "example_labels", "example_schemes"]
     needed += [f"example_{name}" for name in maps.get("example_schemes", np.array([])).ravel()]

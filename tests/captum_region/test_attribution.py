@@ -61,7 +61,9 @@ def test_targets(classifier, images):
     torch.testing.assert_close(evidence.sum(1), torch.zeros_like(evidence[:, 0]), atol=1e-5, rtol=0)
     torch.testing.assert_close(evidence.amax(1), top_softmax(logits))
     targets = [2, 0, 1, 1]
-    each = torch.stack([attribution.attribute(image[None], target=t)[0] for image, t in zip(images, targets, strict=True)])
+    each = torch.stack(
+        [attribution.attribute(image[None], target=t)[0] for image, t in zip(images, targets, strict=True)]
+    )
     torch.testing.assert_close(attribution.attribute(images, target=targets), each)
     torch.testing.assert_close(attribution.attribute(images, target=torch.tensor(targets)), each)
     torch.testing.assert_close(attribution.region_map(images, targets, batch_size=3), evidence[range(4), targets])

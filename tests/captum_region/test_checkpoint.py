@@ -30,7 +30,10 @@ def test_round_trip(classifier, tmp_path):
     images = torch.rand(2, classifier.in_channels, 16, 20)
     with torch.no_grad():
         assert torch.equal(loaded.forward_grid(images), classifier.eval().forward_grid(images))
-    assert sorted(file.name for file in (tmp_path / "deep" / "saved").iterdir()) == ["classifier.json", "weights.safetensors"]
+    assert sorted(file.name for file in (tmp_path / "deep" / "saved").iterdir()) == [
+        "classifier.json",
+        "weights.safetensors",
+    ]
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["saved"]
 
 

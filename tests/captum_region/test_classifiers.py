@@ -105,7 +105,9 @@ def test_patch_forward_grid_is_the_plain_loop_whatever_the_chunks():
             single = classifier(grid.extract(images, region), torch.tensor([region, region]))
             torch.testing.assert_close(logits[:, :, region // 3, region % 3], single, rtol=1e-4, atol=1e-5)
         for chunk in (1, 7, 10_000):
-            torch.testing.assert_close(classifier.forward_grid(images, regions_per_pass=chunk), logits, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                classifier.forward_grid(images, regions_per_pass=chunk), logits, rtol=1e-4, atol=1e-5
+            )
     with pytest.raises(ValueError, match="regions_per_pass"):
         classifier.forward_grid(images, regions_per_pass=0)
 

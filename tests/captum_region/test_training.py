@@ -132,7 +132,9 @@ def test_region_accuracy_by_hand():
             logits[:, 1, 0, 0] = 1  # class 1 in the first region, class 0 elsewhere
             return logits
 
-    accuracy = region_accuracy(Constant(RegionGrid(8, 4, 4), 2), squares([0] * 5, size=8), [0, 0, 0, 1, 1], batch_size=2)
+    accuracy = region_accuracy(
+        Constant(RegionGrid(8, 4, 4), 2), squares([0] * 5, size=8), [0, 0, 0, 1, 1], batch_size=2
+    )
     np.testing.assert_allclose(accuracy, 0.5)
     only_zeros = region_accuracy(Constant(RegionGrid(8, 4, 4), 2), squares([0] * 3, size=8), [0, 0, 0])
     np.testing.assert_allclose(only_zeros, [[0, 1], [1, 1]])
@@ -141,7 +143,9 @@ def test_region_accuracy_by_hand():
 def test_the_papers_recipe():
     recipe = PatchRegionClassifier.recipe
     assert (recipe.epochs, recipe.batch_size, recipe.positions_per_image, recipe.lr) == (90, 256, 1, 1e-3)
-    classifier = PatchRegionClassifier(RegionGrid(8, 4, 4), 2, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2)))
+    classifier = PatchRegionClassifier(
+        RegionGrid(8, 4, 4), 2, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 2))
+    )
     history = fit(classifier, squares([0, 1] * 4, size=8), [0, 1] * 4, random_state=0).history
     assert len(history) == 90
     np.testing.assert_allclose(history["lr"].iloc[[0, 39, 40, 79, 80, 89]], [1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-5])

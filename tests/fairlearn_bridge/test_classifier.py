@@ -21,7 +21,10 @@ def bright_and_dark(n=60, seed=0, size=8):
     """Return images that are brighter where y is 1, overlapping."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, 2, n)
-    images = rng.integers(0, 130, (n, 3, size, size)) + rng.integers(40, 120, n)[:, None, None, None] * y[:, None, None, None]
+    images = (
+        rng.integers(0, 130, (n, 3, size, size))
+        + rng.integers(40, 120, n)[:, None, None, None] * y[:, None, None, None]
+    )
     return images.astype(np.uint8), y
 
 
@@ -34,7 +37,7 @@ class Mean(nn.Module):
 
     def forward(self, images):
         assert images.is_floating_point()
-        assert 0 <= images.min()
+        assert images.min() >= 0
         assert images.max() <= 1
         return self.linear(images.mean((1, 2, 3))[:, None])
 
@@ -45,7 +48,11 @@ def test_the_papers_network():
     assert [layer.out_channels for layer in convolutions] == [6, 12, 24]
     assert {layer.kernel_size for layer in convolutions} == {(5, 5)}
     linear = [layer for layer in network.layers if isinstance(layer, nn.Linear)]
-    assert [(layer.in_features, layer.out_features) for layer in linear] == [(24 * 16 * 16, 1000), (1000, 100), (100, 2)]
+    assert [(layer.in_features, layer.out_features) for layer in linear] == [
+        (24 * 16 * 16, 1000),
+        (1000, 100),
+        (100, 2),
+    ]
     assert network(torch.rand(2, 3, 128, 128)).shape == (2, 2)
     with pytest.raises(ValueError, match="8 x 8"):
         SmallCNN((3, 7, 20), 2)
@@ -63,7 +70,9 @@ def test_it_learns_and_scores():
     assert (classifier.predict(X) == probability.argmax(1)).all()
 
 
-@pytest.mark.parametrize("labels", [np.array(["man", "woman"]), np.array([False, True]), np.array([7, 3]), np.array([0, 1])])
+@pytest.mark.parametrize(
+    "labels", [np.array(["man", "woman"]), np.array([False, True]), np.array([7, 3]), np.array([0, 1])]
+)
 def test_labels_of_any_kind(labels):
     X, y = bright_and_dark()
     classifier = ImageClassifier(Mean, max_epochs=1, random_state=0).fit(X, labels[y])
@@ -136,7 +145,7 @@ def test_a_module_instance_is_copied_and_the_users_data_stays():
     classifier = ImageClassifier(module, lr=0.1, max_epochs=2).fit(X, y)
     assert classifier.module_ is not module
     assert all(torch.equal(old, new) for old, new in zip(before, module.parameters(), strict=True))
-    assert (X == X_before).all()
+    assert (X_before == X).all()
 
 
 def test_skorch_parameters_work():
@@ -169,9 +178,7 @@ def test_in_scikit_learn_and_fairlearn():
     group = np.arange(80) % 2
     search = GridSearchCV(ImageClassifier(Mean, max_epochs=8, random_state=0), {"lr": [1e-6, 0.3]}, cv=2).fit(X, y)
     assert search.best_params_ == {"lr": 0.3}
-    frame = MetricFrame(
-        metrics=accuracy_score, y_true=y, y_pred=search.predict(X), sensitive_features=group
-    )
+    frame = MetricFrame(metrics=accuracy_score, y_true=y, y_pred=search.predict(X), sensitive_features=group)
     assert frame.by_group.between(0, 1).all()
     optimizer = ThresholdOptimizer(
         estimator=ImageClassifier(Mean, max_epochs=8, lr=0.3, random_state=0), predict_method="predict_proba"

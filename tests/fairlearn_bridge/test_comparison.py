@@ -95,7 +95,9 @@ def test_resamples_keep_the_order_of_measures_and_centre_on_them():
         if name != "worst_cell":  # a minimum is biased downwards
             assert means[name] == pytest.approx(value, abs=0.015), name
     # The spread of an accuracy over resamples is the binomial one within cells.
-    cells = predictions.assign(right=predictions.predicted == predictions.target).groupby(["group", "confounder"])["right"]
+    cells = predictions.assign(right=predictions.predicted == predictions.target).groupby(["group", "confounder"])[
+        "right"
+    ]
     variance = (cells.mean() * (1 - cells.mean()) * cells.size()).sum() / len(predictions) ** 2
     assert resamples[:, 0].std() == pytest.approx(variance**0.5, rel=0.15)
 
@@ -154,13 +156,22 @@ def test_the_whole_way():
     samples = Samples(X, target, confounder, twins=255 - X)
     mitigators = {"one": Threshold(), "two": Threshold()}
     predictions, trainings = fit_mitigators(
-        mitigators, samples, samples, train_on={"two": Samples(X[:40], target[:40], confounder[:40])}, random_states=(0, 3)
+        mitigators,
+        samples,
+        samples,
+        train_on={"two": Samples(X[:40], target[:40], confounder[:40])},
+        random_states=(0, 3),
     )
     assert len(predictions) == 2 * 2 * 80
     assert list(trainings["mitigator"]) == ["one", "two"] * 2
     assert (predictions["predicted"] == predictions["target"]).all()
     assert predictions["flipped"].all()
-    assert (predictions.query("seed == 3")["score"] - predictions.query("seed == 0")["score"].to_numpy()).round(6).eq(0.003).all()
+    assert (
+        (predictions.query("seed == 3")["score"] - predictions.query("seed == 0")["score"].to_numpy())
+        .round(6)
+        .eq(0.003)
+        .all()
+    )
     table = compare_mitigators(mitigators, samples, samples, n_bootstrap=10, fit_params={"extra": 1, "unknown": 2})
     assert table.loc["one", ("worst_cell", "mean")] == 1
     assert table.loc["one", ("flip_rate", "mean")] == 1

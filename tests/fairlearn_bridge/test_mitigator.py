@@ -83,7 +83,7 @@ def test_what_is_given_is_used_and_not_changed(region_classifier):
     weights = [value.clone() for value in region_classifier.state_dict().values()]
     mitigator = AttributionNoiseMitigator(BASE, region_classifier=region_classifier, scheme="specific_mask")
     mitigator.fit(X, y, sensitive_features=confounder)
-    assert (X == before).all()
+    assert (before == X).all()
     assert all(torch.equal(a, b) for a, b in zip(weights, region_classifier.state_dict().values(), strict=True))
     assert BASE.batch_transform is None
     assert mitigator.estimator is BASE

@@ -67,7 +67,9 @@ def test_only_the_mask_changes_and_images_stay_in_range(scheme, images, maps):
     assert changed.max() <= 1
     assert torch.equal(images, before)
     assert not torch.equal(changed, images[index])
-    expected = quantile_mask(maps.mean(0), 0.6).expand(3, -1, -1) if "general" in scheme else quantile_mask(maps[index], 0.6)
+    expected = (
+        quantile_mask(maps.mean(0), 0.6).expand(3, -1, -1) if "general" in scheme else quantile_mask(maps[index], 0.6)
+    )
     if "transplant" not in scheme:  # whose edges are soft
         outside = ~expected[:, None].expand_as(changed)
         assert torch.equal(changed[outside], images[index][outside])
@@ -87,7 +89,9 @@ def test_masks_and_noise_by_hand(images, maps):
     noisy = additive_noise(grey, torch.ones_like(grey, dtype=torch.bool), generator(), std=0.1)
     assert noisy.mean().item() == pytest.approx(0.5, abs=1e-3)
     assert noisy.std().item() == pytest.approx(0.1, abs=1e-3)
-    assert torch.equal(fitted("general_noise", maps, images, noise_std=0.0)(images, torch.arange(6), generator()), images)
+    assert torch.equal(
+        fitted("general_noise", maps, images, noise_std=0.0)(images, torch.arange(6), generator()), images
+    )
 
 
 def test_noise_is_fresh_in_each_call_and_equal_for_equal_generators(images, maps):

@@ -17,7 +17,9 @@ def population(n=4000, seed=0):
 
 def count(target, confounder, chosen):
     return {
-        (t, c): int(((target[chosen] == t) & (confounder[chosen] == c)).sum()) for t in (True, False) for c in (True, False)
+        (t, c): int(((target[chosen] == t) & (confounder[chosen] == c)).sum())
+        for t in (True, False)
+        for c in (True, False)
     }
 
 
@@ -68,7 +70,13 @@ def test_pools_and_equal_draws():
     train_pool = np.arange(4000) < 3000
     draws = [
         confounded_split(
-            target, confounder, train_size=300, test_per_cell=50, train_pool=train_pool, test_pool=~train_pool, random_state=s
+            target,
+            confounder,
+            train_size=300,
+            test_per_cell=50,
+            train_pool=train_pool,
+            test_pool=~train_pool,
+            random_state=s,
         )
         for s in (0, 0, 1)
     ]

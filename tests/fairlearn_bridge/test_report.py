@@ -357,7 +357,11 @@ def test_a_lacking_key_is_named(tmp_path):
 def test_damaged_maps_are_named(tmp_path):
     folder = write(tmp_path / "run")
     whole = (folder / "maps.npz").read_bytes()
-    for damaged in (b"", b"no arrays", whole[:200], whole[:-100]):
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes(255 - byte for byte in whole[middle : middle + 8]) + whole[middle + 8 :]
+    one_array = (tmp_path / "one.npy").read_bytes()
+    for damaged in (b"", b"no arrays", whole[:200], whole[:-100], flipped, one_array):
         (folder / "maps.npz").write_bytes(damaged)
         with pytest.raises(ValueError, match=r"maps\.npz is damaged"):
             write_report(folder)
@@ -449,7 +453,9 @@ def test_a_browser_shows_it_on_a_phone_without_errors(folder, html, tmp_path):
         '<iframe src="phone.html" style="width: 390px; height: 800px; border: 0"></iframe>'
     )
     seen = _browse(tmp_path / "frame.html", tmp_path / "profile")
-    assert re.search(r'data-seen="([^"]*)"', seen.stdout)[1] == "390 10", seen.stderr
+    width, images = map(int, re.search(r'data-seen="([^"]*)"', seen.stdout)[1].split())
+    assert width <= 390
+    assert images == 10
     errors = _browse(folder / "report.html", tmp_path / "other").stderr
     assert "CONSOLE" not in errors
 

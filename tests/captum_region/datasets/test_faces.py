@@ -57,14 +57,14 @@ def test_none_draws_fresh_entropy():
 
 
 def test_global_random_state_is_neither_read_nor_set():
-    np.random.seed(0)  # noqa: NPY002
+    np.random.seed(0)
     torch.manual_seed(0)
-    before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    before, torch_before = np.random.get_state()[1].copy(), torch.get_rng_state()
     first = make_faces(3, 16, random_state=4)
     make_faces(3, 16)
-    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+    np.testing.assert_array_equal(np.random.get_state()[1], before)
     assert torch.equal(torch.get_rng_state(), torch_before)
-    np.random.seed(1)  # noqa: NPY002
+    np.random.seed(1)
     np.testing.assert_array_equal(make_faces(3, 16, random_state=4).images, first.images)
 
 
