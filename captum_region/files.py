@@ -30,6 +30,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     beside = Path(name)
     try:
         yield beside
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())  # or a power cut could leave the new name with none of the bytes
         # mkstemp makes files that only their owner can read.
         umask = os.umask(0)
         os.umask(umask)

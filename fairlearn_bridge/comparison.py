@@ -13,6 +13,7 @@ from fairlearn.metrics import MetricFrame, count
 from joblib import Parallel, delayed
 from scipy.stats import rankdata
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import accuracy_score
 from tqdm.auto import tqdm
 
@@ -94,6 +95,7 @@ def compare_mitigators(
     *,
     train_on: Mapping[str, Samples] | None = None,
     fit_params: Mapping[str, Any] | None = None,
+    reuse: Mapping[str, str] | None = None,
     random_states: Sequence[int] = (0,),
     n_bootstrap: int = 1000,
     confidence_level: float = 0.95,
@@ -113,6 +115,9 @@ def compare_mitigators(
         Other training data for some mitigators, such as a balanced set; `fit_params` are not given with them.
     fit_params : mapping, optional
         Further arguments of ``fit``, such as ``region_maps`` or ``validation``.
+    reuse : mapping of name to name, optional
+        Mitigators that get the fitted classifier of another as their ``estimator``, frozen, and so need not train it
+        again: ``{"threshold shifted": "original"}``.
     random_states : sequence of int, default=(0,)
         One training a seed; the same seed means the same initial weights in every mitigator.
     n_bootstrap : int, default=1000
@@ -135,6 +140,7 @@ def compare_mitigators(
         test,
         train_on=train_on,
         fit_params=fit_params,
+        reuse=reuse,
         random_states=random_states,
         n_jobs=n_jobs,
         show_progress=show_progress,
@@ -150,6 +156,7 @@ def fit_mitigators(
     *,
     train_on: Mapping[str, Samples] | None = None,
     fit_params: Mapping[str, Any] | None = None,
+    reuse: Mapping[str, str] | None = None,
     random_states: Sequence[int] = (0,),
     n_jobs: int | None = None,
     show_progress: bool = False,
@@ -169,38 +176,57 @@ def fit_mitigators(
     Raises
     ------
     ValueError
-        If there is no mitigator, or a name in `train_on` is none.
+        If there is no mitigator, or a name in `train_on` or `reuse` is none.
     """
-    train_on, fit_params = dict(train_on or {}), dict(fit_params or {})
-    if not mitigators or set(train_on) - set(mitigators):
-        raise ValueError(f"mitigators must be given and include all of train_on, got {list(mitigators)}")
+    train_on, fit_params, reuse = dict(train_on or {}), dict(fit_params or {}), dict(reuse or {})
+    if not mitigators or {*train_on, *reuse, *reuse.values()} - set(mitigators):
+        raise ValueError(f"mitigators must be given and include all of train_on and reuse, got {list(mitigators)}")
     jobs = [
-        delayed(_fit_one)(
-            name, estimator, train_on.get(name, train), test, {} if name in train_on else fit_params, seed
+        delayed(_fit_chain)(
+            {name: estimator, **{later: mitigators[later] for later, first in reuse.items() if first == name}},
+            train_on.get(name, train),
+            test,
+            {} if name in train_on else fit_params,
+            seed,
         )
         for seed in random_states
         for name, estimator in mitigators.items()
+        if name not in reuse
     ]
     done = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
-    results = list(tqdm(done, total=len(jobs), desc="mitigators", unit="fit", disable=not show_progress))
-    predictions = pd.concat([part for part, _ in results], ignore_index=True)
-    return predictions, pd.DataFrame([training for _, training in results])
+    chains = list(tqdm(done, total=len(jobs), desc="mitigators", unit="fit", disable=not show_progress))
+    results = {(row["mitigator"], row["seed"]): (table, row) for chain in chains for table, row in chain}
+    ordered = [results[name, seed] for seed in random_states for name in mitigators]
+    return pd.concat([table for table, _ in ordered], ignore_index=True), pd.DataFrame([row for _, row in ordered])
 
 
-def _fit_one(
+def _fit_chain(
+    mitigators: Mapping[str, Any], train: Samples, test: Samples, fit_params: Mapping[str, Any], seed: int
+) -> list[tuple[pd.DataFrame, dict[str, Any]]]:
+    """Fit the first mitigator, and the others on top of it."""
+    results, first = [], None
+    for name, estimator in mitigators.items():
+        fitted = clone(estimator)
+        seeds = [key for key in fitted.get_params() if key.endswith("random_state")]
+        fitted.set_params(**dict.fromkeys(seeds, seed))
+        if first is not None:
+            fitted.set_params(estimator=FrozenEstimator(first))
+        results.append(_fit_and_predict(name, fitted, train, test, fit_params, seed))
+        first = fitted if first is None else first
+    return results
+
+
+def _fit_and_predict(
     name: str, estimator: Any, train: Samples, test: Samples, fit_params: Mapping[str, Any], seed: int
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     accepted = inspect.signature(estimator.fit).parameters
     params = {key: value for key, value in fit_params.items() if key in accepted}
     if "sensitive_features" in accepted:
         params["sensitive_features"] = train.confounder
-    fitted = clone(estimator)
-    seeds = [key for key in fitted.get_params() if key.endswith("random_state")]
-    fitted.set_params(**dict.fromkeys(seeds, seed))
     start = time.perf_counter()
-    fitted.fit(train.X, train.y, **params)
+    estimator.fit(train.X, train.y, **params)
     seconds = time.perf_counter() - start
-    predicted = fitted.predict(test.X)
+    predicted = estimator.predict(test.X)
     table = pd.DataFrame(
         {
             "mitigator": name,
@@ -210,12 +236,12 @@ def _fit_one(
             "group": test.groups,
             "confounder": test.confounder,
             "predicted": predicted,
-            "score": fitted.predict_proba(test.X)[:, -1],
+            "score": estimator.predict_proba(test.X)[:, -1],
         }
     )
     if test.twins is not None:
-        table["flipped"] = predicted != fitted.predict(test.twins)
-    history = getattr(getattr(fitted, "estimator_", fitted), "history_", None)
+        table["flipped"] = predicted != estimator.predict(test.twins)
+    history = getattr(getattr(estimator, "estimator_", estimator), "history_", None)
     losses = [] if history is None else [float(loss) for loss in history[:, "train_loss"]]
     return table, {"mitigator": name, "seed": seed, "seconds": seconds, "losses": losses}
 

@@ -241,6 +241,7 @@ def run_experiment(
             test,
             train_on={"balanced": _samples(config, data.balanced)},
             fit_params={"region_maps": maps.numpy(), "validation": (validation.X, validation.y)},
+            reuse={"threshold shifted": "original"},
             random_states=range(config.random_state, config.random_state + config.seeds),
             n_jobs=config.n_jobs,
             show_progress=not quiet,

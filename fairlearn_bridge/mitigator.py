@@ -200,7 +200,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         if given is not None:
             if self.region_classifier is None:
                 raise ValueError("region_maps must come with the region_classifier that made them, got none")
-            maps = torch.as_tensor(np.asarray(given))
+            maps = torch.tensor(np.asarray(given))  # a copy: worker processes get read-only memory
             if maps.shape != (len(X), *self.region_classifier_.grid.shape):
                 wanted = (len(X), *self.region_classifier_.grid.shape)
                 raise ValueError(f"region_maps must have shape {wanted}, got {tuple(maps.shape)}")

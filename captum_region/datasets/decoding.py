@@ -7,9 +7,8 @@ import json
 import operator
 import os
 import stat
-import uuid
 import warnings
-from contextlib import closing, contextmanager
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
@@ -20,8 +19,10 @@ from joblib import Parallel, delayed, effective_n_jobs
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
+from captum_region.files import replacing
+
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from numpy.typing import NDArray
 
@@ -183,7 +184,8 @@ def _write_entry(
     reasons = {at: _MISSING for at, stamp in enumerate(stamps) if stamp is None}
     present = [at for at, stamp in enumerate(stamps) if stamp is not None]
     # The array appears last: an entry that has one is whole.
-    with _replacing(entry.with_suffix(".npy")) as file:
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(entry.with_suffix(".npy")) as beside, beside.open("wb") as file:
         _write_header(file, len(present), shape)
         start = file.tell()
         decoded = _decode_all([paths[at] for at in present], shape, n_jobs)
@@ -204,30 +206,14 @@ def _write_entry(
         _write_header(file, len(paths) - len(reasons), shape)
         if file.tell() != start:
             raise RuntimeError("numpy gave two headers of one array different lengths")
-        with _replacing(entry.with_suffix(".json")) as listing:
-            listing.write(json.dumps(dict(sorted(reasons.items()))).encode())
+        with replacing(entry.with_suffix(".json")) as listing:
+            listing.write_text(json.dumps(dict(sorted(reasons.items()))))
 
 
 def _write_header(file: IO[bytes], count: int, shape: tuple[int, int]) -> None:
     # numpy pads the header so that the first axis can be rewritten in place; how many images stay is known at the end.
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, 3, *shape)}
     np.lib.format.write_array_header_1_0(file, header)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that takes the place of `path` when all has been written, and leaves nothing behind otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own for each writer, so that two may build the same entry at once.
-    beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with beside.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _decode_all(paths: Sequence[str], shape: tuple[int, int], n_jobs: int | None) -> Generator[NDArray[np.uint8] | str]:

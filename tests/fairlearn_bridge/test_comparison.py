@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from fairlearn.metrics import MetricFrame
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.metrics import accuracy_score, roc_auc_score
 
 from fairlearn_bridge import Samples, compare_mitigators, fit_mitigators, measure, signed_gap, summarize
@@ -180,6 +180,38 @@ def test_the_whole_way():
         fit_mitigators({}, samples, samples)
     with pytest.raises(ValueError, match="train_on"):
         fit_mitigators(mitigators, samples, samples, train_on={"three": samples})
+
+
+class Opposite(ClassifierMixin, BaseEstimator):
+    """Predicts the opposite of another classifier."""
+
+    def __init__(self, estimator):
+        self.estimator = estimator
+
+    def fit(self, X, y):
+        self.estimator_ = clone(self.estimator).fit(X, y)
+        return self
+
+    def predict_proba(self, X):
+        return self.estimator_.predict_proba(X)[:, ::-1]
+
+    def predict(self, X):
+        return ~self.estimator_.predict(X)
+
+
+def test_reuse_trains_once():
+    X = np.repeat(np.uint8([0, 255, 0, 255]), 12).reshape(4, 3, 2, 2)
+    samples = Samples(X, np.array([False, True] * 2), np.array([False, False, True, True]))
+    # Untrained, the frozen classifier would fail: its fit wants sensitive_features, which Opposite does not give.
+    mitigators = {"opposite": Opposite(Threshold()), "plain": Threshold()}
+    predictions, trainings = fit_mitigators(
+        mitigators, samples, samples, reuse={"opposite": "plain"}, random_states=(0, 1)
+    )
+    assert list(trainings["mitigator"]) == ["opposite", "plain"] * 2
+    right = (predictions["predicted"] == predictions["target"]).groupby(predictions["mitigator"]).mean()
+    assert right.to_dict() == {"opposite": 0, "plain": 1}
+    with pytest.raises(ValueError, match="reuse"):
+        fit_mitigators(mitigators, samples, samples, reuse={"opposite": "unknown"})
 
 
 def test_samples_must_fit():

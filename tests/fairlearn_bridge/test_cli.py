@@ -1,0 +1,159 @@
+"""The commands as a user runs them: real subprocesses on small data."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from captum_region import load_classifier
+from captum_region.datasets import make_faces
+
+SMALL = ["--epochs", "1", "--region-epochs", "1", "--batch-size", "32", "--jobs", "1"]
+
+
+def command(module, *arguments, check=0):
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == check, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo") / "run"
+    sizes = ["--size", "24", "--train-size", "120", "--test-per-cell", "15"]
+    return out, command("fairlearn_bridge", "demo", "--out", out, *sizes, *SMALL, "--seeds", "2")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """A user's own table of images: files in a folder, a csv beside."""
+    folder = tmp_path_factory.mktemp("own")
+    faces = make_faces(300, 20, random_state=0)
+    for number, image in enumerate(faces.images):
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{number}.png")
+    names = [f"{number}.png" for number in range(300)]
+    hair = np.where(faces.attributes["Blond_Hair"], "blond", "dark")
+    attributes = faces.attributes[["Male"]].astype(int)
+    pd.DataFrame({"image": names, "hair": hair, **attributes}).to_csv(folder / "own.csv", index=False)
+    return folder / "own.csv"
+
+
+@pytest.mark.slow
+def test_demo_writes_all_it_says(demo):
+    out, done = demo
+    names = {"report.html", "results.json", "table.csv", "predictions.csv", "maps.npz", "plots", "region_classifier"}
+    assert {path.name for path in out.iterdir()} == names
+    results = json.loads((out / "results.json").read_text())
+    arms = ["original", "balanced", "threshold shifted", "general_transplant, elsewhere"]
+    arms += ["general_transplant", "general_mask@predict", "general_noise"]
+    assert [entry["name"] for entry in results["mitigators"]] == arms
+    assert results["random_states"] == [0, 1]
+    counts = {(row["set"], row["target"], row["confounder"]): row["images"] for row in results["counts"]}
+    assert [counts["biased", *cell] for cell in ((True, True), (True, False), (False, True), (False, False))] == [
+        0,
+        60,
+        40,
+        20,
+    ]
+    assert all(counts["test", t, c] == 15 for t in (True, False) for c in (True, False))
+    predictions = pd.read_csv(out / "predictions.csv")
+    assert len(predictions) == 7 * 2 * 60
+    table = pd.read_csv(out / "table.csv").set_index(["mitigator", "measure"])
+    for name in arms:
+        of_arm = predictions[predictions["mitigator"] == name]
+        right = (
+            (of_arm["predicted"] == of_arm["target"])
+            .groupby([of_arm["seed"], of_arm["group"], of_arm["confounder"]])
+            .mean()
+        )
+        assert table.loc[(name, "accuracy"), "mean"] == pytest.approx(right.mean())
+        assert table.loc[(name, "worst_cell"), "mean"] == pytest.approx(right.groupby("seed").min().mean())
+        assert table.loc[(name, "flip_rate"), "mean"] == pytest.approx(of_arm["flipped"].mean())
+        assert name.split(",")[0] in done.stdout.replace("\n", " ")
+    # One seed is one set of initial weights: an unmitigated model and its shifted threshold have the same scores.
+    scores = predictions.set_index("mitigator")["score"]
+    np.testing.assert_array_equal(scores["original"], scores["threshold shifted"])
+    assert load_classifier(out / "region_classifier").class_names == ("False", "True")
+    maps = np.load(out / "maps.npz")
+    assert maps["pixel_map"].shape == (24, 24)
+    assert maps["truth_mean"].max() > 0.3
+    assert "training the region classifier" in done.stderr
+    assert "<html" in (out / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_report_again_and_force(demo):
+    out, _ = demo
+    page = (out / "report.html").read_text()
+    (out / "report.html").unlink()
+    assert command("fairlearn_bridge", "report", out).stdout.strip() == str(out / "report.html")
+    assert (out / "report.html").read_text() == page
+    before = (out / "results.json").read_bytes()
+    refused = command("fairlearn_bridge", "demo", "--out", out, check=2)
+    assert "--force" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert (out / "results.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_run_on_ones_own_table(table, tmp_path):
+    out, cache = tmp_path / "run", tmp_path / "cache"
+    arguments = ["--data", "table", "--root", table, "--target", "Male", "--confounder", "hair=blond", "--out", out]
+    options = ["--size", "20", "--cache", cache, "--schemes", "specific_mask", "--test-per-cell", "8", "--quiet"]
+    done = command("fairlearn_bridge", "run", *arguments, *options, *SMALL)
+    assert "specific_mask" in done.stdout
+    assert "training" not in done.stderr
+    results = json.loads((out / "results.json").read_text())
+    assert results["confounder"] == "hair=blond"
+    assert "flip_rate" not in results["measures"]  # no twins of photographs
+    train, attribute = tmp_path / "classifier", tmp_path / "maps"
+    source = ["--data", "table", "--root", table, "--cache", cache]
+    options = ["--attribute", "hair=blond", "--within", "Male", "--size", "20", "--epochs", "1", "--out", train]
+    trained = command("captum_region", "train", *source, *options)
+    assert json.loads(trained.stdout)["images"] == 300
+    assert load_classifier(train / "classifier").class_names == ("not hair=blond", "hair=blond")
+    command("captum_region", "attribute", train, *source, "--limit", "30", "--out", attribute)
+    maps, mean = np.load(attribute / "region_maps.npy"), np.load(attribute / "mean_map.npy")
+    assert maps.dtype == np.float16
+    assert maps.shape == (30, 16, 16)
+    np.testing.assert_allclose(maps.astype(float).mean(0), mean, atol=1e-3)
+    assert Image.open(attribute / "mean_map.png").size[0] > 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--confounder", "Hat"], "'Hat' is no attribute"),
+        (["--confounder", "hair"], "name one of its values, as in hair="),
+        (["--confounder", "Male"], "confounder must be another attribute"),
+        (["--confounder", "hair=blond", "--schemes", "blur"], "scheme must be one of"),
+        (["--confounder", "hair=blond", "--quantile", "3"], "quantile"),
+        (["--confounder", "hair=blond", "--train-size", "9000"], "train_size must lie in"),
+        (["--confounder", "hair=blond", "--root", "nowhere.csv"], "nowhere.csv"),
+        (["--confounder", "hair=blond", "--data", "imagenet"], "--data must be one of"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, words, table, tmp_path):
+    out = tmp_path / "run"
+    given = {"--data": "table", "--root": table, "--target": "Male", "--out": out, "--cache": tmp_path / "cache"}
+    given |= dict(zip(arguments[::2], arguments[1::2], strict=True))
+    done = command("fairlearn_bridge", "run", *(part for pair in given.items() for part in pair), "--quiet", check=2)
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert words in lines[0]
+    assert not out.exists()
+
+
+def test_help_teaches_and_versions_agree():
+    assert "Example:" in command("fairlearn_bridge", "run", "--help").stdout
+    assert (
+        command("fairlearn_bridge", "--version").stdout.split()[1]
+        == command("captum_region", "--version").stdout.split()[1]
+    )

@@ -1,0 +1,36 @@
+"""Every example runs, as a script of its own, and shows what it says it shows."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name, folder):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / name], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_first_map(tmp_path):
+    printed = run("plot_first_map.py", tmp_path)
+    assert (tmp_path / "first_map.png").stat().st_size > 1000
+    assert float(re.search(r"the map is ([\d.]+) times", printed)[1]) > 1.5
+
+
+@pytest.mark.slow
+def test_mitigation(tmp_path):
+    printed = run("plot_mitigation.py", tmp_path)
+    assert "flip_rate" in printed
+
+
+def test_no_example_is_forgotten():
+    tested = set(re.findall(r"plot_\w+\.py", Path(__file__).read_text()))
+    assert {path.name for path in EXAMPLES.glob("*.py")} == tested
