@@ -35,7 +35,9 @@ print(f"best region: {training.region_accuracy.max():.2f}, mean over regions: {t
 attribution = RegionAttribution(classifier)
 mean = attribution.grid.to_pixels(attribution.mean_map(test.images))
 truth = torch.from_numpy(test.truth("Eyeglasses").mean(0))
-figure = plot_maps({"confidence": mean, "truth": truth}, images=[test.images.mean(0).astype(np.uint8)] * 2, share_scale=False)
+figure = plot_maps(
+    {"confidence": mean, "truth": truth}, images=[test.images.mean(0).astype(np.uint8)] * 2, share_scale=False
+)
 figure.savefig("first_map.png", bbox_inches="tight")
 
 inside = mean[truth > 0.3].mean() / mean.mean()

@@ -71,9 +71,9 @@ def _job_count(jobs: int | None, device: str) -> int:
     return jobs if jobs is not None else joblib.cpu_count() if device == "cpu" else 1
 
 
-def _print_table(table: pd.DataFrame, out: Path) -> None:
+def _print_table(table: pd.DataFrame, target: str, out: Path) -> None:
     """Print the means with their intervals to stdout, and say on stderr where the rest is."""
-    names = {"accuracy[False]": "acc 0", "accuracy[True]": "acc 1", "confounder_gap": "conf. gap"}
+    names = {"accuracy[False]": f"not {target}", "accuracy[True]": target, "confounder_gap": "conf. gap"}
     shown = Table("mitigator", box=None)
     measures = table.columns.get_level_values("measure").unique()
     for measure in measures:
@@ -90,7 +90,7 @@ def _print_table(table: pd.DataFrame, out: Path) -> None:
 def demo(
     out: Out = Path("demo"),
     size: Annotated[int, typer.Option(help="Side of the faces in pixels.")] = 48,
-    train_size: Annotated[int, typer.Option(help="Training faces.")] = 2400,
+    train_size: Annotated[int, typer.Option(help="Training faces.")] = 2100,
     test_per_cell: Annotated[int, typer.Option(help="Test faces of each cell of gender and hair.")] = 250,
     schemes: Schemes = "general_transplant,general_mask@predict,general_noise",
     quantile: Quantile = 0.5,
@@ -136,7 +136,7 @@ def demo(
         with stage("drawing faces", seconds, quiet):
             data = synthetic_data(config, size)
         title = "Blond hair as a confounder of gender, on synthetic faces"
-        _print_table(run_experiment(config, data, out, title=title, seconds=seconds, quiet=quiet), out)
+        _print_table(run_experiment(config, data, out, title=title, seconds=seconds, quiet=quiet), config.target, out)
 
 
 @app.command()
@@ -154,7 +154,7 @@ def run(
         int | None, typer.Option(help="Test images a cell; by default what the data allow, 182 at most.")
     ] = None,
     schemes: Schemes = "general_transplant,general_mask@predict,general_noise",
-    quantile: Quantile = 0.5,
+    quantile: Quantile = 0.7,
     noise_std: NoiseStd = 0.5,
     epochs: Epochs = 10,
     batch_size: BatchSize = 128,
@@ -203,7 +203,7 @@ def run(
             warnings.simplefilter("ignore", UserWarning)
             parts = split_data(config, train, test)
         title = f"{confounder} as a confounder of {target}, on {data}"
-        _print_table(run_experiment(config, parts, out, title=title, seconds=seconds, quiet=quiet), out)
+        _print_table(run_experiment(config, parts, out, title=title, seconds=seconds, quiet=quiet), config.target, out)
 
 
 @app.command()

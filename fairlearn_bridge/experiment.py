@@ -88,7 +88,7 @@ class ExperimentConfig:
     target: str
     confounder: str
     schemes: tuple[str, ...] = ("general_transplant", f"general_mask{AT_PREDICT}", "general_noise")
-    quantile: float = 0.5
+    quantile: float = 0.7
     noise_std: float = 0.5
     train_size: int | None = None
     test_per_cell: int | None = None
