@@ -26,6 +26,7 @@ training = fit_region_classifier(
     faces.images,
     faces.attributes["Eyeglasses"],
     validation=(test.images, test.attributes["Eyeglasses"]),
+    epochs=30,  # for a quick example; by default it trains three times as long
     random_state=0,
 )
 print(f"best region: {training.region_accuracy.max():.2f}, mean over regions: {training.region_accuracy.mean():.2f}")
@@ -35,9 +36,8 @@ print(f"best region: {training.region_accuracy.max():.2f}, mean over regions: {t
 attribution = RegionAttribution(classifier)
 mean = attribution.grid.to_pixels(attribution.mean_map(test.images))
 truth = torch.from_numpy(test.truth("Eyeglasses").mean(0))
-figure = plot_maps(
-    {"confidence": mean, "truth": truth}, images=[test.images.mean(0).astype(np.uint8)] * 2, share_scale=False
-)
+mean_face = test.images.mean(0).astype(np.uint8)
+figure = plot_maps({"confidence": mean, "truth": truth}, images=mean_face, share_scale=False)
 figure.savefig("first_map.png", bbox_inches="tight")
 
 inside = mean[truth > 0.3].mean() / mean.mean()

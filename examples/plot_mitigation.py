@@ -31,8 +31,9 @@ test = Samples(
     faces.images[split.test], male[split.test], blond[split.test], twins=faces.twin("Blond_Hair", split.test)
 )
 base = ImageClassifier(max_epochs=8, batch_size=32)
+mitigator = AttributionNoiseMitigator(base, region_epochs=25, scheme="general_transplant", quantile=0.5)
 table = compare_mitigators(
-    {"original": base, "transplant": AttributionNoiseMitigator(base, scheme="general_transplant", quantile=0.5)},
+    {"original": base, "transplant": mitigator},
     train,
     test,
     n_bootstrap=200,

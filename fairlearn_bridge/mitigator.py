@@ -37,6 +37,8 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         Trained to predict the confounder. By default a `DenseRegionClassifier` is trained on the training images
         themselves, within the classes of y, see `captum_region.training.within_class_weights`: plainly trained, it
         would find the target, which in biased data goes along with the confounder.
+    region_epochs : int, optional
+        Epochs of that training; by default its recipe's, see `fit_region_classifier`.
     scheme, quantile, noise_std, perturbation, elsewhere
         See `AttributionNoise`.
     apply_at_predict : bool, default=False
@@ -68,7 +70,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
     >>> from captum_region.datasets import make_faces
     >>> from fairlearn_bridge import AttributionNoiseMitigator, ImageClassifier
     >>> faces = make_faces(60, size=16, random_state=0)
-    >>> mitigator = AttributionNoiseMitigator(ImageClassifier(max_epochs=1), quantile=0.5, random_state=0)
+    >>> mitigator = AttributionNoiseMitigator(ImageClassifier(max_epochs=1), region_epochs=1, random_state=0)
     >>> y, blond = faces.attributes["Male"], faces.attributes["Blond_Hair"]
     >>> mitigator.fit(faces.images, y, sensitive_features=blond).predict(faces.images).shape
     (60,)
@@ -79,6 +81,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         estimator: Any,
         *,
         region_classifier: RegionClassifier | None = None,
+        region_epochs: int | None = None,
         scheme: str = "general_noise",
         quantile: float = 0.7,
         noise_std: float = 0.5,
@@ -91,6 +94,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
     ) -> None:
         self.estimator = estimator
         self.region_classifier = region_classifier
+        self.region_epochs = region_epochs
         self.scheme = scheme
         self.quantile = quantile
         self.noise_std = noise_std
@@ -191,7 +195,13 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
             raise ValueError("sensitive_features must take at least two values, they take one")
         classifier = DenseRegionClassifier(grid, count, in_channels=X.shape[1], random_state=seed)
         fit_region_classifier(
-            classifier, X, confounder, within=labels, random_state=seed, show_progress=self.show_progress
+            classifier,
+            X,
+            confounder,
+            within=labels,
+            epochs=self.region_epochs,
+            random_state=seed,
+            show_progress=self.show_progress,
         )
         return classifier
 

@@ -123,7 +123,8 @@ def test_run_on_ones_own_table(table, tmp_path):
     assert maps.dtype == np.float16
     assert maps.shape == (30, 16, 16)
     np.testing.assert_allclose(maps.astype(float).mean(0), mean, atol=1e-3)
-    assert Image.open(attribute / "mean_map.png").size[0] > 100
+    with Image.open(attribute / "mean_map.png") as picture:
+        assert picture.size[0] > 100
 
 
 @pytest.mark.slow
