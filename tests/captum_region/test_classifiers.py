@@ -4,6 +4,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier, RegionGrid
 from captum_region.classifiers import cifar_resnet18, forward_regions, plan_convolutions
@@ -128,6 +129,22 @@ def test_a_users_module_is_copied_widened_and_keeps_what_it_knows():
         torch.testing.assert_close(classifier(patches, torch.tensor([0, 1])), network(patches))
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
     assert network.conv1.in_channels == 3
+
+
+def test_the_costs_that_the_docstrings_give():
+    grid = RegionGrid(128)
+    dense, patch = DenseRegionClassifier(grid, 2).eval(), PatchRegionClassifier(grid, 2).eval()
+    gmac = {}
+    for name, run in {
+        "map": lambda: dense.forward_grid(torch.zeros(1, 3, 128, 128)),
+        "patch": lambda: patch(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.long)),
+    }.items():
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            run()
+        gmac[name] = counter.get_total_flops() / 2e9
+    assert gmac["map"] == pytest.approx(0.96, abs=0.005)
+    assert gmac["patch"] == pytest.approx(0.56, abs=0.005)
+    assert 2401 * gmac["patch"] > 1300 * gmac["map"]
 
 
 def test_a_module_that_takes_the_extra_channel_itself():
