@@ -331,7 +331,7 @@ class TestCache:
         )
         command = [*ALONE, script, str(folder), str(tmp_path / "cache"), *names]
         assert subprocess.run(command, check=False).returncode == 9
-        assert all(name.endswith(".tmp") for name in cached(tmp_path))
+        assert all(name.startswith(".") for name in cached(tmp_path))
         assert len(decode(names).images) == 5
 
     def test_two_processes_build_one_entry_at_once(self, folder, decode, tmp_path):
