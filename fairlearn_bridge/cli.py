@@ -90,7 +90,7 @@ def _print_table(table: pd.DataFrame, target: str, out: Path) -> None:
 def demo(
     out: Out = Path("demo"),
     size: Annotated[int, typer.Option(help="Side of the faces in pixels.")] = 48,
-    train_size: Annotated[int, typer.Option(help="Training faces.")] = 2100,
+    train_size: Annotated[int, typer.Option(help="Training faces.")] = 2400,
     test_per_cell: Annotated[int, typer.Option(help="Test faces of each cell of gender and hair.")] = 250,
     schemes: Schemes = "general_transplant,general_mask@predict,general_noise",
     quantile: Quantile = 0.5,
