@@ -10,6 +10,7 @@ patch holds information about glasses; the map of its confidence needs no other 
 # Synthetic faces come with the truth: the pixels that change when only the glasses are put on or taken off.
 import numpy as np
 import torch
+from sklearn.metrics import roc_auc_score
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
 from captum_region.datasets import make_faces
@@ -40,5 +41,5 @@ mean_face = test.images.mean(0).astype(np.uint8)
 figure = plot_maps({"confidence": mean, "truth": truth}, images=mean_face, share_scale=False)
 figure.savefig("first_map.png", bbox_inches="tight")
 
-inside = mean[truth > 0.3].mean() / mean.mean()
-print(f"the map is {inside:.1f} times its mean where glasses are")
+area = roc_auc_score((truth > 0.3).flatten(), mean.flatten())
+print(f"how well the map tells pixels of glasses from others, as the area under the ROC: {area:.2f}")
