@@ -22,6 +22,7 @@ from captum_region import (
     DenseRegionClassifier,
     RegionAttribution,
     RegionGrid,
+    RegionTraining,
     fit_region_classifier,
     save_classifier,
 )
@@ -232,7 +233,7 @@ def run_experiment(
         maps = attribution.region_map(biased.X, show_progress=not quiet)
     classifier.cpu()
     arms, descriptions = build_arms(config, classifier)
-    test = _samples(config, data.test)
+    test = _samples(config, data.test, with_twins=True)
     validation = _samples(config, data.validation)
     with stage("training the target classifiers", seconds, quiet):
         predictions, trainings = fit_mitigators(
@@ -256,10 +257,28 @@ def run_experiment(
         np.savez_compressed(
             path, allow_pickle=False, **_pictures(config, data, attribution, maps, training.region_accuracy)
         )
-    results = {
-        "format": FORMAT,
+    results = _results(config, data, training, table, predictions, trainings) | {
         "title": title,
         **_how_it_was_run(config, seconds),
+        "mitigators": [{"name": name, **description} for name, description in descriptions.items()],
+    }
+    with replacing(out / "results.json") as path:
+        path.write_text(json.dumps(_without_nan(results), indent=1, default=_plain) + "\n")
+    write_report(out)
+    return table
+
+
+def _results(
+    config: ExperimentConfig,
+    data: ExperimentData,
+    training: RegionTraining,
+    table: pd.DataFrame,
+    predictions: pd.DataFrame,
+    trainings: pd.DataFrame,
+) -> dict[str, Any]:
+    """Return what was found, as JSON can hold it."""
+    return {
+        "format": FORMAT,
         "target": config.target,
         "confounder": config.confounder,
         "target_names": {"False": f"not {config.target}", "True": config.target},
@@ -270,7 +289,6 @@ def run_experiment(
             "mean_region_accuracy": float(training.region_accuracy.mean()),  # type: ignore[union-attr]
             "best_region_accuracy": float(training.region_accuracy.max()),  # type: ignore[union-attr]
         },
-        "mitigators": [{"name": name, **description} for name, description in descriptions.items()],
         "table": _flat(table).to_dict("records"),
         "measures": {
             name: MEASURES[name].format(target=config.target, confounder=config.confounder)
@@ -282,10 +300,6 @@ def run_experiment(
         "caveats": _caveats(config, data),
         "confidence_level": 0.95,
     }
-    with replacing(out / "results.json") as path:
-        path.write_text(json.dumps(_without_nan(results), indent=1, default=_plain) + "\n")
-    write_report(out)
-    return table
 
 
 def build_arms(config: ExperimentConfig, classifier: Any) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
@@ -341,14 +355,9 @@ def _describe(scheme: str, changed: str) -> str:
     )
 
 
-def _samples(config: ExperimentConfig, images: AttributeImages) -> Samples:
-    has_twins = isinstance(images, Faces) and config.confounder in images.attributes
-    return Samples(
-        images.images,
-        images.binary(config.target),
-        images.binary(config.confounder),
-        twins=images.twin(config.confounder) if has_twins else None,  # type: ignore[attr-defined]
-    )
+def _samples(config: ExperimentConfig, images: AttributeImages, *, with_twins: bool = False) -> Samples:
+    twins = images.twin(config.confounder) if with_twins and isinstance(images, Faces) else None
+    return Samples(images.images, images.binary(config.target), images.binary(config.confounder), twins=twins)
 
 
 def _pictures(
