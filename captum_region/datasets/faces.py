@@ -47,7 +47,7 @@ _NOT_BLOND = [
 
 # How far one cue of the sex spreads about its mean, in distances between the two means, and how far these lie apart,
 # in those written with each cue. No cue alone is sure, all of them together nearly are; and they show enough at 48 px
-# for a small network to learn them from 2,000 faces, as it does from photographs (at 1.6 and 1 it learnt hair alone).
+# for a small network to learn them from 2,400 faces (at 1.6 and 1 it leant on the hair alone).
 _SPREAD = 1.0
 _DISTANCE = 1.4
 # Planes of one chunk should stay in the processor's cache.
