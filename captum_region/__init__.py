@@ -5,6 +5,7 @@ from captum_region.checkpoint import load_classifier, save_classifier
 from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
 from captum_region.confidence import margin, negative_entropy, top_softmax
 from captum_region.grid import RegionGrid
+from captum_region.maps import RegionMaps, attribute_dataset
 from captum_region.training import RegionTraining, fit_region_classifier
 
 __all__ = [
@@ -13,7 +14,9 @@ __all__ = [
     "RegionAttribution",
     "RegionClassifier",
     "RegionGrid",
+    "RegionMaps",
     "RegionTraining",
+    "attribute_dataset",
     "fit_region_classifier",
     "load_classifier",
     "margin",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import mmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,8 +51,10 @@ def take(images: ImageData, index: NDArray[np.intp] | slice) -> Tensor:
     return torch.from_numpy(np.array(images[index]))
 
 
-def batches(images: ImageData, batch_size: int, *, show_progress: bool = False, desc: str = "") -> Iterator[Tensor]:
-    """Yield `images` in order, `batch_size` at a time, with a progress bar on stderr if asked.
+def batches(
+    images: ImageData, batch_size: int, *, start: int = 0, show_progress: bool = False, desc: str = ""
+) -> Iterator[Tensor]:
+    """Yield `images` in order from `start` on, `batch_size` at a time, with a progress bar on stderr if asked.
 
     Raises
     ------
@@ -59,8 +63,31 @@ def batches(images: ImageData, batch_size: int, *, show_progress: bool = False, 
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    with tqdm(total=len(images), desc=desc, unit="img", disable=not show_progress) as bar:
-        for start in range(0, len(images), batch_size):
-            batch = take(images, slice(start, start + batch_size))
+    with tqdm(total=len(images), initial=start, desc=desc, unit="img", disable=not show_progress) as bar:
+        for first in range(start, len(images), batch_size):
+            batch = take(images, slice(first, first + batch_size))
+            _release(images)
             yield batch
             bar.update(len(batch))
+
+
+def _release(images: ImageData) -> None:
+    """Let go of what was read of a read-only memory map, which would stay in the process's memory until it ends."""
+    if isinstance(images, np.memmap) and images.mode == "r" and hasattr(mmap, "MADV_DONTNEED"):
+        images._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+
+
+def fingerprint(images: ImageData, *, show_progress: bool = False) -> str:
+    """Return a digest (BLAKE2b, 128 bits, as hex) of images' type, shape and values; an array's and a tensor's agree.
+
+    Examples
+    --------
+    >>> images = np.zeros((3, 3, 4, 4), np.uint8)
+    >>> fingerprint(images) == fingerprint(torch.from_numpy(images)) != fingerprint(images[:2])
+    True
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}".encode())
+    for batch in batches(images, 256, show_progress=show_progress, desc="fingerprint"):
+        digest.update(batch.cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors.torch import load_model, save_model
 
 from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
@@ -49,16 +51,7 @@ def save_classifier(classifier: RegionClassifier, folder: str | os.PathLike[str]
     names = {"classifier.json", "weights.safetensors"}
     if folder.exists() and not {path.name for path in folder.iterdir()} <= names:
         raise FileExistsError(f"folder must be new or hold a classifier, but {folder} holds other files")
-    description = {
-        "format": FORMAT,
-        "kind": type(classifier).__name__,
-        "image_size": classifier.grid.image_size,
-        "patch_size": classifier.grid.patch_size,
-        "stride": classifier.grid.stride,
-        "class_names": classifier.class_names,
-        "in_channels": classifier.in_channels,
-        "config": classifier.config(),
-    }
+    description = {"format": FORMAT, **_architecture(classifier), "class_names": classifier.class_names}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
         whole = Path(beside) / "new"
@@ -68,6 +61,26 @@ def save_classifier(classifier: RegionClassifier, folder: str | os.PathLike[str]
         if folder.exists():
             shutil.move(folder, Path(beside) / "old")
         whole.rename(folder)
+
+
+def classifier_digest(classifier: RegionClassifier) -> str:
+    """Return a digest (BLAKE2b, 128 bits, as hex) of a classifier's kind, grid and weights; names do not count."""
+    digest = hashlib.blake2b(json.dumps(_architecture(classifier), sort_keys=True).encode(), digest_size=16)
+    for name, value in sorted(classifier.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _architecture(classifier: RegionClassifier) -> dict[str, Any]:
+    return {
+        "kind": type(classifier).__name__,
+        "image_size": classifier.grid.image_size,
+        "patch_size": classifier.grid.patch_size,
+        "stride": classifier.grid.stride,
+        "in_channels": classifier.in_channels,
+        "config": classifier.config(),
+    }
 
 
 def load_classifier(folder: str | os.PathLike[str], *, backbone: nn.Module | None = None) -> RegionClassifier:

@@ -316,10 +316,10 @@ class PatchRegionClassifier(RegionClassifier):
     def forward_grid(self, images: Tensor, *, regions_per_pass: int = 256) -> Tensor:
         """Classify every region of whole images; see `RegionClassifier.forward_grid`.
 
-        Without gradients and in eval mode a copy of the network does it whose weights lie channels last and whose batch
-        normalisations, for a backbone from torchvision, are folded into the convolutions: the same function to
-        rounding (`captum_region.comparison.speed` measures what it gains). Under ``torch.autocast`` it runs in bfloat16,
-        which is faster where the processor has units for it and not exact anywhere.
+        Without gradients and in eval mode a copy of the network does it, with its weights laid out channels last and,
+        for a backbone from torchvision, its batch normalisations folded into the convolutions: the same function to
+        rounding (`captum_region.comparison.speed` measures what it gains). Under ``torch.autocast`` it runs in
+        bfloat16: faster where the processor has units for it, exact nowhere.
         """
         fast = self if torch.is_grad_enabled() or self.training else self._for_inference()
         return forward_regions(fast.forward, self.grid, images, regions_per_pass=regions_per_pass)
@@ -456,7 +456,7 @@ class DenseRegionClassifier(RegionClassifier):
             if norm.training:
                 features = norm(F.conv2d(features, convolution.weight, stride=stride, dilation=dilation))
             else:
-                # In eval mode the normalisation is a factor and a shift of each channel, which the convolution takes in.
+                # In eval mode the normalisation is a factor and a shift a channel: the convolution takes them in.
                 scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
                 weight = (convolution.weight * scale[:, None, None, None]).contiguous(memory_format=torch.channels_last)
                 shift = norm.bias - norm.running_mean * scale

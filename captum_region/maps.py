@@ -1,0 +1,284 @@
+"""Region maps of a whole data set: computed once, stored, averaged; a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from captum_region.batches import batches, check_images, fingerprint
+from captum_region.checkpoint import classifier_digest
+from captum_region.classifiers import RegionClassifier
+from captum_region.files import replacing
+from captum_region.grid import RegionGrid
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from captum_region.attribution import RegionAttribution
+    from captum_region.batches import ImageData
+
+FORMAT = 1
+# What may be lost to a kill, and how often the disk is waited for.
+_IMAGES_A_SAVE = 1024
+_DIFFERENCES = {
+    "classifier": "another classifier",
+    "data": "other images",
+    "confidence": "another confidence",
+    "target": "another target",
+}
+
+
+class RegionMaps:
+    """The region maps of a data set, as `attribute_dataset` left them in a folder.
+
+    Parameters
+    ----------
+    folder : path
+        Holds ``maps.npy`` (float16, images x rows x columns) and ``maps.json``.
+
+    Attributes
+    ----------
+    maps : memmap of float16, shape (N, rows, cols)
+        Read-only; nothing is read before it is used.
+    grid : RegionGrid
+    class_names : tuple of str
+        Of the region classifier.
+    description : dict
+        What ``maps.json`` says: the digest of the classifier, the fingerprint of the images, confidence and target.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder holds no maps.
+    ValueError
+        If the maps are not complete (`attribute_dataset` completes them), damaged or of another format version.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.description = _read_description(self.folder)
+        done, count = self.description["done"], self.description["images"]
+        if done < count:
+            raise ValueError(
+                f"{self.folder} holds {done} of {count} maps; attribute_dataset with the same classifier and images "
+                "goes on from there"
+            )
+        grid = self.description["grid"]
+        self.grid = RegionGrid(tuple(grid["image_size"]), grid["patch_size"], grid["stride"])
+        self.class_names = tuple(self.description["class_names"])
+        self.maps: NDArray[np.float16] = np.load(self.folder / "maps.npy", mmap_mode="r", allow_pickle=False)
+        if self.maps.shape != (count, *self.grid.shape) or self.maps.dtype != np.float16:
+            raise ValueError(f"{self.folder / 'maps.npy'} does not hold the maps that maps.json describes")
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def __repr__(self) -> str:
+        rows, columns = self.grid.shape
+        return f"RegionMaps({str(self.folder)!r}): {len(self)} maps of {rows} x {columns} regions"
+
+    def mean(self, *, show_progress: bool = False) -> Tensor:
+        """Return the mean of all maps, rows x cols, float32.
+
+        A map's values are multiples of 2**-24 between -1 and 1, so that their sum in float64 is exact for up to 2**29
+        images, in whatever order and pieces they are read.
+        """
+        return self.mean_by(np.zeros(len(self), int), show_progress=show_progress)[0]
+
+    def mean_by(self, labels: ArrayLike, *, show_progress: bool = False) -> dict[Hashable, Tensor]:
+        """Return the mean map of each class of images, as exact as `mean`.
+
+        Parameters
+        ----------
+        labels : array-like of shape (N,)
+            A value an image: an attribute, a prediction.
+        show_progress : bool, default=False
+            A progress bar on stderr.
+
+        Returns
+        -------
+        dict of label to Tensor of shape (rows, cols)
+            In the labels' sorted order.
+        """
+        names, codes = np.unique(np.asarray(labels), return_inverse=True)
+        if codes.shape != (len(self),):
+            raise ValueError(f"labels must have shape ({len(self)},), one a map, got {codes.shape}")
+        totals = torch.zeros(len(names), *self.grid.shape, dtype=torch.float64)
+        start = 0
+        for chunk in batches(self.maps, 1024, show_progress=show_progress, desc="mean map"):
+            totals.index_add_(0, torch.from_numpy(codes[start : start + len(chunk)]), chunk.double())
+            start += len(chunk)
+        counts = np.bincount(codes, minlength=len(names))
+        return {
+            name: (total / int(count)).float()
+            for name, total, count in zip(names.tolist(), totals, counts, strict=True)
+        }
+
+    def pixels(self, index: int | slice | ArrayLike) -> Tensor:
+        """Return the pixel maps of the images at `index`: height x width for an int, else N x height x width."""
+        # A copy: torch warns of read-only memory, which a memory map is.
+        chosen = np.array(self.maps[index if isinstance(index, int | slice) else np.asarray(index)], dtype=np.float32)
+        return self.grid.to_pixels(torch.from_numpy(chosen))
+
+
+def attribute_dataset(
+    attribution: RegionAttribution,
+    images: ImageData,
+    folder: str | os.PathLike[str],
+    *,
+    target: int | None = None,
+    batch_size: int = 64,
+    show_progress: bool = False,
+) -> RegionMaps:
+    """Write the region map of every image into `folder`, a batch at a time, in constant memory.
+
+    A run that was stopped, by whatever, goes on where it was when it is called again with the same classifier and
+    images, and leaves the same bytes as one that was not (with the same `batch_size`, on the same machine). Complete
+    maps are opened, not computed again.
+
+    Parameters
+    ----------
+    attribution : RegionAttribution
+        Of a `RegionClassifier`: a function alone cannot be told from another when a run goes on.
+    images : ndarray or Tensor, shape (N, C, height, width)
+        uint8, or float in [0, 1]; a memory map is read batch by batch. They are read once more for their fingerprint.
+    folder : path
+        Made, with its parents. Two bytes a region and image: 4.8 kB an image at 49 x 49 regions.
+    target : int, optional
+        A class, as in `RegionAttribution.attribute`.
+    batch_size : int, default=64
+        Images at a time: memory, and speed.
+    show_progress : bool, default=False
+        A progress bar with images a second on stderr.
+
+    Returns
+    -------
+    RegionMaps
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument does not fit, or the folder holds maps of another classifier, of other images, of another
+        confidence or target.
+    BlockingIOError
+        If another process is writing into the folder.
+    """
+    classifier = attribution.forward_func
+    if not isinstance(classifier, RegionClassifier):
+        raise TypeError(f"attribution must be that of a RegionClassifier, got one of {type(classifier).__name__}")
+    if target is not None and not (isinstance(target, int) and 0 <= target < classifier.num_classes):
+        raise ValueError(f"target must be None or one of the classes 0 to {classifier.num_classes - 1}, got {target!r}")
+    images = check_images(images, image_size=attribution.grid.image_size)
+    grid = attribution.grid
+    description = {
+        "format": FORMAT,
+        "images": len(images),
+        "grid": {"image_size": grid.image_size, "patch_size": grid.patch_size, "stride": grid.stride},
+        "class_names": classifier.class_names,
+        "classifier": classifier_digest(classifier),
+        "data": fingerprint(images, show_progress=show_progress),
+        "confidence": getattr(attribution.confidence, "__qualname__", repr(attribution.confidence)),
+        "target": target,
+        "done": 0,
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            done = _claim(folder, description)
+            _write_maps(attribution, images, folder, description, done, batch_size, show_progress)
+    except Timeout as error:
+        raise BlockingIOError(f"{folder} is being written by another process") from error
+    return RegionMaps(folder)
+
+
+def _claim(folder: Path, description: dict[str, Any]) -> int:
+    """Return how many maps `folder` holds already; begin a file for them where it holds none."""
+    path = folder / "maps.npy"
+    try:
+        found = _read_description(folder)
+    except FileNotFoundError:
+        if path.exists():
+            raise ValueError(f"{path} was not written by attribute_dataset; name another folder") from None
+        _write_description(folder, description)
+        found = description
+    for key, words in _DIFFERENCES.items():
+        if found[key] != description[key]:
+            raise ValueError(
+                f"{folder} holds maps of {words}: {key} {found[key]}, this is {description[key]}; name another folder"
+            )
+    if not path.exists():
+        shape = (description["images"], *RegionGrid(**description["grid"]).shape)
+        # Only the header: the maps follow batch by batch, so that a full disk is an error and not a crash.
+        with replacing(path) as beside, beside.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+    done: int = found["done"]
+    return done
+
+
+def _write_maps(
+    attribution: RegionAttribution,
+    images: ImageData,
+    folder: Path,
+    description: dict[str, Any],
+    done: int,
+    batch_size: int,
+    show_progress: bool,
+) -> None:
+    count = len(images)
+    bytes_a_map = 2 * attribution.grid.num_regions
+    with (
+        (folder / "maps.npy").open("r+b") as file,
+        tqdm(total=count, initial=done, desc="region maps", unit="img", disable=not show_progress) as bar,
+    ):
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        file.seek(file.tell() + done * bytes_a_map)
+        saved = done
+        for batch in batches(images, batch_size, start=done):
+            maps = attribution.region_map(batch, description["target"], batch_size=batch_size).cpu()
+            if not bool(maps.isfinite().all()):
+                raise ValueError(
+                    f"the classifier gave a map that is not finite among images {done} to {done + len(maps)}"
+                )
+            file.write(maps.half().numpy().astype("<f2").tobytes())
+            done += len(batch)
+            if done - saved >= _IMAGES_A_SAVE or done == count:
+                file.flush()
+                os.fsync(file.fileno())
+                _write_description(folder, description | {"done": done})
+                saved = done
+            bar.update(len(batch))
+
+
+def _write_description(folder: Path, description: dict[str, Any]) -> None:
+    with replacing(folder / "maps.json") as path:
+        path.write_text(json.dumps(description, indent=1) + "\n")
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / "maps.json"
+    description: Any = None
+    try:
+        description = json.loads(path.read_text())
+        if description["format"] != FORMAT:
+            raise ValueError(f"its format is version {description['format']!r}, this package reads version {FORMAT}")
+        whole = {"images", "grid", "class_names", "done", *_DIFFERENCES} <= set(description)
+        if not (whole and 0 <= description["done"] <= description["images"]):
+            raise ValueError("something is missing")
+    except FileNotFoundError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not describe region maps: {type(error).__name__}: {error}") from error
+    described: dict[str, Any] = description
+    return described
