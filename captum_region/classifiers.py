@@ -8,6 +8,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
@@ -19,6 +21,8 @@ from captum_region.randomness import RandomState, draw_seed, seeded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,41 @@ class RegionClassifier(nn.Module, ABC):
         if len(names) != self.num_classes:
             raise ValueError(f"class_names must have {self.num_classes} names, got {list(names)}")
         self._class_names = tuple(str(name) for name in names)
+
+    def encode(self, labels: ArrayLike) -> NDArray[np.intp]:
+        """Return the class numbers of labels, of which not all classes need be there.
+
+        Labels are known by their name; where the classes have been given other names since training, booleans are
+        classes 0 and 1, and labels that take as many values as there are classes are numbered in sorted order.
+
+        Raises
+        ------
+        ValueError
+            If labels are missing or none of the classes.
+
+        Examples
+        --------
+        >>> classifier = DenseRegionClassifier(RegionGrid(8, 4, 4), 2, class_names=["man", "woman"])
+        >>> classifier.encode(["woman", "woman"]), classifier.encode([True, False])
+        (array([1, 1]), array([1, 0]))
+        """
+        values = np.asarray(labels)
+        if values.ndim != 1 or pd.isna(values).any():
+            raise ValueError(f"labels must be one-dimensional and none missing, got shape {values.shape}")
+        found, codes = np.unique(values, return_inverse=True)
+        number = {name: at for at, name in enumerate(self.class_names)}
+        known = [str(label) in number for label in found]
+        if all(known):
+            of_found = np.array([number[str(label)] for label in found], dtype=np.intp)
+        elif values.dtype == bool and self.num_classes == 2:
+            of_found = found.astype(np.intp)
+        elif len(found) == self.num_classes and not any(known):
+            of_found = np.arange(self.num_classes)
+        else:
+            raise ValueError(
+                f"labels must be among the classes {', '.join(self.class_names)}; got {found[:9].tolist()}"
+            )
+        return of_found[codes]
 
     @property
     def device(self) -> torch.device:

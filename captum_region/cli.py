@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from captum_region import RegionClassifier
     from captum_region.datasets import AttributeImages
 
 app = typer.Typer(
@@ -34,6 +36,7 @@ Size = Annotated[int, typer.Option(help="Side in pixels that images are resized 
 Cache = Annotated[
     Path | None, typer.Option(help="Folder for decoded images; CAPTUM_REGION_CACHE, else the user's, by default.")
 ]
+Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint folder, or the --out of train.")]
 SkipDamaged = Annotated[bool, typer.Option("--skip-damaged", help="Leave out damaged images, and list them.")]
 
 
@@ -101,10 +104,31 @@ def read_data(
     return train, test
 
 
+def read_both(
+    checkpoint: Path,
+    data: str,
+    root: Path,
+    *,
+    cache: Path | None,
+    skip_damaged: bool,
+    quiet: bool,
+    held_out: bool = False,
+) -> tuple[RegionClassifier, AttributeImages]:
+    """Return the classifier at `checkpoint`, or in the --out of train, and the images, read at its size."""
+    from captum_region import load_classifier
+
+    loaded = load_classifier(checkpoint / "classifier" if (checkpoint / "classifier").is_dir() else checkpoint)
+    height, width = loaded.grid.image_size
+    if height != width:
+        raise ValueError(f"the classifier must be of square images, it is of {height} x {width}")
+    images, apart = read_data(data, root, height, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
+    return loaded, apart if held_out and apart is not None else images
+
+
 @app.command()
 def train(
     data: Data,
-    attribute: Annotated[str, typer.Option(help="Binary attribute to find, or attribute=value.")],
+    attribute: Annotated[str, typer.Option(help="Attribute to find, of any number of classes, or attribute=value.")],
     out: Out,
     root: Root = Path(),
     within: Annotated[
@@ -130,6 +154,8 @@ def train(
 
     Example: captum-region train --data celeba --root DATA --attribute Eyeglasses --out eyeglasses
     """
+    import numpy as np
+
     from captum_region import (
         DenseRegionClassifier,
         PatchRegionClassifier,
@@ -145,28 +171,31 @@ def train(
         if kind not in kinds:
             raise ValueError(f"--kind must be dense or patch, got {kind!r}")
         images, held_out = read_data(data, root, size, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
+        labels = images.labels(attribute)
         default = RegionGrid.for_images(images.image_size)
         grid = RegionGrid(images.image_size, patch_size or default.patch_size, stride or default.stride)
-        classifier = kinds[kind](grid, 2, random_state=seed)
+        classifier = kinds[kind](grid, len(np.unique(labels)), random_state=seed)
         training = fit_region_classifier(
             classifier,
             images.images,
-            images.binary(attribute),
-            within=None if within is None else images.binary(within),
+            labels,
+            within=None if within is None else images.labels(within),
             # A whole map of each image would take the patch kind hours.
-            validation=None if held_out is None or kind == "patch" else (held_out.images, held_out.binary(attribute)),
+            validation=None if held_out is None or kind == "patch" else (held_out.images, held_out.labels(attribute)),
             epochs=epochs,
             random_state=seed,
             device=device,
             show_progress=not quiet,
         )
-        classifier.class_names = [f"not {attribute}", attribute]
+        if labels.dtype == bool:
+            classifier.class_names = [f"not {attribute}", attribute]
         save_classifier(classifier, out / "classifier")
         with replacing(out / "history.csv") as path:
             training.history.to_csv(path, index=False)
         accuracy = training.region_accuracy
         result = {
             "attribute": attribute,
+            "classes": classifier.class_names,
             "images": len(images),
             "skipped": images.skipped.to_dict("records"),
             "mean_region_accuracy": None if accuracy is None else float(accuracy.mean()),
@@ -179,11 +208,16 @@ def train(
 
 @app.command()
 def attribute(
-    classifier: Annotated[Path, typer.Argument(help="A checkpoint folder, or the --out of train.")],
+    classifier: Checkpoint,
     data: Data,
     out: Out,
     root: Root = Path(),
+    by: Annotated[
+        str | None, typer.Option(help="Also the mean map of each class of this attribute, or attribute=value.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="Attribute only the first so many images.")] = None,
+    confidence: Annotated[str, typer.Option(help="negative_entropy, top_softmax or margin.")] = "negative_entropy",
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 64,
     device: Device = "cpu",
     cache: Cache = None,
     skip_damaged: SkipDamaged = False,
@@ -191,35 +225,113 @@ def attribute(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Map a data set: --out gets region_maps.npy (float16), mean_map.npy and mean_map.png.
+    """Map a data set: --out gets a store of region maps, maps.npy (float16) and maps.json, their mean and its picture.
 
-    Example: captum-region attribute eyeglasses --data celeba --root DATA --out maps
+    The same command on an --out where it was stopped goes on from there.
+
+    Example: captum-region attribute eyeglasses --data celeba --root DATA --by Male --out maps
     """
     import numpy as np
     from matplotlib.figure import Figure
 
-    from captum_region import RegionAttribution, load_classifier
+    from captum_region import RegionAttribution, attribute_dataset
     from captum_region.files import replacing
-    from captum_region.plotting import plot_region_map
+    from captum_region.plotting import plot_maps
+
+    with told_in_one_line(debug):
+        if not (out / "maps.json").exists():
+            check_out(out, force)
+        loaded, images = read_both(classifier, data, root, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
+        images = images if limit is None else images.subset(slice(limit))
+        labels = None if by is None else images.labels(by)
+        attribution = RegionAttribution(loaded.to(device), confidence)
+        maps = attribute_dataset(attribution, images.images, out, batch_size=batch_size, show_progress=not quiet)
+        means = {"all images": maps.mean()}
+        if labels is not None:
+            means |= {f"{by}: {label}": mean for label, mean in maps.mean_by(labels).items()}
+        with replacing(out / "mean_map.npy") as path:
+            np.save(path, means["all images"].numpy())
+        figure = Figure(figsize=(3.4 * len(means), 3), layout="constrained")
+        mean_image = images.images.mean(0).round().astype(np.uint8)
+        pixels = {name: maps.grid.to_pixels(mean) for name, mean in means.items()}
+        plot_maps(pixels, images=mean_image, axes=figure.subplots(1, len(means), squeeze=False))
+        with replacing(out / "mean_map.png") as path:
+            figure.savefig(path, dpi=150)
+        typer.echo(out / "mean_map.png")
+
+
+@app.command()
+def calibrate(
+    classifier: Checkpoint,
+    data: Data,
+    attribute: Annotated[str, typer.Option(help="Attribute that the classifier was trained on, or attribute=value.")],
+    out: Out,
+    root: Root = Path(),
+    temperature: Annotated[
+        bool, typer.Option("--temperature", help="Fit a temperature on one half of the images, judge it on the other.")
+    ] = False,
+    bins: Annotated[int, typer.Option(help="Bins of confidence.")] = 100,
+    limit: Annotated[int, typer.Option(help="Use at most so many images, of each class equally many.")] = 2000,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    cache: Cache = None,
+    skip_damaged: SkipDamaged = False,
+    force: Force = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Compare confidence with accuracy over all patches: --out gets reliability.png, .csv and calibration.json.
+
+    The images are those that the data set keeps apart from training, if it does, in balanced classes. With
+    --temperature, --out gets the checkpoint with its temperature too, unless the calibration error is no lower.
+
+    Example: captum-region calibrate eyeglasses --data celeba --root DATA --attribute Eyeglasses --out calibration
+    """
+    from matplotlib.figure import Figure
+    from sklearn.model_selection import train_test_split
+
+    from captum_region import save_classifier
+    from captum_region.calibration import balanced_subset, fit_temperature, measure_calibration
+    from captum_region.files import replacing
+    from captum_region.plotting import plot_reliability
 
     with told_in_one_line(debug):
         check_out(out, force)
-        folder = classifier / "classifier" if (classifier / "classifier").is_dir() else classifier
-        loaded = load_classifier(folder).to(device)
-        height, width = loaded.grid.image_size
-        if height != width:
-            raise ValueError(f"the classifier must be of square images, it is of {height} x {width}")
-        images, _ = read_data(data, root, height, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
-        chosen = images.images[:limit]
-        maps = RegionAttribution(loaded).region_map(chosen, show_progress=not quiet)
-        mean = maps.double().mean(0).float()
+        loaded, images = read_both(
+            classifier, data, root, cache=cache, skip_damaged=skip_damaged, quiet=quiet, held_out=True
+        )
+        loaded = loaded.to(device)
+        images = images.subset(balanced_subset(images.labels(attribute), limit=limit, random_state=seed))
+        judged = images
+        if temperature:
+            halves = train_test_split(
+                range(len(images)), test_size=0.5, stratify=images.labels(attribute), random_state=seed
+            )
+            fitted_on, judged = (images.subset(half) for half in halves)
+        measure = partial(
+            measure_calibration, loaded, judged.images, judged.labels(attribute), bins=bins, show_progress=not quiet
+        )
+        before = measure()
+        found = {"as trained" if temperature else "": before}
+        result = {
+            "attribute": attribute,
+            "images": before.images,
+            "mean_region_accuracy": before.accuracy,
+            "calibration_error": before.error,
+        }
+        if temperature:
+            value = fit_temperature(loaded, fitted_on.images, fitted_on.labels(attribute), show_progress=not quiet)
+            after = found[f"temperature {value:.2f}"] = measure()
+            result |= {"temperature": value, "calibration_error_with_temperature": after.error}
+            if after.error < before.error:
+                save_classifier(loaded, out / "classifier")
         out.mkdir(parents=True, exist_ok=True)
-        for name, array in (("region_maps.npy", maps.half().numpy()), ("mean_map.npy", mean.numpy())):
-            with replacing(out / name) as path:
-                np.save(path, array)
-        figure = Figure(figsize=(4.5, 4))
-        mean_image = chosen.mean(0).round().astype(np.uint8)
-        plot_region_map(mean_image, loaded.grid.to_pixels(mean), ax=figure.subplots(), title=loaded.class_names[-1])
-        with replacing(out / "mean_map.png") as path:
-            figure.savefig(path, dpi=150, bbox_inches="tight")
-        typer.echo(out / "mean_map.png")
+        figure = Figure(figsize=(4.2, 4.8), layout="constrained")
+        plot_reliability(found, axes=figure.subplots(2, 1, height_ratios=(3, 1), sharex=True), title=attribute)
+        with replacing(out / "reliability.png") as path:
+            figure.savefig(path, dpi=150)
+        with replacing(out / "reliability.csv") as path:
+            found[next(reversed(found))].bins.to_csv(path, index=False)
+        with replacing(out / "calibration.json") as path:
+            path.write_text(json.dumps(result, indent=1) + "\n")
+        typer.echo(json.dumps(result))

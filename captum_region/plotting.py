@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
     from numpy.typing import ArrayLike, NDArray
 
+    from captum_region.calibration import Calibration
+
 COLORMAP = "inferno"
+# Of Okabe and Ito, which the colour-blind can tell apart too.
+_LINE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#8a6d00", "#000000")
 
 # Any: newer matplotlib wants its own type of dictionary here, older knows none.
 STYLE: Any = {
@@ -213,9 +217,7 @@ def plot_maps(
         raise ValueError("maps must hold a map, got none")
     if isinstance(images, Mapping) and set(images) != set(arrays):
         raise ValueError(f"images must be of the titles of maps, {list(arrays)}, got {list(images)}")
-    axes = _new_axes(len(arrays)) if axes is None else list(np.ravel(np.asarray(axes, dtype=object)))
-    if len(axes) != len(arrays):
-        raise ValueError(f"axes must be one a map, {len(arrays)}, got {len(axes)}")
+    axes = _flat_axes(_new_axes(len(arrays)) if axes is None else axes, len(arrays), "one a map")
     largest = max(float(values.max()) for values in arrays.values())
     for ax, (title, values) in zip(axes, arrays.items(), strict=True):
         top = vmax if vmax is not None else largest if share_scale else float(values.max())
@@ -230,8 +232,7 @@ def plot_maps(
             colorbar=colorbar and not share_scale,
             title=title,
         )
-    figure = axes[0].get_figure(root=True)
-    assert figure is not None  # an Axes that has been drawn on has one
+    figure = _figure_of(axes[0])
     if colorbar and share_scale:
         figure.colorbar(axes[0].images[-1], ax=axes, fraction=0.05, pad=0.02)
     return figure
@@ -279,9 +280,9 @@ def plot_history(
         )
     labels = {"loss": "loss (nats)", "valid_accuracy": "validation accuracy"}
     curves = [column for column in labels if column in history and history[column].notna().any()]
-    axes = _new_axes(len(curves)) if axes is None else list(np.ravel(np.asarray(axes, dtype=object)))
-    if len(axes) != len(curves):
-        raise ValueError(f"axes must be one a curve, of {', '.join(curves)}, got {len(axes)}")
+    axes = _flat_axes(
+        _new_axes(len(curves)) if axes is None else axes, len(curves), f"one a curve, of {', '.join(curves)}"
+    )
     for ax, column in zip(axes, curves, strict=True):
         ax.plot(history["epoch"].to_numpy(), history[column].to_numpy(float), marker="o", markersize=3, color="#0072b2")
         ax.set_xlabel("epoch")
@@ -289,9 +290,73 @@ def plot_history(
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if title is not None:
         axes[0].set_title(literal(title))
-    figure = axes[0].get_figure(root=True)
-    assert figure is not None  # see plot_maps
-    return figure
+    return _figure_of(axes[0])
+
+
+def plot_reliability(
+    calibration: Calibration | Mapping[str, Calibration],
+    *,
+    axes: Sequence[Axes] | NDArray[Any] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw accuracy against confidence, with the number of patches in each bin under it.
+
+    As Figure 2 of De Coninck et al. 2024: on the diagonal the classifier is as often right as it says.
+
+    Parameters
+    ----------
+    calibration : Calibration, or mapping of name to Calibration
+        From `captum_region.calibration.measure_calibration`; several are drawn into one diagram.
+    axes : sequence of two Axes, optional
+        For the diagram and for the histogram under it; by default in a new pyplot figure.
+    title : str, optional
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If there is no calibration or the axes are not two.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from matplotlib.figure import Figure
+    >>> from captum_region.calibration import Calibration
+    >>> bins = pd.DataFrame({"lower": [0, 0.5], "upper": [0.5, 1], "patches": [0, 9]})
+    >>> bins = bins.assign(confidence=[float("nan"), 0.7], accuracy=[float("nan"), 0.8])
+    >>> figure = plot_reliability(Calibration(bins, error=0.1, accuracy=0.8, images=9), axes=Figure().subplots(2, 1))
+    >>> figure.axes[0].lines[1].get_xydata().tolist()
+    [[0.7, 0.8]]
+    """
+    curves = calibration if isinstance(calibration, Mapping) else {"": calibration}
+    if not curves:
+        raise ValueError("calibration must hold one, got none")
+    if axes is None:
+        axes = _new_axes(1, rows=2, height_ratios=(3, 1))
+    top, bottom = _flat_axes(axes, 2, "one for the diagram and one for the histogram")
+    low = min(float(curve.bins.loc[curve.bins["patches"] > 0, "lower"].min()) for curve in curves.values())
+    top.plot([low, 1], [low, 1], color="#767676", linestyle="--", linewidth=1, label="as often right as it says")
+    for (name, curve), color in zip(curves.items(), _LINE_COLORS * len(curves), strict=False):
+        full = curve.bins[curve.bins["patches"] > 0]
+        confidence, accuracy = full["confidence"].to_numpy(), full["accuracy"].to_numpy()
+        label = f"{name}: error {curve.error:.3f}" if name else f"calibration error {curve.error:.3f}"
+        top.plot(confidence, accuracy, color=color, marker="o", markersize=3, linewidth=1, label=literal(label))
+        share = full["patches"].to_numpy() / full["patches"].sum()
+        edges = np.append(full["lower"].to_numpy(), full["upper"].iloc[-1])
+        bottom.stairs(share, edges, color=color, fill=len(curves) == 1)
+    for ax in (top, bottom):
+        ax.set_xlim(low, 1)
+    top.set_ylim(min(low, *(float(curve.bins["accuracy"].min()) for curve in curves.values())), 1)
+    top.set_ylabel("accuracy")
+    top.legend(loc="upper left")
+    bottom.set_xlabel("confidence (highest probability)")
+    bottom.set_ylabel("share of patches")
+    if title is not None:
+        top.set_title(literal(title))
+    return _figure_of(top)
 
 
 def _numpy(values: ArrayLike | torch.Tensor) -> NDArray[Any]:
@@ -324,12 +389,28 @@ def _check_scale(vmin: float, vmax: float, alpha: float) -> None:
         raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
 
 
-def _new_axes(count: int) -> list[Axes]:
+def _new_axes(count: int, *, rows: int = 1, height_ratios: Sequence[float] = (1,)) -> list[Axes]:
     from matplotlib import pyplot, rc_context
 
+    size = (3.4 * count, 3.0 if rows == 1 else 4.6)
     with rc_context(STYLE):
-        _figure, axes = pyplot.subplots(1, count, figsize=(3.4 * count, 3), squeeze=False, layout="constrained")
-    return list(axes[0])
+        _figure, axes = pyplot.subplots(
+            rows, count, figsize=size, squeeze=False, layout="constrained", height_ratios=height_ratios
+        )
+    return list(axes.flat)
+
+
+def _flat_axes(axes: Sequence[Axes] | NDArray[Any], count: int, what: str) -> list[Axes]:
+    flat = list(np.ravel(np.asarray(axes, dtype=object)))
+    if len(flat) != count:
+        raise ValueError(f"axes must be {what}, {count}, got {len(flat)}")
+    return flat
+
+
+def _figure_of(ax: Axes) -> Figure:
+    figure = ax.get_figure(root=True)
+    assert figure is not None  # an Axes that has been drawn on has one
+    return figure
 
 
 def _finish_map(ax: Axes, scale_of: AxesImage | None, title: str | None) -> None:
@@ -337,6 +418,4 @@ def _finish_map(ax: Axes, scale_of: AxesImage | None, title: str | None) -> None
     if title is not None:
         ax.set_title(literal(title))
     if scale_of is not None:
-        figure = ax.get_figure(root=True)
-        assert figure is not None  # see plot_maps
-        figure.colorbar(scale_of, ax=ax, fraction=0.046, pad=0.03)
+        _figure_of(ax).colorbar(scale_of, ax=ax, fraction=0.046, pad=0.03)

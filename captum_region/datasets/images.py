@@ -86,6 +86,31 @@ class AttributeImages:
         identities = None if self.identities is None else self.identities[chosen]
         return replace(self, images=self.images[chosen], attributes=self.attributes.iloc[chosen], identities=identities)
 
+    def labels(self, name: str) -> NDArray[Any]:
+        """Return the attribute `name` with all its values, or for ``"race=White"`` whether race is White.
+
+        An attribute of 0 and 1 alone comes as boolean, one of categories as text.
+
+        Raises
+        ------
+        ValueError
+            If there is no such attribute or value, or values are missing.
+
+        Examples
+        --------
+        >>> people = AttributeImages(np.zeros((2, 3, 8, 8), np.uint8), pd.DataFrame({"race": ["White", "Black"]}))
+        >>> people.labels("race").tolist(), people.labels("race=Black").tolist()
+        (['White', 'Black'], [False, True])
+        """
+        if name in self.attributes and not self.attributes[name].isin([0, 1]).all():
+            values = self.attributes[name]
+            if values.isna().any():
+                raise ValueError(f"{name!r} is missing for {int(values.isna().sum())} of {len(self)} images")
+            return (
+                values.to_numpy() if pd.api.types.is_numeric_dtype(values) else values.astype(str).to_numpy(dtype=str)
+            )
+        return self.binary(name)
+
     def binary(self, name: str) -> NDArray[np.bool_]:
         """Return the binary attribute `name`, or for ``"race=White"`` whether the attribute race is White.
 

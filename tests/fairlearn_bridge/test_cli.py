@@ -1,8 +1,6 @@
 """The commands as a user runs them: real subprocesses on small data."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -15,16 +13,8 @@ from captum_region.datasets import make_faces
 SMALL = ["--epochs", "1", "--region-epochs", "1", "--batch-size", "32", "--jobs", "1"]
 
 
-def command(module, *arguments, check=0):
-    done = subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == check, done.stderr
-    return done
-
-
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(command, tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "run"
     sizes = ["--size", "24", "--train-size", "120", "--test-per-cell", "15"]
     return out, command("fairlearn_bridge", "demo", "--out", out, *sizes, *SMALL, "--seeds", "2")
@@ -88,7 +78,7 @@ def test_demo_writes_all_it_says(demo):
 
 
 @pytest.mark.slow
-def test_report_again_and_force(demo):
+def test_report_again_and_force(command, demo):
     out, _ = demo
     page = (out / "report.html").read_text()
     (out / "report.html").unlink()
@@ -102,7 +92,7 @@ def test_report_again_and_force(demo):
 
 
 @pytest.mark.slow
-def test_run_on_ones_own_table(table, tmp_path):
+def test_run_on_ones_own_table(command, table, tmp_path):
     out, cache = tmp_path / "run", tmp_path / "cache"
     arguments = ["--data", "table", "--root", table, "--target", "Male", "--confounder", "hair=blond", "--out", out]
     options = ["--size", "20", "--cache", cache, "--schemes", "specific_mask", "--test-per-cell", "8", "--quiet"]
@@ -112,19 +102,6 @@ def test_run_on_ones_own_table(table, tmp_path):
     results = json.loads((out / "results.json").read_text())
     assert results["confounder"] == "hair=blond"
     assert "flip_rate" not in results["measures"]  # no twins of photographs
-    train, attribute = tmp_path / "classifier", tmp_path / "maps"
-    source = ["--data", "table", "--root", table, "--cache", cache]
-    options = ["--attribute", "hair=blond", "--within", "Male", "--size", "20", "--epochs", "1", "--out", train]
-    trained = command("captum_region", "train", *source, *options)
-    assert json.loads(trained.stdout)["images"] == 300
-    assert load_classifier(train / "classifier").class_names == ("not hair=blond", "hair=blond")
-    command("captum_region", "attribute", train, *source, "--limit", "30", "--out", attribute)
-    maps, mean = np.load(attribute / "region_maps.npy"), np.load(attribute / "mean_map.npy")
-    assert maps.dtype == np.float16
-    assert maps.shape == (30, 16, 16)
-    np.testing.assert_allclose(maps.astype(float).mean(0), mean, atol=1e-3)
-    with Image.open(attribute / "mean_map.png") as picture:
-        assert picture.size[0] > 100
 
 
 @pytest.mark.slow
@@ -141,7 +118,7 @@ def test_run_on_ones_own_table(table, tmp_path):
         (["--confounder", "hair=blond", "--data", "imagenet"], "--data must be one of"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments, words, table, tmp_path):
+def test_bad_input_is_one_line_and_exit_code_2(command, arguments, words, table, tmp_path):
     out = tmp_path / "run"
     given = {"--data": "table", "--root": table, "--target": "Male", "--out": out, "--cache": tmp_path / "cache"}
     given |= dict(zip(arguments[::2], arguments[1::2], strict=True))
@@ -152,7 +129,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, words, table, tmp_path
     assert not out.exists()
 
 
-def test_help_teaches_and_versions_agree():
+def test_help_teaches_and_versions_agree(command):
     assert "Example:" in command("fairlearn_bridge", "run", "--help").stdout
     assert (
         command("fairlearn_bridge", "--version").stdout.split()[1]

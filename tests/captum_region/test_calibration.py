@@ -1,0 +1,132 @@
+"""Calibration: bins by hand, the error of a classifier whose calibration is known, temperature."""
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from captum_region import RegionGrid
+from captum_region.calibration import Calibration, balanced_subset, fit_temperature, measure_calibration
+from captum_region.classifiers import RegionClassifier
+from captum_region.plotting import plot_reliability
+
+GRID = RegionGrid(8, 4, 2)
+
+
+class FromPixels(RegionClassifier):
+    """Gives as log-probabilities what the first pixels of a patch's region say: logits one can write down."""
+
+    def forward(self, patches, region):
+        raise NotImplementedError
+
+    def forward_grid(self, images, *, regions_per_pass=256):
+        values = images[:, : self.num_classes, :3, :3].double()
+        return (values / values.sum(1, keepdim=True)).log() / self.temperature
+
+
+def images_saying(probabilities):
+    """Return images of N x classes x 3 x 3 probabilities, which add up to 1."""
+    images = np.zeros((len(probabilities), probabilities.shape[1], 8, 8))
+    images[:, :, :3, :3] = probabilities
+    return images
+
+
+def drawn(count, classes=3, sharpness=1.0, seed=0):
+    """Return probabilities that are calibrated if sharpness is 1, and labels: each image's regions share one label."""
+    rng = np.random.default_rng(seed)
+    each = rng.dirichlet(np.ones(classes), count)
+    labels = (rng.random((count, 1)) > each.cumsum(1)).sum(1)
+    said = each**sharpness
+    said /= said.sum(1, keepdims=True)
+    return np.broadcast_to(said[:, :, None, None], (count, classes, 3, 3)), labels
+
+
+def test_by_hand():
+    # Two images of nine regions: the first says 0.9 for class 0, the second 0.6 for class 1; both are of class 0.
+    said = np.array([[0.9, 0.1], [0.4, 0.6]])[:, :, None, None] * np.ones((1, 1, 3, 3))
+    classifier = FromPixels(GRID, 2, in_channels=2)
+    found = measure_calibration(classifier, images_saying(said), ["0", "0"], bins=4)
+    assert found.bins["patches"].tolist() == [0, 0, 9, 9]
+    np.testing.assert_allclose(found.bins["confidence"], [np.nan, np.nan, 0.6, 0.9], rtol=1e-6)
+    np.testing.assert_allclose(found.bins["accuracy"], [np.nan, np.nan, 0, 1])
+    assert found.error == pytest.approx(0.5 * 0.6 + 0.5 * 0.1, rel=1e-6)
+    assert found.accuracy == 0.5  # of the one class that is there
+    assert found.images == 2
+
+
+@pytest.mark.parametrize("batch_size", [7, 1000])
+def test_the_error_is_that_of_the_bins_and_of_torchmetrics(batch_size):
+    said, labels = drawn(300, sharpness=2)
+    classifier = FromPixels(GRID, 3)
+    found = measure_calibration(classifier, images_saying(said), labels, bins=20, batch_size=batch_size)
+    full = found.bins[found.bins["patches"] > 0]
+    of_bins = ((full["confidence"] - full["accuracy"]).abs() * full["patches"]).sum() / full["patches"].sum()
+    assert found.error == pytest.approx(of_bins, rel=1e-9)
+    flat = torch.from_numpy(said.transpose(0, 2, 3, 1).reshape(-1, 3).copy())
+    repeated = torch.from_numpy(labels.repeat(9))
+    reference = multiclass_calibration_error(flat, repeated, num_classes=3, n_bins=20)
+    assert found.error == pytest.approx(float(reference), abs=1e-5)
+    assert found.bins["patches"].sum() == 2700
+    assert (full["confidence"] >= full["lower"]).all()
+    assert (full["confidence"] <= full["upper"]).all()
+
+
+def test_temperature_undoes_what_made_it_overconfident():
+    # said ~ p**2 / sum: the logits are twice those of a calibrated classifier.
+    said, labels = drawn(4000, sharpness=2)
+    classifier = FromPixels(GRID, 3)
+    before = measure_calibration(classifier, images_saying(said), labels, bins=10)
+    assert fit_temperature(classifier, images_saying(said), labels) == pytest.approx(2, rel=0.08)
+    assert float(classifier.temperature) == pytest.approx(2, rel=0.08)
+    after = measure_calibration(classifier, images_saying(said), labels, bins=10)
+    assert before.error > 0.1
+    assert after.error < 0.03
+    assert after.accuracy == before.accuracy
+    again = fit_temperature(classifier, images_saying(said), labels)
+    assert again == pytest.approx(2, rel=0.08)  # what was there before does not count
+
+
+def test_balanced_subset():
+    labels = np.array(["a"] * 50 + ["b"] * 9 + ["c"] * 20)
+    chosen = balanced_subset(labels, random_state=0)
+    assert np.unique(labels[chosen], return_counts=True)[1].tolist() == [9, 9, 9]
+    assert (np.diff(chosen) > 0).all()
+    assert not np.array_equal(chosen, balanced_subset(labels, random_state=1))
+    assert len(balanced_subset(labels, limit=13, random_state=0)) == 12
+    with pytest.raises(ValueError, match="limit must allow one of each of the 3 labels, got 2"):
+        balanced_subset(labels, limit=2)
+    with pytest.raises(ValueError, match="got none"):
+        balanced_subset([])
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "words"),
+    [
+        ([0, 1], {}, "2 labels for 3 images"),
+        ([0, 1, 5], {}, "among the classes 0, 1, 2"),
+        ([0, 1, 2], {"bins": 0}, "bins must be at least 1, got 0"),
+        ([0, None, 2], {}, "missing"),
+    ],
+)
+def test_bad_input_is_named(labels, options, words):
+    said, _ = drawn(3)
+    with pytest.raises(ValueError, match=words):
+        measure_calibration(FromPixels(GRID, 3), images_saying(said), labels, **options)
+
+
+def test_the_plot_shows_the_bins_and_their_sizes():
+    said, labels = drawn(300, sharpness=2)
+    classifier = FromPixels(GRID, 3)
+    found = measure_calibration(classifier, images_saying(said), labels, bins=10)
+    figure = plot_reliability({"$a": found, "b": found}, axes=Figure().subplots(2, 1), title="both")
+    top, bottom = figure.axes
+    full = found.bins[found.bins["patches"] > 0]
+    np.testing.assert_allclose(top.lines[1].get_xydata(), full[["confidence", "accuracy"]])
+    assert [text.get_text() for text in top.get_legend().get_texts()][1] == rf"\$a: error {found.error:.3f}"
+    np.testing.assert_allclose(bottom.patches[0].get_data().values, full["patches"] / 2700)
+    with pytest.raises(ValueError, match="axes must be one for the diagram"):
+        plot_reliability(found, axes=[Figure().subplots()])
+    with pytest.raises(ValueError, match="calibration must hold one"):
+        plot_reliability({})
+    assert isinstance(found, Calibration)

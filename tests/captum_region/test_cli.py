@@ -1,0 +1,109 @@
+"""The command captum-region as a user runs it: real subprocesses on small data."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from captum_region import RegionMaps, load_classifier
+from captum_region.datasets import make_faces
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A user's own table, 300 images in a folder, as options of a command."""
+    folder = tmp_path_factory.mktemp("own")
+    faces = make_faces(300, 20, random_state=0)
+    for number, image in enumerate(faces.images):
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{number}.png")
+    names = [f"{number}.png" for number in range(300)]
+    hair = np.where(faces.attributes["Wearing_Hat"], "hat", np.where(faces.attributes["Blond_Hair"], "blond", "dark"))
+    table = {"image": names, "hair": hair, "Male": faces.attributes["Male"].astype(int)}
+    pd.DataFrame(table).to_csv(folder / "own.csv", index=False)
+    return ["--data", "table", "--root", folder / "own.csv", "--cache", folder / "cache"]
+
+
+@pytest.fixture(scope="module")
+def trained(source, tmp_path_factory, command):
+    """A classifier of three kinds of hair, and what training it said."""
+    out = tmp_path_factory.mktemp("trained") / "hair"
+    done = command("captum_region", "train", *source, "--attribute", "hair", "--size", 20, "--epochs", 3, "--out", out)
+    return out, done
+
+
+@pytest.mark.slow
+def test_train_on_one_value_within_a_target(source, tmp_path, command):
+    options = ["--attribute", "hair=blond", "--within", "Male", "--size", "20", "--epochs", "1", "--quiet"]
+    done = command("captum_region", "train", *source, *options, "--out", tmp_path / "classifier")
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["images"] == 300
+    loaded = load_classifier(tmp_path / "classifier" / "classifier")
+    assert loaded.class_names == ("not hair=blond", "hair=blond")
+
+
+@pytest.mark.slow
+def test_attribute_writes_a_store_and_goes_on_with_one_that_was_stopped(source, trained, tmp_path, command):
+    classifier, done = trained
+    assert "region classifier: 100%" in done.stderr
+    assert load_classifier(classifier / "classifier").class_names == ("blond", "dark", "hat")
+    out = tmp_path / "maps"
+    options = [classifier, *source, "--limit", "30", "--batch-size", "8", "--out", out]
+    done = command("captum_region", "attribute", *options, "--by", "Male")
+    assert "region maps: 100%" in done.stderr
+    maps = RegionMaps(out)
+    assert maps.maps.shape == (30, 16, 16)
+    np.testing.assert_array_equal(np.load(out / "mean_map.npy"), maps.mean().numpy())
+    with Image.open(out / "mean_map.png") as picture:
+        assert picture.size[0] > 3 * 400  # all images, and each value of Male
+    whole = (out / "maps.npy").read_bytes()
+    description = json.loads((out / "maps.json").read_text())
+    (out / "maps.json").write_text(json.dumps(description | {"done": 16}))
+    (out / "maps.npy").write_bytes(whole[: len(whole) // 2 + 999])
+    command("captum_region", "attribute", *options)
+    assert (out / "maps.npy").read_bytes() == whole
+    refused = command("captum_region", "attribute", *options, "--confidence", "margin", check=2)
+    assert "holds maps of another confidence" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--temperature"]])
+def test_calibrate(options, source, trained, tmp_path, command):
+    out = tmp_path / "calibration"
+    done = command("captum_region", "calibrate", trained[0], *source, "--attribute", "hair", "--out", out, *options)
+    result = json.loads((out / "calibration.json").read_text())
+    assert json.loads(done.stdout) == result
+    bins = pd.read_csv(out / "reliability.csv")
+    assert len(bins) == 100
+    assert bins["patches"].sum() == result["images"] * 256
+    gap = ((bins["confidence"] - bins["accuracy"]).abs() * bins["patches"]).sum() / bins["patches"].sum()
+    error = result["calibration_error_with_temperature" if options else "calibration_error"]
+    assert gap == pytest.approx(error, rel=1e-6)
+    with Image.open(out / "reliability.png") as picture:
+        assert picture.size[0] > 400
+    if options:
+        better = error < result["calibration_error"]
+        assert (out / "classifier").is_dir() == better
+        if better:
+            assert float(load_classifier(out / "classifier").temperature) == pytest.approx(result["temperature"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["calibrate", "--attribute", "Male"], "among the classes blond, dark, hat"),
+        (["calibrate", "--attribute", "hair", "--limit", "2"], "limit must allow one of each of the 3 labels"),
+        (["attribute", "--confidence", "certainty"], "confidence must be"),
+        (["attribute", "--by", "age"], "'age' is no attribute"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, words, source, trained, tmp_path, command):
+    name, *options = arguments
+    out = tmp_path / "out"
+    done = command("captum_region", name, trained[0], *source, *options, "--out", out, "--quiet", check=2)
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert words in done.stderr
+    assert not out.exists()
