@@ -17,7 +17,7 @@ from captum_region.batches import batches, check_images
 from captum_region.randomness import RandomState, draw_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -120,16 +120,43 @@ def measure_calibration(
     TypeError, ValueError
         If an argument does not fit, named in the message.
     """
+    target = _targets(classifier, images, labels)
+    return of_logits(_logits(classifier, images, target, batch_size, show_progress, "calibration"), bins=bins)
+
+
+def of_logits(batches_of_logits: Iterable[tuple[Tensor, Tensor]], *, bins: int = 100) -> Calibration:
+    """Compare confidence with accuracy as `measure_calibration` does, where the logits are at hand.
+
+    Parameters
+    ----------
+    batches_of_logits : iterable of (Tensor of shape (N, classes, rows, cols), Tensor of shape (N,))
+        Logits and class numbers, at least of one image.
+    bins : int, default=100
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    ValueError
+        If `bins` is below 1.
+    """
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
-    metric = MulticlassCalibrationError(classifier.num_classes, n_bins=bins)
-    rows, columns = classifier.grid.shape
-    right = torch.zeros(classifier.num_classes, rows, columns, dtype=torch.float64)
-    target = _targets(classifier, images, labels)
-    for logits, expected in _logits(classifier, images, target, batch_size, show_progress, "calibration"):
-        probability = logits.softmax(1)
-        metric.update(probability.movedim(1, -1).flatten(0, -2), expected[:, None].expand(-1, rows * columns).flatten())
-        right.index_add_(0, expected, (logits.argmax(1) == expected[:, None, None]).double())
+    metric = right = each = None
+    for logits, expected in batches_of_logits:
+        classes, regions = logits.shape[1], logits[0, 0].numel()
+        if metric is None or right is None or each is None:
+            metric = MulticlassCalibrationError(classes, n_bins=bins)
+            right, each = torch.zeros(classes, dtype=torch.float64), torch.zeros(classes, dtype=torch.float64)
+        probability = logits.softmax(1).movedim(1, -1).flatten(0, -2)
+        metric.update(probability, expected[:, None].expand(-1, regions).flatten())
+        hits = (logits.argmax(1) == expected[:, None, None]).double().mean((1, 2))
+        right.index_add_(0, expected, hits)
+        each += expected.bincount(minlength=classes)
+    if metric is None or right is None or each is None:
+        raise ValueError("batches_of_logits must hold the logits of at least one image, got none")
     metric.set_dtype(torch.float64)  # its sums over millions of patches would lose digits in float32
     confidence, correct = (torch.cat(list(state)).numpy() for state in (metric.confidences, metric.accuracies))
     edges = np.linspace(0, 1, bins + 1)
@@ -145,9 +172,8 @@ def measure_calibration(
                 "accuracy": np.bincount(at, correct, bins) / patches,
             }
         )
-    each = target.bincount(minlength=classifier.num_classes)
-    accuracy = float((right.sum((1, 2)) / (each * rows * columns))[each > 0].mean())
-    return Calibration(table, float(metric.compute()), accuracy, len(target))
+    accuracy = float((right / each)[each > 0].mean())
+    return Calibration(table, float(metric.compute()), accuracy, int(each.sum()))
 
 
 def fit_temperature(

@@ -355,12 +355,15 @@ class PatchRegionClassifier(RegionClassifier):
     def forward_grid(self, images: Tensor, *, regions_per_pass: int = 256) -> Tensor:
         """Classify every region of whole images; see `RegionClassifier.forward_grid`.
 
-        Without gradients and in eval mode a copy of the network does it, with its weights laid out channels last and,
-        for a backbone from torchvision, its batch normalisations folded into the convolutions: the same function to
-        rounding (`captum_region.comparison.speed` measures what it gains). Under ``torch.autocast`` it runs in
-        bfloat16: faster where the processor has units for it, exact nowhere.
+        Without gradients, in eval mode and for 1,000 patches or more, a copy of the network does it, with its weights
+        laid out channels last and, for a backbone from torchvision, its batch normalisations folded into the
+        convolutions: the same function to rounding (`captum_region.comparison.speed` measures what it gains). Under
+        ``torch.autocast`` it runs in bfloat16: faster where the processor has units for it, exact nowhere.
         """
-        fast = self if torch.is_grad_enabled() or self.training else self._for_inference()
+        # The copy costs as much as some hundred patches.
+        worthwhile = len(images) * self.grid.num_regions >= 1000
+        exact = torch.is_grad_enabled() or self.training or not worthwhile
+        fast = self if exact else self._for_inference()
         return forward_regions(fast.forward, self.grid, images, regions_per_pass=regions_per_pass)
 
     def _for_inference(self) -> PatchRegionClassifier:

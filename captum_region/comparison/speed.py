@@ -1,0 +1,325 @@
+"""How fast the package is, as ratios: each pair of ways is timed in turn, in one run, so that they share the machine.
+
+``make bench``, or ``python -m captum_region.comparison.speed --out bench.json``, prints a table and writes JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from captum.attr import LayerGradCam, Occlusion
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import resnet18
+
+from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
+from captum_region.confidence import negative_entropy
+from captum_region.datasets import make_faces
+from captum_region.files import replacing
+from captum_region.grid import RegionGrid
+from captum_region.training import fit_region_classifier, region_accuracy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from captum_region.datasets import Faces
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two ways to the same end, and how often the second is faster.
+
+    Attributes
+    ----------
+    name : str
+    slow, fast : str
+        What is compared.
+    slow_seconds, fast_seconds : list of float
+        Per image, or per training, in each round.
+    aim : float
+        The ratio that was aimed at.
+    ratio : float
+        Median over rounds of slow / fast.
+    note : str
+    """
+
+    name: str
+    slow: str
+    fast: str
+    slow_seconds: list[float]
+    fast_seconds: list[float]
+    aim: float
+    ratio: float = field(init=False)
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        rounds = zip(self.slow_seconds, self.fast_seconds, strict=True)
+        object.__setattr__(self, "ratio", float(np.median([slow / fast for slow, fast in rounds])))
+
+
+def patch_by_patch(classifier: RegionClassifier, images: Tensor, *, batch: int = 256) -> Tensor:
+    """Classify every region as one would write it down: cut patches out, batch them, call the network.
+
+    Returns
+    -------
+    Tensor, shape (N, classes, rows, cols)
+    """
+    grid, maps = classifier.grid, []
+    k, stride = grid.patch_size, grid.stride
+    corners = [(row * stride, column * stride) for row in range(grid.shape[0]) for column in range(grid.shape[1])]
+    for image in images:
+        logits = []
+        for first in range(0, len(corners), batch):
+            some = corners[first : first + batch]
+            patches = torch.stack([image[:, y : y + k, x : x + k] for y, x in some])
+            logits.append(classifier(patches, torch.arange(first, first + len(some), device=image.device)))
+        maps.append(torch.cat(logits).T.unflatten(1, grid.shape))
+    return torch.stack(maps)
+
+
+def algorithm_1(grid: RegionGrid, region_map: Tensor) -> Tensor:
+    """Bring a region map to pixels as Algorithm 1 of De Coninck et al. 2024 is printed: region by region."""
+    total, counts = torch.zeros(grid.image_size), torch.zeros(grid.image_size)
+    k, stride = grid.patch_size, grid.stride
+    for row in range(grid.shape[0]):
+        for column in range(grid.shape[1]):
+            y, x = row * stride, column * stride
+            total[y : y + k, x : x + k] += region_map[row, column]
+            counts[y : y + k, x : x + k] += 1
+    return total / counts
+
+
+def seconds(run: Callable[[], Any], *, least: float = 0.0) -> float:
+    """Return the time of one call: a single one, or the median of as many as fill `least` seconds."""
+    timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
+    return float(timer.blocked_autorange(min_run_time=least).median if least else timer.timeit(1).median)
+
+
+def time_maps(grid: RegionGrid, rounds: int, device: torch.device, *, bfloat16: bool) -> Iterator[Pair]:
+    """Time the map of an image by every way, and yield the pairs."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(8, 3, *grid.image_size, generator=generator).to(device)
+    face = torch.from_numpy(make_faces(1, grid.image_size[0], random_state=0).images).to(device)
+    dense = DenseRegionClassifier(grid, 2, random_state=0).eval().to(device)
+    patch = PatchRegionClassifier(grid, 2, random_state=0).eval().to(device)
+    explained = resnet18(weights=None).eval().to(device)
+    grad_cam, occlusion = LayerGradCam(explained, explained.layer4), Occlusion(explained)
+    window = {
+        "sliding_window_shapes": (3, grid.patch_size, grid.patch_size),
+        "strides": (3, grid.stride, grid.stride),
+        "perturbations_per_eval": 64,
+    }
+    target = torch.zeros(len(images), dtype=torch.long, device=device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        dense.forward_grid(face)
+    dense_gmac = counter.get_total_flops() / 2e9
+    convolutions = list(_convolutions(device))
+
+    def no_grad(run: Callable[[], Tensor], *, cast: bool = False) -> Callable[[], Tensor]:
+        def without() -> Tensor:
+            with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=cast):
+                return run()
+
+        return without
+
+    def map_by_patches() -> Tensor:
+        return patch.forward_grid(face)
+
+    def maps_by_dense() -> Tensor:
+        return dense.forward_grid(images)
+
+    one: dict[str, Callable[[], Tensor]] = {
+        "loop": no_grad(lambda: patch_by_patch(patch, face)),
+        "grid": no_grad(map_by_patches),
+        "dense": no_grad(lambda: dense.forward_grid(face)),
+        "occlusion": lambda: occlusion.attribute(images[:1], target=0, **window),
+    }
+    eight: dict[str, Callable[[], Tensor]] = {
+        "dense, batch of 8": no_grad(maps_by_dense),
+        "grad_cam": lambda: grad_cam.attribute(images, target),
+    }
+    if bfloat16:
+        one |= {"grid, bfloat16": no_grad(map_by_patches, cast=True)}
+        eight |= {"dense, batch of 8, bfloat16": no_grad(maps_by_dense, cast=True)}
+    times: dict[str, list[float]] = {name: [] for name in (*one, *eight, "convolution")}
+    short = {"dense", *eight}
+    for run in (*one.values(), *eight.values()) if device.type == "cuda" else eight.values():
+        run()  # warm
+    for _ in range(rounds):
+        for name, run in (one | eight).items():
+            took = seconds(run, least=1.0 if name in short else 0.0)
+            times[name].append(took / (8 if name in eight else 1))
+        rates = [seconds(run, least=0.3) / gmac for gmac, run in convolutions]
+        times["convolution"].append(min(rates) * dense_gmac)
+
+    by_loop, by_grid = (negative_entropy(run()).flatten().cpu() for run in (one["loop"], one["grid"]))
+    note = f"rank correlation of the maps {float(spearmanr(by_loop, by_grid).statistic):.6f}"
+    paper = "ResNet18 patch by patch (the paper's; batches of 256, eager, float32)"
+    cam = "LayerGradCam, ResNet18"
+    yield Pair("a. one map", paper, "dense, one image", times["loop"], times["dense"], 1000)
+    yield Pair("b. against Grad-CAM", cam, "dense", times["grad_cam"], times["dense, batch of 8"], 1)
+    yield Pair("c. against Occlusion", "Occlusion, same windows", "dense", times["occlusion"], times["dense"], 300)
+    yield Pair("d. patch kind", paper, "its forward_grid", times["loop"], times["grid"], 2.5, note=note)
+    if bfloat16:
+        halved = negative_entropy(one["grid, bfloat16"]()).flatten().cpu()
+        note = f"rank correlation of the maps {float(spearmanr(by_loop, halved).statistic):.6f}"
+        halved_grid, halved_dense = times["grid, bfloat16"], times["dense, batch of 8, bfloat16"]
+        yield Pair("d. in bfloat16", paper, "the same under autocast", times["loop"], halved_grid, 2.5, note=note)
+        yield Pair("b. in bfloat16", cam, "dense under autocast", times["grad_cam"], halved_dense, 1)
+    best = "the best convolution's rate"
+    rate = dense_gmac / float(np.median(times["dense, batch of 8"]))
+    note = f"{rate:.0f} GMAC/s"
+    yield Pair("g. share of the peak", best, "dense", times["convolution"], times["dense, batch of 8"], 0.7, note=note)
+
+
+def _without_gradient(network: nn.Module, features: Tensor) -> None:
+    with torch.no_grad():
+        network(features)
+
+
+def _convolutions(device: torch.device) -> Iterator[tuple[float, Callable[[], Any]]]:
+    """Yield the GMAC of, and a call of, large 3 x 3 convolutions in the layout that is fastest."""
+    for channels, size in ((64, 56), (128, 56), (256, 28)):
+        convolution = nn.Conv2d(channels, channels, 3, padding=1, device=device).to(memory_format=torch.channels_last)
+        features = torch.rand(8, channels, size, size, device=device).contiguous(memory_format=torch.channels_last)
+        yield 8 * 9 * channels**2 * size**2 / 1e9, partial(_without_gradient, convolution, features)
+
+
+def time_to_pixels(grid: RegionGrid, rounds: int) -> Iterator[Pair]:
+    """Time Algorithm 1 against its literal loop, on one map and on a batch of 64."""
+    maps = torch.rand(64, *grid.shape, generator=torch.Generator().manual_seed(0))
+    difference = float((grid.to_pixels(maps[0]) - algorithm_1(grid, maps[0])).abs().max())
+    slow, single, batch = [], [], []
+    for _ in range(rounds):
+        slow.append(seconds(lambda: algorithm_1(grid, maps[0])))
+        single.append(seconds(lambda: grid.to_pixels(maps[0]), least=0.2))
+        batch.append(seconds(lambda: grid.to_pixels(maps), least=0.2) / 64)
+    note = f"largest difference {difference:.1e}"
+    yield Pair("e. Algorithm 1", "region by region, as printed", "to_pixels, one map", slow, single, 500, note=note)
+    yield Pair("e. Algorithm 1, batch", "region by region, as printed", "to_pixels, a map of 64", slow, batch, 500)
+
+
+def time_training(device: torch.device, *, images: int, epochs: int | None, show_progress: bool) -> Pair:
+    """Time how long the dense classifier takes to the accuracy that the paper's recipe reaches on the same images.
+
+    Synthetic faces of 48 px, k = 12, stride 3 (13 x 13 regions), Eyeglasses. The dense classifier is trained anew with
+    25, 50, 100 ... steps; its time is that of the shortest training that is as good on the validation faces.
+    """
+    grid = RegionGrid(48, 12, 3)
+    faces, valid = make_faces(images, 48, random_state=0), make_faces(min(images, 300), 48, random_state=1)
+    patch = PatchRegionClassifier(grid, 2, random_state=0)
+    paper, reached = _trained(patch, faces, valid, device, epochs, show_progress)
+    batches = int(np.ceil(images / DenseRegionClassifier.recipe.batch_size))
+    for steps in (25 * 2**doubled for doubled in range(9)):
+        dense = DenseRegionClassifier(grid, 2, random_state=0)
+        dense_epochs = int(np.ceil(steps / batches))
+        took, accuracy = _trained(dense, faces, valid, device, dense_epochs, show_progress)
+        if accuracy >= reached:
+            break
+    return Pair(
+        "f. training",
+        f"the paper's recipe, {images} images",
+        f"dense, {dense_epochs * batches} steps",
+        [paper],
+        [took],
+        20,
+        note=f"mean balanced accuracy of patches {reached:.3f} and {accuracy:.3f}",
+    )
+
+
+def _trained(
+    classifier: RegionClassifier,
+    faces: Faces,
+    valid: Faces,
+    device: torch.device,
+    epochs: int | None,
+    show_progress: bool,
+) -> tuple[float, float]:
+    """Return the seconds of a training and the mean balanced accuracy of regions it reaches on `valid`."""
+    attribute = "Eyeglasses"
+    start = time.perf_counter()
+    fit_region_classifier(
+        classifier,
+        faces.images,
+        faces.binary(attribute),
+        epochs=epochs,
+        random_state=0,
+        device=device,
+        show_progress=show_progress,
+    )
+    took = time.perf_counter() - start
+    return took, float(region_accuracy(classifier, valid.images, valid.binary(attribute).astype(int)).mean())
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return what the times depend on: processor, threads, versions."""
+    processor, flags = platform.processor() or platform.machine(), ""
+    if Path("/proc/cpuinfo").exists():
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+        told = {name.strip(): value.strip() for name, _, value in lines}
+        processor, flags = told.get("model name", processor), told.get("flags", "")
+    return {
+        "processor": processor,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16_units": device.type == "cuda" or "amx_bf16" in flags or "avx512_bf16" in flags,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("captum-region", "torch", "torchvision", "captum")},
+    }
+
+
+def table_of(pairs: list[Pair]) -> Table:
+    """Return the table that is printed."""
+    table = Table(title="Medians, each pair timed in turn in one run")
+    for column in ("", "slow", "fast", "slow [ms]", "fast [ms]", "ratio", "aim", "also"):
+        table.add_column(column, justify="right" if column.endswith("]") or column in ("ratio", "aim") else "left")
+    for pair in pairs:
+        slow, fast = (1e3 * float(np.median(times)) for times in (pair.slow_seconds, pair.fast_seconds))
+        numbers = (f"{slow:,.2f}", f"{fast:,.3g}", f"{pair.ratio:,.3g}", f"{pair.aim:,g}")
+        table.add_row(pair.name, pair.slow, pair.fast, *numbers, pair.note)
+    return table
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="File for the results, JSON.")] = Path("bench.json"),
+    size: Annotated[int, typer.Option(min=16, help="Side of the images; 128 is the paper's, 49 x 49 regions.")] = 128,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each pair is timed; the median counts.")] = 3,
+    device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Also under bfloat16 autocast.")] = False,
+    training: Annotated[bool, typer.Option(help="Time training too: the paper's recipe takes minutes.")] = True,
+    images: Annotated[int, typer.Option(min=20, help="Training faces.")] = 1000,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of the paper's recipe; its 90 by default.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
+) -> None:
+    """Time the package against what it replaces; nothing else should run on the machine meanwhile."""
+    where, grid = torch.device(device), RegionGrid.for_images(size)
+    pairs = [*time_maps(grid, rounds, where, bfloat16=bfloat16), *time_to_pixels(grid, rounds)]
+    if training:
+        pairs.append(time_training(where, images=images, epochs=epochs, show_progress=not quiet))
+    pairs.sort(key=lambda pair: pair.name)
+    result = {"environment": environment(where), "grid": repr(grid), "pairs": [asdict(pair) for pair in pairs]}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as path:
+        path.write_text(json.dumps(result, indent=1) + "\n")
+    console = Console(width=None if Console().is_terminal else 200)
+    console.print(table_of(pairs))
+    console.print(json.dumps(result["environment"]), highlight=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,57 @@
+"""Localisation by hand, and the comparison of two classifiers."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid
+from captum_region.calibration import measure_calibration
+from captum_region.comparison.kinds import measure_classifier
+from captum_region.comparison.localisation import pixel_auc, rank_accuracy
+from captum_region.datasets import make_faces
+
+MAPS = np.array([[[4, 3], [2, 1]], [[4, 3], [2, 1]], [[1, 1], [1, 1]], [[4, 3], [2, 1]]], dtype=float)
+TRUTH = np.array([[[1, 1], [0, 0]], [[1, 0], [1, 0]], [[0, 1], [0, 0]], [[0, 0], [0, 0]]], dtype=bool)
+
+
+def test_by_hand():
+    np.testing.assert_array_equal(rank_accuracy(MAPS, TRUTH), [1, 0.5, 0, np.nan])
+    np.testing.assert_array_equal(pixel_auc(MAPS, TRUTH), [1, 0.75, 0.5, np.nan])
+    np.testing.assert_array_equal(pixel_auc(-MAPS, TRUTH), [0, 0.25, 0.5, np.nan])
+    np.testing.assert_array_equal(pixel_auc(MAPS[:1], np.ones((1, 2, 2))), [np.nan])
+    np.testing.assert_array_equal(rank_accuracy(torch.from_numpy(MAPS), torch.from_numpy(TRUTH)), [1, 0.5, 0, np.nan])
+    with pytest.raises(ValueError, match="of one shape"):
+        rank_accuracy(MAPS, TRUTH[:2])
+
+
+def test_measures_of_a_classifier():
+    faces = make_faces(60, 24, random_state=0)
+    classifier = DenseRegionClassifier(RegionGrid(24, 8, 4), 2, width=4, random_state=0).eval()
+    torch.nn.init.normal_(classifier.head[-1].weight, generator=torch.Generator().manual_seed(0))
+    measures, mean_map = measure_classifier(classifier, faces, "Eyeglasses")
+    calibration = measure_calibration(classifier, faces.images, faces.labels("Eyeglasses"))
+    assert measures["accuracy"] == pytest.approx(calibration.accuracy)
+    assert measures["calibration_error"] == pytest.approx(calibration.error)
+    attribution = RegionAttribution(classifier)
+    np.testing.assert_allclose(mean_map, attribution.mean_map(faces.images), rtol=1e-5)
+    wearers = faces.subset(faces.attributes["Eyeglasses"])
+    pixels, truth = attribution.pixel_map(wearers.images), wearers.truth("Eyeglasses")
+    assert measures["top_inside"] == pytest.approx(np.nanmean(rank_accuracy(pixels, truth)), rel=1e-5)
+    assert measures["pixel_auc"] == pytest.approx(np.nanmean(pixel_auc(pixels, truth)), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path, command):
+    for seed in (0, 1):
+        options = ["--data", "faces", "--attribute", "Eyeglasses", "--size", "24", "--epochs", "1", "--seed", seed]
+        command("captum_region", "train", *options, "--out", tmp_path / f"{seed}", "--quiet")
+    out = tmp_path / "kinds.json"
+    options = ["--data", "faces", "--attribute", "Eyeglasses", "--limit", "60", "--quiet", "--out", out]
+    done = command("captum_region.comparison.kinds", tmp_path / "0", tmp_path / "1", *options)
+    results = json.loads(out.read_text())
+    assert [entry["images"] for entry in results["classifiers"]] == [60, 60]
+    assert set(results["classifiers"][0]) >= {"accuracy", "calibration_error", "top_inside", "pixel_auc"}
+    assert -1 <= results["correlation_of_mean_maps"] <= 1
+    assert f"{results['correlation_of_mean_maps']:.3f}" in done.stdout

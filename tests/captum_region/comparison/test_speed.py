@@ -1,0 +1,71 @@
+"""The benchmark: what it compares is equal, and the command writes what it says."""
+
+import json
+
+import pytest
+import torch
+
+from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionGrid
+from captum_region.comparison.speed import Pair, algorithm_1, patch_by_patch
+
+
+@pytest.mark.parametrize("kind", [DenseRegionClassifier, PatchRegionClassifier])
+def test_the_plain_loop_gives_what_forward_grid_gives(kind):
+    grid = RegionGrid((36, 42), 8, 1)  # enough regions for the copy that is made for inference
+    classifier = kind(grid, 3, random_state=0).eval()
+    for module in classifier.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # such as a mistake in folding it in would show
+            module.running_mean.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
+            module.running_var.uniform_(0.5, 2, generator=torch.Generator().manual_seed(1))
+            module.weight.data.uniform_(0.5, 2, generator=torch.Generator().manual_seed(2))
+    images = torch.rand(1, 3, 36, 42, generator=torch.Generator().manual_seed(0))
+    before = [value.clone() for value in classifier.state_dict().values()]
+    with torch.no_grad():
+        expected = patch_by_patch(classifier, images, batch=100)
+        torch.testing.assert_close(classifier.forward_grid(images), expected, rtol=1e-4, atol=1e-5)
+    assert expected.std() > 0.01
+    assert all(torch.equal(old, new) for old, new in zip(before, classifier.state_dict().values(), strict=True))
+    # With gradients the network itself is used.
+    classifier.forward_grid(images, regions_per_pass=2000).sum().backward()
+    assert all(parameter.grad is not None for parameter in classifier.parameters())
+
+
+def test_bfloat16_is_near_and_only_under_autocast():
+    grid = RegionGrid(20, 8, 3)
+    classifier = PatchRegionClassifier(grid, 2, random_state=0).eval()
+    images = torch.rand(1, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        exact = classifier.forward_grid(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            halved = classifier.forward_grid(images)
+    assert exact.dtype == torch.float32
+    assert not torch.equal(exact, halved.float())
+    torch.testing.assert_close(halved.float(), exact, rtol=0.05, atol=0.05)
+
+
+def test_the_printed_algorithm_is_to_pixels():
+    grid = RegionGrid(24, 6, 2)
+    region_map = torch.rand(grid.shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(grid.to_pixels(region_map), algorithm_1(grid, region_map), rtol=0, atol=1e-6)
+
+
+def test_the_ratio_is_the_median_of_the_rounds():
+    assert Pair("", "", "", [1.0, 9.0, 8.0], [1.0, 1.0, 2.0], 1).ratio == 4
+
+
+@pytest.mark.slow
+def test_the_command_prints_a_table_and_writes_json(tmp_path, command):
+    out = tmp_path / "new" / "bench.json"
+    options = ["--size", "20", "--rounds", "1", "--images", "24", "--epochs", "1", "--bfloat16", "--quiet"]
+    done = command("captum_region.comparison.speed", "--out", out, *options)
+    results = json.loads(out.read_text())
+    assert {pair["name"][0] for pair in results["pairs"]} == set("abcdefg")
+    for pair in results["pairs"]:
+        assert pair["ratio"] > 0
+        assert pair["name"] in done.stdout
+    exact = next(pair for pair in results["pairs"] if pair["name"] == "d. patch kind")
+    halved = next(pair for pair in results["pairs"] if pair["name"] == "d. in bfloat16")
+    assert 1 >= float(exact["note"].split()[-1]) > 0.999
+    assert exact["note"] != halved["note"]
+    assert results["environment"]["threads"] >= 1
+    assert results["environment"]["versions"]["torch"] == torch.__version__.split("+")[0]
