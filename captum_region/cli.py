@@ -249,11 +249,12 @@ def attribute(
     Example: captum-region attribute eyeglasses --data celeba --root DATA --by Male --out maps
     """
     import numpy as np
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     from captum_region import RegionAttribution, attribute_dataset
     from captum_region.files import replacing
-    from captum_region.plotting import plot_maps
+    from captum_region.plotting import STYLE, plot_maps
 
     with told_in_one_line(debug):
         if not (out / "maps.json").exists():
@@ -268,10 +269,11 @@ def attribute(
             means |= {f"{by}: {label}": mean for label, mean in maps.mean_by(labels).items()}
         with replacing(out / "mean_map.npy") as path:
             np.save(path, means["all images"].numpy())
-        figure = Figure(figsize=(3.4 * len(means), 3), layout="constrained")
         mean_image = images.images.mean(0).round().astype(np.uint8)
         pixels = {name: maps.grid.to_pixels(mean) for name, mean in means.items()}
-        plot_maps(pixels, images=mean_image, axes=figure.subplots(1, len(means), squeeze=False))
+        with rc_context(STYLE):
+            figure = Figure(figsize=(3.4 * len(means), 3), layout="constrained")
+            plot_maps(pixels, images=mean_image, axes=figure.subplots(1, len(means), squeeze=False))
         with replacing(out / "mean_map.png") as path:
             figure.savefig(path, dpi=150)
         typer.echo(out / "mean_map.png")
@@ -304,13 +306,14 @@ def calibrate(
 
     Example: captum-region calibrate eyeglasses --data celeba --root DATA --attribute Eyeglasses --out calibration
     """
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
     from sklearn.model_selection import train_test_split
 
     from captum_region import save_classifier
     from captum_region.calibration import balanced_subset, fit_temperature, measure_calibration
     from captum_region.files import replacing
-    from captum_region.plotting import plot_reliability
+    from captum_region.plotting import STYLE, plot_reliability
 
     with told_in_one_line(debug):
         check_out(out, force)
@@ -343,8 +346,9 @@ def calibrate(
             if after.error < before.error:
                 save_classifier(loaded, out / "classifier")
         out.mkdir(parents=True, exist_ok=True)
-        figure = Figure(figsize=(4.2, 4.8), layout="constrained")
-        plot_reliability(found, axes=figure.subplots(2, 1, height_ratios=(3, 1), sharex=True), title=attribute)
+        with rc_context(STYLE):
+            figure = Figure(figsize=(4.2, 4.8), layout="constrained")
+            plot_reliability(found, axes=figure.subplots(2, 1, height_ratios=(3, 1)), title=attribute)
         with replacing(out / "reliability.png") as path:
             figure.savefig(path, dpi=150)
         with replacing(out / "reliability.csv") as path:

@@ -351,7 +351,7 @@ def plot_reliability(
         ax.set_xlim(low, 1)
     top.set_ylim(min(low, *(float(curve.bins["accuracy"].min()) for curve in curves.values())), 1)
     top.set_ylabel("accuracy")
-    top.legend(loc="upper left")
+    top.legend(loc="best")
     bottom.set_xlabel("confidence (highest probability)")
     bottom.set_ylabel("share of patches")
     if title is not None:
