@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 Target = int | list[int] | Tensor | None
 
 
+class TargetError(ValueError, AssertionError):
+    """A target or input that does not fit: a ValueError, and the AssertionError that Captum's own methods raise."""
+
+
 def class_evidence(logits: Tensor, target: Target) -> Tensor:
     """Return how much each region speaks for a class: its probability, rescaled so that a uniform output gives 0.
 
@@ -41,8 +46,10 @@ def class_evidence(logits: Tensor, target: Target) -> Tensor:
 
     Raises
     ------
-    TypeError, ValueError
-        If a target is no integer, no class, or their number is neither 1 nor N.
+    TypeError
+        If a target is no integer.
+    TargetError
+        If a target is no class, or their number is neither 1 nor N. It is a ValueError and an AssertionError.
     """
     count, classes = logits.shape[:2]
     index = torch.as_tensor(target, device=logits.device)
@@ -50,9 +57,9 @@ def class_evidence(logits: Tensor, target: Target) -> Tensor:
         raise TypeError(f"target must be a class number or one for each image, got {target!r}")
     index = index.flatten()
     if len(index) not in (1, count):
-        raise ValueError(f"target must be one class or one for each of the {count} images, got {len(index)}")
+        raise TargetError(f"target must be one class or one for each of the {count} images, got {len(index)}")
     if len(index) and not 0 <= int(index.min()) <= int(index.max()) < classes:
-        raise ValueError(f"target must lie in 0 to {classes - 1}, got {int(index.min())} to {int(index.max())}")
+        raise TargetError(f"target must lie in 0 to {classes - 1}, got {int(index.min())} to {int(index.max())}")
     logits = logits if logits.dtype == torch.float64 else logits.float()
     probability = torch.softmax(logits, 1)[torch.arange(count, device=logits.device), index.long().expand(count)]
     return (probability - 1 / classes) / (1 - 1 / classes)
@@ -129,7 +136,7 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
             How many patches go through the classifier at once: memory, not the result. A classifier that does all
             regions in one pass does not use it.
         show_progress : bool, default=False
-            Captum's progress bar on stderr, where regions go one by one.
+            Captum's progress bar over the passes, on stderr.
 
         Returns
         -------
@@ -138,12 +145,15 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
 
         Raises
         ------
-        TypeError, ValueError
-            If the inputs are more than one tensor, of another size than the grid's, or the target does not fit.
+        TypeError
+            If the inputs are no tensor or the target no integer.
+        ValueError
+            If the inputs are of another size than the grid's, or, as `TargetError`, more than one tensor or the target
+            does not fit.
         """
         is_tuple = isinstance(inputs, tuple)
         if is_tuple and len(inputs) != 1:
-            raise ValueError(f"inputs must be one tensor of images, got a tuple of {len(inputs)}")
+            raise TargetError(f"inputs must be one tensor of images, got a tuple of {len(inputs)}")
         images = inputs[0] if isinstance(inputs, tuple) else inputs
         if not isinstance(images, Tensor):
             raise TypeError(f"inputs must be a tensor of images, got {type(images).__name__}")
@@ -151,6 +161,10 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         dtype = images.dtype if images.is_floating_point() else torch.float32
         attributions = pixels.to(dtype)[:, None].expand_as(images).contiguous()
         return (attributions,) if is_tuple else attributions
+
+    def attribute_future(self, *args: Any, **kwargs: Any) -> Any:
+        """Raise NotImplementedError, as Captum's methods without an asynchronous form do."""
+        raise NotImplementedError(f"attribute_future is not implemented for {type(self).__name__}")
 
     def has_convergence_delta(self) -> bool:
         """Return False: confidences do not add up to an output."""
@@ -214,15 +228,15 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         classifier = self.forward_func
         device = getattr(classifier, "device", images.device)
 
-        def bar(passes: Any) -> Any:
-            return progress(passes, desc=f"{self.get_name()} attribution") if show_progress else passes
-
+        options: dict[str, Any] = {"regions_per_pass": regions_per_pass}
+        if show_progress:
+            options["progress"] = partial(progress, desc=f"{self.get_name()} attribution")
         with torch.no_grad():
             moved = images.to(device)
             if hasattr(classifier, "forward_grid"):
-                logits = classifier.forward_grid(moved, regions_per_pass=regions_per_pass)
+                logits = classifier.forward_grid(moved, **options)
             else:
-                logits = forward_regions(classifier, self.grid, moved, regions_per_pass=regions_per_pass, progress=bar)
+                logits = forward_regions(classifier, self.grid, moved, **options)
             value = self.confidence(logits) if target is None else class_evidence(logits, target)
         return value.to(images.device)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -20,9 +21,10 @@ from captum_region.grid import RegionGrid
 from captum_region.randomness import RandomState, draw_seed, seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import ArrayLike, NDArray
+
+
+Progress = Callable[[Sequence[Tensor]], Iterable[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class RegionClassifier(nn.Module, ABC):
             Logits.
         """
 
-    def forward_grid(self, images: Tensor, *, regions_per_pass: int = 256) -> Tensor:
+    def forward_grid(self, images: Tensor, *, regions_per_pass: int = 256, progress: Progress = iter) -> Tensor:
         """Classify every region of whole images.
 
         Parameters
@@ -190,17 +192,19 @@ class RegionClassifier(nn.Module, ABC):
             uint8, or float in [0, 1].
         regions_per_pass : int, default=256
             How many regions of the whole batch go through the network at once: memory, not the result.
+        progress : callable, default=iter
+            Wraps the sequence of passes: ``tqdm`` shows a bar.
 
         Returns
         -------
         Tensor, shape (N, classes, rows, cols)
             Logits.
         """
-        return forward_regions(self, self.grid, images, regions_per_pass=regions_per_pass)
+        return forward_regions(self, self.grid, images, regions_per_pass=regions_per_pass, progress=progress)
 
 
 def forward_regions(
-    forward: Any, grid: RegionGrid, images: Tensor, *, regions_per_pass: int = 256, progress: Any = iter
+    forward: Any, grid: RegionGrid, images: Tensor, *, regions_per_pass: int = 256, progress: Progress = iter
 ) -> Tensor:
     """Classify every region of `images` by calling ``forward(patches, region) -> logits`` on batches of patches.
 
@@ -352,7 +356,7 @@ class PatchRegionClassifier(RegionClassifier):
         logits: Tensor = self.backbone(torch.cat([self.normalize(patches), indicator], 1)) / self.temperature
         return logits
 
-    def forward_grid(self, images: Tensor, *, regions_per_pass: int = 256) -> Tensor:
+    def forward_grid(self, images: Tensor, *, regions_per_pass: int = 256, progress: Progress = iter) -> Tensor:
         """Classify every region of whole images; see `RegionClassifier.forward_grid`.
 
         Without gradients, in eval mode and for 1,000 patches or more, a copy of the network does it, with its weights
@@ -364,7 +368,7 @@ class PatchRegionClassifier(RegionClassifier):
         worthwhile = len(images) * self.grid.num_regions >= 1000
         exact = torch.is_grad_enabled() or self.training or not worthwhile
         fast = self if exact else self._for_inference()
-        return forward_regions(fast.forward, self.grid, images, regions_per_pass=regions_per_pass)
+        return forward_regions(fast.forward, self.grid, images, regions_per_pass=regions_per_pass, progress=progress)
 
     def _for_inference(self) -> PatchRegionClassifier:
         fast = copy.deepcopy(self)
@@ -512,9 +516,10 @@ class DenseRegionClassifier(RegionClassifier):
         logits: Tensor = self.head(features).flatten(1) / self.temperature
         return logits
 
-    def forward_grid(self, images: Tensor, *, regions_per_pass: int = 256) -> Tensor:
+    def forward_grid(self, images: Tensor, *, regions_per_pass: int = 256, progress: Progress = iter) -> Tensor:
         """Classify every region of whole images in one pass; `regions_per_pass` has no effect here."""
         self.grid.check_images(images)
+        (images,) = progress([images])  # one pass, so one step of the bar
         place = self.embedding.weight.T.unflatten(1, self.grid.shape)
         logits: Tensor = self.head(self._features(images, dense=True) + place).contiguous() / self.temperature
         return logits
