@@ -1,4 +1,4 @@
-"""Localisation by hand, and the comparison of two classifiers."""
+"""Two region classifiers side by side."""
 
 import json
 
@@ -11,19 +11,6 @@ from captum_region.calibration import measure_calibration
 from captum_region.comparison.kinds import measure_classifier
 from captum_region.comparison.localisation import pixel_auc, rank_accuracy
 from captum_region.datasets import make_faces
-
-MAPS = np.array([[[4, 3], [2, 1]], [[4, 3], [2, 1]], [[1, 1], [1, 1]], [[4, 3], [2, 1]]], dtype=float)
-TRUTH = np.array([[[1, 1], [0, 0]], [[1, 0], [1, 0]], [[0, 1], [0, 0]], [[0, 0], [0, 0]]], dtype=bool)
-
-
-def test_by_hand():
-    np.testing.assert_array_equal(rank_accuracy(MAPS, TRUTH), [1, 0.5, 0, np.nan])
-    np.testing.assert_array_equal(pixel_auc(MAPS, TRUTH), [1, 0.75, 0.5, np.nan])
-    np.testing.assert_array_equal(pixel_auc(-MAPS, TRUTH), [0, 0.25, 0.5, np.nan])
-    np.testing.assert_array_equal(pixel_auc(MAPS[:1], np.ones((1, 2, 2))), [np.nan])
-    np.testing.assert_array_equal(rank_accuracy(torch.from_numpy(MAPS), torch.from_numpy(TRUTH)), [1, 0.5, 0, np.nan])
-    with pytest.raises(ValueError, match="of one shape"):
-        rank_accuracy(MAPS, TRUTH[:2])
 
 
 def test_measures_of_a_classifier():
