@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -42,15 +43,13 @@ from captum_region.randomness import RandomState, draw_seed, seeded
 from captum_region.training import fit_region_classifier, region_accuracy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from numpy.typing import ArrayLike
 
     from captum_region.attribution import RegionAttribution
     from captum_region.batches import ImageData
 
-    # N x C x H x W images in [0, 1] and their N targets -> N x H x W
-    Method = Callable[[Tensor, Tensor], Tensor]
+# N x C x H x W images in [0, 1] and their N targets -> N x H x W
+Method = Callable[[Tensor, Tensor], Tensor]
 
 MEASURES: dict[str, Callable[[ArrayLike, ArrayLike], Any]] = {
     "pointing_game": pointing_game,
@@ -422,7 +421,7 @@ def information_left(
     )
     colour = torch.as_tensor(np.asarray(train[0])).float().mean((0, 2, 3)).round()
     masked = [_masked(images, maps, quantile, colour) for images, maps, _ in (train, test)]
-    fit_region_classifier(classifier, masked[0], train[2], epochs=epochs, random_state=seed)
+    fit_region_classifier(classifier, masked[0], train[2], epochs=epochs, positions_per_image=1, random_state=seed)
     return float(region_accuracy(classifier, masked[1], classifier.encode(test[2])).mean())
 
 
