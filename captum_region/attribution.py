@@ -171,7 +171,7 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         return False
 
     def region_map(
-        self, images: ImageData, target: Target = None, *, batch_size: int = 64, show_progress: bool = False
+        self, images: ImageData, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
     ) -> Tensor:
         """Return one value a region of each image.
 
@@ -181,7 +181,7 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
             uint8, or float in [0, 1]. Only `batch_size` images at a time are on the classifier's device.
         target : int, list, Tensor or None, default=None
             As in `attribute`.
-        batch_size : int, default=64
+        batch_size : int, default=16
         show_progress : bool, default=False
             A progress bar on stderr.
 
@@ -202,13 +202,13 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         return maps
 
     def pixel_map(
-        self, images: ImageData, target: Target = None, *, batch_size: int = 64, show_progress: bool = False
+        self, images: ImageData, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
     ) -> Tensor:
         """Return one value a pixel of each image, N x height x width; parameters as in `region_map`."""
         return self.grid.to_pixels(self.region_map(images, target, batch_size=batch_size, show_progress=show_progress))
 
     def mean_map(
-        self, images: ImageData, target: Target = None, *, batch_size: int = 64, show_progress: bool = False
+        self, images: ImageData, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
     ) -> Tensor:
         """Return the mean region map of all images, rows x cols, summed in float64 (the paper's Figures 4 and 5).
 

@@ -27,7 +27,8 @@ def check_images(images: Any, *, name: str = "images", image_size: tuple[int, in
     TypeError, ValueError
         If they have another type, shape or size, or float images leave [0, 1] or hold NaN.
     """
-    images = images if isinstance(images, Tensor) else np.asarray(images)
+    # A memory map stays one: what is read of it can then be let go of.
+    images = images if isinstance(images, Tensor | np.ndarray) else np.asarray(images)
     floating = images.is_floating_point() if isinstance(images, Tensor) else images.dtype.kind == "f"
     if not floating and images.dtype not in (torch.uint8, np.dtype(np.uint8)):
         raise TypeError(f"{name} must be uint8 or float in [0, 1], got {images.dtype}")

@@ -88,7 +88,7 @@ def measure_calibration(
     labels: ArrayLike,
     *,
     bins: int = 100,
-    batch_size: int = 64,
+    batch_size: int = 16,
     show_progress: bool = False,
 ) -> Calibration:
     """Compare confidence with accuracy over every patch of `images` (De Coninck et al. 2024, section 3.3, Figure 2).
@@ -105,7 +105,7 @@ def measure_calibration(
         Among the labels it was trained with.
     bins : int, default=100
         Bins of equal width in [0, 1].
-    batch_size : int, default=64
+    batch_size : int, default=16
         Images at a time.
     show_progress : bool, default=False
         A progress bar on stderr.
@@ -181,7 +181,7 @@ def fit_temperature(
     images: ImageData,
     labels: ArrayLike,
     *,
-    batch_size: int = 64,
+    batch_size: int = 16,
     show_progress: bool = False,
 ) -> float:
     """Set ``classifier.temperature`` to what makes the labels of all patches of `images` likeliest.

@@ -200,7 +200,7 @@ def fit_region_classifier(
 
 
 def region_accuracy(
-    classifier: RegionClassifier, images: ImageData, target: ArrayLike, *, batch_size: int = 64
+    classifier: RegionClassifier, images: ImageData, target: ArrayLike, *, batch_size: int = 16
 ) -> NDArray[np.float64]:
     """Return each region's balanced accuracy: the mean over the classes present of the share classified right.
 
@@ -210,7 +210,7 @@ def region_accuracy(
     images : ndarray or Tensor, shape (N, C, height, width)
     target : array-like of int, shape (N,)
         Class numbers, as the logits are ordered.
-    batch_size : int, default=64
+    batch_size : int, default=16
         Images at a time.
 
     Returns

@@ -19,7 +19,7 @@ from scipy.stats import pearsonr
 
 from captum_region.batches import batches
 from captum_region.calibration import balanced_subset, of_logits
-from captum_region.cli import Cache, Data, Quiet, Root, Seed, read_both
+from captum_region.cli import Cache, Data, Debug, Quiet, Root, Seed, read_both, told_in_one_line
 from captum_region.comparison.localisation import pixel_auc, rank_accuracy
 from captum_region.confidence import negative_entropy
 from captum_region.datasets import Faces
@@ -82,27 +82,32 @@ def main(
     seed: Seed = 0,
     cache: Cache = None,
     quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
     """Compare two region classifiers on the images that the data set keeps apart from training."""
-    results: dict[str, Any] = {"attribute": attribute, "classifiers": []}
-    mean_maps = []
-    table = Table(title=f"{data}, {attribute}")
-    for folder in (first, second):
-        classifier, images = read_both(folder, data, root, cache=cache, skip_damaged=False, quiet=quiet, held_out=True)
-        chosen = images.subset(balanced_subset(images.labels(attribute), limit=limit, random_state=seed))
-        measures, mean_map = measure_classifier(classifier, chosen, attribute, show_progress=not quiet)
-        mean_maps.append(mean_map.ravel())
-        if not table.columns:
-            for column in ("", "images", *measures):
-                table.add_column(column)
-        table.add_row(type(classifier).__name__, str(len(chosen)), *(f"{value:.3f}" for value in measures.values()))
-        results["classifiers"].append({"kind": type(classifier).__name__, "images": len(chosen), **measures})
-    results["correlation_of_mean_maps"] = float(pearsonr(*mean_maps).statistic)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as path:
-        path.write_text(json.dumps(results, indent=1) + "\n")
-    Console().print(table)
-    typer.echo(f"correlation of the mean maps: {results['correlation_of_mean_maps']:.3f}")
+    with told_in_one_line(debug):
+        results: dict[str, Any] = {"attribute": attribute, "classifiers": []}
+        mean_maps = []
+        table = Table(title=f"{data}, {attribute}")
+        for folder in (first, second):
+            classifier, images = read_both(
+                folder, data, root, cache=cache, skip_damaged=False, quiet=quiet, held_out=True
+            )
+            chosen = images.subset(balanced_subset(images.labels(attribute), limit=limit, random_state=seed))
+            measures, mean_map = measure_classifier(classifier, chosen, attribute, show_progress=not quiet)
+            mean_maps.append(mean_map.ravel())
+            if not table.columns:
+                for column in ("", "images", *measures):
+                    table.add_column(column)
+            table.add_row(type(classifier).__name__, str(len(chosen)), *(f"{value:.3f}" for value in measures.values()))
+            results["classifiers"].append({"kind": type(classifier).__name__, "images": len(chosen), **measures})
+        results["correlation_of_mean_maps"] = float(pearsonr(*mean_maps).statistic)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out) as path:
+            path.write_text(json.dumps(results, indent=1) + "\n")
+        # A pipe has no width of its own, and 80 columns would cut the names.
+        Console(width=None if Console().is_terminal else 120).print(table)
+        typer.echo(f"correlation of the mean maps: {results['correlation_of_mean_maps']:.3f}")
 
 
 if __name__ == "__main__":
