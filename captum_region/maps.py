@@ -115,7 +115,7 @@ class RegionMaps:
             raise ValueError(f"labels must have shape ({len(self)},), one a map, got {codes.shape}")
         totals = torch.zeros(len(names), *self.grid.shape, dtype=torch.float64)
         start = 0
-        for chunk in batches(self.maps, 1024, show_progress=show_progress, desc="mean map"):
+        for chunk in batches(self.maps, 128, show_progress=show_progress, desc="mean map"):
             totals.index_add_(0, torch.from_numpy(codes[start : start + len(chunk)]), chunk.double())
             start += len(chunk)
         counts = np.bincount(codes, minlength=len(names))
