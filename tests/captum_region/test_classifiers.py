@@ -134,8 +134,10 @@ def test_a_users_module_is_copied_widened_and_keeps_what_it_knows():
 def test_the_costs_that_the_docstrings_give():
     grid = RegionGrid(128)
     dense, patch = DenseRegionClassifier(grid, 2).eval(), PatchRegionClassifier(grid, 2).eval()
+    small = DenseRegionClassifier(RegionGrid(64, 16, 1), 2).eval()
     gmac = {}
     for name, run in {
+        "small map": lambda: small.forward_grid(torch.zeros(1, 3, 64, 64)),
         "map": lambda: dense.forward_grid(torch.zeros(1, 3, 128, 128)),
         "patch": lambda: patch(torch.zeros(1, 3, 32, 32), torch.zeros(1, dtype=torch.long)),
     }.items():
@@ -143,6 +145,7 @@ def test_the_costs_that_the_docstrings_give():
             run()
         gmac[name] = counter.get_total_flops() / 2e9
     assert gmac["map"] == pytest.approx(0.96, abs=0.005)
+    assert gmac["small map"] == pytest.approx(0.53, abs=0.005)
     assert gmac["patch"] == pytest.approx(0.56, abs=0.005)
     assert 2401 * gmac["patch"] > 1300 * gmac["map"]
 
