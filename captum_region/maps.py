@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from captum_region.attribution import RegionAttribution
     from captum_region.batches import ImageData
+    from captum_region.confidence import Confidence
 
 FORMAT = 1
 # What may be lost to a kill, and how often the disk is waited for.
@@ -187,7 +188,7 @@ def attribute_dataset(
         "class_names": classifier.class_names,
         "classifier": classifier_digest(classifier),
         "data": fingerprint(images, show_progress=show_progress),
-        "confidence": getattr(attribution.confidence, "__qualname__", repr(attribution.confidence)),
+        "confidence": _name(attribution.confidence),
         "target": target,
         "done": 0,
     }
@@ -200,6 +201,12 @@ def attribute_dataset(
     except Timeout as error:
         raise BlockingIOError(f"{folder} is being written by another process") from error
     return RegionMaps(folder)
+
+
+def _name(confidence: Confidence) -> str:
+    """Return what tells one confidence from another; lambdas share their name, so of them it is the object."""
+    name = getattr(confidence, "__qualname__", "<")
+    return repr(confidence) if "<" in name else name
 
 
 def _claim(folder: Path, description: dict[str, Any]) -> int:
@@ -246,12 +253,12 @@ def _write_maps(
         file.seek(file.tell() + done * bytes_a_map)
         saved = done
         for batch in batches(images, batch_size, start=done):
-            maps = attribution.region_map(batch, description["target"], batch_size=batch_size).cpu()
+            maps = attribution.region_map(batch, description["target"], batch_size=batch_size).cpu().half()
             if not bool(maps.isfinite().all()):
                 raise ValueError(
                     f"the classifier gave a map that is not finite among images {done} to {done + len(maps)}"
                 )
-            file.write(maps.half().numpy().astype("<f2").tobytes())
+            file.write(maps.numpy().astype("<f2").tobytes())
             done += len(batch)
             if done - saved >= _IMAGES_A_SAVE or done == count:
                 file.flush()

@@ -100,6 +100,7 @@ def test_other_classifiers_images_and_settings_are_refused_by_name(attribution, 
         ((attribution, images[:-1], {}), "other images"),
         ((attribution, images ^ 1, {}), "other images"),
         ((RegionAttribution(attribution.forward_func, "margin"), images, {}), "confidence negative_entropy.* margin"),
+        ((RegionAttribution(attribution.forward_func, lambda logits: logits[:, 0]), images, {}), "another confidence"),
         ((attribution, images, {"target": 0}), "another target: target None, this is 0"),
     ]:
         with pytest.raises(ValueError, match=words):
