@@ -208,9 +208,8 @@ def fit_temperature(
         If an argument does not fit, named in the message.
     """
     target = _targets(classifier, images, labels)
-    classifier.temperature.fill_(1)
     found = list(_logits(classifier, images, target, batch_size, show_progress, "temperature"))
-    logits = torch.cat([part for part, _ in found])
+    logits = torch.cat([part for part, _ in found]) * classifier.temperature.cpu()  # as before any temperature
     expected = target[:, None, None].expand(-1, *classifier.grid.shape)
 
     def surprise(log_temperature: float) -> float:

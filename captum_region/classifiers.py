@@ -368,7 +368,7 @@ class PatchRegionClassifier(RegionClassifier):
         worthwhile = len(images) * self.grid.num_regions >= 1000
         exact = torch.is_grad_enabled() or self.training or not worthwhile
         fast = self if exact else self._for_inference()
-        return forward_regions(fast.forward, self.grid, images, regions_per_pass=regions_per_pass, progress=progress)
+        return forward_regions(fast, self.grid, images, regions_per_pass=regions_per_pass, progress=progress)
 
     def _for_inference(self) -> PatchRegionClassifier:
         fast = copy.deepcopy(self)
