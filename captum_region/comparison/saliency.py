@@ -242,16 +242,17 @@ class SaliencyComparison:
             values = self.scores.pivot(index="image", columns="method", values=measure)
             for method in self.maps:
                 difference = (values[method] - values[reference]).dropna().to_numpy()
-                drawn = generator.integers(len(difference), size=(resamples, len(difference)))
-                means = difference[drawn].mean(1) if len(difference) else np.array([np.nan])
-                low, high = np.quantile(means, [0.025, 0.975])
+                mean = low = high = np.nan
+                if len(difference):
+                    drawn = generator.integers(len(difference), size=(resamples, len(difference)))
+                    mean, (low, high) = difference.mean(), np.quantile(difference[drawn].mean(1), [0.025, 0.975])
                 rows.append(
                     {
                         "method": method,
                         "measure": measure,
                         "mean": values[method].mean(),
                         "std": values[method].std(),
-                        "difference": difference.mean() if len(difference) else np.nan,
+                        "difference": mean,
                         "low": low,
                         "high": high,
                     }
@@ -296,11 +297,9 @@ def compare_saliency(
     """
     images = check_images(images)
     inside = np.asarray(truth, dtype=bool)
-    if inside.shape != (len(images), *images.shape[2:]) or not len(images):
-        wanted = (len(images), *images.shape[2:])
-        raise ValueError(
-            f"truth must have shape {tuple(wanted)}, one mask an image of at least one; got {inside.shape}"
-        )
+    wanted = (len(images), *images.shape[2:])
+    if inside.shape != wanted or not len(images):
+        raise ValueError(f"truth must have shape {wanted}, a mask for each of at least one image; got {inside.shape}")
     if not methods:
         raise ValueError("methods must hold at least one, got none")
     targets = torch.as_tensor(np.broadcast_to(np.asarray(target), len(images)).copy())
@@ -387,7 +386,8 @@ def information_left(
 
     A fresh classifier of the whole image is trained on masked images and judged on masked images, after Hooker, Erhan,
     Kindermans, Kim, "A Benchmark for Interpretability Methods in Deep Neural Networks" (ROAR), NeurIPS 2019. What
-    matters here is not what one model used but where the information could be.
+    matters here is not what one model used but where the information could be. The shape of a mask that differs from
+    image to image can itself tell the label; the mean map's cannot.
 
     Parameters
     ----------

@@ -78,6 +78,10 @@ def test_the_truth_as_a_map_wins_everything(images):
     assert random["low"] <= random["difference"] <= random["high"] < 0
     by_hand = found.scores.query("method == 'random'")["pixel_auc"] - 1
     assert random["difference"] == pytest.approx(by_hand.mean())
+    constant = {"still": lambda batch, target: torch.zeros(len(batch), 12, 12), **floors(0)}
+    with pytest.warns(RuntimeWarning, match="undefined for 3 of 3"):
+        undefined = compare_saliency(images, truth, constant, target=1).table("random").query("method == 'still'")
+    assert undefined[["mean", "difference", "low", "high"]].isna().all(axis=None)
     with pytest.raises(ValueError, match="reference must be one of truth, random, centre"):
         found.table("XRAI")
 
