@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 COLORMAP = "inferno"
 # Of Okabe and Ito, which the colour-blind can tell apart too.
-_LINE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#8a6d00", "#000000")
+LINE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#8a6d00", "#000000", "#7f7f7f")
 
 # Any: newer matplotlib wants its own type of dictionary here, older knows none.
 STYLE: Any = {
@@ -339,7 +339,7 @@ def plot_reliability(
     top, bottom = _flat_axes(axes, 2, "one for the diagram and one for the histogram")
     low = min(float(curve.bins.loc[curve.bins["patches"] > 0, "lower"].min()) for curve in curves.values())
     top.plot([low, 1], [low, 1], color="#767676", linestyle="--", linewidth=1, label="as often right as it says")
-    for (name, curve), color in zip(curves.items(), _LINE_COLORS * len(curves), strict=False):
+    for (name, curve), color in zip(curves.items(), LINE_COLORS * len(curves), strict=False):
         full = curve.bins[curve.bins["patches"] > 0]
         confidence, accuracy = full["confidence"].to_numpy(), full["accuracy"].to_numpy()
         label = f"{name}: error {curve.error:.3f}" if name else f"calibration error {curve.error:.3f}"

@@ -11,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from captum_region.plotting import COLORMAP, STYLE, literal, plot_history, plot_region_map, show_image
+from captum_region.plotting import COLORMAP, LINE_COLORS, STYLE, literal, plot_history, plot_region_map, show_image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,7 +25,6 @@ KIND_COLORS = {"reference": "#5f5f5f", "control": "#b25000", "scheme": "#0072b2"
 KIND_MARKERS = {"reference": "s", "control": "D", "scheme": "o"}
 GROUP_COLORS = ("#0072b2", "#b25000")
 LINE_STYLES = {"reference": "--", "control": ":", "scheme": "-"}
-LINE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#8a6d00", "#000000", "#7f7f7f")
 WIDTH = 5.4  # inches: two beside each other on a screen, one on a phone with letters that can still be read
 
 
