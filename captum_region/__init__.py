@@ -1,6 +1,6 @@
 """Where in images the information about an attribute sits: region attribution for Captum."""
 
-from captum_region.attribution import RegionAttribution
+from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
 from captum_region.checkpoint import load_classifier, save_classifier
 from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
 from captum_region.confidence import margin, negative_entropy, top_softmax
@@ -10,6 +10,7 @@ from captum_region.training import RegionTraining, fit_region_classifier
 
 __all__ = [
     "DenseRegionClassifier",
+    "MultiScaleRegionAttribution",
     "PatchRegionClassifier",
     "RegionAttribution",
     "RegionClassifier",

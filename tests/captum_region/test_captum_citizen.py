@@ -22,7 +22,13 @@ from captum.attr import visualization as viz
 from captum.metrics import infidelity, sensitivity_max
 from torch import nn
 
-from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionAttribution, RegionGrid
+from captum_region import (
+    DenseRegionClassifier,
+    MultiScaleRegionAttribution,
+    PatchRegionClassifier,
+    RegionAttribution,
+    RegionGrid,
+)
 
 GRID = RegionGrid(12, 6, 2)
 
@@ -43,8 +49,15 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=KINDS)
+def both_scales():
+    small = DenseRegionClassifier(RegionGrid(12, 3, 3), 3, width=4, random_state=0).eval()
+    return MultiScaleRegionAttribution([KINDS["dense"](0), RegionAttribution(small, "margin")])
+
+
+@pytest.fixture(params=[*KINDS, "two scales"])
 def attribution(request):
+    if request.param == "two scales":
+        return both_scales()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         forward = KINDS[request.param](0)
@@ -235,6 +248,7 @@ def test_summarizers(attribution, images):
     torch.testing.assert_close(by_class.class_summaries[1][0]["mean"], attributed[1::2].mean(0))
 
 
+@pytest.mark.parametrize("attribution", KINDS, indirect=True)
 def test_interpolate_the_region_map(attribution, images):
     regions = attribution.region_map(images)
     grown = LayerAttribution.interpolate(regions[:, None], (12, 12), interpolate_mode="bilinear")
@@ -272,3 +286,25 @@ def test_tiny_images_of_any_channels(size, patch_size, channels):
     assert attributed.isfinite().all()
     function = RegionAttribution(lambda patches, region: patches.flatten(1)[:, :1] * torch.tensor([-1, 1]), grid=grid)
     np.testing.assert_array_less(-1e-6, function.attribute(images).numpy())
+
+
+def test_two_scales_are_the_mean_of_the_two(images):
+    both = both_scales()
+    assert both.get_name() == "Multi Scale Region Attribution"
+    assert not both.has_convergence_delta()
+    with pytest.raises(NotImplementedError):
+        both.attribute_future()
+    first, second = both.attributions
+    expected = (first.pixel_map(images, 1) + second.pixel_map(images, 1)) / 2
+    torch.testing.assert_close(both.pixel_map(images, 1), expected)
+    torch.testing.assert_close(both.attribute(images, target=1)[:, 2], expected)
+    means = [part.grid.to_pixels(part.mean_map(images)) for part in (first, second)]
+    torch.testing.assert_close(both.mean_pixels(images), sum(means) / 2)
+    torch.testing.assert_close(both.mean_pixels(images), both.pixel_map(images).mean(0))
+    alone = MultiScaleRegionAttribution([first])
+    assert torch.equal(alone.attribute(images), first.attribute(images))
+    with pytest.raises(ValueError, match="at least one, got none"):
+        MultiScaleRegionAttribution([])
+    other = DenseRegionClassifier(RegionGrid(16, 4, 4), 3, width=4, random_state=0)
+    with pytest.raises(ValueError, match=r"one image size, got \(12, 12\), \(16, 16\)"):
+        MultiScaleRegionAttribution([first, other])
