@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from captum_region import RegionClassifier
     from captum_region.datasets import AttributeImages
 
@@ -356,3 +360,122 @@ def calibrate(
         with replacing(out / "calibration.json") as path:
             path.write_text(json.dumps(result, indent=1) + "\n")
         typer.echo(json.dumps(result))
+
+
+@app.command()
+def compare(
+    data: Data,
+    attribute: Annotated[
+        list[str], typer.Option(help="Attribute to find, or attribute=value; give it again for more.")
+    ],
+    out: Out,
+    root: Root = Path(),
+    masks: Annotated[
+        str | None,
+        typer.Option(help="Column of a table's csv: image files, bright where the attribute shows."),
+    ] = None,
+    size: Size = 48,
+    seeds: Annotated[int, typer.Option(help="Runs with seeds --seed, --seed + 1 ...; their faces are new too.")] = 1,
+    images: Annotated[
+        int, typer.Option(help="Train on at most so many images; a quarter as many more faces for the test.")
+    ] = 2000,
+    limit: Annotated[int, typer.Option(help="Compare on at most so many images.")] = 100,
+    without: Annotated[
+        list[str] | None, typer.Option(help="Leave out a method, such as XRAI, which takes seconds an image.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the images when the explained model is trained.")] = 30,
+    region_epochs: Annotated[int, typer.Option(help="The same of the region classifiers.")] = 100,
+    retrain: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Measure what a fresh classifier still knows without a map's top, of fast (default), all or none "
+            "of the methods, or of one by name; give it again for more."
+        ),
+    ] = None,
+    retrain_epochs: Annotated[int, typer.Option(help="Of each such training.")] = 15,
+    quantile: Annotated[float, typer.Option(help="Retraining masks what is above this quantile of each map.")] = 0.8,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    cache: Cache = None,
+    skip_damaged: SkipDamaged = False,
+    force: Force = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Compare region attribution with saliency methods, on images whose true regions are known.
+
+    Trains a classifier to be explained and region classifiers on the same images. --out gets table.csv, scores.csv (of
+    each image), comparison.json and a picture of the maps of each attribute, written anew after each run.
+
+    The saliency methods explain one model, the region map the data: what a model does not use, they should not show.
+
+    Example: captum-region compare --data faces --attribute Eyeglasses --attribute Smiling --seeds 3 --out compare
+    """
+    from rich.console import Console
+
+    from captum_region.comparison.results import StudyResults
+    from captum_region.comparison.study import RETRAIN, study_attribute
+    from captum_region.datasets import load_table, make_faces
+
+    with told_in_one_line(debug):
+        check_out(out, force)
+        if data != "faces" and (data != "table" or masks is None):
+            raise ValueError("--data must be faces, whose true regions are known, or table with --masks")
+        if seeds < 1:
+            raise ValueError(f"--seeds must be at least 1, got {seeds}")
+
+        def truth_of(chosen: AttributeImages) -> NDArray[np.bool_]:
+            if masks is None or masks not in chosen.attributes:
+                names = ", ".join(map(str, chosen.attributes))
+                raise ValueError(f"--masks must be a column of {root}, of {names}; got {masks}")
+            options: Any = {"size": size, "cache": cache, "show_progress": not quiet}
+            bright: NDArray[np.bool_] = (
+                load_table(chosen.attributes[[masks]], masks, root=root.parent, **options).images.mean(1) > 127
+            )
+            return bright
+
+        def read_compared(its_seed: int) -> tuple[AttributeImages, AttributeImages]:
+            if data == "faces":
+                faces = make_faces(images, size, random_state=2 * its_seed)
+                return faces, make_faces(max(1, images // 4), size, random_state=2 * its_seed + 1)
+            read = read_data(data, root, size, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
+            train, test = set_apart(*read)
+            return train.subset(slice(images)), test
+
+        settings = {
+            "data": data,
+            "size": size,
+            "images": images,
+            "epochs": epochs,
+            "region_epochs": region_epochs,
+            "retrain_epochs": retrain_epochs,
+            "quantile": quantile,
+        }
+        results = StudyResults(settings=settings)
+        for its_seed in range(seed, seed + seeds):
+            train, test = read_compared(its_seed)
+            for name in attribute:
+                with warnings.catch_warnings(record=True) as told:
+                    warnings.simplefilter("always", RuntimeWarning)
+                    results.studies[name, its_seed] = study_attribute(
+                        train,
+                        test,
+                        name,
+                        truth=None if masks is None else truth_of,
+                        limit=limit,
+                        epochs=epochs,
+                        region_epochs=region_epochs,
+                        without=without or (),
+                        retrain=retrain[0] if retrain and retrain[0] in RETRAIN else retrain or "fast",
+                        quantile=quantile,
+                        retrain_epochs=retrain_epochs,
+                        seed=its_seed,
+                        device=device,
+                        show_progress=not quiet,
+                    )
+                for warning in told:
+                    typer.echo(f"{name}, seed {its_seed}: {warning.message}", err=True)
+                results.write(out)
+        console = Console(width=None if Console().is_terminal else 175)
+        for table in results.rich_tables():
+            console.print(table)

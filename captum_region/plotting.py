@@ -359,6 +359,93 @@ def plot_reliability(
     return _figure_of(top)
 
 
+def plot_saliency(
+    images: ArrayLike | torch.Tensor,
+    maps: Mapping[str, ArrayLike | torch.Tensor],
+    *,
+    truth: ArrayLike | torch.Tensor | None = None,
+    axes: NDArray[Any] | None = None,
+    cmap: str = COLORMAP,
+) -> Figure:
+    """Draw the maps of several methods of the same images: a row a method, a column an image.
+
+    Methods have units of their own. What all maps share, and what the measures of localisation look at, is the order
+    of the pixels: a colour is the share of its map's pixels that are lower.
+
+    Parameters
+    ----------
+    images : Tensor or array-like, shape (N, C, height, width)
+        uint8, or float in [0, 1].
+    maps : mapping of title to Tensor or array-like, shape (N, height, width)
+    truth : Tensor or array-like of bool, shape (N, height, width), optional
+        Where the attribute shows: outlined on each image and map.
+    axes : array of Axes, one more row than there are maps and N columns, optional
+        By default in a new pyplot figure.
+    cmap : str, default="inferno"
+        A matplotlib colour map.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If there is no map or image, shapes differ, or the axes are not as many.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from matplotlib.figure import Figure
+    >>> axes = Figure().subplots(2, 2)
+    >>> figure = plot_saliency(np.zeros((2, 3, 8, 8)), {"eye": np.stack([np.eye(8)] * 2)}, axes=axes)
+    >>> [text.get_text() for text in axes[1, 0].texts]
+    ['eye']
+    """
+    from matplotlib.cm import ScalarMappable
+
+    pictures = _numpy(images)
+    arrays = {title: _numpy(values) for title, values in maps.items()}
+    inside = None if truth is None else _numpy(truth).astype(bool)
+    wanted = (len(pictures), *pictures.shape[2:])
+    for name, array in {**{f"maps[{title!r}]": values for title, values in arrays.items()}, "truth": inside}.items():
+        if array is not None and array.shape != wanted:
+            raise ValueError(f"{name} must have shape {wanted}, one for each image, got {array.shape}")
+    if not arrays or not len(pictures):
+        raise ValueError(f"maps and images must hold at least one, got {len(arrays)} and {len(pictures)}")
+    rows, columns = 1 + len(arrays), len(pictures)
+    if axes is None:
+        axes = np.array(_new_axes(columns, rows=rows, size=(1.35 * columns + 1.8, 1.35 * rows + 0.6)))
+    flat = _flat_axes(axes, rows * columns, "a row for the images and one a map, of a column an image")
+    for place, ax in enumerate(flat):
+        row, number = divmod(place, columns)
+        if row == 0:
+            show_image(ax, pictures[number])
+        else:
+            values = list(arrays.values())[row - 1][number]
+            ax.imshow(_ranks(_map_array(values, "maps")), vmin=0, vmax=1, cmap=cmap)
+        if inside is not None and inside[number].any() and not inside[number].all():
+            ax.contour(inside[number], levels=[0.5], colors="white", linewidths=0.8)
+        if number == 0:
+            title = ["image", *arrays][row].replace(", ", "\n")
+            ax.text(-0.08, 0.5, literal(title), transform=ax.transAxes, ha="right", va="center")
+        ax.set_axis_off()
+    figure = _figure_of(flat[0])
+    scale = ScalarMappable(cmap=cmap)
+    scale.set_clim(0, 1)
+    label = "share of the map's pixels that are lower"
+    figure.colorbar(scale, ax=flat, location="bottom", fraction=0.02, pad=0.01, aspect=40, label=label)
+    return figure
+
+
+def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the share of pixels that are lower, ties sharing their mean: 0.5 everywhere in a constant map."""
+    from scipy.stats import rankdata
+
+    ranks: NDArray[np.float64] = (rankdata(values) - 0.5).reshape(values.shape) / values.size
+    return ranks
+
+
 def _numpy(values: ArrayLike | torch.Tensor) -> NDArray[Any]:
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
@@ -389,10 +476,16 @@ def _check_scale(vmin: float, vmax: float, alpha: float) -> None:
         raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
 
 
-def _new_axes(count: int, *, rows: int = 1, height_ratios: Sequence[float] = (1,)) -> list[Axes]:
+def _new_axes(
+    count: int,
+    *,
+    rows: int = 1,
+    height_ratios: Sequence[float] | None = None,
+    size: tuple[float, float] | None = None,
+) -> list[Axes]:
     from matplotlib import pyplot, rc_context
 
-    size = (3.4 * count, 3.0 if rows == 1 else 4.6)
+    size = (3.4 * count, 3.0 if rows == 1 else 4.6) if size is None else size
     with rc_context(STYLE):
         _figure, axes = pyplot.subplots(
             rows, count, figsize=size, squeeze=False, layout="constrained", height_ratios=height_ratios

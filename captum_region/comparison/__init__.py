@@ -1,5 +1,17 @@
 """Region classifiers against each other and against what else makes maps: how fast, how good."""
 
-from captum_region.comparison.saliency import SaliencyComparison, compare_saliency
+from captum_region.comparison.methods import captum_methods, floors, region_methods, superpixel_methods
+from captum_region.comparison.saliency import SaliencyComparison, compare_saliency, saliency_table
+from captum_region.comparison.study import Study, study_attribute
 
-__all__ = ["SaliencyComparison", "compare_saliency"]
+__all__ = [
+    "SaliencyComparison",
+    "Study",
+    "captum_methods",
+    "compare_saliency",
+    "floors",
+    "region_methods",
+    "saliency_table",
+    "study_attribute",
+    "superpixel_methods",
+]

@@ -6,8 +6,9 @@ The others explain one model, the region map explains the data: what a model doe
 from __future__ import annotations
 
 import time
+import tracemalloc
 import warnings
-from collections.abc import Callable, Mapping
+import weakref
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,22 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from captum.attr import (
-    GradientShap,
-    GuidedGradCam,
-    InputXGradient,
-    IntegratedGradients,
-    KernelShap,
-    LayerAttribution,
-    LayerGradCam,
-    Occlusion,
-    Saliency,
-)
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
 from captum_region.batches import batches, check_images
-from captum_region.classifiers import DenseRegionClassifier
+from captum_region.comparison.faithfulness import deletion_insertion
 from captum_region.comparison.localisation import (
     intersection_over_union,
     mass_accuracy,
@@ -38,18 +30,15 @@ from captum_region.comparison.localisation import (
     pointing_game,
     rank_accuracy,
 )
-from captum_region.grid import RegionGrid
-from captum_region.randomness import RandomState, draw_seed, seeded
-from captum_region.training import fit_region_classifier, region_accuracy
+from captum_region.randomness import RandomState, draw_seed
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from collections.abc import Callable, Mapping
 
-    from captum_region.attribution import RegionAttribution
+    from numpy.typing import ArrayLike, NDArray
+
     from captum_region.batches import ImageData
-
-# N x C x H x W images in [0, 1] and their N targets -> N x H x W
-Method = Callable[[Tensor, Tensor], Tensor]
+    from captum_region.comparison.methods import Method
 
 MEASURES: dict[str, Callable[[ArrayLike, ArrayLike], Any]] = {
     "pointing_game": pointing_game,
@@ -58,139 +47,9 @@ MEASURES: dict[str, Callable[[ArrayLike, ArrayLike], Any]] = {
     "pixel_auc": pixel_auc,
     "iou": intersection_over_union,
 }
-
-
-def captum_methods(
-    model: nn.Module,
-    layer: nn.Module,
-    *,
-    background: Tensor,
-    window: int,
-    stride: int,
-    random_state: RandomState = None,
-) -> dict[str, Method]:
-    """Return Captum's saliency methods for `model`, each brought to one value a pixel as its authors do.
-
-    Gradients by the largest absolute value over the channels (Saliency) or the sum of absolute values, Grad-CAM by its
-    positive part, interpolated; Occlusion by the sum over the channels of what is lost.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Images to logits. For GuidedGradCam its ReLUs are modules that do not work in place.
-    layer : nn.Module
-        The layer that Grad-CAM looks at, usually the last convolutional one.
-    background : Tensor, shape (B, C, height, width)
-        Images that stand for "nothing": their mean is the baseline of IntegratedGradients, Occlusion and KernelShap,
-        and GradientShap draws from them.
-    window, stride : int
-        Of Occlusion, in pixels; `window` also is the side of KernelShap's square superpixels.
-    random_state : int, NumPy generator or None
-        Decides what GradientShap and KernelShap draw.
-
-    Returns
-    -------
-    dict of str to callable
-        (images, targets) -> maps of shape (N, height, width).
-    """
-    mean = background.mean(0, keepdim=True)
-    channels, height, width = background.shape[1:]
-    rows, columns = torch.arange(height) // window, torch.arange(width) // window
-    superpixels = (rows[:, None] * (int(columns.max()) + 1) + columns)[None, None].to(background.device)
-    seed = draw_seed(random_state)
-
-    def grad_cam(images: Tensor, target: Tensor) -> Tensor:
-        coarse = LayerGradCam(model, layer).attribute(images, target, relu_attributions=True)
-        fine: Tensor = LayerAttribution.interpolate(coarse, (height, width), interpolate_mode="bilinear")
-        return fine[:, 0]
-
-    def integrated(images: Tensor, target: Tensor) -> Tensor:
-        method: Any = IntegratedGradients(model)
-        return _absolute(method.attribute(images, mean, target, n_steps=32, internal_batch_size=256))
-
-    def gradient_shap(images: Tensor, target: Tensor) -> Tensor:
-        method: Any = GradientShap(model)
-        # It draws from NumPy's global state too, which is put back.
-        state = np.random.get_state()  # noqa: NPY002
-        try:
-            np.random.seed(seed)  # noqa: NPY002
-            with seeded(seed):
-                return _absolute(method.attribute(images, background, 16, 0.1, target))
-        finally:
-            np.random.set_state(state)  # noqa: NPY002
-
-    def kernel_shap(images: Tensor, target: Tensor) -> Tensor:
-        method: Any = KernelShap(model)
-        options = {"feature_mask": superpixels, "n_samples": 100, "perturbations_per_eval": 64}
-        with seeded(seed):
-            # One image at a time, as Captum advises.
-            pairs = zip(images.split(1), target.split(1), strict=True)
-            return torch.cat([method.attribute(image, mean, its, **options).mean(1) for image, its in pairs])
-
-    def occlusion(images: Tensor, target: Tensor) -> Tensor:
-        method: Any = Occlusion(model)
-        options = {"sliding_window_shapes": (channels, window, window), "strides": (channels, stride, stride)}
-        values: Tensor = method.attribute(images, baselines=mean, target=target, perturbations_per_eval=16, **options)
-        return values.sum(1)
-
-    def guided(images: Tensor, target: Tensor) -> Tensor:
-        method: Any = GuidedGradCam(model, layer)
-        with warnings.catch_warnings():
-            # It tells of the hooks that it sets, and removes.
-            warnings.filterwarnings("ignore", message="Setting backward hooks on ReLU")
-            return _absolute(method.attribute(images, target))
-
-    methods: dict[str, Method] = {
-        "Saliency": lambda images, target: Saliency(model).attribute(images, target).amax(1),
-        "InputXGradient": lambda images, target: _absolute(InputXGradient(model).attribute(images, target)),
-        "IntegratedGradients": integrated,
-        "GradientShap": gradient_shap,
-        "LayerGradCam": grad_cam,
-        "GuidedGradCam": guided,
-        "Occlusion": occlusion,
-        "KernelShap": kernel_shap,
-    }
-    return {name: partial(_with_gradient, method) for name, method in methods.items()}
-
-
-def _with_gradient(method: Method, images: Tensor, target: Tensor) -> Tensor:
-    """Call a method with images that take gradients already: Captum warns where it has to ask for them."""
-    return method(images.detach().clone().requires_grad_(), target).detach()
-
-
-def _absolute(attributions: Tensor) -> Tensor:
-    return attributions.abs().sum(1)
-
-
-def region_methods(attribution: RegionAttribution, images: ImageData) -> dict[str, Method]:
-    """Return the region map in its three forms: of the image, its evidence for the target, and the mean of `images`.
-
-    Parameters
-    ----------
-    attribution : RegionAttribution
-    images : ndarray or Tensor, shape (N, C, height, width)
-        What the mean map is taken over; a training set, say.
-    """
-    mean = attribution.grid.to_pixels(attribution.mean_map(images))
-    return {
-        "RegionAttribution": lambda batch, target: attribution.pixel_map(batch),
-        "RegionAttribution, evidence": lambda batch, target: attribution.pixel_map(batch, target),
-        "RegionAttribution, mean": lambda batch, target: mean.to(batch.device).expand(len(batch), -1, -1),
-    }
-
-
-def floors(random_state: RandomState = None) -> dict[str, Method]:
-    """Return what needs no network: random values, and the closeness to the centre of the image."""
-    generator = torch.Generator().manual_seed(draw_seed(random_state))
-
-    def centre(images: Tensor, target: Tensor) -> Tensor:
-        y, x = (torch.linspace(-1, 1, length) for length in images.shape[2:])
-        return (-(y[:, None] ** 2) - x**2).exp().expand(len(images), -1, -1)
-
-    return {
-        "random": lambda images, target: torch.rand(len(images), *images.shape[2:], generator=generator),
-        "centre": centre,
-    }
+# What is measured on the explained model, and for which of these less is better.
+MODEL_MEASURES = ("deletion", "insertion")
+LESS_IS_BETTER = ("deletion", "information_left")
 
 
 @dataclass(frozen=True)
@@ -200,64 +59,97 @@ class SaliencyComparison:
     Attributes
     ----------
     scores : DataFrame
-        One row a method and image: ``method``, ``image`` and the measures of `MEASURES`; NaN where undefined.
+        One row a method and image: ``method``, ``image``, the measures of `MEASURES`, and ``deletion`` and
+        ``insertion`` where a model was given; NaN where undefined.
     seconds : dict of str to float
         Time per image of each method, on this machine, in batches of ``batch_size``.
+    memory : dict of str to int
+        Bytes at the peak of one image: of tensors that are new, and of what Python and NumPy take besides.
     maps : dict of str to Tensor, shape (N, height, width)
     """
 
     scores: pd.DataFrame
     seconds: dict[str, float]
+    memory: dict[str, int]
     maps: dict[str, Tensor]
 
     def table(
         self, reference: str = "RegionAttribution", *, resamples: int = 2000, random_state: RandomState = 0
     ) -> pd.DataFrame:
-        """Return each method's mean and spread, and how it differs from `reference` on the same images.
+        """Return each method's mean and spread, and how it differs from `reference`: `saliency_table` of the scores."""
+        return saliency_table(self.scores, reference, resamples=resamples, random_state=random_state)
 
-        Parameters
-        ----------
-        reference : str, default="RegionAttribution"
-        resamples : int, default=2000
-            Of the bootstrap over images.
-        random_state : int, NumPy generator or None
 
-        Returns
-        -------
-        DataFrame
-            One row a method and measure: ``mean``, ``std`` (over images), ``difference`` (mean of method minus
-            reference), ``low`` and ``high`` (its 95 % percentile bootstrap interval). Images where either is undefined
-            do not count in the difference.
+def saliency_table(
+    scores: pd.DataFrame,
+    reference: str = "RegionAttribution",
+    *,
+    resamples: int = 2000,
+    random_state: RandomState = 0,
+) -> pd.DataFrame:
+    """Return each method's mean and spread, and how it differs from `reference` on the same images.
 
-        Raises
-        ------
-        ValueError
-            If there is no such method.
-        """
-        if reference not in self.maps:
-            raise ValueError(f"reference must be one of {', '.join(self.maps)}, got {reference!r}")
-        generator = np.random.default_rng(draw_seed(random_state))
-        rows = []
-        for measure in MEASURES:
-            values = self.scores.pivot(index="image", columns="method", values=measure)
-            for method in self.maps:
-                difference = (values[method] - values[reference]).dropna().to_numpy()
-                mean = low = high = np.nan
-                if len(difference):
-                    drawn = generator.integers(len(difference), size=(resamples, len(difference)))
-                    mean, (low, high) = difference.mean(), np.quantile(difference[drawn].mean(1), [0.025, 0.975])
-                rows.append(
-                    {
-                        "method": method,
-                        "measure": measure,
-                        "mean": values[method].mean(),
-                        "std": values[method].std(),
-                        "difference": mean,
-                        "low": low,
-                        "high": high,
-                    }
-                )
-        return pd.DataFrame(rows)
+    Parameters
+    ----------
+    scores : DataFrame
+        As in `SaliencyComparison`. A column ``seed`` tells several runs apart, of which the same number of images is
+        not asked; all count alike.
+    reference : str, default="RegionAttribution"
+    resamples : int, default=2000
+        Of the bootstrap: over the runs and, within each, over its images.
+    random_state : int, NumPy generator or None
+
+    Returns
+    -------
+    DataFrame
+        One row a measure and method: ``mean``, ``std`` (over images), ``std_seeds`` (of the runs' means; NaN for one),
+        ``difference`` (mean of method minus reference), ``low`` and ``high`` (its 95 % percentile bootstrap interval).
+        Images where either is undefined do not count in the difference.
+
+    Raises
+    ------
+    ValueError
+        If there is no such method.
+    """
+    methods = list(dict.fromkeys(scores["method"]))
+    if reference not in methods:
+        raise ValueError(f"reference must be one of {', '.join(methods)}, got {reference!r}")
+    if "seed" not in scores:
+        scores = scores.assign(seed=0)
+    generator = np.random.default_rng(draw_seed(random_state))
+    rows = []
+    for measure in (name for name in (*MEASURES, *MODEL_MEASURES) if name in scores):
+        values = scores.pivot(index=["seed", "image"], columns="method", values=measure)
+        for method in methods:
+            of_runs = values[method].groupby("seed").mean()
+            difference = (values[method] - values[reference]).dropna().groupby("seed")
+            found = _bootstrap([run.to_numpy() for _, run in difference], resamples, generator)
+            rows.append(
+                {
+                    "measure": measure,
+                    "method": method,
+                    "mean": of_runs.mean(),
+                    "std": values[method].std(),
+                    "std_seeds": of_runs.std(),
+                    **dict(zip(("difference", "low", "high"), found, strict=True)),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _bootstrap(
+    runs: list[NDArray[np.float64]], resamples: int, generator: np.random.Generator
+) -> tuple[float, float, float]:
+    """Return the mean of the runs' means, and its 95 % interval."""
+    if not runs:
+        return np.nan, np.nan, np.nan
+    # For each place of a resample a mean of each run, of which one is taken.
+    size = resamples, len(runs)
+    means = np.stack([run[generator.integers(len(run), size=(*size, len(run)))].mean(2) for run in runs])
+    chosen = generator.integers(len(runs), size=size)
+    drawn = np.take_along_axis(means, chosen[None], 0)[0].mean(1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(np.mean([run.mean() for run in runs])), float(low), float(high)
 
 
 def compare_saliency(
@@ -266,6 +158,8 @@ def compare_saliency(
     methods: Mapping[str, Method],
     *,
     target: ArrayLike,
+    model: nn.Module | None = None,
+    device: str | torch.device | None = None,
     batch_size: int = 16,
     show_progress: bool = False,
 ) -> SaliencyComparison:
@@ -278,9 +172,15 @@ def compare_saliency(
     truth : array-like of bool, shape (N, height, width)
         Where the attribute shows, as `captum_region.datasets.Faces.truth` gives it.
     methods : mapping of str to callable
-        (images in [0, 1], targets) -> maps; from `captum_methods`, `region_methods`, `floors`, or one's own.
+        (images in [0, 1], targets) -> maps; from `captum_region.comparison.methods` (`captum_methods`,
+        `superpixel_methods`, `region_methods`, `floors`), or one's own.
     target : int or array-like of int, shape (N,)
         The class that is explained, of all images or of each.
+    model : nn.Module, optional
+        The explained model, images in [0, 1] to logits: adds ``deletion`` and ``insertion``, with the mean colour of
+        the images in place of what is taken, see `captum_region.comparison.faithfulness.deletion_insertion`.
+    device : str or torch.device, optional
+        Where images and targets are given to the methods and the model; where they are by default.
     batch_size : int, default=16
         Images at a time.
     show_progress : bool, default=False
@@ -294,6 +194,22 @@ def compare_saliency(
     ------
     ValueError
         If shapes do not fit, there is no method, or one gives maps of another shape.
+
+    Warns
+    -----
+    RuntimeWarning
+        Once, where measures are undefined, and NaN: a constant map, an empty truth.
+
+    Examples
+    --------
+    >>> from captum_region.comparison.methods import floors
+    >>> from captum_region.datasets import make_faces
+    >>> faces = make_faces(4, 32, attributes={"Eyeglasses": 1.0}, random_state=0)
+    >>> found = compare_saliency(faces.images, faces.truth("Eyeglasses"), floors(0), target=1)
+    >>> list(found.maps), found.maps["centre"].shape
+    (['random', 'centre'], torch.Size([4, 32, 32]))
+    >>> bool(found.scores.groupby("method")["pixel_auc"].mean()["centre"] > 0.9)  # glasses are in the middle
+    True
     """
     images = check_images(images)
     inside = np.asarray(truth, dtype=bool)
@@ -303,129 +219,90 @@ def compare_saliency(
     if not methods:
         raise ValueError("methods must hold at least one, got none")
     targets = torch.as_tensor(np.broadcast_to(np.asarray(target), len(images)).copy())
+    parts = [_scaled(batch.to(device)) for batch in batches(images, batch_size)]
+    targets = targets.to(parts[0].device)
+    pairs = list(zip(parts, targets.split(batch_size), strict=True))
+    colour = torch.cat([part.mean((2, 3)) for part in parts]).mean(0)[:, None, None]
     maps: dict[str, Tensor] = {}
-    seconds = {}
+    seconds, memory, tables = {}, {}, []
     with tqdm(total=len(methods) * len(images), desc="saliency", unit="map", disable=not show_progress) as bar:
         for name, method in methods.items():
             bar.set_postfix_str(name)
-            parts, took = [], 0.0
-            for number, batch in enumerate(batches(images, batch_size)):
-                its = targets[number * batch_size :][: len(batch)]
-                scaled = batch.float() / 255 if batch.dtype == torch.uint8 else batch
+            found, took = [], 0.0
+            for part, its in pairs:
                 start = time.perf_counter()
-                part = method(scaled, its.to(scaled.device)).detach().cpu()
+                values = method(part, its).detach().cpu()
                 took += time.perf_counter() - start
-                if part.shape != (len(batch), *inside.shape[1:]):
-                    raise ValueError(f"methods[{name!r}] must give maps of {inside.shape[1:]}, got {tuple(part.shape)}")
-                parts.append(part)
-                bar.update(len(batch))
-            maps[name], seconds[name] = torch.cat(parts).float(), took / len(images)
-    tables = []
-    for name, found in maps.items():
-        measured = {measure: function(found, inside) for measure, function in MEASURES.items()}
-        tables.append(pd.DataFrame({"method": name, "image": range(len(images)), **measured}))
-    return SaliencyComparison(pd.concat(tables, ignore_index=True), seconds, maps)
+                if values.shape != (len(part), *inside.shape[1:]):
+                    shape = tuple(values.shape)
+                    raise ValueError(f"methods[{name!r}] must give maps of {inside.shape[1:]}, got {shape}")
+                found.append(values.float())
+                bar.update(len(part))
+            maps[name], seconds[name] = torch.cat(found), took / len(images)
+            memory[name] = _peak_memory(method, parts[0][:1], targets[:1])
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="undefined for")  # told once, below
+                measured = {measure: function(maps[name], inside) for measure, function in MEASURES.items()}
+            table = pd.DataFrame({"method": name, "image": range(len(images)), **measured})
+            if model is not None:
+                curves = partial(deletion_insertion, model, baseline=colour)
+                changed = [
+                    curves(part, values.to(part.device), target=its)
+                    for (part, its), values in zip(pairs, found, strict=True)
+                ]
+                table = table.join(pd.concat(changed, ignore_index=True))
+            tables.append(table)
+    scores = pd.concat(tables, ignore_index=True)
+    undefined = scores[[*MEASURES]].isna().any(axis=1).groupby(scores["method"], sort=False).sum()
+    if undefined.any():
+        which = ", ".join(f"{name} ({count} of {len(images)} images)" for name, count in undefined.items() if count)
+        warnings.warn(
+            f"a map or its truth has no two values, and its measures are NaN: {which}", RuntimeWarning, stacklevel=2
+        )
+    return SaliencyComparison(scores, seconds, memory, maps)
 
 
-def deletion_insertion(
-    model: nn.Module, images: Tensor, maps: Tensor, *, target: Tensor, baseline: Tensor, steps: int = 20
-) -> pd.DataFrame:
-    """Return how a model's probability of the target falls, or rises, as a map's top pixels are taken, or put in.
+def _scaled(batch: Tensor) -> Tensor:
+    return batch.float() / 255 if batch.dtype == torch.uint8 else batch
 
-    Petsiuk, Das, Saenko, "RISE", BMVC 2018: the area under the probability over the share of pixels changed. A low
-    deletion and a high insertion speak for the map, as an explanation of this model.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Images to logits.
-    images : Tensor, shape (N, C, height, width)
-        Float in [0, 1].
-    maps : Tensor, shape (N, height, width)
-    target : integer Tensor, shape (N,)
-    baseline : Tensor, broadcasts to an image
-        What a pixel is replaced by, and insertion begins with.
-    steps : int, default=20
-        In how many equal steps.
+class _NewTensors(TorchDispatchMode):
+    """Counts the bytes of tensors that come and go while it is on, on any device.
 
-    Returns
-    -------
-    DataFrame with columns ``deletion`` and ``insertion``, a row an image
-        In [0, 1].
+    torch tells the peak of a GPU, not of the CPU; and a process's own peak is that of all it ever did.
     """
-    count = maps[0].numel()
-    order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
-    rank = order.argsort(dim=1).view_as(maps)[:, None]
-    blank = baseline.expand_as(images)
-    deleted: list[Tensor] = []
-    inserted: list[Tensor] = []
-    with torch.no_grad():
-        for step in range(steps + 1):
-            top = rank < count * step / steps
-            for curve, mixed in (
-                (deleted, torch.where(top, blank, images)),
-                (inserted, torch.where(top, images, blank)),
-            ):
-                curve.append(model(mixed).softmax(1).gather(1, target[:, None])[:, 0])
-    area = {
-        name: torch.trapezoid(torch.stack(curve), dx=1 / steps, dim=0).cpu()
-        for name, curve in (("deletion", deleted), ("insertion", inserted))
-    }
-    return pd.DataFrame(area)
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live: dict[int, int] = {}
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        given = {storage._cdata for storage in _storages((args, kwargs))}
+        for storage in _storages(out):
+            if storage._cdata not in self.live and storage._cdata not in given:
+                self.live[storage._cdata] = storage.nbytes()
+                weakref.finalize(storage, self.live.pop, storage._cdata, None)
+        self.peak = max(self.peak, sum(self.live.values()))
+        return out
 
 
-def information_left(
-    train: tuple[ImageData, Tensor, ArrayLike],
-    test: tuple[ImageData, Tensor, ArrayLike],
-    *,
-    quantile: float = 0.8,
-    epochs: int | None = None,
-    random_state: RandomState = None,
-) -> float:
-    """Return how well an attribute is still known when the top of a map is masked in all images: lower is better.
-
-    A fresh classifier of the whole image is trained on masked images and judged on masked images, after Hooker, Erhan,
-    Kindermans, Kim, "A Benchmark for Interpretability Methods in Deep Neural Networks" (ROAR), NeurIPS 2019. What
-    matters here is not what one model used but where the information could be. The shape of a mask that differs from
-    image to image can itself tell the label; the mean map's cannot.
-
-    Parameters
-    ----------
-    train, test : (images, maps, labels)
-        Images of shape (N, C, height, width), uint8; maps of shape (N, height, width); two classes of labels.
-    quantile : float, default=0.8
-        Pixels above this quantile of their image's map become the mean colour of the training images.
-    epochs : int, optional
-        Of the fresh classifier; its recipe's by default.
-    random_state : int, NumPy generator or None
-
-    Returns
-    -------
-    float
-        Balanced accuracy on the test images, in [0, 1].
-
-    Raises
-    ------
-    ValueError
-        If `quantile` does not lie in [0, 1), the images are not square, or an argument does not fit.
-    """
-    if not 0 <= quantile < 1:
-        raise ValueError(f"quantile must lie in [0, 1), got {quantile}")
-    side, width = train[0].shape[2:]
-    if side != width:
-        raise ValueError(f"train images must be square, got {side} x {width}")
-    # One region, the whole image: the package's own trainer then trains an ordinary classifier.
-    seed = draw_seed(random_state)
-    classifier = DenseRegionClassifier(
-        RegionGrid(side, side, 1), len(np.unique(np.asarray(train[2]))), random_state=seed
-    )
-    colour = torch.as_tensor(np.asarray(train[0])).float().mean((0, 2, 3)).round()
-    masked = [_masked(images, maps, quantile, colour) for images, maps, _ in (train, test)]
-    fit_region_classifier(classifier, masked[0], train[2], epochs=epochs, positions_per_image=1, random_state=seed)
-    return float(region_accuracy(classifier, masked[1], classifier.encode(test[2])).mean())
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def _masked(images: ImageData, maps: Tensor, quantile: float, colour: Tensor) -> Tensor:
-    given = torch.as_tensor(np.asarray(images))
-    threshold = maps.flatten(1).quantile(quantile, dim=1)[:, None, None]
-    return torch.where((maps > threshold)[:, None], colour.to(given.dtype)[:, None, None], given)
+def _peak_memory(method: Method, image: Tensor, target: Tensor) -> int:
+    """Return the bytes that a map takes at its peak: tensors, and by Python's count what NumPy takes."""
+    tracing = tracemalloc.is_tracing()
+    if not tracing:
+        tracemalloc.start()
+    tracemalloc.reset_peak()
+    before = tracemalloc.get_traced_memory()[0]
+    try:
+        with _NewTensors() as tensors:
+            method(image, target)
+        return int(tensors.peak + tracemalloc.get_traced_memory()[1] - before)
+    finally:
+        if not tracing:
+            tracemalloc.stop()

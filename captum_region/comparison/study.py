@@ -1,37 +1,41 @@
-"""The comparison with saliency methods on synthetic faces, whose truth is known."""
+"""The comparison with saliency methods, whole: both classifiers trained, every method run, every measure taken."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import t as student_t
+from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
-from captum_region.attribution import RegionAttribution
-from captum_region.batches import batches
-from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier
-from captum_region.comparison.saliency import (
-    SaliencyComparison,
-    captum_methods,
-    compare_saliency,
-    deletion_insertion,
-    floors,
-    information_left,
-    region_methods,
-)
-from captum_region.datasets import make_faces
+from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
+from captum_region.batches import batches, take
+from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
+from captum_region.comparison.faithfulness import information_left
+from captum_region.comparison.methods import captum_methods, floors, region_methods, superpixel_methods
+from captum_region.comparison.saliency import SaliencyComparison, compare_saliency
+from captum_region.datasets import Faces
 from captum_region.grid import RegionGrid
 from captum_region.randomness import seeded
-from captum_region.training import fit_region_classifier
+from captum_region.training import fit_region_classifier, region_accuracy
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Callable, Collection, Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
-    from captum_region.comparison.saliency import Method
-    from captum_region.datasets import Faces
+    from captum_region.batches import ImageData
+    from captum_region.comparison.methods import Method
+    from captum_region.datasets import AttributeImages
+
+# A map of theirs takes hundreds of passes, or XRAI's seconds; masking by it takes a map of every training image.
+SLOW = ("Occlusion", "KernelShap", "XRAI")
+RETRAIN = ("fast", "all", "none")
 
 
 class WholeImageClassifier(nn.Module):
@@ -62,6 +66,7 @@ class WholeImageClassifier(nn.Module):
         self.classifier = PatchRegionClassifier(
             RegionGrid(size, size, 1), 2, nn.Sequential(*layers), random_state=random_state
         )
+        self.to(memory_format=torch.channels_last)  # the faster layout on most machines
         backbone = self.classifier.backbone
         self.last = [module for module in backbone.modules() if isinstance(module, nn.ReLU)][-1]
 
@@ -70,11 +75,32 @@ class WholeImageClassifier(nn.Module):
         logits: Tensor = self.classifier(images, torch.zeros(len(images), dtype=torch.long, device=images.device))
         return logits
 
-    def fit(self, images: NDArray[np.uint8], labels: ArrayLike, *, epochs: int | None, random_state: int) -> None:
+    def fit(
+        self,
+        images: ImageData,
+        labels: ArrayLike,
+        *,
+        epochs: int | None = None,
+        random_state: int = 0,
+        show_progress: bool = False,
+    ) -> None:
         """Train it in place."""
         fit_region_classifier(
-            self.classifier, images, labels, epochs=epochs, batch_size=64, lr=3e-3, random_state=random_state
+            self.classifier,
+            images,
+            labels,
+            epochs=epochs,
+            batch_size=64,
+            lr=3e-3,
+            random_state=random_state,
+            show_progress=show_progress,
         )
+
+
+def grids_for(size: int) -> tuple[RegionGrid, RegionGrid]:
+    """Return the grids of a `MultiScaleRegionAttribution`: patches of a quarter, the paper's, and an eighth."""
+    usual = RegionGrid.for_images(size)
+    return usual, RegionGrid(size, max(1, usual.patch_size // 2), usual.stride)
 
 
 @dataclass(frozen=True)
@@ -84,113 +110,214 @@ class Study:
     Attributes
     ----------
     comparison : SaliencyComparison
-        On test faces that have the attribute.
-    model : DataFrame
-        One row a method: ``deletion`` and ``insertion`` of the explained model, means over images.
+        On test images that have the attribute.
     left : DataFrame
-        One row a method: ``information_left``, see `captum_region.comparison.saliency.information_left`; and the row
-        ``nothing masked``. Empty where it was not asked for.
-    accuracy : float
-        Of the explained model on the test faces.
-    faces : Faces
-        The test faces that have the attribute.
-    truth : ndarray of bool, shape (N, size, size)
+        One row a method: ``method``, ``information_left`` (see
+        `captum_region.comparison.faithfulness.information_left`); the first is ``nothing masked``.
+    accuracy, region_accuracy : float
+        Balanced accuracy on the test images: of the explained model, and of the first region classifier, where it is a
+        mean of regions.
+    images : AttributeImages
+        The test images that have the attribute, as many as were compared.
+    truth : ndarray of bool, shape (N, height, width)
+    not_run : dict of str to str
+        Methods that could not run, and why.
     """
 
     comparison: SaliencyComparison
-    model: pd.DataFrame
     left: pd.DataFrame
     accuracy: float
-    faces: Faces
+    region_accuracy: float
+    images: AttributeImages
     truth: NDArray[np.bool_]
+    not_run: dict[str, str]
 
 
 def study_attribute(
+    train: AttributeImages,
+    test: AttributeImages,
     attribute: str,
     *,
-    seed: int = 0,
-    size: int = 48,
-    train: int = 2000,
-    test: int = 100,
-    epochs: int | None = 15,
-    region_epochs: int | None = None,
-    retrain: bool = True,
+    truth: Callable[[AttributeImages], ArrayLike] | None = None,
+    region_classifiers: Sequence[RegionClassifier] | None = None,
+    limit: int = 100,
+    without: Collection[str] = (),
+    epochs: int | None = 30,
+    region_epochs: int | None = 100,
+    retrain: str | Collection[str] = "fast",
     quantile: float = 0.8,
+    retrain_epochs: int | None = 15,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
     show_progress: bool = False,
 ) -> Study:
-    """Train a model to be explained and a region classifier on the same faces, and compare all methods on new ones.
+    """Train a model to be explained and a region classifier on the same images, and compare all methods on new ones.
 
     Parameters
     ----------
+    train, test : AttributeImages
+        Square images.
     attribute : str
-        Of `captum_region.datasets.make_faces`.
-    seed : int, default=0
-        Decides faces and trainings.
-    size : int, default=48
-        Side of the images in pixels; regions have a quarter of it.
-    train, test : int, default=2000 and 100
-        Faces to train on, and to draw the test faces from (those that have the attribute count).
-    epochs, region_epochs : int, optional
-        Of the explained model, and of the region classifier (its recipe's by default).
-    retrain : bool, default=True
-        Measure also what a fresh classifier still knows when each map's top is masked: a training a method.
+        A binary one, or attribute=value.
+    truth : callable, optional
+        Gives masks of shape (n, height, width) for n images that have the attribute; the faces' own by default.
+    region_classifiers : sequence of RegionClassifier, optional
+        Trained already, on `train` alone; the first is compared by itself and, if there are more, all together. By
+        default two `DenseRegionClassifier` are trained here, their patches a quarter and an eighth of the image.
+    limit : int, default=100
+        Compare on the first so many test images that have the attribute.
+    without : collection of str, default=()
+        Methods to leave out.
+    epochs, region_epochs, retrain_epochs : int or None, default=30, 100 and 15
+        Of the explained model, of the region classifiers, and of each fresh classifier of `retrain`; None is the
+        recipe's number. Small patches say little and want many.
+    retrain : {"fast", "all", "none"} or collection of str, default="fast"
+        The methods of which is measured what a fresh classifier still knows where each map's top is masked: a training
+        and a map of each training and test image. ``"fast"`` is all but those in `SLOW`.
     quantile : float, default=0.8
         Of that masking.
+    seed : int, default=0
+        Decides the trainings and what methods draw.
+    device : str or torch.device, default="cpu"
     show_progress : bool, default=False
         Progress bars on stderr.
 
     Returns
     -------
     Study
+
+    Raises
+    ------
+    ValueError
+        If images are not square, no test image has the attribute, there is no truth, or `retrain` names what is no
+        method.
     """
-    faces = make_faces(train, size, random_state=2 * seed)
-    new = make_faces(test, size, random_state=2 * seed + 1)
-    labels = faces.binary(attribute)
-    model = WholeImageClassifier(size, seed)
-    model.fit(faces.images, labels, epochs=epochs, random_state=seed)
+    height, width = train.image_size
+    if height != width:
+        raise ValueError(f"train must hold square images, got {height} x {width}")
+    labels, asked = train.binary(attribute), test.binary(attribute)
+    with_it = test.subset(np.flatnonzero(asked)[:limit])
+    if not len(with_it):
+        raise ValueError(f"test must hold images with {attribute}, got none")
+    masks = np.asarray(_own_truth(with_it, attribute) if truth is None else truth(with_it), dtype=bool)
+    model = WholeImageClassifier(height, seed).to(device)
+    given = region_classifiers is not None
+    if region_classifiers is None:
+        region_classifiers = [
+            DenseRegionClassifier(grid, 2, random_state=seed).to(device) for grid in grids_for(height)
+        ]
+    # Names are checked before hours of training.
+    methods, not_run = _methods(model, region_classifiers, train.images[:1], seed)
+    _check_names("without", without, methods)
+    kept = [name for name in methods if name not in without]
+    again = _chosen(retrain, kept)
+    options: Any = {"random_state": seed, "show_progress": show_progress}
+    model.fit(train.images, labels, epochs=epochs, **options)
+    for classifier in () if given else region_classifiers:
+        fit_region_classifier(classifier, train.images, labels, epochs=region_epochs, **options)
+    methods, _ = _methods(model, region_classifiers, train.images, seed)
+    methods = {name: methods[name] for name in kept}
     with torch.no_grad():
-        predicted = model(torch.from_numpy(new.images).float() / 255).argmax(1).numpy()
-    grid = RegionGrid.for_images(size)
-    region = DenseRegionClassifier(grid, 2, random_state=seed)
-    fit_region_classifier(
-        region, faces.images, labels, epochs=region_epochs, random_state=seed, show_progress=show_progress
+        predicted = torch.cat([model(batch.to(device).float() / 255).argmax(1) for batch in batches(test.images, 64)])
+    comparison = compare_saliency(
+        with_it.images, masks, methods, target=1, model=model, device=device, show_progress=show_progress
     )
-    background = torch.from_numpy(faces.images[:64]).float() / 255
-    window, stride = grid.patch_size // 2, grid.patch_size // 4
-    methods = (
-        captum_methods(model, model.last, background=background, window=window, stride=stride, random_state=seed)
-        | region_methods(RegionAttribution(region), faces.images)
-        | floors(seed)
-    )
-    with_it = new.subset(new.binary(attribute))
-    truth = with_it.truth(attribute)
-    comparison = compare_saliency(with_it.images, truth, methods, target=1, show_progress=show_progress)
-    images = torch.from_numpy(with_it.images).float() / 255
-    target = torch.ones(len(images), dtype=torch.long)
-    rows = {
-        name: deletion_insertion(model, images, maps, target=target, baseline=background.mean(0)).mean()
-        for name, maps in comparison.maps.items()
-    }
-    left = {}
-    if retrain:
-        blank = {"nothing masked": lambda batch, target: torch.zeros(len(batch), *batch.shape[2:])}
-        held_out = make_faces(max(test, train // 4), size, random_state=2 * seed + 1)
-        for name, method in (blank | methods).items():
-            known, asked = (_with_maps(method, part, part.binary(attribute)) for part in (faces, held_out))
-            left[name] = information_left(known, asked, quantile=quantile, epochs=epochs, random_state=seed)
+    left = []
+    chosen = {"nothing masked": _nothing, **{name: methods[name] for name in again}} if again else {}
+    for name, method in tqdm(chosen.items(), desc="retraining", unit="method", disable=not show_progress):
+        known, judged = (
+            (part.images, _maps(method, part.images, device), part.binary(attribute)) for part in (train, test)
+        )
+        value = information_left(
+            known, judged, quantile=quantile, epochs=retrain_epochs, random_state=seed, device=device
+        )
+        left.append({"method": name, "information_left": value})
     return Study(
         comparison,
-        pd.DataFrame(rows).T,
-        pd.DataFrame({"information_left": left}),
-        float((predicted == new.binary(attribute)).mean()),
-        with_it,
-        truth,
+        pd.DataFrame(left, columns=["method", "information_left"]),
+        accuracy=float(balanced_accuracy_score(asked, predicted.cpu().numpy())),
+        region_accuracy=float(region_accuracy(region_classifiers[0], test.images, asked.astype(int)).mean()),
+        images=with_it,
+        truth=masks,
+        not_run=not_run,
     )
 
 
-def _with_maps(method: Method, faces: Faces, labels: NDArray[np.bool_]) -> tuple[NDArray[np.uint8], Tensor, ArrayLike]:
-    """Return images, what `method` gives for each, and labels."""
+def _own_truth(images: AttributeImages, attribute: str) -> NDArray[np.bool_]:
+    if not isinstance(images, Faces):
+        raise ValueError("truth must be given: only synthetic faces know where an attribute shows")
+    return images.truth(attribute)
+
+
+def _methods(
+    model: WholeImageClassifier, region_classifiers: Sequence[RegionClassifier], images: ImageData, seed: int
+) -> tuple[dict[str, Method], dict[str, str]]:
+    """Return all methods, and those that cannot run with the reason."""
+    background = take(images, slice(64)).to(next(model.parameters()).device).float() / 255
+    patch = region_classifiers[0].grid.patch_size
+    window, stride = max(1, patch // 2), max(1, patch // 4)
+    methods = captum_methods(model, model.last, background=background, window=window, stride=stride, random_state=seed)
+    not_run = {}
+    try:
+        methods |= superpixel_methods(model, background=background, random_state=seed)
+    except ImportError as error:
+        not_run = dict.fromkeys(("KernelShap", "XRAI"), str(error))
+    methods |= region_methods(RegionAttribution(region_classifiers[0]), images)
+    if len(region_classifiers) > 1:
+        several = MultiScaleRegionAttribution(region_classifiers)
+        methods |= region_methods(several, images, name="MultiScaleRegionAttribution")
+    return methods | floors(seed), not_run
+
+
+def _chosen(retrain: str | Collection[str], methods: list[str]) -> list[str]:
+    if isinstance(retrain, str):
+        if retrain not in RETRAIN:
+            raise ValueError(f"retrain must be {', '.join(RETRAIN)} or names of methods, got {retrain!r}")
+        return [name for name in methods if retrain == "all" or (retrain == "fast" and name not in SLOW)]
+    _check_names("retrain", retrain, methods)
+    return list(retrain)
+
+
+def _check_names(argument: str, names: Collection[str], methods: Collection[str]) -> None:
+    if unknown := [name for name in names if name not in methods]:
+        raise ValueError(f"{argument} must name methods, of {', '.join(methods)}; got {', '.join(unknown)}")
+
+
+def _nothing(images: Tensor, target: Tensor) -> Tensor:
+    return torch.zeros(len(images), *images.shape[2:])
+
+
+def _maps(method: Method, images: ImageData, device: str | torch.device) -> Tensor:
     # One target for all: a mask of each image's own label would tell the label by its shape.
-    target = torch.ones(len(labels), dtype=torch.long)
-    parts = zip(batches(faces.images, 64), target.split(64), strict=True)
-    return faces.images, torch.cat([method(batch.float() / 255, its) for batch, its in parts]), labels
+    parts = (batch.to(device).float() / 255 for batch in batches(images, 64))
+    return torch.cat([method(part, torch.ones(len(part), dtype=torch.long, device=device)).cpu() for part in parts])
+
+
+def information_table(left: pd.DataFrame, reference: str = "RegionAttribution") -> pd.DataFrame:
+    """Return what is left when each method's top is masked, and how it differs from `reference`, over seeds.
+
+    Parameters
+    ----------
+    left : DataFrame
+        Columns ``seed``, ``method`` and ``information_left``; the `Study.left` of several seeds.
+    reference : str, default="RegionAttribution"
+
+    Returns
+    -------
+    DataFrame
+        One row a method: ``mean``, ``std_seeds``, ``difference`` (method minus reference, paired by seed), ``low`` and
+        ``high``: its 95 % interval by Student's t, NaN for one seed.
+
+    Raises
+    ------
+    ValueError
+        If `reference` is not among the methods.
+    """
+    values = left.pivot(index="seed", columns="method", values="information_left")[list(dict.fromkeys(left["method"]))]
+    if reference not in values:
+        raise ValueError(f"reference must be one of {', '.join(map(str, values))}, got {reference!r}")
+    difference = values.sub(values[reference], axis=0)
+    half = student_t.ppf(0.975, len(values) - 1) * difference.sem() if len(values) > 1 else np.nan
+    mean = difference.mean()
+    table = {"mean": values.mean(), "std_seeds": values.std(), "difference": mean, "low": mean - half}
+    return pd.DataFrame({**table, "high": mean + half}).rename_axis("method").reset_index()

@@ -7,7 +7,7 @@ import torch
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-from captum_region.plotting import image_array, literal, plot_history, plot_maps, plot_region_map
+from captum_region.plotting import image_array, literal, plot_history, plot_maps, plot_region_map, plot_saliency
 
 IMAGE = np.arange(3 * 4 * 6, dtype=np.uint8).reshape(3, 4, 6)
 MAP = np.linspace(0, 0.5, 24).reshape(4, 6)
@@ -147,3 +147,28 @@ def test_new_figures_are_pyplots():
     assert len(plot_maps({"a": MAP, "b": MAP}, colorbar=False).axes) == 2
     plot_history(pd.DataFrame({"epoch": [1], "loss": [0.7]}))
     assert len(pyplot.get_fignums()) == 3
+
+
+def test_saliency_maps_share_one_scale_of_ranks():
+    images = np.zeros((2, 3, 4, 4), np.uint8)
+    rising = np.arange(16.0).reshape(1, 4, 4).repeat(2, 0)
+    truth = np.zeros((2, 4, 4), bool)
+    truth[0, :2] = True
+    axes = Figure().subplots(4, 2)
+    maps = {"rising": rising, "cubed": rising**3 - 50, "still": np.ones((2, 4, 4))}
+    figure = plot_saliency(images, maps, truth=truth, axes=axes)
+    drawn = [[ax.images[0].get_array() for ax in row] for row in axes[1:]]
+    np.testing.assert_allclose(drawn[0][0].ravel(), (np.arange(16) + 0.5) / 16)
+    np.testing.assert_array_equal(drawn[0][0], drawn[1][0])  # only the order counts
+    assert (drawn[2][1] == 0.5).all()
+    assert {ax.images[0].get_clim() for ax in axes[1:].flat} == {(0, 1)}
+    assert [len(ax.collections) for ax in axes[0]] == [1, 0]  # an empty truth has no outline
+    assert figure.axes[-1].get_xlabel().startswith("share of the map's pixels")
+    for changed, words in (
+        ({"maps": {"a": rising[:1]}}, r"maps\['a'\] must have shape \(2, 4, 4\)"),
+        ({"truth": truth[:, :3]}, r"truth must have shape"),
+        ({"maps": {}}, "must hold at least one, got 0 and 2"),
+        ({"axes": axes[:2]}, "axes must be a row for the images and one a map"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            plot_saliency(**({"images": images, "maps": maps, "truth": truth, "axes": axes} | changed))

@@ -1,29 +1,15 @@
-"""Saliency methods side by side: shapes, determinism, and measures worked out by hand."""
+"""Saliency methods side by side: the table, its intervals, and what is counted."""
+
+import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from captum.attr import Saliency
-from torch import nn
 
-from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid
-from captum_region.comparison.saliency import (
-    MEASURES,
-    captum_methods,
-    compare_saliency,
-    deletion_insertion,
-    floors,
-    information_left,
-    region_methods,
-)
-
-
-@pytest.fixture
-def model():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        layers = nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 2)
-        return nn.Sequential(*layers).eval()
+from captum_region.comparison.methods import floors
+from captum_region.comparison.saliency import MEASURES, compare_saliency, saliency_table
+from captum_region.datasets import make_faces
 
 
 @pytest.fixture
@@ -31,39 +17,11 @@ def images():
     return torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
 
-def make_methods(model, images, seed=0):
-    classifier = DenseRegionClassifier(RegionGrid(12, 4, 2), 2, width=4, random_state=0).eval()
-    return (
-        captum_methods(model, model[0], background=images, window=4, stride=2, random_state=seed)
-        | region_methods(RegionAttribution(classifier), images)
-        | floors(seed)
-    )
-
-
-def test_every_method_gives_finite_maps_again_and_again(model, images):
-    target = torch.tensor([0, 1, 1])
-    torch_state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()
-    found = [{name: method(images, target) for name, method in make_methods(model, images).items()} for _ in range(2)]
-    assert torch.equal(torch.random.get_rng_state(), torch_state)
-    assert (np.random.get_state()[1] == numpy_state).all()
-    assert len(found[0]) == 13
-    for name, maps in found[0].items():
-        assert maps.shape == (3, 12, 12), name
-        assert maps.isfinite().all(), name
-        assert maps.std() > 0, name
-        assert torch.equal(maps, found[1][name]), name
-    expected = Saliency(model).attribute(images.clone().requires_grad_(), target).amax(1)
-    torch.testing.assert_close(found[0]["Saliency"], expected)
-    blocks = found[0]["KernelShap"]
-    assert (blocks[:, :4, :4] == blocks[:, :1, :1]).all()  # one value a superpixel
-    assert all(not module._forward_hooks and not module._backward_hooks for module in model.modules())
-
-
 def test_the_truth_as_a_map_wins_everything(images):
     rng = np.random.default_rng(0)
     truth = rng.random((3, 12, 12)) < 0.2
     as_map = torch.from_numpy(truth).float()
-    order = iter([as_map[:2], as_map[2:]])
+    order = itertools.cycle([as_map[:2], as_map[2:]])
     found = compare_saliency(
         images, truth, {"truth": lambda batch, target: next(order), **floors(0)}, target=1, batch_size=2
     )
@@ -79,8 +37,9 @@ def test_the_truth_as_a_map_wins_everything(images):
     by_hand = found.scores.query("method == 'random'")["pixel_auc"] - 1
     assert random["difference"] == pytest.approx(by_hand.mean())
     constant = {"still": lambda batch, target: torch.zeros(len(batch), 12, 12), **floors(0)}
-    with pytest.warns(RuntimeWarning, match="undefined for 3 of 3"):
+    with pytest.warns(RuntimeWarning, match=r"NaN: still \(3 of 3 images\)$") as told:
         undefined = compare_saliency(images, truth, constant, target=1).table("random").query("method == 'still'")
+    assert len(told) == 1
     assert undefined[["mean", "difference", "low", "high"]].isna().all(axis=None)
     with pytest.raises(ValueError, match="reference must be one of truth, random, centre"):
         found.table("XRAI")
@@ -97,8 +56,8 @@ def test_methods_get_scaled_images_and_their_targets(images):
     truth = np.zeros((3, 12, 12), bool)
     truth[:, 0] = True
     compare_saliency(as_bytes.numpy(), truth, {"mean": method}, target=[2, 0, 1], batch_size=2)
-    assert [target.tolist() for _, target in seen] == [[2, 0], [1]]
-    torch.testing.assert_close(torch.cat([batch for batch, _ in seen]), as_bytes.float() / 255)
+    assert [target.tolist() for _, target in seen[:2]] == [[2, 0], [1]]
+    torch.testing.assert_close(torch.cat([batch for batch, _ in seen[:2]]), as_bytes.float() / 255)
 
 
 @pytest.mark.parametrize(
@@ -115,44 +74,61 @@ def test_bad_input_is_named(images, changed, words):
         compare_saliency(**arguments)
 
 
-def test_deletion_and_insertion_by_hand():
-    class FirstPixel(nn.Module):
-        def forward(self, images):
-            return torch.stack([torch.zeros(len(images)), 200 * images[:, 0, 0, 0] - 100], 1)
+def test_the_table_pairs_by_image_and_weighs_runs_alike():
+    # Run 0 has two images, run 1 has three; "b" is better by 0.2 in the first and by 0.1 in the second.
+    rows = []
+    for seed, values, gain in ((0, (0.1, 0.3), 0.2), (1, (0.5, 0.5, 0.8), 0.1)):
+        for image, value in enumerate(values):
+            rows += [(seed, image, "a", value), (seed, image, "b", value + gain)]
+    scores = pd.DataFrame(rows, columns=["seed", "image", "method", "rank_accuracy"])
+    table = saliency_table(scores, "a", resamples=500).set_index("method")
+    assert table.loc["a", "mean"] == pytest.approx((0.2 + 0.6) / 2)
+    assert table.loc["a", "std_seeds"] == pytest.approx(np.std([0.2, 0.6], ddof=1))
+    assert table.loc["a", "std"] == pytest.approx(np.std([0.1, 0.3, 0.5, 0.5, 0.8], ddof=1))
+    # The difference does not vary within a run: only which runs are drawn moves its mean, from 0.1 to 0.2.
+    assert table.loc["b", "difference"] == pytest.approx(0.15)
+    assert table.loc["b", ["low", "high"]].to_list() == pytest.approx([0.1, 0.2])
 
-    images = torch.ones(2, 1, 2, 2)
-    maps = torch.tensor([[[4.0, 3], [2, 1]], [[1.0, 2], [3, 4]]])  # the pixel that counts comes first, and last
-    found = deletion_insertion(
-        FirstPixel(), images, maps, target=torch.tensor([1, 1]), baseline=torch.zeros(1, 1, 1), steps=4
-    )
-    # Deletion of the first: 1 0 0 0 0 by the trapezoid rule; of the second 1 1 1 1 0.
-    np.testing.assert_allclose(found["deletion"], [0.125, 0.875], atol=1e-6)
-    np.testing.assert_allclose(found["insertion"], [0.875, 0.125], atol=1e-6)
 
-
-def test_information_is_left_where_it_was_not_masked():
+def test_a_bootstrap_interval_is_that_of_the_mean():
     rng = np.random.default_rng(0)
+    values = rng.normal(0.3, 1, 400)
+    scores = pd.DataFrame({"image": np.tile(np.arange(400), 2), "method": np.repeat(["a", "b"], 400)})
+    scores["pixel_auc"] = np.concatenate([np.zeros(400), values])
+    row = saliency_table(scores, "a").set_index("method").loc["b"]
+    half = 1.96 * values.std() / np.sqrt(400)
+    assert (row["low"], row["high"]) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
 
-    def make(count):
-        labels = rng.integers(0, 2, count)
-        images = rng.integers(60, 120, (count, 3, 12, 12), dtype=np.uint8)
-        images[labels == 1, :, :4, :4] += 100
-        return images, labels
 
-    (images, labels), (test_images, test_labels) = make(160), make(80)
-    there, elsewhere = torch.zeros(1, 12, 12), torch.zeros(1, 12, 12)
-    there[:, :4, :4], elsewhere[:, 8:, 8:] = 1, 1
-    left = {
-        name: information_left(
-            (images, where.expand(160, -1, -1), labels),
-            (test_images, where.expand(80, -1, -1), test_labels),
-            quantile=0.85,
-            epochs=40,
-            random_state=0,
-        )
-        for name, where in (("there", there), ("elsewhere", elsewhere))
-    }
-    assert left["elsewhere"] > 0.95
-    assert left["there"] < 0.7
-    with pytest.raises(ValueError, match="quantile"):
-        information_left((images, there, labels), (test_images, there, test_labels), quantile=1)
+def test_memory_is_that_of_one_image(images):
+    truth = np.zeros((3, 12, 12), bool)
+    truth[:, 0] = True
+
+    def two_copies(batch, target):
+        first = batch.new_zeros(len(batch), 1000, 1000)
+        del first  # gone before the next comes
+        second, third = batch.new_zeros(len(batch), 500, 1000), batch.new_zeros(len(batch), 500, 500)
+        del second, third
+        return batch.mean(1)
+
+    def numpy_copy(batch, target):
+        np.zeros((len(batch), 1000, 1000), np.float32)
+        return batch.mean(1)
+
+    methods = {"two": two_copies, "numpy": numpy_copy, "none": lambda batch, target: batch.mean(1)}
+    memory = compare_saliency(images, truth, methods, target=0).memory
+    assert memory["two"] == pytest.approx(4_000_000, rel=0.02)
+    assert memory["numpy"] == pytest.approx(4_000_000, rel=0.02)
+    assert memory["none"] < 50_000
+
+
+def test_a_model_adds_deletion_and_insertion(images):
+    class Brightness(torch.nn.Module):
+        def forward(self, batch):
+            value = 20 * (batch.mean((1, 2, 3)) - 0.5)
+            return torch.stack([-value, value], 1)
+
+    faces = make_faces(4, 32, attributes={"Eyeglasses": 1.0}, random_state=0)
+    found = compare_saliency(faces.images, faces.truth("Eyeglasses"), floors(0), target=0, model=Brightness())
+    assert found.scores[["deletion", "insertion"]].stack().between(0, 1).all()
+    assert set(found.table("random")["measure"]) == {*MEASURES, "deletion", "insertion"}

@@ -1,23 +1,178 @@
-"""The study on synthetic faces, small: every method is measured in every way."""
+"""The study on synthetic faces, small: every method is measured in every way, and the results are whole."""
 
+import json
+
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GroupShuffleSplit
 
-from captum_region.comparison.study import study_attribute
+from captum_region.comparison.cues import CUES, study_cues
+from captum_region.comparison.methods import floors
+from captum_region.comparison.results import StudyResults
+from captum_region.comparison.study import SLOW, information_table, study_attribute
+from captum_region.datasets import AttributeImages, make_faces
+
+TRAIN, TEST = make_faces(60, 16, random_state=0), make_faces(24, 16, random_state=1)
+QUICK = {"epochs": 1, "region_epochs": 1, "retrain_epochs": 1, "limit": 5, "without": ("XRAI",)}
+
+
+# A network that has seen 60 faces once gives Grad-CAM maps of zeros.
+@pytest.mark.filterwarnings("ignore:a map or its truth has no two values")
+@pytest.mark.slow
+def test_every_method_is_measured_in_every_way(tmp_path):
+    results = StudyResults(settings={"data": "faces"})
+    for seed in (1, 2):
+        results.studies["Blond_Hair", seed] = study_attribute(TRAIN, TEST, "Blond_Hair", seed=seed, **QUICK)
+    study = results.studies["Blond_Hair", 1]
+    names = set(study.comparison.maps)
+    assert {"LayerGradCam", "KernelShap", "RegionAttribution", "MultiScaleRegionAttribution, mean", "random"} <= names
+    assert "XRAI" not in names
+    assert set(study.left["method"]) == (names - set(SLOW)) | {"nothing masked"}
+    assert study.left["information_left"].between(0, 1).all()
+    assert study.truth.shape == (5, 16, 16)
+    assert study.images.binary("Blond_Hair").all()
+    assert 0 <= study.accuracy <= 1
+    assert study.not_run == {}
+
+    results.write(tmp_path)
+    written = json.loads((tmp_path / "comparison.json").read_text())
+    assert [run["seed"] for run in written["studies"]] == [1, 2]
+    assert {row["method"] for row in written["table"]} == names | {"nothing masked"}
+    assert {row["method"] for row in written["cost"]} == names
+    scores = pd.read_csv(tmp_path / "scores.csv")
+    assert len(scores) == 2 * 5 * len(names)
+    table = pd.read_csv(tmp_path / "table.csv").set_index(["measure", "method"])
+    by_hand = scores[scores["method"] == "Saliency"].groupby("seed")["pixel_auc"].mean().mean()
+    assert table.loc[("pixel_auc", "Saliency"), "mean"] == pytest.approx(by_hand)
+    with Image.open(tmp_path / "maps_Blond_Hair.png") as picture:
+        assert picture.width < picture.height  # a row a method, a column an image
+    (rich,) = results.rich_tables()
+    assert rich.row_count == len(names) + 1
+
+    again = study_attribute(TRAIN, TEST, "Blond_Hair", seed=1, **(QUICK | {"retrain": "none"}))
+    assert again.left.empty
+    assert again.comparison.scores.equals(study.comparison.scores)
+
+
+def test_what_is_left_is_paired_by_seed():
+    left = pd.DataFrame(
+        {
+            "seed": [0, 1, 2, 0, 1, 2],
+            "method": ["a"] * 3 + ["b"] * 3,
+            "information_left": [0.5, 0.6, 0.7, 0.6, 0.7, 0.83],
+        }
+    )
+    row = information_table(left, "a").set_index("method").loc["b"]
+    assert row["difference"] == pytest.approx(0.11)
+    # Student's t with two degrees of freedom is 4.303 at 97.5 %; the differences are 0.1, 0.1, 0.13.
+    half = 4.303 * np.std([0.1, 0.1, 0.13], ddof=1) / np.sqrt(3)
+    assert (row["low"], row["high"]) == pytest.approx((0.11 - half, 0.11 + half), abs=1e-4)
+    one = information_table(left[left["seed"] == 0], "a").set_index("method").loc["b"]
+    assert np.isnan(one["low"])
+    with pytest.raises(ValueError, match="reference must be one of a, b"):
+        information_table(left, "c")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"attribute": "Bald"}, "'Bald' is no attribute"),
+        ({"test": TEST.subset(~TEST.binary("Smiling"))}, "test must hold images with Smiling"),
+        ({"train": make_faces(4, (16, 20), random_state=0)}, "train must hold square images, got 16 x 20"),
+        ({"test": AttributeImages(TEST.images, TEST.attributes)}, "truth must be given"),
+    ],
+)
+def test_bad_input_is_named_before_anything_is_trained(changed, words):
+    arguments = {"train": TRAIN, "test": TEST, "attribute": "Smiling"} | changed
+    with pytest.raises(ValueError, match=words):
+        study_attribute(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"without": ["Gradcam"]}, "without must name methods, of Saliency, .* got Gradcam"),
+        ({"retrain": ["Gradcam"]}, "retrain must name methods, of Saliency, .* got Gradcam"),
+        ({"retrain": "some"}, "retrain must be fast, all, none or names"),
+    ],
+)
+def test_a_method_that_is_none_is_named(changed, words):
+    with pytest.raises(ValueError, match=words):
+        study_attribute(TRAIN, TEST, "Smiling", **(QUICK | changed))
 
 
 @pytest.mark.slow
-def test_every_method_is_measured_in_every_way():
-    small = {"size": 16, "train": 60, "test": 24, "epochs": 1, "region_epochs": 1}
-    study = study_attribute("Blond_Hair", seed=1, retrain=True, **small)
-    names = set(study.comparison.maps)
-    assert {"LayerGradCam", "RegionAttribution", "random"} <= names
-    assert set(study.model.index) == names
-    assert ((study.model >= 0) & (study.model <= 1)).all(axis=None)
-    assert set(study.left.index) == names | {"nothing masked"}
-    assert study.left["information_left"].between(0, 1).all()
-    assert study.truth.shape == study.faces.images[:, 0].shape
-    assert study.faces.binary("Blond_Hair").all()
-    assert 0 <= study.accuracy <= 1
-    again = study_attribute("Blond_Hair", seed=1, retrain=False, **small)
-    assert again.left.empty
-    assert again.comparison.scores.equals(study.comparison.scores)
+def test_two_cues_are_two_columns():
+    study = study_cues(size=16, images=40, epochs=1, region_epochs=1)
+    assert list(study.table.columns) == ["map", *CUES, "accuracy"]
+    assert study.table[list(CUES)].stack().between(0, 1).all()
+    assert study.table["accuracy"].notna().sum() == 4
+    for cue in CUES:
+        assert study.faces.binary(cue).all()
+        assert study.truth[cue].shape == study.maps["RegionAttribution"].shape
+
+
+@pytest.mark.slow
+def test_the_command(command, tmp_path):
+    out = tmp_path / "out"
+    common = [
+        "--size",
+        "16",
+        "--images",
+        "40",
+        "--epochs",
+        "1",
+        "--region-epochs",
+        "1",
+        "--limit",
+        "3",
+        "--without",
+        "XRAI",
+        "--retrain",
+        "none",
+    ]
+    done = command(
+        "captum_region", "compare", "--data", "faces", "--attribute", "Smiling", "--out", out, "--quiet", *common
+    )
+    assert "Smiling: explained model" in done.stdout
+    assert all(line.startswith("Smiling, seed 0: a map or its truth") for line in done.stderr.splitlines())
+    assert {path.name for path in out.iterdir()} == {
+        "comparison.json", "table.csv", "scores.csv", "maps_Smiling.png"
+    }  # fmt: skip
+    assert json.loads((out / "comparison.json").read_text())["studies"][0]["images"] == 3
+    refused = command(
+        "captum_region", "compare", "--data", "celeba", "--attribute", "Smiling", "--out", tmp_path / "b", check=2
+    )
+    assert refused.stderr.startswith("error: --data must be faces")
+
+
+@pytest.mark.slow
+def test_the_command_with_masks_of_ones_own(command, tmp_path):
+    faces = make_faces(50, 20, random_state=3)
+    masks = faces.truth("Wearing_Hat")
+    rows = []
+    for number, (image, mask) in enumerate(zip(faces.images, masks, strict=True)):
+        Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / f"{number}.png")
+        Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / f"{number}_mask.png")
+        rows.append((f"{number}.png", f"{number}_mask.png", bool(faces.binary("Wearing_Hat")[number])))
+    pd.DataFrame(rows, columns=["image", "mask", "hat"]).to_csv(tmp_path / "table.csv", index=False)
+    options = ["--root", tmp_path / "table.csv", "--attribute", "hat", "--size", 20, "--epochs", 1, "--retrain", "none"]
+    options += ["--region-epochs", 1]
+    options += ["--without", "XRAI", "--without", "KernelShap", "--cache", tmp_path / "cache", "--quiet"]
+    out = tmp_path / "out"
+    command("captum_region", "compare", "--data", "table", "--masks", "mask", "--out", out, *options)
+    scores = pd.read_csv(out / "scores.csv").set_index(["method", "image"])
+    # The centre needs no training: its area under the ROC is that of the masks as they were drawn.
+    _, apart = next(GroupShuffleSplit(1, test_size=0.2, random_state=0).split(range(50), groups=range(50)))
+    first = next(number for number in apart if faces.binary("Wearing_Hat")[number])
+    centre = floors(0)["centre"](torch.zeros(1, 3, 20, 20), torch.tensor([1]))
+    expected = roc_auc_score(masks[first].ravel(), centre.ravel())
+    assert scores.loc[("centre", 0), "pixel_auc"] == pytest.approx(expected)
+    done = command(
+        "captum_region", "compare", "--data", "table", "--masks", "hut", "--out", tmp_path / "b", *options, check=2
+    )
+    assert "--masks must be a column" in done.stderr

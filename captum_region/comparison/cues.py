@@ -1,0 +1,160 @@
+"""Two cues for one attribute: each model shows the cue it uses, the region map shows both.
+
+``python -m captum_region.comparison.cues`` trains and measures it on synthetic faces.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import pandas as pd
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from sklearn.metrics import roc_auc_score
+
+from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
+from captum_region.classifiers import DenseRegionClassifier
+from captum_region.cli import Debug, Quiet, Seed, Size, told_in_one_line
+from captum_region.comparison.methods import captum_methods
+from captum_region.comparison.study import WholeImageClassifier, grids_for
+from captum_region.datasets import make_faces
+from captum_region.training import fit_region_classifier
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from captum_region.datasets import Faces
+
+CUES = ("Eyeglasses", "Wearing_Hat")
+
+
+@dataclass(frozen=True)
+class CuesStudy:
+    """What `study_cues` found.
+
+    Attributes
+    ----------
+    table : DataFrame
+        One row a map: ``map``, and for each cue the area under the ROC of its pixels against those of neither cue, the
+        mean over images; 0.5 is a map that does not show it. ``accuracy`` of the explained model on the faces that
+        have both cues or none; NaN for the region maps.
+    maps : dict of str to Tensor, shape (N, height, width)
+    faces : Faces
+        The N faces, which have both cues.
+    truth : dict of str to ndarray of bool, shape (N, height, width)
+        Where each cue shows.
+    """
+
+    table: pd.DataFrame
+    maps: dict[str, Tensor]
+    faces: Faces
+    truth: dict[str, NDArray[np.bool_]]
+
+
+def study_cues(
+    *,
+    seed: int = 0,
+    size: int = 48,
+    images: int = 2000,
+    epochs: int = 30,
+    region_epochs: int = 100,
+    show_progress: bool = False,
+) -> CuesStudy:
+    """Give an attribute two redundant cues, and look at it through two models and through the data.
+
+    Who has the attribute wears glasses and a hat. One model has learnt it from faces whose hats tell nothing, one from
+    faces whose glasses tell nothing; on faces where both tell it, both are right. The region classifiers have seen
+    those, where either cue would do.
+
+    Parameters
+    ----------
+    seed : int, default=0
+        Decides faces and trainings.
+    size : int, default=48
+        Side of the images in pixels.
+    images : int, default=2000
+        Faces in each of the three training sets; a tenth as many are mapped.
+    epochs, region_epochs : int, default=30 and 100
+        Of the models, and of the region classifiers.
+    show_progress : bool, default=False
+        Progress bars on stderr.
+
+    Returns
+    -------
+    CuesStudy
+    """
+    rng = np.random.default_rng(seed)
+    has_it = rng.random(images) < 0.5
+    new = rng.random(max(images // 10, 2)) < 0.5
+    new[:2] = True, False
+    both = make_faces(images, size, attributes=dict.fromkeys(CUES, has_it), random_state=3 * seed)
+    test = make_faces(len(new), size, attributes=dict.fromkeys(CUES, new), random_state=3 * seed + 1)
+    with_it = test.subset(new)
+    pixels = torch.from_numpy(with_it.images).float() / 255
+    target = torch.ones(len(pixels), dtype=torch.long)
+    maps, accuracy = {}, {}
+    for cue in CUES:
+        faces = make_faces(images, size, attributes={cue: has_it}, random_state=3 * seed + 2)
+        model = WholeImageClassifier(size, seed)
+        model.fit(faces.images, has_it, epochs=epochs, random_state=seed, show_progress=show_progress)
+        background = torch.from_numpy(both.images[:64]).float() / 255
+        methods = captum_methods(model, model.last, background=background, window=size // 8, stride=size // 16)
+        for name in ("LayerGradCam", "Occlusion"):
+            row = f"{name}, model of {cue}"
+            maps[row] = methods[name](pixels, target)
+            with torch.no_grad():
+                predicted = model(torch.from_numpy(test.images).float() / 255).argmax(1).numpy()
+            accuracy[row] = float((predicted == new).mean())
+    classifiers = [DenseRegionClassifier(grid, 2, random_state=seed) for grid in grids_for(size)]
+    for classifier in classifiers:
+        options: Any = {"random_state": seed, "show_progress": show_progress}
+        fit_region_classifier(classifier, both.images, has_it, epochs=region_epochs, **options)
+    maps["RegionAttribution"] = RegionAttribution(classifiers[0]).pixel_map(with_it.images)
+    maps["MultiScaleRegionAttribution"] = MultiScaleRegionAttribution(classifiers).pixel_map(with_it.images)
+    truth = {cue: with_it.truth(cue) for cue in CUES}
+    rows = [
+        {"map": name, **{cue: _auc(values, truth, cue) for cue in CUES}, "accuracy": accuracy.get(name, np.nan)}
+        for name, values in maps.items()
+    ]
+    return CuesStudy(pd.DataFrame(rows), maps, with_it, truth)
+
+
+def _auc(maps: Tensor, truth: dict[str, NDArray[np.bool_]], cue: str) -> float:
+    """Return how well maps tell a cue's pixels from those of neither."""
+    (other,) = (mask for name, mask in truth.items() if name != cue)
+    areas = [
+        roc_auc_score(inside[~elsewhere], values[~elsewhere])
+        for values, inside, elsewhere in zip(maps.numpy(), truth[cue], other, strict=True)
+        if 0 < inside[~elsewhere].sum() < (~elsewhere).sum()
+    ]
+    return float(np.mean(areas))
+
+
+def main(
+    size: Size = 48,
+    images: Annotated[int, typer.Option(help="Faces in each training set.")] = 2000,
+    seeds: Annotated[int, typer.Option(help="Runs with seeds --seed, --seed + 1 ...")] = 3,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Show two models of an attribute with two redundant cues, and the region map of the same data."""
+    with told_in_one_line(debug):
+        tables = [
+            study_cues(seed=its, size=size, images=images, show_progress=not quiet).table.assign(seed=its)
+            for its in range(seed, seed + seeds)
+        ]
+        shown = Table("map", *CUES, "accuracy of the model", title=f"pixel AUC of each cue, {seeds} seeds")
+        for name, part in pd.concat(tables).groupby("map", sort=False):
+            columns = (part[key].dropna() for key in (*CUES, "accuracy"))
+            shown.add_row(str(name), *(f"{of.mean():.2f} ± {of.std():.2f}" if len(of) else "" for of in columns))
+        Console(width=None if Console().is_terminal else 120).print(shown)
+
+
+if __name__ == "__main__":
+    typer.run(main)

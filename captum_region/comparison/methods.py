@@ -1,0 +1,245 @@
+"""What makes maps of images, brought to one form: Captum's saliency methods, XRAI, the region map, and two floors."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from captum.attr import (
+    GradientShap,
+    GuidedGradCam,
+    InputXGradient,
+    IntegratedGradients,
+    KernelShap,
+    LayerAttribution,
+    LayerGradCam,
+    Occlusion,
+    Saliency,
+)
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from captum_region.randomness import RandomState, draw_seed, seeded
+
+if TYPE_CHECKING:
+    from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
+    from captum_region.batches import ImageData
+
+# N x C x H x W images in [0, 1] and their N targets -> N x H x W
+Method = Callable[[Tensor, Tensor], Tensor]
+# XRAI's constants, such as the least size of a segment, are in pixels of images this large.
+_XRAI_SIDE = 224
+
+
+def captum_methods(
+    model: nn.Module,
+    layer: nn.Module,
+    *,
+    background: Tensor,
+    window: int,
+    stride: int,
+    random_state: RandomState = None,
+) -> dict[str, Method]:
+    """Return Captum's saliency methods for `model`, each brought to one value a pixel as its authors do.
+
+    Gradients by the largest absolute value over the channels (Saliency) or the sum of absolute values, Grad-CAM by its
+    positive part, interpolated; Occlusion by the sum over the channels of what is lost.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Images to logits. For GuidedGradCam its ReLUs are modules that do not work in place.
+    layer : nn.Module
+        The layer that Grad-CAM looks at, usually the last convolutional one.
+    background : Tensor, shape (B, C, height, width)
+        Images that stand for "nothing": their mean is the baseline of IntegratedGradients and Occlusion, and
+        GradientShap draws from them.
+    window, stride : int
+        Of Occlusion, in pixels.
+    random_state : int, NumPy generator or None
+        Decides what GradientShap draws.
+
+    Returns
+    -------
+    dict of str to callable
+        (images, targets) -> maps of shape (N, height, width).
+    """
+    mean = background.mean(0, keepdim=True)
+    channels, height, width = background.shape[1:]
+    seed = draw_seed(random_state)
+
+    def grad_cam(images: Tensor, target: Tensor) -> Tensor:
+        coarse = LayerGradCam(model, layer).attribute(images, target, relu_attributions=True)
+        fine: Tensor = LayerAttribution.interpolate(coarse, (height, width), interpolate_mode="bilinear")
+        return fine[:, 0]
+
+    def integrated(images: Tensor, target: Tensor) -> Tensor:
+        method: Any = IntegratedGradients(model)
+        return _absolute(method.attribute(images, mean, target, n_steps=32, internal_batch_size=256))
+
+    def gradient_shap(images: Tensor, target: Tensor) -> Tensor:
+        method: Any = GradientShap(model)
+        # It draws from NumPy's global state too, which is put back.
+        state = np.random.get_state()  # noqa: NPY002
+        try:
+            np.random.seed(seed)  # noqa: NPY002
+            with seeded(seed):
+                return _absolute(method.attribute(images, background, 16, 0.1, target))
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
+
+    def occlusion(images: Tensor, target: Tensor) -> Tensor:
+        method: Any = Occlusion(model)
+        options = {"sliding_window_shapes": (channels, window, window), "strides": (channels, stride, stride)}
+        values: Tensor = method.attribute(images, baselines=mean, target=target, perturbations_per_eval=16, **options)
+        return values.sum(1)
+
+    def guided(images: Tensor, target: Tensor) -> Tensor:
+        method: Any = GuidedGradCam(model, layer)
+        with warnings.catch_warnings():
+            # It tells of the hooks that it sets, and removes.
+            warnings.filterwarnings("ignore", message="Setting backward hooks on ReLU")
+            return _absolute(method.attribute(images, target))
+
+    methods: dict[str, Method] = {
+        "Saliency": lambda images, target: Saliency(model).attribute(images, target).amax(1),
+        "InputXGradient": lambda images, target: _absolute(InputXGradient(model).attribute(images, target)),
+        "IntegratedGradients": integrated,
+        "GradientShap": gradient_shap,
+        "LayerGradCam": grad_cam,
+        "GuidedGradCam": guided,
+        "Occlusion": occlusion,
+    }
+    return {name: partial(_with_gradient, method) for name, method in methods.items()}
+
+
+def superpixel_methods(
+    model: nn.Module,
+    *,
+    background: Tensor,
+    segments: int = 50,
+    n_samples: int = 200,
+    random_state: RandomState = None,
+) -> dict[str, Method]:
+    """Return the methods that give one value a superpixel: Captum's KernelShap on SLIC's, and XRAI on its own.
+
+    XRAI (Kapishnikov, Bolukbasi, Viegas, Terry, "XRAI: Better Attributions Through Regions", ICCV 2019) is the authors'
+    package `saliency`, given Captum's IntegratedGradients from black and from white, as they advise. It works in pixels
+    of 224 x 224 images: smaller ones are enlarged for it, and its map reduced.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Images to logits.
+    background : Tensor, shape (B, C, height, width)
+        Images whose mean takes the place of a superpixel that KernelShap leaves out.
+    segments : int, default=50
+        About how many superpixels SLIC makes of an image.
+    n_samples : int, default=200
+        How many sets of superpixels KernelShap tries.
+    random_state : int, NumPy generator or None
+        Decides which.
+
+    Returns
+    -------
+    dict of str to callable
+        (images, targets) -> maps of shape (N, height, width).
+
+    Raises
+    ------
+    ImportError
+        Without scikit-image and saliency, that is ``pip install 'captum-region[comparison]'``.
+    """
+    try:
+        from saliency.core import xrai
+        from skimage.segmentation import slic
+    except ImportError as error:
+        raise ImportError(
+            f"superpixel_methods needs scikit-image and saliency, pip install 'captum-region[comparison]': {error}"
+        ) from error
+    mean = background.mean(0, keepdim=True)
+    seed = draw_seed(random_state)
+
+    def kernel_shap(images: Tensor, target: Tensor) -> Tensor:
+        method: Any = KernelShap(model)
+        maps = []
+        with seeded(seed):
+            # One image at a time, as Captum advises.
+            for image, its in zip(images.split(1), target.split(1), strict=True):
+                superpixels = torch.from_numpy(slic(_channels_last(image[0]), n_segments=segments, start_label=0))
+                if not superpixels.any():
+                    maps.append(torch.zeros_like(image[:, 0]))  # one superpixel: nothing is above anything
+                    continue
+                options = {"feature_mask": superpixels.to(image.device)[None, None], "perturbations_per_eval": 64}
+                maps.append(method.attribute(image, mean, its, n_samples=n_samples, **options).mean(1))
+        return torch.cat(maps)
+
+    def xrai_map(images: Tensor, target: Tensor) -> Tensor:
+        method: Any = IntegratedGradients(model)
+        options = {"n_steps": 32, "internal_batch_size": 256}
+        gradients = sum(method.attribute(images, colour, target, **options) for colour in (0.0, 1.0)).detach() / 2
+        side = max(_XRAI_SIDE, *images.shape[2:])
+        large, large_gradients = (
+            F.interpolate(values.detach(), (side, side), mode="bilinear") for values in (images, gradients)
+        )
+        found = [
+            xrai.XRAI().GetMask(_channels_last(image), None, base_attribution=_channels_last(gradient))
+            for image, gradient in zip(large, large_gradients, strict=True)
+        ]
+        maps = torch.from_numpy(np.stack(found)).float().to(images.device)
+        return F.interpolate(maps[:, None], images.shape[2:], mode="area")[:, 0]
+
+    methods: dict[str, Method] = {"KernelShap": kernel_shap, "XRAI": xrai_map}
+    return {name: partial(_with_gradient, method) for name, method in methods.items()}
+
+
+def _channels_last(image: Tensor) -> Any:
+    return image.detach().permute(1, 2, 0).double().cpu().numpy()
+
+
+def _with_gradient(method: Method, images: Tensor, target: Tensor) -> Tensor:
+    """Call a method with images that take gradients already: Captum warns where it has to ask for them."""
+    return method(images.detach().clone().requires_grad_(), target).detach()
+
+
+def _absolute(attributions: Tensor) -> Tensor:
+    return attributions.abs().sum(1)
+
+
+def region_methods(
+    attribution: RegionAttribution | MultiScaleRegionAttribution, images: ImageData, *, name: str = "RegionAttribution"
+) -> dict[str, Method]:
+    """Return the region map in its three forms: of the image, its evidence for the target, and the mean of `images`.
+
+    Parameters
+    ----------
+    attribution : RegionAttribution or MultiScaleRegionAttribution
+    images : ndarray or Tensor, shape (N, C, height, width)
+        What the mean map is taken over; a training set, say.
+    name : str, default="RegionAttribution"
+        What the methods' names begin with.
+    """
+    mean = attribution.mean_pixels(images)
+    return {
+        name: lambda batch, target: attribution.pixel_map(batch),
+        f"{name}, evidence": lambda batch, target: attribution.pixel_map(batch, target),
+        f"{name}, mean": lambda batch, target: mean.to(batch.device).expand(len(batch), -1, -1),
+    }
+
+
+def floors(random_state: RandomState = None) -> dict[str, Method]:
+    """Return what needs no network: random values, and the closeness to the centre of the image."""
+    generator = torch.Generator().manual_seed(draw_seed(random_state))
+
+    def centre(images: Tensor, target: Tensor) -> Tensor:
+        y, x = (torch.linspace(-1, 1, length) for length in images.shape[2:])
+        return (-(y[:, None] ** 2) - x**2).exp().expand(len(images), -1, -1)
+
+    return {
+        "random": lambda images, target: torch.rand(len(images), *images.shape[2:], generator=generator),
+        "centre": centre,
+    }

@@ -1,0 +1,51 @@
+"""Deletion, insertion and what is left of an attribute without a map's top, worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from captum_region.comparison.faithfulness import deletion_insertion, information_left
+
+
+def test_deletion_and_insertion_by_hand():
+    class FirstPixel(nn.Module):
+        def forward(self, images):
+            return torch.stack([torch.zeros(len(images)), 200 * images[:, 0, 0, 0] - 100], 1)
+
+    images = torch.ones(2, 1, 2, 2)
+    maps = torch.tensor([[[4.0, 3], [2, 1]], [[1.0, 2], [3, 4]]])  # the pixel that counts comes first, and last
+    found = deletion_insertion(
+        FirstPixel(), images, maps, target=torch.tensor([1, 1]), baseline=torch.zeros(1, 1, 1), steps=4
+    )
+    # Deletion of the first: 1 0 0 0 0 by the trapezoid rule; of the second 1 1 1 1 0.
+    np.testing.assert_allclose(found["deletion"], [0.125, 0.875], atol=1e-6)
+    np.testing.assert_allclose(found["insertion"], [0.875, 0.125], atol=1e-6)
+
+
+def test_information_is_left_where_it_was_not_masked():
+    rng = np.random.default_rng(0)
+
+    def make(count):
+        labels = rng.integers(0, 2, count)
+        images = rng.integers(60, 120, (count, 3, 12, 12), dtype=np.uint8)
+        images[labels == 1, :, :4, :4] += 100
+        return images, labels
+
+    (images, labels), (test_images, test_labels) = make(160), make(80)
+    there, elsewhere = torch.zeros(1, 12, 12), torch.zeros(1, 12, 12)
+    there[:, :4, :4], elsewhere[:, 8:, 8:] = 1, 1
+    left = {
+        name: information_left(
+            (images, where.expand(160, -1, -1), labels),
+            (test_images, where.expand(80, -1, -1), test_labels),
+            quantile=0.85,
+            epochs=40,
+            random_state=0,
+        )
+        for name, where in (("there", there), ("elsewhere", elsewhere))
+    }
+    assert left["elsewhere"] > 0.95
+    assert left["there"] < 0.7
+    with pytest.raises(ValueError, match="quantile"):
+        information_left((images, there, labels), (test_images, there, test_labels), quantile=1)
