@@ -383,8 +383,8 @@ def compare(
     without: Annotated[
         list[str] | None, typer.Option(help="Leave out a method, such as XRAI, which takes seconds an image.")
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the images when the explained model is trained.")] = 30,
-    region_epochs: Annotated[int, typer.Option(help="The same of the region classifiers.")] = 100,
+    epochs: Annotated[int, typer.Option(help="Passes over the images when the explained model is trained.")] = 20,
+    region_epochs: Annotated[int, typer.Option(help="The same of the region classifiers.")] = 60,
     retrain: Annotated[
         list[str] | None,
         typer.Option(
@@ -392,7 +392,7 @@ def compare(
             "of the methods, or of one by name; give it again for more."
         ),
     ] = None,
-    retrain_epochs: Annotated[int, typer.Option(help="Of each such training.")] = 15,
+    retrain_epochs: Annotated[int, typer.Option(help="Of each such training.")] = 10,
     quantile: Annotated[float, typer.Option(help="Retraining masks what is above this quantile of each map.")] = 0.8,
     seed: Seed = 0,
     device: Device = "cpu",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from captum_region.datasets import Faces
 
-CUES = ("Eyeglasses", "Wearing_Hat")
+CUES = ("Wearing_Hat", "Smiling")
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ def study_cues(
     seed: int = 0,
     size: int = 48,
     images: int = 2000,
-    epochs: int = 30,
-    region_epochs: int = 100,
+    epochs: int = 20,
+    region_epochs: int = 60,
     show_progress: bool = False,
 ) -> CuesStudy:
     """Give an attribute two redundant cues, and look at it through two models and through the data.
 
-    Who has the attribute wears glasses and a hat. One model has learnt it from faces whose hats tell nothing, one from
-    faces whose glasses tell nothing; on faces where both tell it, both are right. The region classifiers have seen
+    Who has the attribute wears a hat and smiles. One model has learnt it from faces whose mouths tell nothing, one from
+    faces whose heads tell nothing; on faces where both tell it, both are right. The region classifiers have seen
     those, where either cue would do.
 
     Parameters
@@ -79,7 +79,7 @@ def study_cues(
         Side of the images in pixels.
     images : int, default=2000
         Faces in each of the three training sets; a tenth as many are mapped.
-    epochs, region_epochs : int, default=30 and 100
+    epochs, region_epochs : int, default=20 and 60
         Of the models, and of the region classifiers.
     show_progress : bool, default=False
         Progress bars on stderr.

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
 from captum_region.batches import batches, take
-from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
+from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, Recipe, RegionClassifier
 from captum_region.comparison.faithfulness import information_left
 from captum_region.comparison.methods import captum_methods, floors, region_methods, superpixel_methods
 from captum_region.comparison.saliency import SaliencyComparison, compare_saliency
@@ -36,6 +36,12 @@ if TYPE_CHECKING:
 # A map of theirs takes hundreds of passes, or XRAI's seconds; masking by it takes a map of every training image.
 SLOW = ("Occlusion", "KernelShap", "XRAI")
 RETRAIN = ("fast", "all", "none")
+
+
+class _OneRegion(PatchRegionClassifier):
+    recipe = Recipe(
+        epochs=15, batch_size=64, positions_per_image=1, lr=1e-2, weight_decay=0.01, schedule="onecycle", min_steps=400
+    )
 
 
 class WholeImageClassifier(nn.Module):
@@ -63,9 +69,7 @@ class WholeImageClassifier(nn.Module):
                 layers += [convolution, nn.BatchNorm2d(wide_out), nn.ReLU(), nn.MaxPool2d(2)]
             layers[-1:] = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 2)]
         # One region, the whole image: the package's own trainer then trains an ordinary classifier.
-        self.classifier = PatchRegionClassifier(
-            RegionGrid(size, size, 1), 2, nn.Sequential(*layers), random_state=random_state
-        )
+        self.classifier = _OneRegion(RegionGrid(size, size, 1), 2, nn.Sequential(*layers), random_state=random_state)
         self.to(memory_format=torch.channels_last)  # the faster layout on most machines
         backbone = self.classifier.backbone
         self.last = [module for module in backbone.modules() if isinstance(module, nn.ReLU)][-1]
@@ -85,16 +89,8 @@ class WholeImageClassifier(nn.Module):
         show_progress: bool = False,
     ) -> None:
         """Train it in place."""
-        fit_region_classifier(
-            self.classifier,
-            images,
-            labels,
-            epochs=epochs,
-            batch_size=64,
-            lr=3e-3,
-            random_state=random_state,
-            show_progress=show_progress,
-        )
+        options: Any = {"random_state": random_state, "show_progress": show_progress}
+        fit_region_classifier(self.classifier, images, labels, epochs=epochs, **options)
 
 
 def grids_for(size: int) -> tuple[RegionGrid, RegionGrid]:
@@ -142,11 +138,11 @@ def study_attribute(
     region_classifiers: Sequence[RegionClassifier] | None = None,
     limit: int = 100,
     without: Collection[str] = (),
-    epochs: int | None = 30,
-    region_epochs: int | None = 100,
+    epochs: int | None = 20,
+    region_epochs: int | None = 60,
     retrain: str | Collection[str] = "fast",
     quantile: float = 0.8,
-    retrain_epochs: int | None = 15,
+    retrain_epochs: int | None = 10,
     seed: int = 0,
     device: str | torch.device = "cpu",
     show_progress: bool = False,
@@ -168,7 +164,7 @@ def study_attribute(
         Compare on the first so many test images that have the attribute.
     without : collection of str, default=()
         Methods to leave out.
-    epochs, region_epochs, retrain_epochs : int or None, default=30, 100 and 15
+    epochs, region_epochs, retrain_epochs : int or None, default=20, 60 and 10
         Of the explained model, of the region classifiers, and of each fresh classifier of `retrain`; None is the
         recipe's number. Small patches say little and want many.
     retrain : {"fast", "all", "none"} or collection of str, default="fast"

@@ -119,22 +119,8 @@ def test_two_cues_are_two_columns():
 @pytest.mark.slow
 def test_the_command(command, tmp_path):
     out = tmp_path / "out"
-    common = [
-        "--size",
-        "16",
-        "--images",
-        "40",
-        "--epochs",
-        "1",
-        "--region-epochs",
-        "1",
-        "--limit",
-        "3",
-        "--without",
-        "XRAI",
-        "--retrain",
-        "none",
-    ]
+    common = ["--size", 16, "--images", 40, "--epochs", 1, "--region-epochs", 1, "--limit", 3]
+    common += ["--without", "XRAI", "--retrain", "none"]
     done = command(
         "captum_region", "compare", "--data", "faces", "--attribute", "Smiling", "--out", out, "--quiet", *common
     )
