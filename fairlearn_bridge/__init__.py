@@ -1,6 +1,15 @@
 """Train image classifiers without a confounder, and compare the ways to do so, in fairlearn's terms."""
 
-from fairlearn_bridge.baselines import ThresholdShift
+from fairlearn_bridge.baselines import (
+    JTT,
+    BalancedResampling,
+    GroupDRO,
+    LastLayerRetraining,
+    MaskTune,
+    NotApplicableError,
+    Reweighing,
+    ThresholdShift,
+)
 from fairlearn_bridge.classifier import ImageClassifier, SmallCNN
 from fairlearn_bridge.comparison import Samples, compare_mitigators, fit_mitigators, measure, signed_gap, summarize
 from fairlearn_bridge.mitigator import AttributionNoiseMitigator
@@ -8,10 +17,17 @@ from fairlearn_bridge.noise import AttributionNoise, additive_noise, grey_out, q
 from fairlearn_bridge.protocol import ConfoundedSplit, confounded_split
 
 __all__ = [
+    "JTT",
     "AttributionNoise",
     "AttributionNoiseMitigator",
+    "BalancedResampling",
     "ConfoundedSplit",
+    "GroupDRO",
     "ImageClassifier",
+    "LastLayerRetraining",
+    "MaskTune",
+    "NotApplicableError",
+    "Reweighing",
     "Samples",
     "SmallCNN",
     "ThresholdShift",

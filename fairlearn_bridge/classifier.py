@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from captum_region.batches import ImageData
 
 BatchTransform = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+LossReduction = Callable[[Tensor, Tensor], Tensor]
 
 
 class SmallCNN(nn.Module):
@@ -114,6 +115,9 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
     batch_transform : callable, optional
         (images, index, generator) -> images, applied to each batch in training only: images in [0, 1] on the device,
         their positions in the X given to `fit`, and a generator on the device. How a mitigator perturbs images.
+    loss_reduction : callable, optional
+        (losses of a training batch, index) -> one loss, in place of their weighted mean. How a mitigator such as
+        `fairlearn_bridge.baselines.GroupDRO` minimises something else.
     random_state : int, NumPy generator or None, default=None
         Decides initial weights, order, dropout and `batch_transform`. The global random states are left alone.
     max_epochs, lr, batch_size, optimizer, optimizer__weight_decay, train_split, verbose
@@ -145,6 +149,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         module: type[nn.Module] | nn.Module = SmallCNN,
         *,
         batch_transform: BatchTransform | None = None,
+        loss_reduction: LossReduction | None = None,
         random_state: RandomState = None,
         criterion: Any = nn.CrossEntropyLoss,
         optimizer: Any = torch.optim.AdamW,
@@ -175,6 +180,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             **kwargs,
         )
         self.batch_transform = batch_transform
+        self.loss_reduction = loss_reduction
         self.random_state = random_state
 
     @property
@@ -314,7 +320,9 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         return step
 
     def get_loss(self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False) -> Tensor:
-        """Return the mean loss, each sample's weighted."""
+        """Return the mean loss, each sample's weighted, or what `loss_reduction` makes of the losses in training."""
         loss: Tensor = self.criterion_(y_pred, to_device(y_true, self.device))
+        if training and self.loss_reduction is not None:
+            return self.loss_reduction(loss, X["index"])
         # A criterion of the user's own may have reduced already; its samples then weigh the same.
         return loss if loss.ndim == 0 else (loss * to_device(X["weight"], self.device)).mean()

@@ -1,0 +1,195 @@
+"""The other mitigators: what each weighs, draws or hides, worked out by hand; and that it helps where it should."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from fairlearn_bridge import (
+    JTT,
+    BalancedResampling,
+    GroupDRO,
+    ImageClassifier,
+    LastLayerRetraining,
+    MaskTune,
+    NotApplicableError,
+    Reweighing,
+)
+from fairlearn_bridge.baselines import _WorstGroups, last_features
+
+
+class Net(nn.Module):
+    def __init__(self, image_shape, num_classes):
+        super().__init__()
+        self.conv = nn.Conv2d(image_shape[0], 4, 3, padding=1)
+        self.last = nn.Linear(4 * 16, num_classes)
+
+    def forward(self, images):
+        pooled = nn.functional.adaptive_avg_pool2d(self.conv(images * 2 - 1).relu(), 4)
+        return self.last(pooled.flatten(1))
+
+
+BASE = ImageClassifier(Net, max_epochs=12, lr=1e-2, random_state=0)
+MITIGATORS = {
+    "reweighing": Reweighing(BASE),
+    "resampling": BalancedResampling(BASE, random_state=0),
+    "group DRO": GroupDRO(BASE, step_size=0.1),
+    "JTT": JTT(BASE, first_epochs=4, upweight=40),
+    "last layer": LastLayerRetraining(BASE, random_state=0),
+    "MaskTune": MaskTune(BASE),
+}
+
+
+def faces(n=300, seed=0, crossed=0.05):
+    """Return 12 px images: the target dims the top a little, the shortcut brightens a corner and mostly goes along."""
+    rng = np.random.default_rng(seed)
+    target = np.arange(n) % 2
+    shortcut = np.where(rng.random(n) < crossed, 1 - target, target)
+    images = rng.integers(60, 160, (n, 3, 12, 12))
+    images[target == 1, :, :6] -= 12
+    images[shortcut == 1, :, 9:, 9:] += 80
+    return images.astype(np.uint8), target, shortcut
+
+
+@pytest.fixture(scope="module")
+def original():
+    return clone(BASE).fit(*faces()[:2])
+
+
+@pytest.mark.parametrize("name", MITIGATORS)
+def test_a_mitigator_is_an_estimator(name):
+    X, y, shortcut = faces()
+    words = np.array(["man", "woman"])[y]
+    mitigator = clone(MITIGATORS[name])
+    parameters = mitigator.get_params(deep=False)
+    before = X.copy()
+    fitted = mitigator.fit(X, words, sensitive_features=shortcut)
+    assert fitted is mitigator
+    assert fitted.get_params(deep=False) == parameters
+    assert (before == X).all()
+    assert list(fitted.classes_) == ["man", "woman"]
+    probability = fitted.predict_proba(X[:7])
+    assert probability.shape == (7, 2)
+    assert probability.dtype == np.float64
+    np.testing.assert_allclose(probability.sum(1), 1)
+    assert (fitted.predict(X[:7]) == fitted.classes_[probability.argmax(1)]).all()
+    again = clone(mitigator).fit(X, words, sensitive_features=shortcut)
+    np.testing.assert_array_equal(again.predict_proba(X[:7]), probability)
+
+
+@pytest.mark.parametrize("name", ["reweighing", "resampling", "group DRO", "JTT", "last layer"])
+def test_it_is_better_than_the_original_where_the_shortcut_misleads(name, original):
+    X, y, shortcut = faces()
+    X_test, y_test, shortcut_test = faces(400, seed=1, crossed=0.5)
+    crossed = y_test != shortcut_test
+    mitigated = clone(MITIGATORS[name]).fit(X, y, sensitive_features=shortcut)
+    worse = original.score(X_test[crossed], y_test[crossed])
+    assert worse < 0.1
+    assert mitigated.score(X_test[crossed], y_test[crossed]) > 0.5
+
+
+@pytest.mark.parametrize("name", ["resampling", "group DRO", "last layer"])
+def test_an_empty_cell_is_told(name):
+    X, y, shortcut = faces(60, crossed=0)
+    with pytest.raises(NotApplicableError, match="no training image of class 0 has the sensitive feature 1: "):
+        clone(MITIGATORS[name]).fit(X, y, sensitive_features=shortcut)
+
+
+@pytest.mark.parametrize("name", ["reweighing", "resampling", "group DRO", "last layer"])
+def test_bad_sensitive_features_are_named(name):
+    X, y, shortcut = faces(20)
+    for bad, words in ((shortcut[:5], r"sensitive_features must have shape \(20,\)"), ([None] * 20, "20 missing")):
+        with pytest.raises(ValueError, match=words):
+            clone(MITIGATORS[name]).fit(X, y, sensitive_features=bad)
+
+
+@pytest.mark.parametrize(
+    ("mitigator", "words"),
+    [
+        (GroupDRO(BASE, step_size=0), "step_size must be above 0"),
+        (JTT(BASE, first_epochs=0), "first_epochs must be at least 1"),
+        (LastLayerRetraining(BASE, draws=0), "draws must be at least 1"),
+        (MaskTune(BASE, tune_epochs=0), "tune_epochs must be at least 1"),
+    ],
+)
+def test_bad_parameters_are_named(mitigator, words):
+    X, y, shortcut = faces(20, crossed=0.5)
+    with pytest.raises(ValueError, match=words):
+        mitigator.fit(X, y, sensitive_features=shortcut)
+
+
+def test_weights_make_class_and_feature_independent():
+    y = np.array([0] * 6 + [1] * 4)
+    shortcut = np.array([0, 0, 0, 0, 0, 1, 0, 1, 1, 1])
+    fitted = Reweighing(LogisticOnImages()).fit(np.zeros((10, 1, 2, 2), np.uint8), y, sensitive_features=shortcut)
+    # P(y=0) P(s=0) / P(0, 0) = 0.6 * 0.6 / 0.5, and so on.
+    expected = {(0, 0): 0.72, (0, 1): 2.4, (1, 0): 2.4, (1, 1): 0.4 * 0.4 / 0.3}
+    np.testing.assert_allclose(fitted.sample_weight_, [expected[pair] for pair in zip(y, shortcut, strict=True)])
+    joint = np.array([[fitted.sample_weight_[(y == a) & (shortcut == b)].sum() for b in (0, 1)] for a in (0, 1)]) / 10
+    np.testing.assert_allclose(joint, np.outer(joint.sum(1), joint.sum(0)))
+
+
+class LogisticOnImages(LogisticRegression):
+    def fit(self, X, y, sample_weight=None):
+        return super().fit(X.reshape(len(X), -1), y, sample_weight)
+
+
+def test_resampling_draws_each_cell_alike():
+    X, y, shortcut = faces(100, crossed=0.2)
+    fitted = BalancedResampling(LogisticOnImages(), random_state=3).fit(X, y, sensitive_features=shortcut)
+    drawn = fitted.sample_indices_
+    counts = [((y == a) & (shortcut == b))[drawn].sum() for a in (0, 1) for b in (0, 1)]
+    assert counts == [25] * 4
+    # Of a small cell every image is there, as often as any other or once more.
+    small = np.flatnonzero((y == 0) & (shortcut == 1))
+    often = np.bincount(drawn, minlength=100)[small]
+    assert often.max() - often.min() <= 1
+
+
+def test_the_worst_group_gets_the_weight():
+    reduction = _WorstGroups(np.array([0, 0, 1, 1]), step_size=1.0)
+    losses = torch.tensor([1.0, 3.0, 0.5], requires_grad=True)
+    # Images 0 and 1 are of group 0 (mean 2), image 3 of group 1 (mean 0.5).
+    loss = reduction(losses, torch.tensor([0, 1, 3]))
+    weight = np.exp([2, 0.5]) / np.exp([2, 0.5]).sum()
+    assert loss.item() == pytest.approx(weight @ [2, 0.5], rel=1e-6)
+    loss.backward()
+    np.testing.assert_allclose(losses.grad, [weight[0] / 2, weight[0] / 2, weight[1]], rtol=1e-5)
+    # A group that is not in the batch keeps its share.
+    reduction(losses, torch.tensor([0, 1, 0]))
+    ratio = reduction.weight[0] / reduction.weight[1]
+    assert ratio == pytest.approx(weight[0] / weight[1] * np.exp(1.5), rel=1e-5)
+
+
+def test_jtt_weighs_the_first_mistakes():
+    X, y, _ = faces()
+    fitted = JTT(BASE, first_epochs=1, upweight=7).fit(X, y)
+    first = clone(BASE).set_params(max_epochs=1).fit(X, y)
+    assert (fitted.is_wrong_ == (first.predict(X) != y)).all()
+    assert 0 < fitted.is_wrong_.sum() < len(X)
+    weighed = clone(BASE).fit(X, y, sample_weight=np.where(fitted.is_wrong_, 7.0, 1.0))
+    np.testing.assert_array_equal(fitted.predict_proba(X), weighed.predict_proba(X))
+
+
+def test_features_are_those_of_the_last_layer(original):
+    X = faces(5)[0]
+    features = last_features(original, X)
+    last = original.module_.last
+    logits = torch.from_numpy(features).float() @ last.weight.T + last.bias
+    np.testing.assert_allclose(logits.softmax(1).detach(), original.predict_proba(X), atol=1e-6)
+    assert not last._forward_pre_hooks
+
+
+def test_masktune_hides_what_was_looked_at():
+    X, y, shortcut = faces(crossed=0)
+    fitted = MaskTune(BASE).fit(X, y)
+    assert fitted.masks_.shape == (300, 12, 12)
+    share = fitted.masks_.mean((1, 2))
+    assert 0 < share.max() < 0.5
+    # The shortcut is the corner; that is where it looks, in those that have it.
+    where = fitted.masks_[shortcut == 1].mean(0)
+    assert where[9:, 9:].mean() > 3 * where[:6].mean()
+    first = clone(BASE).fit(X, y)
+    assert not np.array_equal(fitted.predict_proba(X), first.predict_proba(X))
