@@ -11,7 +11,15 @@ from fairlearn_bridge.baselines import (
     ThresholdShift,
 )
 from fairlearn_bridge.classifier import ImageClassifier, SmallCNN
-from fairlearn_bridge.comparison import Samples, compare_mitigators, fit_mitigators, measure, signed_gap, summarize
+from fairlearn_bridge.comparison import (
+    Samples,
+    compare_mitigators,
+    fit_mitigators,
+    measure,
+    pareto_front,
+    signed_gap,
+    summarize,
+)
 from fairlearn_bridge.mitigator import AttributionNoiseMitigator
 from fairlearn_bridge.noise import AttributionNoise, additive_noise, grey_out, quantile_mask
 from fairlearn_bridge.protocol import ConfoundedSplit, confounded_split
@@ -37,6 +45,7 @@ __all__ = [
     "fit_mitigators",
     "grey_out",
     "measure",
+    "pareto_front",
     "quantile_mask",
     "signed_gap",
     "summarize",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from sklearn.metrics import accuracy_score
 from tqdm.auto import tqdm
 
 from captum_region.randomness import RandomState, draw_seed
+from fairlearn_bridge.baselines import NotApplicableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -96,6 +98,7 @@ def compare_mitigators(
     train_on: Mapping[str, Samples] | None = None,
     fit_params: Mapping[str, Any] | None = None,
     reuse: Mapping[str, str] | None = None,
+    reference: str | None = None,
     random_states: Sequence[int] = (0,),
     n_bootstrap: int = 1000,
     confidence_level: float = 0.95,
@@ -118,6 +121,8 @@ def compare_mitigators(
     reuse : mapping of name to name, optional
         Mitigators that get the fitted classifier of another as their ``estimator``, frozen, and so need not train it
         again: ``{"threshold shifted": "original"}``.
+    reference : str, optional
+        What the differences of `summarize` are taken to; by default the mitigator ``"original"`` where there is one.
     random_states : sequence of int, default=(0,)
         One training a seed; the same seed means the same initial weights in every mitigator.
     n_bootstrap : int, default=1000
@@ -132,9 +137,19 @@ def compare_mitigators(
     Returns
     -------
     DataFrame
-        As `summarize` gives it.
+        As `summarize` gives it. A mitigator that could not run with any seed has a row of NaN.
+
+    Warns
+    -----
+    RuntimeWarning
+        For each mitigator that could not run, with the reason: others are not stopped by it.
+
+    Raises
+    ------
+    ValueError
+        As `fit_mitigators` and `summarize`, or if the reference could not run.
     """
-    predictions, _ = fit_mitigators(
+    predictions, trainings = fit_mitigators(
         mitigators,
         train,
         test,
@@ -145,8 +160,19 @@ def compare_mitigators(
         n_jobs=n_jobs,
         show_progress=show_progress,
     )
-    aligned = alignment(train.y, train.confounder)
-    return summarize(predictions, aligned=aligned, n_bootstrap=n_bootstrap, confidence_level=confidence_level)
+    for row in trainings[trainings["status"] != "done"].itertuples():
+        told = f"{row.mitigator}, seed {row.seed}: {row.status}: {row.reason}"
+        warnings.warn(told, RuntimeWarning, stacklevel=2)
+    if reference is None and "original" in set(predictions["mitigator"]):
+        reference = "original"
+    table = summarize(
+        predictions,
+        aligned=alignment(train.y, train.confounder),
+        reference=reference,
+        n_bootstrap=n_bootstrap,
+        confidence_level=confidence_level,
+    )
+    return table.reindex(pd.Index(mitigators, name="mitigator"))
 
 
 def fit_mitigators(
@@ -170,13 +196,15 @@ def fit_mitigators(
         ``confounder``, ``predicted``, ``score`` (probability of the last class) and, with twins, ``flipped``: whether
         the prediction changes when only the confounder is toggled.
     trainings : DataFrame
-        A row a mitigator and seed: ``seconds`` of fitting, and ``losses``, a list by epoch where the classifier
-        keeps them.
+        A row a mitigator and seed: ``status``, "done", "not applicable" or "failed", and the ``reason`` of the latter
+        two; ``seconds`` of fitting, and ``losses``, a list by epoch where the classifier keeps them.
 
     Raises
     ------
     ValueError
         If there is no mitigator, or a name in `train_on` or `reuse` is none.
+    RuntimeError
+        If no mitigator could run with any seed.
     """
     train_on, fit_params, reuse = dict(train_on or {}), dict(fit_params or {}), dict(reuse or {})
     if not mitigators or {*train_on, *reuse, *reuse.values()} - set(mitigators):
@@ -197,22 +225,38 @@ def fit_mitigators(
     chains = list(tqdm(done, total=len(jobs), desc="mitigators", unit="fit", disable=not show_progress))
     results = {(row["mitigator"], row["seed"]): (table, row) for chain in chains for table, row in chain}
     ordered = [results[name, seed] for seed in random_states for name in mitigators]
-    return pd.concat([table for table, _ in ordered], ignore_index=True), pd.DataFrame([row for _, row in ordered])
+    trainings = pd.DataFrame([row for _, row in ordered])
+    tables = [table for table, _ in ordered if table is not None]
+    if not tables:
+        raise RuntimeError(f"no mitigator could run; the first: {trainings['reason'].iloc[0]}")
+    return pd.concat(tables, ignore_index=True), trainings
 
 
 def _fit_chain(
     mitigators: Mapping[str, Any], train: Samples, test: Samples, fit_params: Mapping[str, Any], seed: int
-) -> list[tuple[pd.DataFrame, dict[str, Any]]]:
-    """Fit the first mitigator, and the others on top of it."""
-    results, first = [], None
+) -> list[tuple[pd.DataFrame | None, dict[str, Any]]]:
+    """Fit the first mitigator, and the others on top of it; what cannot run does not stop the rest."""
+    results: list[tuple[pd.DataFrame | None, dict[str, Any]]] = []
+    first = None
     for name, estimator in mitigators.items():
-        fitted = clone(estimator)
-        seeds = [key for key in fitted.get_params() if key.endswith("random_state")]
-        fitted.set_params(**dict.fromkeys(seeds, seed))
-        if first is not None:
-            fitted.set_params(estimator=FrozenEstimator(first))
-        results.append(_fit_and_predict(name, fitted, train, test, fit_params, seed))
-        first = fitted if first is None else first
+        try:
+            fitted = clone(estimator)
+            seeds = [key for key in fitted.get_params() if key.endswith("random_state")]
+            fitted.set_params(**dict.fromkeys(seeds, seed))
+            if results:
+                if first is None:
+                    raise NotApplicableError(f"it builds on {next(iter(mitigators))!r}, which could not run")
+                fitted.set_params(estimator=FrozenEstimator(first))
+            results.append(_fit_and_predict(name, fitted, train, test, fit_params, seed))
+            first = fitted if first is None else first
+        # Whatever a mitigator of the user's raises: hours of the others' training are not lost to it.
+        except Exception as error:
+            applicable = not isinstance(error, NotApplicableError)
+            status = {
+                "status": "failed" if applicable else "not applicable",
+                "reason": f"{type(error).__name__}: {error}" if applicable else str(error),
+            }
+            results.append((None, {"mitigator": name, "seed": seed, **status, "seconds": np.nan, "losses": []}))
     return results
 
 
@@ -243,7 +287,8 @@ def _fit_and_predict(
         table["flipped"] = predicted != estimator.predict(test.twins)
     history = getattr(getattr(estimator, "estimator_", estimator), "history_", None)
     losses = [] if history is None else [float(loss) for loss in history[:, "train_loss"]]
-    return table, {"mitigator": name, "seed": seed, "seconds": seconds, "losses": losses}
+    done = {"status": "done", "reason": None}
+    return table, {"mitigator": name, "seed": seed, **done, "seconds": seconds, "losses": losses}
 
 
 def alignment(target: ArrayLike, confounder: ArrayLike) -> dict[Any, Any]:
@@ -256,6 +301,7 @@ def summarize(
     predictions: pd.DataFrame,
     *,
     aligned: Mapping[Any, Any],
+    reference: str | None = None,
     n_bootstrap: int = 1000,
     confidence_level: float = 0.95,
     random_state: RandomState = 0,
@@ -268,6 +314,8 @@ def summarize(
         From `fit_mitigators`.
     aligned : mapping of class to confounder value
         From `alignment` of the training data; decides the crossed cells.
+    reference : str, optional
+        The mitigator, or the original, that the others are compared with, image by image and seed by seed.
     n_bootstrap, confidence_level
         See `compare_mitigators`.
     random_state : int, NumPy generator or None, default=0
@@ -278,12 +326,13 @@ def summarize(
     DataFrame
         A row a mitigator; columns (measure, statistic), where the statistic is ``mean`` and ``std`` over seeds (NaN
         with one seed), and ``low`` and ``high``, the percentile bootstrap interval over test images of the mean over
-        seeds.
+        seeds. With a `reference` also ``difference``, the mean minus that of the reference, with its interval
+        ``difference_low`` and ``difference_high``, over resamples that draw the same images for both.
 
     Raises
     ------
     ValueError
-        If `confidence_level` or `n_bootstrap` is out of range.
+        If `confidence_level` or `n_bootstrap` is out of range, or there is no such reference.
     """
     if not 0 < confidence_level < 1 or n_bootstrap < 1:
         raise ValueError(
@@ -291,17 +340,60 @@ def summarize(
         )
     seed = draw_seed(random_state)
     tail = 100 * (1 - confidence_level) / 2
+    by_name = dict(list(predictions.groupby("mitigator", sort=False)))
+    if reference is not None and reference not in by_name:
+        raise ValueError(f"reference must be one of {', '.join(map(str, by_name))}, got {reference!r}")
+    points, resamples = {}, {}
+    for name, of_mitigator in by_name.items():
+        of_seeds = [of_seed for _, of_seed in of_mitigator.groupby("seed")]
+        points[name] = pd.DataFrame([measure(of_seed, aligned=aligned) for of_seed in of_seeds])
+        resamples[name] = np.mean([_bootstrap(of_seed, aligned, n_bootstrap, seed) for of_seed in of_seeds], axis=0)
     rows = {}
-    for name, of_mitigator in predictions.groupby("mitigator", sort=False):
-        points, resamples = [], []
-        for _, of_seed in of_mitigator.groupby("seed"):
-            points.append(measure(of_seed, aligned=aligned))
-            resamples.append(_bootstrap(of_seed, aligned, n_bootstrap, seed))
-        point = pd.DataFrame(points)
-        low, high = np.nanpercentile(np.mean(resamples, axis=0), [tail, 100 - tail], axis=0)
+    for name, point in points.items():
+        low, high = np.nanpercentile(resamples[name], [tail, 100 - tail], axis=0)
         statistics = {"mean": point.mean(), "std": point.std(), "low": low, "high": high}
+        if reference is not None:
+            # The same seed has drawn the same images for every mitigator.
+            difference = np.nanpercentile(resamples[name] - resamples[reference], [tail, 100 - tail], axis=0)
+            statistics["difference"] = point.mean() - points[reference].mean()
+            statistics["difference_low"], statistics["difference_high"] = difference
         rows[name] = pd.DataFrame(statistics, index=point.columns).stack()
     return pd.DataFrame(rows).T.rename_axis("mitigator").rename_axis(["measure", "statistic"], axis=1)
+
+
+def pareto_front(table: pd.DataFrame, less: str = "gap", more: str = "accuracy") -> pd.Series:
+    """Return which mitigators no other beats: none has a gap no larger, an accuracy no lower, and one of them better.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `summarize` or `compare_mitigators`.
+    less, more : str, default="gap" and "accuracy"
+        The measure whose absolute value should be small, and the one that should be large; their means are compared.
+
+    Returns
+    -------
+    Series of bool, by mitigator
+        False where a mitigator has not run.
+
+    Raises
+    ------
+    ValueError
+        If the table has no such measure.
+
+    Examples
+    --------
+    >>> columns = pd.MultiIndex.from_product([["accuracy", "gap"], ["mean"]])
+    >>> table = pd.DataFrame([[0.9, 0.3], [0.8, -0.1], [0.8, 0.2]], ["original", "mask", "noise"], columns)
+    >>> pareto_front(table).to_dict()
+    {'original': True, 'mask': True, 'noise': False}
+    """
+    if missing := {less, more} - set(table.columns.get_level_values(0)):
+        raise ValueError(f"table must have the measures {less} and {more}, it lacks {', '.join(sorted(missing))}")
+    cost = np.stack([table[less, "mean"].abs(), -table[more, "mean"]], axis=1).astype(float)
+    no_worse, better = ((op(cost[None], cost[:, None])) for op in (np.less_equal, np.less))
+    beaten = (no_worse.all(2) & better.any(2)).any(1)
+    return pd.Series(~beaten & ~np.isnan(cost).any(1), index=table.index)
 
 
 def metric_frame(predictions: pd.DataFrame) -> MetricFrame:

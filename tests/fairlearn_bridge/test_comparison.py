@@ -7,7 +7,16 @@ from fairlearn.metrics import MetricFrame
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from fairlearn_bridge import Samples, compare_mitigators, fit_mitigators, measure, signed_gap, summarize
+from fairlearn_bridge import (
+    NotApplicableError,
+    Samples,
+    compare_mitigators,
+    fit_mitigators,
+    measure,
+    pareto_front,
+    signed_gap,
+    summarize,
+)
 from fairlearn_bridge.comparison import _bootstrap, alignment
 
 ALIGNED = {False: True, True: False}
@@ -222,3 +231,60 @@ def test_samples_must_fit():
         Samples(X, [0, 1, 1], [0, 1, 0], twins=X[:2])
     with pytest.raises(ValueError, match="two groups"):
         signed_gap([0, 1], [0, 1], sensitive_features=["a", "a"])
+
+
+def test_differences_are_paired():
+    first = random_predictions(600)
+    # Right where the first is right, and on every tenth image besides: better by exactly what that adds.
+    better = first.assign(mitigator="b", predicted=first["predicted"].where(first["image"] % 10 > 0, first["target"]))
+    table = summarize(pd.concat([first, better]), aligned=ALIGNED, reference="a", n_bootstrap=300)
+    gain = ((first["predicted"] != first["target"]) & (first["image"] % 10 == 0)).mean()
+    row = table.loc["b", "accuracy"]
+    assert row["difference"] == pytest.approx(gain)
+    # The interval is that of the gain alone, narrower than either accuracy's.
+    half = 1.96 * np.sqrt(gain * (1 - gain) / 600)
+    assert row["difference_low"] == pytest.approx(gain - half, abs=0.01)
+    assert row["difference_high"] - row["difference_low"] < 0.7 * (row["high"] - row["low"])
+    assert (table.loc["a"].unstack()[["difference", "difference_low", "difference_high"]] == 0).all(axis=None)
+    with pytest.raises(ValueError, match="reference must be one of a, b, got 'c'"):
+        summarize(pd.concat([first, better]), aligned=ALIGNED, reference="c")
+
+
+class Refuses(Threshold):
+    def __init__(self, error=None, random_state=None):
+        super().__init__(random_state)
+        self.error = error
+
+    def fit(self, X, y, *, sensitive_features):
+        if self.error is not None:
+            raise self.error
+        return super().fit(X, y, sensitive_features=sensitive_features)
+
+
+def test_what_cannot_run_is_told_and_the_rest_goes_on():
+    rng = np.random.default_rng(0)
+    target, confounder = rng.random(80) < 0.5, rng.random(80) < 0.5
+    X = np.where(target, 200, 50).astype(np.uint8)[:, None, None, None] * np.ones((1, 3, 4, 4), np.uint8)
+    samples = Samples(X, target, confounder)
+    mitigators = {
+        "no cell": Refuses(NotApplicableError("no image of that cell")),
+        "broken": Refuses(KeyError("oops")),
+        "on broken": Opposite(Threshold()),
+        "original": Threshold(),
+    }
+    with pytest.warns(RuntimeWarning) as told:
+        table = compare_mitigators(mitigators, samples, samples, reuse={"on broken": "broken"}, n_bootstrap=10)
+    assert [str(warning.message) for warning in told] == [
+        "no cell, seed 0: not applicable: no image of that cell",
+        "broken, seed 0: failed: KeyError: 'oops'",
+        "on broken, seed 0: not applicable: it builds on 'broken', which could not run",
+    ]
+    assert list(table.index) == list(mitigators)
+    assert table.iloc[:3].isna().all(axis=None)
+    assert table.loc["original", ("accuracy", "mean")] == 1
+    assert table.loc["original", ("accuracy", "difference")] == 0
+    assert pareto_front(table).to_dict() == {"no cell": False, "broken": False, "on broken": False, "original": True}
+    with pytest.raises(RuntimeError, match="no mitigator could run; the first: no image of that cell"):
+        fit_mitigators({"no cell": mitigators["no cell"]}, samples, samples)
+    with pytest.raises(ValueError, match="lacks fairness"):
+        pareto_front(table, less="fairness")
