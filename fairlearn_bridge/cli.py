@@ -46,6 +46,13 @@ Schemes = Annotated[
         "or noise perturbs in prediction also. The control of equal area elsewhere goes with the first."
     ),
 ]
+Others = Annotated[
+    str,
+    typer.Option(
+        help="The mitigators of others to put beside: all, none, or comma-separated of reweighing, resampling, "
+        "group_dro, jtt, last_layer, masktune."
+    ),
+]
 Quantile = Annotated[float, typer.Option(help="Pixels above this quantile of the map change: 0.7 changes 30 %.")]
 NoiseStd = Annotated[float, typer.Option(help="Standard deviation of the noise, for images in [0, 1].")]
 Epochs = Annotated[int, typer.Option(help="Epochs of the target classifiers.")]
@@ -65,6 +72,12 @@ def _main(
     if show_version:
         typer.echo(f"fairlearn-bridge {version('captum-region')}")
         raise typer.Exit
+
+
+def _names(others: str) -> tuple[str, ...]:
+    from fairlearn_bridge.experiment import OTHERS
+
+    return {"all": tuple(OTHERS), "none": ()}.get(others) or tuple(name for name in others.split(",") if name != "none")
 
 
 def _job_count(jobs: int | None, device: str) -> int:
@@ -93,6 +106,7 @@ def demo(
     train_size: Annotated[int, typer.Option(help="Training faces.")] = 2400,
     test_per_cell: Annotated[int, typer.Option(help="Test faces of each cell of gender and hair.")] = 250,
     schemes: Schemes = "general_transplant,general_mask@predict,general_noise",
+    others: Others = "all",
     quantile: Quantile = 0.5,
     noise_std: NoiseStd = 0.5,
     epochs: Epochs = 8,
@@ -119,6 +133,7 @@ def demo(
             target="Male",
             confounder="Blond_Hair",
             schemes=tuple(schemes.split(",")),
+            others=_names(others),
             quantile=quantile,
             noise_std=noise_std,
             train_size=train_size,
@@ -154,6 +169,7 @@ def run(
         int | None, typer.Option(help="Test images a cell; by default what the data allow, 182 at most.")
     ] = None,
     schemes: Schemes = "general_transplant,general_mask@predict,general_noise",
+    others: Others = "all",
     quantile: Quantile = 0.7,
     noise_std: NoiseStd = 0.5,
     epochs: Epochs = 10,
@@ -182,6 +198,7 @@ def run(
             target=target,
             confounder=confounder,
             schemes=tuple(schemes.split(",")),
+            others=_names(others),
             quantile=quantile,
             noise_std=noise_std,
             train_size=train_size,

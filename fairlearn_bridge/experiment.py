@@ -28,7 +28,15 @@ from captum_region import (
 )
 from captum_region.datasets import AttributeImages, Faces, make_faces
 from captum_region.files import replacing
-from fairlearn_bridge.baselines import ThresholdShift
+from fairlearn_bridge.baselines import (
+    JTT,
+    BalancedResampling,
+    GroupDRO,
+    LastLayerRetraining,
+    MaskTune,
+    Reweighing,
+    ThresholdShift,
+)
 from fairlearn_bridge.classifier import ImageClassifier
 from fairlearn_bridge.comparison import Samples, alignment, fit_mitigators, metric_frame, summarize
 from fairlearn_bridge.mitigator import AttributionNoiseMitigator
@@ -44,6 +52,19 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 AT_PREDICT = "@predict"
+
+# The mitigators of others: each made of the target classifier, and a sentence.
+OTHERS: dict[str, tuple[Any, str]] = {
+    "reweighing": (Reweighing, "Weighs each training image so that {target} and {confounder} are independent."),
+    "resampling": (BalancedResampling, "Draws as many training images of each cell, of small cells again and again."),
+    "group_dro": (GroupDRO, "Minimises the loss of the worst cell (GroupDRO)."),
+    "jtt": (JTT, "Trains shortly, then anew with what that got wrong weighed more (JTT), not told {confounder}."),
+    "last_layer": (LastLayerRetraining, "Trains the last layer anew on as many images of each cell (DFR)."),
+    "masktune": (
+        MaskTune,
+        "Trains on with what Grad-CAM says it looks at hidden (MaskTune), not told {confounder}.",
+    ),
+}
 
 MEASURES = {
     "accuracy": "Share of test images classified right; the test set holds as many images of each cell.",
@@ -70,6 +91,8 @@ class ExperimentConfig:
     schemes : tuple of str
         Of ``fairlearn_bridge.noise.SCHEMES``, each with ``@predict`` behind it to perturb in prediction also. The
         first is the one that the control of equal area elsewhere goes with.
+    others : tuple of str
+        Of `OTHERS`: the mitigators to put beside them.
     quantile, noise_std : float
         See `AttributionNoise`.
     train_size, test_per_cell, validation_per_cell : int, or None for as many as the data allow
@@ -89,6 +112,7 @@ class ExperimentConfig:
     target: str
     confounder: str
     schemes: tuple[str, ...] = ("general_transplant", f"general_mask{AT_PREDICT}", "general_noise")
+    others: tuple[str, ...] = tuple(OTHERS)
     quantile: float = 0.7
     noise_std: float = 0.5
     train_size: int | None = None
@@ -108,6 +132,8 @@ class ExperimentConfig:
             AttributionNoise(scheme.removesuffix(AT_PREDICT), self.quantile, self.noise_std).validate()
         if not self.schemes:
             raise ValueError(f"schemes must name at least one of {', '.join(SCHEMES)}")
+        if unknown := set(self.others) - set(OTHERS):
+            raise ValueError(f"others must be of {', '.join(OTHERS)}, got {', '.join(sorted(unknown))}")
         if self.target == self.confounder:
             raise ValueError(f"confounder must be another attribute than the target, got {self.confounder!r} for both")
 
@@ -247,6 +273,9 @@ def run_experiment(
             n_jobs=config.n_jobs,
             show_progress=not quiet,
         )
+    for name, reason in _not_run(trainings).items():
+        descriptions[name]["description"] += f" {reason}"
+        print(f"{name}: {reason}", file=sys.stderr)
     with stage("measuring", seconds, quiet):
         table = summarize(predictions, aligned=alignment(biased.y, biased.confounder))
     with replacing(out / "predictions.csv") as path:
@@ -303,7 +332,7 @@ def _results(
 
 
 def build_arms(config: ExperimentConfig, classifier: Any) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
-    """Return the estimators by name: references, controls and schemes; and for each its kind and a sentence."""
+    """Return the estimators by name: references, controls, others and schemes; for each its kind and a sentence."""
     base = ImageClassifier(max_epochs=config.epochs, batch_size=config.batch_size, lr=config.lr, device=config.device)
 
     def mitigator(scheme: str, **more: Any) -> AttributionNoiseMitigator:
@@ -335,11 +364,21 @@ def build_arms(config: ExperimentConfig, classifier: Any) -> tuple[dict[str, Any
         ),
         elsewhere: ("control", f"As {first}, but over an equal area elsewhere in the images."),
     }
+    for name in config.others:
+        make, sentence = OTHERS[name]
+        arms[name] = make(base)
+        descriptions[name] = ("mitigator", sentence.format(target=config.target, confounder=config.confounder))
     changed = f"the {100 * (1 - config.quantile):.0f} % of pixels that tell most about {config.confounder}"
     for scheme in config.schemes:
         arms[scheme] = mitigator(scheme)
         descriptions[scheme] = ("scheme", _describe(scheme, changed))
     return arms, {name: {"kind": kind, "description": text} for name, (kind, text) in descriptions.items()}
+
+
+def _not_run(trainings: pd.DataFrame) -> dict[str, str]:
+    """Return why mitigators did not run, by name."""
+    rows = trainings[trainings["status"] != "done"].drop_duplicates("mitigator")
+    return {row["mitigator"]: f"{row['status'].capitalize()}: {row['reason']}." for row in rows.to_dict("records")}
 
 
 def _describe(scheme: str, changed: str) -> str:

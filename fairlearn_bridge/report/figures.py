@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 # Okabe and Ito's colours, which the colour-blind can tell apart too.
-KIND_COLORS = {"reference": "#5f5f5f", "control": "#b25000", "scheme": "#0072b2"}
-KIND_MARKERS = {"reference": "s", "control": "D", "scheme": "o"}
+KIND_COLORS = {"reference": "#5f5f5f", "control": "#b25000", "mitigator": "#00795c", "scheme": "#0072b2"}
+KIND_MARKERS = {"reference": "s", "control": "D", "mitigator": "^", "scheme": "o"}
 GROUP_COLORS = ("#0072b2", "#b25000")
-LINE_STYLES = {"reference": "--", "control": ":", "scheme": "-"}
+LINE_STYLES = {"reference": "--", "control": ":", "mitigator": "-.", "scheme": "-"}
 WIDTH = 5.4  # inches: two beside each other on a screen, one on a phone with letters that can still be read
 
 

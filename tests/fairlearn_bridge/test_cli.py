@@ -41,8 +41,16 @@ def test_demo_writes_all_it_says(demo):
     assert {path.name for path in out.iterdir()} == names
     results = json.loads((out / "results.json").read_text())
     arms = ["original", "balanced", "threshold shifted", "general_transplant, elsewhere"]
+    arms += ["reweighing", "resampling", "group_dro", "jtt", "last_layer", "masktune"]
     arms += ["general_transplant", "general_mask@predict", "general_noise"]
     assert [entry["name"] for entry in results["mitigators"]] == arms
+    # The biased set has no blond men, without whom these cannot do their work: it is said, and the rest goes on.
+    not_run = {
+        entry["name"] for entry in results["mitigators"] if "Not applicable: no training" in entry["description"]
+    }
+    assert not_run == {"resampling", "group_dro", "last_layer"}
+    assert "group_dro: Not applicable: no training image of class True" in done.stderr
+    arms = [name for name in arms if name not in not_run]
     assert results["random_states"] == [0, 1]
     counts = {(row["set"], row["target"], row["confounder"]): row["images"] for row in results["counts"]}
     assert [counts["biased", *cell] for cell in ((True, True), (True, False), (False, True), (False, False))] == [
@@ -53,7 +61,7 @@ def test_demo_writes_all_it_says(demo):
     ]
     assert all(counts["test", t, c] == 15 for t in (True, False) for c in (True, False))
     predictions = pd.read_csv(out / "predictions.csv")
-    assert len(predictions) == 7 * 2 * 60
+    assert len(predictions) == 10 * 2 * 60
     table = pd.read_csv(out / "table.csv").set_index(["mitigator", "measure"])
     for name in arms:
         of_arm = predictions[predictions["mitigator"] == name]
@@ -96,11 +104,13 @@ def test_run_on_ones_own_table(command, table, tmp_path):
     out, cache = tmp_path / "run", tmp_path / "cache"
     arguments = ["--data", "table", "--root", table, "--target", "Male", "--confounder", "hair=blond", "--out", out]
     options = ["--size", "20", "--cache", cache, "--schemes", "specific_mask", "--test-per-cell", "8", "--quiet"]
+    options += ["--others", "jtt"]
     done = command("fairlearn_bridge", "run", *arguments, *options, *SMALL)
     assert "specific_mask" in done.stdout
     assert "training" not in done.stderr
     results = json.loads((out / "results.json").read_text())
     assert results["confounder"] == "hair=blond"
+    assert [entry["name"] for entry in results["mitigators"] if entry["kind"] == "mitigator"] == ["jtt"]
     assert "flip_rate" not in results["measures"]  # no twins of photographs
 
 
@@ -112,6 +122,7 @@ def test_run_on_ones_own_table(command, table, tmp_path):
         (["--confounder", "hair"], "name one of its values, as in hair="),
         (["--confounder", "Male"], "confounder must be another attribute"),
         (["--confounder", "hair=blond", "--schemes", "blur"], "scheme must be one of"),
+        (["--confounder", "hair=blond", "--others", "hope"], "others must be of reweighing, resampling"),
         (["--confounder", "hair=blond", "--quantile", "3"], "quantile"),
         (["--confounder", "hair=blond", "--train-size", "9000"], "train_size must lie in"),
         (["--confounder", "hair=blond", "--root", "nowhere.csv"], "nowhere.csv"),
