@@ -31,6 +31,17 @@ def test_mitigation(tmp_path):
     assert "flip_rate" in printed
 
 
+@pytest.mark.slow
+def test_saliency_comparison(tmp_path):
+    printed = run("plot_saliency_comparison.py", tmp_path)
+    rows = {
+        line.split()[0]: [float(value) for value in line.split()[1:]] for line in printed.splitlines() if "Grad" in line
+    }
+    assert "MultiScaleRegionAttribution" in printed
+    assert rows
+    assert {path.name for path in tmp_path.glob("*.png")} == {"saliency.png", "two_cues.png"}
+
+
 def test_no_example_is_forgotten():
     tested = set(re.findall(r"plot_\w+\.py", Path(__file__).read_text()))
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested

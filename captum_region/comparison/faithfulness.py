@@ -69,8 +69,8 @@ def deletion_insertion(
 
 
 def information_left(
-    train: tuple[ImageData, Tensor, ArrayLike],
-    test: tuple[ImageData, Tensor, ArrayLike],
+    train: tuple[ImageData, Tensor | None, ArrayLike],
+    test: tuple[ImageData, Tensor | None, ArrayLike],
     *,
     quantile: float = 0.8,
     epochs: int | None = None,
@@ -87,9 +87,11 @@ def information_left(
     Parameters
     ----------
     train, test : (images, maps, labels)
-        Images of shape (N, C, height, width), uint8; maps of shape (N, height, width); two classes of labels.
+        Images of shape (N, C, height, width), uint8; maps of shape (N, height, width), or None to mask nothing; two
+        classes of labels.
     quantile : float, default=0.8
-        Pixels above this quantile of their image's map become the mean colour of the training images.
+        The share of pixels, highest in their image's map, that become the mean colour of the training images is 1 minus
+        this. Pixels of equal value are taken in a random order, the same in all images: every map masks as many.
     epochs : int, optional
         Of the fresh classifier; its recipe's by default.
     random_state : int, NumPy generator or None
@@ -117,14 +119,20 @@ def information_left(
         RegionGrid(side, side, 1), len(np.unique(np.asarray(train[2]))), random_state=seed
     )
     colour = torch.as_tensor(np.asarray(train[0])).float().mean((0, 2, 3)).round()
-    masked = [_masked(images, maps, quantile, colour) for images, maps, _ in (train, test)]
+    order = torch.randperm(side * side, generator=torch.Generator().manual_seed(seed))
+    masked = [_masked(images, maps, quantile, colour, order) for images, maps, _ in (train, test)]
     fit_region_classifier(
         classifier, masked[0], train[2], epochs=epochs, positions_per_image=1, random_state=seed, device=device
     )
     return float(region_accuracy(classifier, masked[1], classifier.encode(test[2])).mean())
 
 
-def _masked(images: ImageData, maps: Tensor, quantile: float, colour: Tensor) -> Tensor:
+def _masked(images: ImageData, maps: Tensor | None, quantile: float, colour: Tensor, order: Tensor) -> Tensor:
     given = torch.as_tensor(np.asarray(images))
-    threshold = maps.flatten(1).quantile(quantile, dim=1)[:, None, None]
-    return torch.where((maps > threshold)[:, None], colour.to(given.dtype)[:, None, None], given)
+    if maps is None:
+        return given
+    values = maps.flatten(1)
+    count = round((1 - quantile) * values.shape[1])
+    top = order[values[:, order].argsort(dim=1, descending=True, stable=True)[:, :count]]
+    mask = torch.zeros_like(values, dtype=torch.bool).scatter_(1, top, True).view_as(maps)
+    return torch.where(mask[:, None], colour.to(given.dtype)[:, None, None], given)

@@ -169,7 +169,8 @@ def study_attribute(
         recipe's number. Small patches say little and want many.
     retrain : {"fast", "all", "none"} or collection of str, default="fast"
         The methods of which is measured what a fresh classifier still knows where each map's top is masked: a training
-        and a map of each training and test image. ``"fast"`` is all but those in `SLOW`.
+        and a map of each training and test image, of the class that the explained model predicts. ``"fast"`` is all
+        but those in `SLOW`.
     quantile : float, default=0.8
         Of that masking.
     seed : int, default=0
@@ -219,10 +220,15 @@ def study_attribute(
         with_it.images, masks, methods, target=1, model=model, device=device, show_progress=show_progress
     )
     left = []
-    chosen = {"nothing masked": _nothing, **{name: methods[name] for name in again}} if again else {}
+    chosen = {"nothing masked": None, **{name: methods[name] for name in again}} if again else {}
     for name, method in tqdm(chosen.items(), desc="retraining", unit="method", disable=not show_progress):
         known, judged = (
-            (part.images, _maps(method, part.images, device), part.binary(attribute)) for part in (train, test)
+            (
+                part.images,
+                None if method is None else _maps(method, model, part.images, device),
+                part.binary(attribute),
+            )
+            for part in (train, test)
         )
         value = information_left(
             known, judged, quantile=quantile, epochs=retrain_epochs, random_state=seed, device=device
@@ -279,14 +285,15 @@ def _check_names(argument: str, names: Collection[str], methods: Collection[str]
         raise ValueError(f"{argument} must name methods, of {', '.join(methods)}; got {', '.join(unknown)}")
 
 
-def _nothing(images: Tensor, target: Tensor) -> Tensor:
-    return torch.zeros(len(images), *images.shape[2:])
-
-
-def _maps(method: Method, images: ImageData, device: str | torch.device) -> Tensor:
-    # One target for all: a mask of each image's own label would tell the label by its shape.
-    parts = (batch.to(device).float() / 255 for batch in batches(images, 64))
-    return torch.cat([method(part, torch.ones(len(part), dtype=torch.long, device=device)).cpu() for part in parts])
+def _maps(method: Method, model: nn.Module, images: ImageData, device: str | torch.device) -> Tensor:
+    """Return a map of each image, of the class that the model predicts: labels must not shape the masks."""
+    parts = []
+    for batch in batches(images, 64):
+        scaled = batch.to(device).float() / 255
+        with torch.no_grad():
+            predicted = model(scaled).argmax(1)
+        parts.append(method(scaled, predicted).cpu())
+    return torch.cat(parts)
 
 
 def information_table(left: pd.DataFrame, reference: str = "RegionAttribution") -> pd.DataFrame:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from captum_region.comparison.faithfulness import deletion_insertion, information_left
+from captum_region.comparison.faithfulness import _masked, deletion_insertion, information_left
 
 
 def test_deletion_and_insertion_by_hand():
@@ -49,3 +49,23 @@ def test_information_is_left_where_it_was_not_masked():
     assert left["there"] < 0.7
     with pytest.raises(ValueError, match="quantile"):
         information_left((images, there, labels), (test_images, there, test_labels), quantile=1)
+
+
+def test_every_map_masks_as_many_pixels():
+    rng = np.random.default_rng(0)
+    images = rng.integers(1, 256, (3, 3, 10, 10), dtype=np.uint8)
+    maps = torch.zeros(3, 10, 10)
+    maps[0] = torch.arange(100.0).view(10, 10)
+    maps[1, 0, :5] = 1  # fewer than are masked: the rest is drawn among equals
+    order = torch.randperm(100, generator=torch.Generator().manual_seed(0))
+    masked = _masked(images, maps, 0.8, torch.zeros(3), order)
+    hidden = (masked == 0).all(1)
+    assert hidden.flatten(1).sum(1).tolist() == [20, 20, 20]
+    assert hidden[0, 8:].all()
+    assert hidden[1, 0, :5].all()
+    # Spread, not in reading order; and no less of the third image, whose map says nothing.
+    assert hidden[2, 5:].sum() > 4
+    assert torch.equal(
+        masked[~hidden[:, None].expand_as(masked)], torch.from_numpy(images)[~hidden[:, None].expand_as(masked)]
+    )
+    assert (_masked(images, None, 0.8, torch.zeros(3), order).numpy() == images).all()
