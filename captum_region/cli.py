@@ -384,7 +384,7 @@ def compare(
         list[str] | None, typer.Option(help="Leave out a method, such as XRAI, which takes seconds an image.")
     ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the images when the explained model is trained.")] = 20,
-    region_epochs: Annotated[int, typer.Option(help="The same of the region classifiers.")] = 60,
+    region_epochs: Annotated[int, typer.Option(help="The same of the region classifiers.")] = 100,
     retrain: Annotated[
         list[str] | None,
         typer.Option(

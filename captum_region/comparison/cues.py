@@ -62,7 +62,7 @@ def study_cues(
     size: int = 48,
     images: int = 2000,
     epochs: int = 20,
-    region_epochs: int = 60,
+    region_epochs: int = 100,
     show_progress: bool = False,
 ) -> CuesStudy:
     """Give an attribute two redundant cues, and look at it through two models and through the data.
@@ -79,7 +79,7 @@ def study_cues(
         Side of the images in pixels.
     images : int, default=2000
         Faces in each of the three training sets; a tenth as many are mapped.
-    epochs, region_epochs : int, default=20 and 60
+    epochs, region_epochs : int, default=20 and 100
         Of the models, and of the region classifiers.
     show_progress : bool, default=False
         Progress bars on stderr.

@@ -139,7 +139,7 @@ def study_attribute(
     limit: int = 100,
     without: Collection[str] = (),
     epochs: int | None = 20,
-    region_epochs: int | None = 60,
+    region_epochs: int | None = 100,
     retrain: str | Collection[str] = "fast",
     quantile: float = 0.8,
     retrain_epochs: int | None = 10,
@@ -164,7 +164,7 @@ def study_attribute(
         Compare on the first so many test images that have the attribute.
     without : collection of str, default=()
         Methods to leave out.
-    epochs, region_epochs, retrain_epochs : int or None, default=20, 60 and 10
+    epochs, region_epochs, retrain_epochs : int or None, default=20, 100 and 10
         Of the explained model, of the region classifiers, and of each fresh classifier of `retrain`; None is the
         recipe's number. Small patches say little and want many.
     retrain : {"fast", "all", "none"} or collection of str, default="fast"
