@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import time
 import warnings
 from dataclasses import dataclass
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 from fairlearn.metrics import MetricFrame, count
 from joblib import Parallel, delayed
+from joblib.hashing import NumpyHasher
 from scipy.stats import rankdata
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import accuracy_score
+from sklearn.utils.validation import check_memory
 from tqdm.auto import tqdm
 
 from captum_region.randomness import RandomState, draw_seed
@@ -24,6 +28,7 @@ from fairlearn_bridge.baselines import NotApplicableError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import joblib
     from numpy.typing import ArrayLike, NDArray
 
     from captum_region.batches import ImageData
@@ -103,6 +108,7 @@ def compare_mitigators(
     n_bootstrap: int = 1000,
     confidence_level: float = 0.95,
     n_jobs: int | None = None,
+    memory: str | os.PathLike[str] | joblib.Memory | None = None,
     show_progress: bool = False,
 ) -> pd.DataFrame:
     """Train each mitigator with each seed and compare them on the same test images.
@@ -130,7 +136,11 @@ def compare_mitigators(
     confidence_level : float, default=0.95
         Of the intervals.
     n_jobs : int, optional
-        Trainings side by side, through joblib.
+        Trainings side by side, through joblib: ``joblib.parallel_config`` chooses another backend, such as Dask's.
+    memory : path or joblib.Memory, optional
+        Keeps each training's predictions as soon as they are there, as in scikit-learn's pipelines: a comparison that
+        was stopped, called again with the same mitigators, data and seeds, goes on with what is missing. What could
+        not run is tried again. It holds pickles: name a folder that no one else writes to.
     show_progress : bool, default=False
         A progress bar on stderr.
 
@@ -158,6 +168,7 @@ def compare_mitigators(
         reuse=reuse,
         random_states=random_states,
         n_jobs=n_jobs,
+        memory=memory,
         show_progress=show_progress,
     )
     for row in trainings[trainings["status"] != "done"].itertuples():
@@ -185,6 +196,7 @@ def fit_mitigators(
     reuse: Mapping[str, str] | None = None,
     random_states: Sequence[int] = (0,),
     n_jobs: int | None = None,
+    memory: str | os.PathLike[str] | joblib.Memory | None = None,
     show_progress: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train each mitigator with each seed; parameters as in `compare_mitigators`.
@@ -209,8 +221,12 @@ def fit_mitigators(
     train_on, fit_params, reuse = dict(train_on or {}), dict(fit_params or {}), dict(reuse or {})
     if not mitigators or {*train_on, *reuse, *reuse.values()} - set(mitigators):
         raise ValueError(f"mitigators must be given and include all of train_on and reuse, got {list(mitigators)}")
+    kept = check_memory(os.fspath(memory) if isinstance(memory, os.PathLike) else memory)
+    fit = kept.cache(_fit_chain, ignore=["mitigators", "train", "test", "fit_params"])
     jobs = [
-        delayed(_fit_chain)(
+        delayed(_fit_what_can)(
+            fit,
+            kept.store_backend is not None,
             {name: estimator, **{later: mitigators[later] for later, first in reuse.items() if first == name}},
             train_on.get(name, train),
             test,
@@ -232,8 +248,39 @@ def fit_mitigators(
     return pd.concat(tables, ignore_index=True), trainings
 
 
+class _IncompleteError(Exception):
+    """Some of a chain could not run: what there is must not be kept as if it were all."""
+
+    def __init__(self, results: list[tuple[pd.DataFrame | None, dict[str, Any]]]) -> None:
+        super().__init__(results)
+        self.results = results
+
+
+class _Hasher(NumpyHasher):  # type: ignore[misc]
+    """joblib's hash, the same in every process for modules too: a tensor's pickle is not."""
+
+    def save(self, obj: Any) -> None:
+        if isinstance(obj, torch.Tensor):
+            obj = type(obj).__name__, str(obj.dtype), obj.detach().cpu().numpy()
+        super().save(obj)
+
+
+def _fit_what_can(fit: Any, keep: bool, *arguments: Any) -> list[tuple[pd.DataFrame | None, dict[str, Any]]]:
+    key = _Hasher("md5").hash(arguments) if keep else None
+    try:
+        results: list[tuple[pd.DataFrame | None, dict[str, Any]]] = fit(*arguments, key)
+    except _IncompleteError as incomplete:
+        return incomplete.results
+    return results
+
+
 def _fit_chain(
-    mitigators: Mapping[str, Any], train: Samples, test: Samples, fit_params: Mapping[str, Any], seed: int
+    mitigators: Mapping[str, Any],
+    train: Samples,
+    test: Samples,
+    fit_params: Mapping[str, Any],
+    seed: int,
+    key: str | None,  # of all the rest, for joblib's memory
 ) -> list[tuple[pd.DataFrame | None, dict[str, Any]]]:
     """Fit the first mitigator, and the others on top of it; what cannot run does not stop the rest."""
     results: list[tuple[pd.DataFrame | None, dict[str, Any]]] = []
@@ -257,6 +304,8 @@ def _fit_chain(
                 "reason": f"{type(error).__name__}: {error}" if applicable else str(error),
             }
             results.append((None, {"mitigator": name, "seed": seed, **status, "seconds": np.nan, "losses": []}))
+    if any(table is None for table, _ in results):
+        raise _IncompleteError(results)
     return results
 
 

@@ -1,5 +1,8 @@
 """Measures: hand-computed, equal to MetricFrame's and scikit-learn's, and their intervals."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -250,6 +253,50 @@ def test_differences_are_paired():
         summarize(pd.concat([first, better]), aligned=ALIGNED, reference="c")
 
 
+class Counts(Threshold):
+    """Notes each training in a file, and fails or is stopped where it is told to."""
+
+    def __init__(self, log, stop=None, random_state=None):
+        super().__init__(random_state)
+        self.log = log
+        self.stop = stop
+
+    def fit(self, X, y, *, sensitive_features):
+        with self.log.open("a") as file:
+            file.write(f"{self.random_state} ")
+        if self.stop is not None and self.stop.exists() and self.random_state == 1:
+            raise KeyboardInterrupt if self.stop.read_text() == "interrupt" else MemoryError("too little")
+        return super().fit(X, y, sensitive_features=sensitive_features)
+
+
+def test_a_stopped_comparison_goes_on(tmp_path):
+    rng = np.random.default_rng(0)
+    target, confounder = rng.random(40) < 0.5, rng.random(40) < 0.5
+    X = np.where(target, 200, 50).astype(np.uint8)[:, None, None, None] * np.ones((1, 3, 4, 4), np.uint8)
+    samples = Samples(X, target, confounder)
+    log, stop = tmp_path / "log", tmp_path / "stop"
+    mitigators = {"a": Counts(log, stop)}
+    options = {"random_states": (0, 1, 2), "memory": tmp_path / "memory"}
+    stop.write_text("interrupt")
+    with pytest.raises(KeyboardInterrupt):
+        fit_mitigators(mitigators, samples, samples, **options)
+    assert log.read_text() == "0 1 "
+    stop.write_text("fail")
+    predictions, trainings = fit_mitigators(mitigators, samples, samples, **options)
+    assert log.read_text() == "0 1 1 2 "  # the first was kept
+    assert list(trainings["status"]) == ["done", "failed", "done"]
+    stop.unlink()
+    predictions, trainings = fit_mitigators(mitigators, samples, samples, **options)
+    assert log.read_text() == "0 1 1 2 1 "  # what failed is tried again, and only that
+    fresh, _ = fit_mitigators(mitigators, samples, samples, random_states=(0, 1, 2))
+    pd.testing.assert_frame_equal(predictions, fresh)
+    # Other data are other trainings.
+    changed = Samples(255 - X, target, confounder)
+    fit_mitigators(mitigators, changed, samples, **options)
+    assert log.read_text().split()[-3:] == ["0", "1", "2"]
+    assert len(log.read_text().split()) == 5 + 3 + 3
+
+
 class Refuses(Threshold):
     def __init__(self, error=None, random_state=None):
         super().__init__(random_state)
@@ -288,3 +335,21 @@ def test_what_cannot_run_is_told_and_the_rest_goes_on():
         fit_mitigators({"no cell": mitigators["no cell"]}, samples, samples)
     with pytest.raises(ValueError, match="lacks fairness"):
         pareto_front(table, less="fairness")
+
+
+def test_the_key_of_a_training_is_the_same_in_another_process():
+    script = """
+import sys, torch
+from captum_region import DenseRegionClassifier, RegionGrid
+from fairlearn_bridge import AttributionNoiseMitigator, ImageClassifier
+from fairlearn_bridge.comparison import _Hasher
+for seed in (0, 1):
+    classifier = DenseRegionClassifier(RegionGrid(16, 4, 4), 2, random_state=seed)
+    print(_Hasher("md5").hash(AttributionNoiseMitigator(ImageClassifier(), region_classifier=classifier)))
+"""
+    first, second = (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+        for _ in range(2)
+    )
+    assert first == second
+    assert first[0] != first[1]  # other weights
