@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from fairlearn.metrics import equalized_odds_difference, plot_model_comparison
+from fairlearn.postprocessing import ThresholdOptimizer
+from fairlearn.reductions import EqualizedOdds, ExponentiatedGradient
+from matplotlib.figure import Figure
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score
 from torch import nn
 
 from fairlearn_bridge import (
@@ -16,6 +21,8 @@ from fairlearn_bridge import (
     MaskTune,
     NotApplicableError,
     Reweighing,
+    Samples,
+    fit_mitigators,
 )
 from fairlearn_bridge.baselines import _WorstGroups, last_features
 
@@ -193,3 +200,47 @@ def test_masktune_hides_what_was_looked_at():
     assert where[9:, 9:].mean() > 3 * where[:6].mean()
     first = clone(BASE).fit(X, y)
     assert not np.array_equal(fitted.predict_proba(X), first.predict_proba(X))
+
+
+@pytest.mark.filterwarnings("ignore:Setting a")  # fairlearn 0.15 with pandas 3
+def test_fairlearns_own_mitigators_run_beside():
+    X, y, shortcut = faces(200, crossed=0.2)
+    base = clone(BASE).set_params(max_epochs=4)
+    train = Samples(X, y, shortcut)
+    X_test, y_test, shortcut_test = faces(100, seed=1, crossed=0.5)
+    twins = X_test.copy()
+    twins[shortcut_test == 1, :, 9:, 9:] -= 80
+    twins[shortcut_test == 0, :, 9:, 9:] += 80
+    mitigators = {
+        "original": base,
+        "reduction": ExponentiatedGradient(base, EqualizedOdds(), max_iter=3),
+        "thresholds": ThresholdOptimizer(estimator=base, constraints="equalized_odds", predict_method="predict_proba"),
+    }
+    test = Samples(X_test, y_test, shortcut_test, twins=twins)
+    predictions, trainings = fit_mitigators(mitigators, train, test)
+    assert (trainings["status"] == "done").all(), trainings["reason"].tolist()
+    assert predictions["score"].between(0, 1).all()
+    assert set(predictions["predicted"]) == {0, 1}
+    again, _ = fit_mitigators(mitigators, train, test)
+    assert again.equals(predictions)
+    # Where class and shortcut always go together, both say that they cannot.
+    biased = Samples(*faces(100, crossed=0))
+    _, trainings = fit_mitigators(mitigators, biased, test)
+    assert trainings.set_index("mitigator")["status"].to_dict()["thresholds"] == "not applicable"
+    assert "Degenerate labels" in trainings["reason"].iloc[2]
+
+
+def test_fairlearn_plots_the_comparison():
+    X, y, shortcut = faces(100, crossed=0.2)
+    predicted = clone(BASE).set_params(max_epochs=1).fit(X, y).predict(X)
+    ax = plot_model_comparison(
+        x_axis_metric=accuracy_score,
+        y_axis_metric=equalized_odds_difference,
+        y_true=y,
+        y_preds={"original": predicted, "truth": y},
+        sensitive_features=shortcut,
+        ax=Figure().subplots(),
+        show_plot=False,
+    )
+    places = np.concatenate([dots.get_offsets() for dots in ax.collections])
+    assert [1.0, 0.0] in places.tolist()
