@@ -80,6 +80,9 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         Logits (N, classes, ...) to certainty in [0, 1].
     grid : RegionGrid, optional
         The regions; a region classifier has its own, a callable needs one.
+    sigma : float, optional
+        Sharper than Algorithm 1: how regions count less the farther a pixel is from their centre, see
+        `RegionGrid.to_pixels`.
 
     Raises
     ------
@@ -104,12 +107,16 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         confidence: str | Confidence = "negative_entropy",
         *,
         grid: RegionGrid | None = None,
+        sigma: float | None = None,
     ) -> None:
         super().__init__(region_classifier)
         grid = getattr(region_classifier, "grid", None) if grid is None else grid
         if not isinstance(grid, RegionGrid):
             raise TypeError(f"grid must be given as a RegionGrid, as region_classifier has none; got {grid!r}")
+        if sigma is not None and not sigma > 0:
+            raise ValueError(f"sigma must be above 0, got {sigma}")
         self.grid = grid
+        self.sigma = sigma
         self.confidence = resolve_confidence(confidence)
 
     @log_usage()  # type: ignore[untyped-decorator]
@@ -157,7 +164,8 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         images = inputs[0] if isinstance(inputs, tuple) else inputs
         if not isinstance(images, Tensor):
             raise TypeError(f"inputs must be a tensor of images, got {type(images).__name__}")
-        pixels = self.grid.to_pixels(self._region_map(images, target, perturbations_per_eval, show_progress))
+        regions = self._region_map(images, target, perturbations_per_eval, show_progress)
+        pixels = self.grid.to_pixels(regions, sigma=self.sigma)
         dtype = images.dtype if images.is_floating_point() else torch.float32
         attributions = pixels.to(dtype)[:, None].expand_as(images).contiguous()
         return (attributions,) if is_tuple else attributions
@@ -205,7 +213,8 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         self, images: ImageData, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
     ) -> Tensor:
         """Return one value a pixel of each image, N x height x width; parameters as in `region_map`."""
-        return self.grid.to_pixels(self.region_map(images, target, batch_size=batch_size, show_progress=show_progress))
+        regions = self.region_map(images, target, batch_size=batch_size, show_progress=show_progress)
+        return self.grid.to_pixels(regions, sigma=self.sigma)
 
     def mean_map(
         self, images: ImageData, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
@@ -226,7 +235,8 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         self, images: ImageData, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
     ) -> Tensor:
         """Return the mean pixel map of all images, height x width; parameters as in `mean_map`."""
-        return self.grid.to_pixels(self.mean_map(images, target, batch_size=batch_size, show_progress=show_progress))
+        regions = self.mean_map(images, target, batch_size=batch_size, show_progress=show_progress)
+        return self.grid.to_pixels(regions, sigma=self.sigma)
 
     def _region_map(
         self, images: Tensor, target: Target, regions_per_pass: int = 256, show_progress: bool = False
@@ -256,8 +266,10 @@ class MultiScaleRegionAttribution(Attribution):  # type: ignore[misc]
 
     Parameters
     ----------
-    attributions : sequence of RegionAttribution, or of what one is made of
+    attributions : sequence of RegionAttribution or RegionClassifier
         At least one, all of one image size.
+    sigma : float or None, default=0.25
+        Of the attributions that are made here of classifiers, see `RegionAttribution`.
 
     Raises
     ------
@@ -275,8 +287,13 @@ class MultiScaleRegionAttribution(Attribution):  # type: ignore[misc]
     (torch.Size([2, 3, 16, 16]), torch.Size([16, 16]))
     """
 
-    def __init__(self, attributions: Sequence[RegionAttribution | RegionClassifier]) -> None:
-        parts = [part if isinstance(part, RegionAttribution) else RegionAttribution(part) for part in attributions]
+    def __init__(
+        self, attributions: Sequence[RegionAttribution | RegionClassifier], *, sigma: float | None = 0.25
+    ) -> None:
+        parts = [
+            part if isinstance(part, RegionAttribution) else RegionAttribution(part, sigma=sigma)
+            for part in attributions
+        ]
         if not parts:
             raise ValueError("attributions must hold at least one, got none")
         if len(sizes := {part.grid.image_size for part in parts}) > 1:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @lru_cache(maxsize=64)
-def _averaging(length: int, patch_size: int, stride: int) -> NDArray[np.float64]:
+def _averaging(length: int, patch_size: int, stride: int, sigma: float | None) -> NDArray[np.float64]:
     """Return the length x regions matrix that averages, for each pixel of one axis, the regions that cover it."""
     pixel = np.arange(length)[:, None]
     start = np.arange(0, length - patch_size + 1, stride)
@@ -24,8 +24,15 @@ def _averaging(length: int, patch_size: int, stride: int) -> NDArray[np.float64]
     # A pixel that no region covers takes the row of the nearest covered one (the lower of two equally near), so
     # that a constant region map gives a constant pixel map, and nothing is undefined.
     covered = np.flatnonzero(covers.any(1))
-    covers = covers[covered[np.abs(pixel - covered).argmin(1)]]
-    averaging: NDArray[np.float64] = covers / covers.sum(1, keepdims=True)
+    nearest = covered[np.abs(pixel - covered).argmin(1)]
+    if sigma is None:
+        weight = covers[nearest].astype(float)
+    else:
+        distance = np.abs(pixel - start - (patch_size - 1) / 2) / (sigma * patch_size)
+        distance = np.where(covers, distance, np.inf)[nearest]
+        # Relative to the nearest, which keeps a weight of 1 however small sigma is.
+        weight = np.exp((distance.min(1, keepdims=True) ** 2 - distance**2) / 2)
+    averaging: NDArray[np.float64] = weight / weight.sum(1, keepdims=True)
     return averaging
 
 
@@ -184,7 +191,7 @@ class RegionGrid:
         columns = self.shape[1]
         return windows[image, region.long() // columns, region.long() % columns]
 
-    def to_pixels(self, region_map: Tensor) -> Tensor:
+    def to_pixels(self, region_map: Tensor, *, sigma: float | None = None) -> Tensor:
         """Give each pixel the mean over the regions that cover it (Algorithm 1 of De Coninck et al. 2024).
 
         Which regions cover a pixel is decided by its row and its column apart, so the mean is a product of two
@@ -193,6 +200,9 @@ class RegionGrid:
         Parameters
         ----------
         region_map : Tensor, shape (..., rows, cols)
+        sigma : float, optional
+            Beyond the paper: regions count less the farther a pixel is from their centre, by a Gaussian on each axis of
+            this standard deviation, in patch sizes. None counts all alike.
 
         Returns
         -------
@@ -203,7 +213,7 @@ class RegionGrid:
         Raises
         ------
         ValueError
-            If the last two axes are not this grid's rows and columns.
+            If the last two axes are not this grid's rows and columns, or `sigma` is not above 0.
 
         Examples
         --------
@@ -214,9 +224,11 @@ class RegionGrid:
             raise ValueError(
                 f"region_map must have shape (..., {self.shape[0]}, {self.shape[1]}), got {tuple(region_map.shape)}"
             )
+        if sigma is not None and not sigma > 0:
+            raise ValueError(f"sigma must be above 0, got {sigma}")
         region_map = region_map if region_map.is_floating_point() else region_map.float()
         down, across = (
-            torch.as_tensor(_averaging(length, self.patch_size, self.stride)).to(region_map)
+            torch.as_tensor(_averaging(length, self.patch_size, self.stride, sigma)).to(region_map)
             for length in self.image_size
         )
         return down @ region_map @ across.T

@@ -298,11 +298,14 @@ def test_two_scales_are_the_mean_of_the_two(images):
     expected = (first.pixel_map(images, 1) + second.pixel_map(images, 1)) / 2
     torch.testing.assert_close(both.pixel_map(images, 1), expected)
     torch.testing.assert_close(both.attribute(images, target=1)[:, 2], expected)
-    means = [part.grid.to_pixels(part.mean_map(images)) for part in (first, second)]
+    assert (first.sigma, second.sigma) == (0.25, None)  # of one made of a classifier, and of one's own
+    means = [part.grid.to_pixels(part.mean_map(images), sigma=part.sigma) for part in (first, second)]
     torch.testing.assert_close(both.mean_pixels(images), sum(means) / 2)
     torch.testing.assert_close(both.mean_pixels(images), both.pixel_map(images).mean(0))
     alone = MultiScaleRegionAttribution([first])
     assert torch.equal(alone.attribute(images), first.attribute(images))
+    with pytest.raises(ValueError, match="sigma must be above 0"):
+        RegionAttribution(KINDS["dense"](0), sigma=0)
     with pytest.raises(ValueError, match="at least one, got none"):
         MultiScaleRegionAttribution([])
     other = DenseRegionClassifier(RegionGrid(16, 4, 4), 3, width=4, random_state=0)

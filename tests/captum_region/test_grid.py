@@ -1,5 +1,7 @@
 """RegionGrid against literal loops and values worked out by hand."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -145,3 +147,23 @@ def test_wrong_sizes_are_named():
         grid.extract(torch.zeros(1, 3, 10, 8), 0)
     with pytest.raises(ValueError, match="region_map"):
         grid.to_pixels(torch.zeros(4, 3))
+
+
+def test_far_from_their_centre_regions_count_less():
+    grid = RegionGrid(10, 4, 2)
+    region_map = torch.rand(2, *grid.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = grid.to_pixels(region_map, sigma=0.3)
+    # By hand, pixel (3, 6): rows 0 to 3 and 2 to 5 cover it, columns 4 to 7 and 6 to 9.
+    weight = {
+        (row, column): math.exp(-((3 - 2 * row - 1.5) ** 2 + (6 - 2 * column - 1.5) ** 2) / (2 * 1.2**2))
+        for row in (0, 1)
+        for column in (2, 3)
+    }
+    expected = sum(region_map[:, row, column] * value for (row, column), value in weight.items()) / sum(weight.values())
+    torch.testing.assert_close(found[:, 3, 6], expected)
+    # As wide as can be it is Algorithm 1; as narrow, the value of the nearest region.
+    torch.testing.assert_close(grid.to_pixels(region_map, sigma=1e3), grid.to_pixels(region_map), atol=1e-5, rtol=0)
+    torch.testing.assert_close(grid.to_pixels(region_map, sigma=0.02)[:, 3, 3], region_map[:, 1, 1])
+    torch.testing.assert_close(grid.to_pixels(torch.ones(grid.shape), sigma=1e-3), torch.ones(10, 10))
+    with pytest.raises(ValueError, match="sigma must be above 0, got 0"):
+        grid.to_pixels(region_map, sigma=0)
