@@ -452,12 +452,14 @@ def compare(
             "quantile": quantile,
         }
         results = StudyResults(settings=settings)
+        if results.reference in (without or ()):
+            raise ValueError(f"--without must not name {results.reference}, which the others are compared with")
         for its_seed in range(seed, seed + seeds):
             train, test = read_compared(its_seed)
             for name in attribute:
                 with warnings.catch_warnings(record=True) as told:
                     warnings.simplefilter("always", RuntimeWarning)
-                    results.studies[name, its_seed] = study_attribute(
+                    study = study_attribute(
                         train,
                         test,
                         name,
@@ -473,9 +475,15 @@ def compare(
                         device=device,
                         show_progress=not quiet,
                     )
-                for warning in told:
-                    typer.echo(f"{name}, seed {its_seed}: {warning.message}", err=True)
+                remarks = [str(warning.message) for warning in told]
+                remarks += [f"{method} was not run: {why}" for method, why in study.not_run.items()]
+                for remark in remarks:
+                    typer.echo(f"{name}, seed {its_seed}: {remark}", err=True)
+                results.studies[name, its_seed] = study
                 results.write(out)
         console = Console(width=None if Console().is_terminal else 175)
         for table in results.rich_tables():
             console.print(table)
+        console.print(
+            f"+ and -: better and worse than {results.reference}, the 95 % interval of the difference without 0"
+        )

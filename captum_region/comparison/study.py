@@ -205,7 +205,7 @@ def study_attribute(
         ]
     # Names are checked before hours of training.
     methods, not_run = _methods(model, region_classifiers, train.images[:1], seed)
-    _check_names("without", without, methods)
+    _check_names("without", without, [*methods, *not_run])
     kept = [name for name in methods if name not in without]
     again = _chosen(retrain, kept)
     options: Any = {"random_state": seed, "show_progress": show_progress}

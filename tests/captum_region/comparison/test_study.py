@@ -134,6 +134,9 @@ def test_the_command(command, tmp_path):
         "captum_region", "compare", "--data", "celeba", "--attribute", "Smiling", "--out", tmp_path / "b", check=2
     )
     assert refused.stderr.startswith("error: --data must be faces")
+    command_line = ["--data", "faces", "--attribute", "Smiling", "--without", "MultiScaleRegionAttribution"]
+    refused = command("captum_region", "compare", *command_line, "--out", tmp_path / "b", check=2)
+    assert "which the others are compared with" in refused.stderr
 
 
 @pytest.mark.slow
