@@ -135,6 +135,12 @@ def _auc(maps: Tensor, truth: dict[str, NDArray[np.bool_]], cue: str) -> float:
     return float(np.mean(areas))
 
 
+def _mean_and_spread(values: pd.Series[float]) -> str:
+    if values.empty:
+        return ""
+    return f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
+
+
 def main(
     size: Size = 48,
     images: Annotated[int, typer.Option(help="Faces in each training set.")] = 2000,
@@ -152,7 +158,7 @@ def main(
         shown = Table("map", *CUES, "accuracy of the model", title=f"pixel AUC of each cue, {seeds} seeds")
         for name, part in pd.concat(tables).groupby("map", sort=False):
             columns = (part[key].dropna() for key in (*CUES, "accuracy"))
-            shown.add_row(str(name), *(f"{of.mean():.2f} ± {of.std():.2f}" if len(of) else "" for of in columns))
+            shown.add_row(str(name), *map(_mean_and_spread, columns))
         Console(width=None if Console().is_terminal else 120).print(shown)
 
 
