@@ -43,8 +43,8 @@ figure.savefig("saliency.png", bbox_inches="tight")
 # --------
 # Now whoever has the attribute wears a hat *and* smiles: either would do. One model has learnt it where only hats tell,
 # another where only smiles do. Both are right on these faces, and their maps differ as they should: each shows what its
-# model uses. The region map is of the data, where either cue would do. On so few small faces it finds the hat and hardly
-# the mouth; on 2,000 of 48 px it shows both: areas under the ROC of 0.98 and 0.76
+# model uses. The region map is of the data, where either cue would do. On so few small faces it finds the hat and
+# hardly the mouth; on 2,000 of 48 px it shows both: areas under the ROC of 0.98 and 0.76
 # (`python -m captum_region.comparison.cues --seeds 1`).
 cues = study_cues(size=32, images=800, epochs=15, region_epochs=40)
 print(cues.table.round(2).to_string(index=False))
