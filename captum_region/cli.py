@@ -414,7 +414,7 @@ def compare(
     from rich.console import Console
 
     from captum_region.comparison.results import StudyResults
-    from captum_region.comparison.study import RETRAIN, study_attribute
+    from captum_region.comparison.study import study_attribute
     from captum_region.datasets import load_table, make_faces
 
     with told_in_one_line(debug):
@@ -468,7 +468,7 @@ def compare(
                         epochs=epochs,
                         region_epochs=region_epochs,
                         without=without or (),
-                        retrain=retrain[0] if retrain and retrain[0] in RETRAIN else retrain or "fast",
+                        retrain=retrain or "fast",
                         quantile=quantile,
                         retrain_epochs=retrain_epochs,
                         seed=its_seed,

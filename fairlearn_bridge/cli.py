@@ -77,7 +77,9 @@ def _main(
 def _names(others: str) -> tuple[str, ...]:
     from fairlearn_bridge.experiment import OTHERS
 
-    return {"all": tuple(OTHERS), "none": ()}.get(others) or tuple(name for name in others.split(",") if name != "none")
+    if others == "none":
+        return ()
+    return tuple(OTHERS) if others == "all" else tuple(others.split(","))
 
 
 def _job_count(jobs: int | None, device: str) -> int:

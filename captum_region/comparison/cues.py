@@ -104,11 +104,11 @@ def study_cues(
         model.fit(faces.images, has_it, epochs=epochs, random_state=seed, show_progress=show_progress)
         background = torch.from_numpy(both.images[:64]).float() / 255
         methods = captum_methods(model, model.last, background=background, window=size // 8, stride=size // 16)
+        with torch.no_grad():
+            predicted = model(torch.from_numpy(test.images).float() / 255).argmax(1).numpy()
         for name in ("LayerGradCam", "Occlusion"):
             row = f"{name}, model of {cue}"
             maps[row] = methods[name](pixels, target)
-            with torch.no_grad():
-                predicted = model(torch.from_numpy(test.images).float() / 255).argmax(1).numpy()
             accuracy[row] = float((predicted == new).mean())
     classifiers = [DenseRegionClassifier(grid, 2, random_state=seed) for grid in grids_for(size)]
     for classifier in classifiers:

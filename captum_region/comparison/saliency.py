@@ -47,7 +47,7 @@ MEASURES: dict[str, Callable[[ArrayLike, ArrayLike], Any]] = {
     "pixel_auc": pixel_auc,
     "iou": intersection_over_union,
 }
-# What is measured on the explained model, and for which of these less is better.
+# What is measured on the explained model; and of all measures those of which less is better.
 MODEL_MEASURES = ("deletion", "insertion")
 LESS_IS_BETTER = ("deletion", "information_left")
 
@@ -92,8 +92,8 @@ def saliency_table(
     Parameters
     ----------
     scores : DataFrame
-        As in `SaliencyComparison`. A column ``seed`` tells several runs apart, of which the same number of images is
-        not asked; all count alike.
+        As in `SaliencyComparison`. A column ``seed`` tells several runs apart; they may differ in their number of
+        images, and all count alike.
     reference : str, default="RegionAttribution"
     resamples : int, default=2000
         Of the bootstrap: over the runs and, within each, over its images.

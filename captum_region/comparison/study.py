@@ -272,12 +272,12 @@ def _methods(
 
 
 def _chosen(retrain: str | Collection[str], methods: list[str]) -> list[str]:
-    if isinstance(retrain, str):
-        if retrain not in RETRAIN:
-            raise ValueError(f"retrain must be {', '.join(RETRAIN)} or names of methods, got {retrain!r}")
-        return [name for name in methods if retrain == "all" or (retrain == "fast" and name not in SLOW)]
-    _check_names("retrain", retrain, methods)
-    return list(retrain)
+    if isinstance(retrain, str) and retrain not in RETRAIN:
+        raise ValueError(f"retrain must be {', '.join(RETRAIN)} or names of methods, got {retrain!r}")
+    asked = [retrain] if isinstance(retrain, str) else list(retrain)
+    _check_names("retrain", [name for name in asked if name not in RETRAIN], methods)
+    groups = {"fast": [name for name in methods if name not in SLOW], "all": methods, "none": []}
+    return list(dict.fromkeys(name for ask in asked for name in groups.get(ask, [ask])))
 
 
 def _check_names(argument: str, names: Collection[str], methods: Collection[str]) -> None:
