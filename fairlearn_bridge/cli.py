@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tomllib
 import warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +34,8 @@ from captum_region.cli import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData
+
 app = typer.Typer(
     help="Train image classifiers without a confounder, and see what that did.",
     no_args_is_help=True,
@@ -43,7 +46,8 @@ Schemes = Annotated[
     str,
     typer.Option(
         help="Comma-separated: general_ or specific_, then mask, noise or transplant; @predict behind a general mask "
-        "or noise perturbs in prediction also. The control of equal area elsewhere goes with the first."
+        "or noise perturbs in prediction also, @elsewhere and @random change as many other pixels. Both of these "
+        "controls go with the first."
     ),
 ]
 Others = Annotated[
@@ -223,6 +227,138 @@ def run(
             parts = split_data(config, train, test)
         title = f"{confounder} as a confounder of {target}, on {data}"
         _print_table(run_experiment(config, parts, out, title=title, seconds=seconds, quiet=quiet), config.target, out)
+
+
+def _read_settings(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Make what a TOML file says the defaults of a command's options."""
+    if path is None:
+        return None
+    try:
+        settings = {key.replace("-", "_"): value for key, value in tomllib.loads(path.read_text()).items()}
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(f"{path}: {error}") from error
+    known = {str(option.name) for option in ctx.command.params}
+    if unknown := set(settings) - known:
+        names = ", ".join(sorted(known - {"config", "help"}))
+        raise typer.BadParameter(f"{path} sets {', '.join(sorted(unknown))}, the options are {names}")
+    ctx.default_map = settings
+    return path
+
+
+@app.command()
+def sweep(
+    out: Out,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            callback=_read_settings,
+            is_eager=True,
+            help="A TOML file of this command's options, such as quantile = [0.6, 0.8]; those given here win.",
+        ),
+    ] = None,
+    data: Data = "faces",
+    root: Root = Path(),
+    target: Annotated[str, typer.Option(help="Binary attribute to classify, or attribute=value.")] = "Male",
+    confounder: Annotated[
+        list[str] | None,
+        typer.Option(help="One it is confounded with; give it again for more. The paper's four by default."),
+    ] = None,
+    size: Size = 64,
+    train_size: Annotated[
+        int | None, typer.Option(help="Training images; by default what the data allow, 6000 at most. Faces: 2400.")
+    ] = None,
+    test_per_cell: Annotated[
+        int | None, typer.Option(help="Test images a cell; by default what the data allow, 182 at most.")
+    ] = None,
+    validation_per_cell: Annotated[
+        int, typer.Option(help="Validation images a cell, by which each scheme's quantile in Table 1 is chosen.")
+    ] = 25,
+    schemes: Schemes = "general_mask,general_noise,specific_mask,specific_noise",
+    others: Others = "none",
+    quantile: Annotated[
+        list[float] | None,
+        typer.Option(help="Pixels above this quantile of the map change; give it again for more. 0.6, 0.7, 0.8, 0.95."),
+    ] = None,
+    noise_std: NoiseStd = 0.5,
+    epochs: Epochs = 10,
+    batch_size: BatchSize = 128,
+    lr: LearningRate = 1e-3,
+    region_epochs: RegionEpochs = None,
+    seeds: Seeds = 3,
+    seed: Seed = 0,
+    jobs: Jobs = None,
+    device: Device = "cpu",
+    cache: Cache = None,
+    skip_damaged: SkipDamaged = False,
+    force: Force = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Run confounders x schemes x quantiles x seeds: Table 1 and Figures 7 and 8 of the paper.
+
+    Each training is kept in --out as soon as it is done: run again with the same options and --force, a sweep that was
+    stopped goes on. --out gets table1.csv, table.csv, validation.csv, trainings.csv, sweep.json and plots.
+
+    Example: fairlearn-bridge sweep --config examples/celeba_sweep.toml --root DATA --out runs/sweep
+    """
+    from fairlearn_bridge.experiment import ExperimentConfig, split_data, synthetic_data
+    from fairlearn_bridge.sweep import run_sweep
+
+    with told_in_one_line(debug):
+        check_out(out, force)
+        synthetic = data == "faces"
+        configs = [
+            ExperimentConfig(
+                target=target,
+                confounder=name,
+                schemes=tuple(schemes.split(",")),
+                others=_names(others),
+                noise_std=noise_std,
+                train_size=2400 if synthetic and train_size is None else train_size,
+                test_per_cell=182 if synthetic and test_per_cell is None else test_per_cell,
+                validation_per_cell=validation_per_cell,
+                epochs=epochs,
+                batch_size=batch_size,
+                lr=lr,
+                region_epochs=region_epochs,
+                seeds=seeds,
+                random_state=seed,
+                n_jobs=_job_count(jobs, device),
+                device=device,
+            )
+            for name in confounder or ("Blond_Hair", "Eyeglasses", "Smiling", "Wearing_Hat")
+        ]
+        images = None
+        if not synthetic:
+            images = read_data(data, root, size, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
+
+        def data_of(one: ExperimentConfig) -> ExperimentData:
+            if images is None:
+                return synthetic_data(one, size)
+            with warnings.catch_warnings():
+                # That the balanced set is not quite balanced shows in Table 1's counts.
+                warnings.simplefilter("ignore", UserWarning)
+                return split_data(one, *images)
+
+        results = run_sweep(configs, data_of, quantile or (0.6, 0.7, 0.8, 0.95), out, quiet=quiet)
+        _print_table1(results.table1(), target)
+
+
+def _print_table1(table: pd.DataFrame, target: str) -> None:
+    names = {"accuracy": "accuracy", "accuracy[True]": target, "accuracy[False]": f"not {target}"}
+    shown = Table("confounder", "scheme", "quantile", box=None)
+    measures = [name for name in table.columns.unique(0) if name != "quantile"]
+    for name in measures:
+        shown.add_column(names.get(name, name.replace("_", " ")), justify="right")
+    for (confounder, scheme), row in zip(table.index, table.to_dict("records"), strict=True):
+        cells = [
+            f"{row[name, 'original']:.2f} / {row[name, 'balanced']:.2f} / {row[name, 'scheme']:.2f}\n"
+            f"[{row[name, 'low']:+.2f}, {row[name, 'high']:+.2f}]"
+            for name in measures
+        ]
+        shown.add_row(confounder, scheme, f"{row['quantile', '']:g}", *cells)
+    Console(width=None if sys.stdout.isatty() else 200).print(shown)
+    typer.echo("original / balanced data / scheme, and the 95 % interval of the scheme's difference to the original")
 
 
 @app.command()

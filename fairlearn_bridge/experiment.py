@@ -40,18 +40,18 @@ from fairlearn_bridge.baselines import (
 from fairlearn_bridge.classifier import ImageClassifier
 from fairlearn_bridge.comparison import Samples, alignment, fit_mitigators, metric_frame, summarize
 from fairlearn_bridge.mitigator import AttributionNoiseMitigator
-from fairlearn_bridge.noise import SCHEMES, AttributionNoise
+from fairlearn_bridge.noise import CONTROLS, SCHEMES, AttributionNoise
 from fairlearn_bridge.protocol import confounded_split
 from fairlearn_bridge.report import write_report
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Hashable, Iterator, Mapping
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
 FORMAT = 1
-AT_PREDICT = "@predict"
+AT_PREDICT = ("general_mask", "general_noise")  # the schemes that can be applied in prediction also
 
 # The mitigators of others: each made of the target classifier, and a sentence.
 OTHERS: dict[str, tuple[Any, str]] = {
@@ -66,6 +66,7 @@ OTHERS: dict[str, tuple[Any, str]] = {
     ),
 }
 
+STATISTICS = ("mean", "std", "low", "high", "difference", "difference_low", "difference_high")
 MEASURES = {
     "accuracy": "Share of test images classified right; the test set holds as many images of each cell.",
     "accuracy[False]": "Accuracy within the group that is not {target}.",
@@ -89,8 +90,8 @@ class ExperimentConfig:
     target, confounder : str
         Names of binary attributes.
     schemes : tuple of str
-        Of ``fairlearn_bridge.noise.SCHEMES``, each with ``@predict`` behind it to perturb in prediction also. The
-        first is the one that the control of equal area elsewhere goes with.
+        Of ``fairlearn_bridge.noise.SCHEMES``; ``@predict`` behind one perturbs in prediction also, ``@elsewhere`` and
+        ``@random`` make it a control. The first is the one that both controls go with.
     others : tuple of str
         Of `OTHERS`: the mitigators to put beside them.
     quantile, noise_std : float
@@ -111,7 +112,7 @@ class ExperimentConfig:
 
     target: str
     confounder: str
-    schemes: tuple[str, ...] = ("general_transplant", f"general_mask{AT_PREDICT}", "general_noise")
+    schemes: tuple[str, ...] = ("general_transplant", "general_mask@predict", "general_noise")
     others: tuple[str, ...] = tuple(OTHERS)
     quantile: float = 0.7
     noise_std: float = 0.5
@@ -129,7 +130,8 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         for scheme in self.schemes:
-            AttributionNoise(scheme.removesuffix(AT_PREDICT), self.quantile, self.noise_std).validate()
+            scheme_parameters(scheme)
+        AttributionNoise(quantile=self.quantile, noise_std=self.noise_std).validate()
         if not self.schemes:
             raise ValueError(f"schemes must name at least one of {', '.join(SCHEMES)}")
         if unknown := set(self.others) - set(OTHERS):
@@ -237,36 +239,23 @@ def run_experiment(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     seconds = {} if seconds is None else seconds
-    biased = _samples(config, data.biased)
+    biased = samples_of(config, data.biased)
     with stage("training the region classifier", seconds, quiet):
-        classifier = DenseRegionClassifier(
-            RegionGrid.for_images(data.biased.image_size), 2, random_state=config.random_state
-        )
-        training = fit_region_classifier(
-            classifier,
-            biased.X,
-            biased.confounder,
-            within=biased.y,
-            validation=(data.validation.images, _samples(config, data.validation).confounder),
-            epochs=config.region_epochs,
-            random_state=config.random_state,
-            device=config.device,
-            show_progress=not quiet,
-        )
+        classifier, training = train_region_classifier(config, data, show_progress=not quiet)
         save_classifier(classifier, out / "region_classifier")
     with stage("attributing the training images", seconds, quiet):
         attribution = RegionAttribution(classifier)
         maps = attribution.region_map(biased.X, show_progress=not quiet)
     classifier.cpu()
     arms, descriptions = build_arms(config, classifier)
-    test = _samples(config, data.test, with_twins=True)
-    validation = _samples(config, data.validation)
+    test = samples_of(config, data.test, with_twins=True)
+    validation = samples_of(config, data.validation)
     with stage("training the target classifiers", seconds, quiet):
         predictions, trainings = fit_mitigators(
             arms,
             biased,
             test,
-            train_on={"balanced": _samples(config, data.balanced)},
+            train_on={"balanced": samples_of(config, data.balanced)},
             fit_params={"region_maps": maps.numpy(), "validation": (validation.X, validation.y)},
             reuse={"threshold shifted": "original"},
             random_states=range(config.random_state, config.random_state + config.seeds),
@@ -281,20 +270,41 @@ def run_experiment(
     with replacing(out / "predictions.csv") as path:
         predictions.to_csv(path, index=False)
     with replacing(out / "table.csv") as path:
-        _flat(table).to_csv(path, index=False)
+        flat_table(table).to_csv(path, index=False)
     with replacing(out / "maps.npz") as path:
         np.savez_compressed(
             path, allow_pickle=False, **_pictures(config, data, attribution, maps, training.region_accuracy)
         )
     results = _results(config, data, training, table, predictions, trainings) | {
         "title": title,
-        **_how_it_was_run(config, seconds),
+        **how_it_was_run(config, seconds),
         "mitigators": [{"name": name, **description} for name, description in descriptions.items()],
     }
     with replacing(out / "results.json") as path:
         path.write_text(json.dumps(_without_nan(results), indent=1, default=_plain) + "\n")
     write_report(out)
     return table
+
+
+def train_region_classifier(
+    config: ExperimentConfig, data: ExperimentData, *, show_progress: bool = False
+) -> tuple[DenseRegionClassifier, RegionTraining]:
+    """Train a region classifier of the confounder on the biased set, within the classes of the target."""
+    biased, validation = samples_of(config, data.biased), samples_of(config, data.validation)
+    grid = RegionGrid.for_images(data.biased.image_size)
+    classifier = DenseRegionClassifier(grid, 2, random_state=config.random_state)
+    training = fit_region_classifier(
+        classifier,
+        biased.X,
+        biased.confounder,
+        within=biased.y,
+        validation=(validation.X, validation.confounder),
+        epochs=config.region_epochs,
+        random_state=config.random_state,
+        device=config.device,
+        show_progress=show_progress,
+    )
+    return classifier, training
 
 
 def _results(
@@ -318,7 +328,7 @@ def _results(
             "mean_region_accuracy": float(training.region_accuracy.mean()),  # type: ignore[union-attr]
             "best_region_accuracy": float(training.region_accuracy.max()),  # type: ignore[union-attr]
         },
-        "table": _flat(table).to_dict("records"),
+        "table": flat_table(table).to_dict("records"),
         "measures": {
             name: MEASURES[name].format(target=config.target, confounder=config.confounder)
             for name in table.columns.get_level_values("measure").unique()
@@ -331,29 +341,17 @@ def _results(
     }
 
 
-def build_arms(config: ExperimentConfig, classifier: Any) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
-    """Return the estimators by name: references, controls, others and schemes; for each its kind and a sentence."""
+def build_arms(
+    config: ExperimentConfig, classifier: Any, quantiles: Sequence[float] | None = None
+) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
+    """Return the estimators by name: references, controls, others and schemes; for each its kind and a sentence.
+
+    With `quantiles` there is each scheme at each of them, named by both, as ``"general_noise 0.7"``; without, each at
+    the configuration's, with the first scheme's controls beside.
+    """
     base = ImageClassifier(max_epochs=config.epochs, batch_size=config.batch_size, lr=config.lr, device=config.device)
-
-    def mitigator(scheme: str, **more: Any) -> AttributionNoiseMitigator:
-        return AttributionNoiseMitigator(
-            base,
-            region_classifier=classifier,
-            scheme=scheme.removesuffix(AT_PREDICT),
-            quantile=config.quantile,
-            noise_std=config.noise_std,
-            apply_at_predict=scheme.endswith(AT_PREDICT),
-            **more,
-        )
-
-    first = config.schemes[0]
-    elsewhere = f"{first}, elsewhere"
-    arms: dict[str, Any] = {
-        "original": base,
-        "balanced": base,
-        "threshold shifted": ThresholdShift(base),
-        elsewhere: mitigator(first, elsewhere=True),
-    }
+    names = {"target": config.target, "confounder": config.confounder}
+    arms: dict[str, Any] = {"original": base, "balanced": base, "threshold shifted": ThresholdShift(base)}
     descriptions = {
         "original": ("reference", "Trained on the biased set, nothing done about it."),
         "balanced": ("reference", "Trained on a balanced set of equal size: what the biased set lacks."),
@@ -362,17 +360,55 @@ def build_arms(config: ExperimentConfig, classifier: Any) -> tuple[dict[str, Any
             "The original with its threshold moved until both classes of the balanced validation set are recognised "
             "equally well.",
         ),
-        elsewhere: ("control", f"As {first}, but over an equal area elsewhere in the images."),
     }
     for name in config.others:
         make, sentence = OTHERS[name]
         arms[name] = make(base)
-        descriptions[name] = ("mitigator", sentence.format(target=config.target, confounder=config.confounder))
-    changed = f"the {100 * (1 - config.quantile):.0f} % of pixels that tell most about {config.confounder}"
-    for scheme in config.schemes:
-        arms[scheme] = mitigator(scheme)
-        descriptions[scheme] = ("scheme", _describe(scheme, changed))
+        descriptions[name] = ("mitigator", sentence.format(**names))
+    schemes = config.schemes
+    if quantiles is None:
+        controls = [f"{schemes[0]}@{control}" for control in CONTROLS if "@" not in schemes[0]]
+        schemes = (*controls, *schemes)
+    for scheme in schemes:
+        parameters = scheme_parameters(scheme)
+        for quantile in quantiles or (config.quantile,):
+            name = f"{scheme} {quantile:g}" if quantiles else scheme
+            arms[name] = AttributionNoiseMitigator(
+                base, region_classifier=classifier, quantile=quantile, noise_std=config.noise_std, **parameters
+            )
+            descriptions[name] = (
+                "control" if "control" in parameters else "scheme",
+                _describe(parameters, f"{100 * (1 - quantile):.0f} % of pixels", config.confounder),
+            )
     return arms, {name: {"kind": kind, "description": text} for name, (kind, text) in descriptions.items()}
+
+
+def scheme_parameters(text: str) -> dict[str, Any]:
+    """Return the parameters of `AttributionNoiseMitigator` that a scheme, with what stands behind its @, stands for.
+
+    Raises
+    ------
+    ValueError
+        If there is no such scheme, or what stands behind @ is not known or does not go with it.
+
+    Examples
+    --------
+    >>> scheme_parameters("general_mask@predict")
+    {'scheme': 'general_mask', 'apply_at_predict': True}
+    >>> scheme_parameters("general_transplant@random")
+    {'scheme': 'general_transplant', 'control': 'random'}
+    """
+    scheme, at, suffix = text.partition("@")
+    AttributionNoise(scheme).validate()
+    if not at:
+        return {"scheme": scheme}
+    if suffix == "predict" and scheme in AT_PREDICT:
+        return {"scheme": scheme, "apply_at_predict": True}
+    if suffix in CONTROLS:
+        return {"scheme": scheme, "control": suffix}
+    raise ValueError(
+        f"schemes may have @{', @'.join(CONTROLS)} behind them, and {' and '.join(AT_PREDICT)} @predict, got {text!r}"
+    )
 
 
 def _not_run(trainings: pd.DataFrame) -> dict[str, str]:
@@ -381,20 +417,24 @@ def _not_run(trainings: pd.DataFrame) -> dict[str, str]:
     return {row["mitigator"]: f"{row['status'].capitalize()}: {row['reason']}." for row in rows.to_dict("records")}
 
 
-def _describe(scheme: str, changed: str) -> str:
-    reach, kind = scheme.removesuffix(AT_PREDICT).split("_")
+def _describe(parameters: Mapping[str, Any], share: str, confounder: str) -> str:
+    reach, kind = parameters["scheme"].split("_")
     done = {
         "mask": "greyed out in training",
         "noise": "overlaid with noise in training",
         "transplant": "replaced, in half of the training images, by those of an image with the other value",
     }[kind]
-    where = "on average over the images" if reach == "general" else "in each image"
-    return (
-        f"{changed[0].upper()}{changed[1:]} {where} are {done}{' and in prediction' if AT_PREDICT in scheme else ''}."
-    )
+    over = "on average over the images" if reach == "general" else "in each image"
+    which = f"The {share} that tell most about {confounder} {over}"
+    if "control" in parameters:
+        which = {"elsewhere": f"{which}, moved elsewhere,", "random": f"As many pixels anywhere ({share})"}[
+            parameters["control"]
+        ]
+    return f"{which} are {done}{' and in prediction' if 'apply_at_predict' in parameters else ''}."
 
 
-def _samples(config: ExperimentConfig, images: AttributeImages, *, with_twins: bool = False) -> Samples:
+def samples_of(config: ExperimentConfig, images: AttributeImages, *, with_twins: bool = False) -> Samples:
+    """Return images with their target and confounder, and the twins of synthetic ones if asked."""
     twins = images.twin(config.confounder) if with_twins and isinstance(images, Faces) else None
     return Samples(images.images, images.binary(config.target), images.binary(config.confounder), twins=twins)
 
@@ -408,7 +448,7 @@ def _pictures(
     examples: int = 6,
 ) -> dict[str, NDArray[Any]]:
     """Return what the report shows of images: means, and some training images with each scheme's perturbation."""
-    biased = _samples(config, data.biased)
+    biased = samples_of(config, data.biased)
     mean_map = maps.double().mean(0).float()
     chosen = np.concatenate(
         [np.flatnonzero(biased.confounder)[: (examples + 1) // 2], np.flatnonzero(~biased.confounder)[: examples // 2]]
@@ -437,9 +477,15 @@ def _pictures(
     if isinstance(data.test, Faces):
         pictures["truth_mean"] = data.test.truth(config.confounder).mean(0)
     for scheme in config.schemes:
-        noise = AttributionNoise(scheme.removesuffix(AT_PREDICT), config.quantile, config.noise_std, transplant_share=1)
+        parameters = {key: value for key, value in scheme_parameters(scheme).items() if key in ("scheme", "control")}
+        noise = AttributionNoise(quantile=config.quantile, noise_std=config.noise_std, transplant_share=1, **parameters)
         general = noise.is_general
-        noise.fit(attribution.grid.to_pixels(mean_map)[None] if general else pixel_maps, biased.X, biased.confounder)
+        noise.fit(
+            attribution.grid.to_pixels(mean_map)[None] if general else pixel_maps,
+            biased.X,
+            biased.confounder,
+            random_state=config.random_state,
+        )
         generator = torch.Generator().manual_seed(config.random_state)
         index = torch.from_numpy(chosen) if general else torch.arange(len(chosen))
         perturbed = noise(images.float() / 255, index, generator)
@@ -447,7 +493,8 @@ def _pictures(
     return pictures
 
 
-def _how_it_was_run(config: ExperimentConfig, seconds: Mapping[str, float]) -> dict[str, Any]:
+def how_it_was_run(config: ExperimentConfig, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Return the command, time, versions, configuration and durations, as JSON can hold them."""
     packages = ("captum-region", "captum", "fairlearn", "numpy", "scikit-learn", "skorch", "torch", "torchvision")
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
     return {
@@ -477,10 +524,11 @@ def _cells(predictions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["mitigator", "group", "confounder", "accuracy", "low", "high", "images"])
 
 
-def _flat(table: pd.DataFrame) -> pd.DataFrame:
+def flat_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return a row a mitigator and measure, with the statistics as columns."""
-    flat: pd.DataFrame = table.stack("measure").reset_index()[["mitigator", "measure", "mean", "std", "low", "high"]]
-    return flat
+    flat: pd.DataFrame = table.stack("measure").reset_index()
+    statistics = [name for name in STATISTICS if name in flat]
+    return flat[["mitigator", "measure", *statistics]]
 
 
 def _caveats(config: ExperimentConfig, data: ExperimentData) -> list[str]:
@@ -493,9 +541,9 @@ def _caveats(config: ExperimentConfig, data: ExperimentData) -> list[str]:
         caveats.append("One seed: differences of a few hundredths may be luck. Run more with --seeds.")
     if isinstance(data.test, Faces):
         caveats.append("Synthetic faces: they show how the method works, not how well it does on photographs.")
-    if any(scheme.endswith(AT_PREDICT) for scheme in config.schemes):
+    if any(scheme.endswith("@predict") for scheme in config.schemes):
         caveats.append(
-            f"Schemes with {AT_PREDICT} hide the region in prediction also: the classifier never sees it, and loses "
+            f"Schemes with @predict hide the region in prediction also: the classifier never sees it, and loses "
             f"what it holds of {config.target}."
         )
     balanced = data.counts.loc["balanced"]

@@ -39,7 +39,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         would find the target, which in biased data goes along with the confounder.
     region_epochs : int, optional
         Epochs of that training; by default its recipe's, see `fit_region_classifier`.
-    scheme, quantile, noise_std, perturbation, elsewhere
+    scheme, quantile, noise_std, perturbation, control
         See `AttributionNoise`.
     apply_at_predict : bool, default=False
         Perturb also the images given to `predict`, by the general mask. Another method than perturbing in training
@@ -86,7 +86,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         quantile: float = 0.7,
         noise_std: float = 0.5,
         perturbation: Perturbation | None = None,
-        elsewhere: bool = False,
+        control: str | None = None,
         apply_at_predict: bool = False,
         confidence: str | Confidence = "negative_entropy",
         random_state: RandomState = None,
@@ -99,7 +99,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         self.quantile = quantile
         self.noise_std = noise_std
         self.perturbation = perturbation
-        self.elsewhere = elsewhere
+        self.control = control
         self.apply_at_predict = apply_at_predict
         self.confidence = confidence
         self.random_state = random_state
@@ -140,7 +140,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
             If a parameter or the data do not fit, by name.
         """
         noise = AttributionNoise(
-            self.scheme, self.quantile, self.noise_std, perturbation=self.perturbation, elsewhere=self.elsewhere
+            self.scheme, self.quantile, self.noise_std, perturbation=self.perturbation, control=self.control
         )
         noise.validate()
         if self.apply_at_predict and self.scheme not in ("general_mask", "general_noise"):
@@ -161,7 +161,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         self.region_map_: NDArray[np.float32] = maps.double().mean(0).float().numpy()
         self.pixel_map_: NDArray[np.float32] = grid.to_pixels(torch.from_numpy(self.region_map_)).numpy()
         pixel_maps = torch.from_numpy(self.pixel_map_)[None] if noise.is_general else grid.to_pixels(maps)
-        self.noise_ = noise.fit(pixel_maps, X, confounder)
+        self.noise_ = noise.fit(pixel_maps, X, confounder, random_state=seed)
         self.estimator_ = clone(self.estimator).set_params(batch_transform=self.noise_)
         if self.random_state is not None:
             self.estimator_.set_params(random_state=seed)

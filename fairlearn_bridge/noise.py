@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from captum_region.batches import check_images, take
+from captum_region.randomness import RandomState, draw_seed
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -22,6 +23,7 @@ Perturbation = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 REACHES = ("general", "specific")
 PERTURBATIONS = ("mask", "noise", "transplant")
+CONTROLS = ("elsewhere", "random")
 SCHEMES = tuple(f"{reach}_{perturbation}" for reach in REACHES for perturbation in PERTURBATIONS)
 
 
@@ -113,8 +115,9 @@ class AttributionNoise:
     perturbation : callable, optional
         (images, mask, generator) -> images, used in place of the scheme's: float images in [0, 1], N x C x H x W, a
         bool mask, N x 1 x H x W, and the generator to draw from. The scheme then decides the reach alone.
-    elsewhere : bool, default=False
-        Move the masks, as they are, to where the mean mask overlaps itself least: the control of equal area.
+    control : {"elsewhere", "random"}, optional
+        Change other pixels than those found, as many of them: ``elsewhere`` moves the masks, as they are, to where the
+        mean mask overlaps itself least, ``random`` scatters them. What does no worse than these needs no map.
     transplant_share : float, default=0.5
         Share of the images of a batch that get a transplant, in [0, 1].
 
@@ -131,14 +134,14 @@ class AttributionNoise:
         noise_std: float = 0.5,
         *,
         perturbation: Perturbation | None = None,
-        elsewhere: bool = False,
+        control: str | None = None,
         transplant_share: float = 0.5,
     ) -> None:
         self.scheme = scheme
         self.quantile = quantile
         self.noise_std = noise_std
         self.perturbation = perturbation
-        self.elsewhere = elsewhere
+        self.control = control
         self.transplant_share = transplant_share
 
     @property
@@ -153,13 +156,20 @@ class AttributionNoise:
         _check_quantile(self.quantile)
         if not self.noise_std >= 0:
             raise ValueError(f"noise_std must be at least 0, got {self.noise_std}")
+        if self.control not in (None, *CONTROLS):
+            raise ValueError(f"control must be None or one of {', '.join(CONTROLS)}, got {self.control!r}")
         if not 0 <= self.transplant_share <= 1:
             raise ValueError(f"transplant_share must lie in [0, 1], got {self.transplant_share}")
         if self.perturbation is not None and not callable(self.perturbation):
             raise TypeError(f"perturbation must be callable, got {self.perturbation!r}")
 
     def fit(
-        self, pixel_maps: Tensor, images: ImageData | None = None, confounder: ArrayLike | None = None
+        self,
+        pixel_maps: Tensor,
+        images: ImageData | None = None,
+        confounder: ArrayLike | None = None,
+        *,
+        random_state: RandomState = None,
     ) -> AttributionNoise:
         """Find the pixels to change.
 
@@ -172,6 +182,8 @@ class AttributionNoise:
             The training images: the donors of transplants.
         confounder : array-like of shape (N,), optional
             The confounder's value in each; for transplants.
+        random_state : int, NumPy generator or None, default=None
+            Decides the pixels of the control ``random``.
 
         Returns
         -------
@@ -182,8 +194,12 @@ class AttributionNoise:
             raise ValueError(f"pixel_maps must have shape (N, height, width), got {tuple(pixel_maps.shape)}")
         mean_mask = quantile_mask(pixel_maps.mean(0), self.quantile)
         self.mask_ = mean_mask[None] if self.is_general else quantile_mask(pixel_maps, self.quantile)
-        if self.elsewhere:
+        if self.control == "elsewhere":
             self.mask_ = self.mask_.roll(shift_elsewhere(mean_mask), dims=(1, 2))
+        elif self.control == "random":
+            generator = np.random.default_rng(draw_seed(random_state))
+            flat = self.mask_.flatten(1).cpu().numpy()
+            self.mask_ = torch.from_numpy(generator.permuted(flat, axis=1)).view(self.mask_.shape)
         self.donors_ = None
         if self._perturbation is _transplant:
             if images is None or confounder is None:

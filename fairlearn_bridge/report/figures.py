@@ -168,6 +168,56 @@ def accuracy_gap_plane(table: pd.DataFrame, mitigators: pd.DataFrame) -> Figure:
     return figure
 
 
+def accuracy_by_quantile(table: pd.DataFrame, group_names: Mapping[str, str]) -> Figure:
+    """Draw how accuracy changes with the quantile, a panel a scheme; dotted lines are the original's.
+
+    De Coninck et al. 2024, Figure 8, with the worst cell besides.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns ``mitigator``, ``scheme``, ``quantile``, ``measure``, ``mean``, ``low``, ``high``.
+    group_names : mapping of group, as text, to its name
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If the table has no scheme.
+    """
+    schemes = list(table["scheme"].dropna().unique())
+    if not schemes:
+        raise ValueError("table must hold a scheme, it holds none")
+    labels = {"accuracy": "all", **{f"accuracy[{group}]": name for group, name in group_names.items()}}
+    labels["worst_cell"] = "worst cell"
+    originals = table[table["mitigator"] == "original"].set_index("measure")["mean"]
+    with rc_context(STYLE):
+        rows = math.ceil(len(schemes) / 2)
+        figure = Figure(figsize=(1.6 * WIDTH, 2.6 * rows + 0.6), layout="constrained")
+        axes = figure.subplots(rows, min(len(schemes), 2), sharex=True, sharey=True, squeeze=False)
+        for ax, scheme in zip(axes.flat, schemes, strict=False):
+            of_scheme = table[table["scheme"] == scheme].sort_values("quantile")
+            for color, (name, label) in zip(LINE_COLORS, labels.items(), strict=False):
+                line = of_scheme[of_scheme["measure"] == name]
+                x, mean, low, high = (line[column].to_numpy(float) for column in ("quantile", "mean", "low", "high"))
+                ax.plot(x, mean, "o-", color=color, markersize=3.5, label=literal(label))
+                ax.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
+                ax.axhline(originals[name], color=color, linestyle=":", linewidth=1)
+            ax.set_title(literal(scheme))
+            ax.set_xticks(x)
+            ax.xaxis.set_tick_params(labelbottom=True)
+        for ax in list(axes.flat)[len(schemes) :]:
+            ax.set_visible(False)
+        figure.supxlabel("quantile: the pixels above it change", fontsize="medium")
+        figure.supylabel("accuracy", fontsize="medium")
+        handles, texts = axes[0, 0].get_legend_handles_labels()
+        figure.legend(handles, texts, loc="outside upper left", ncols=len(labels))
+    return figure
+
+
 def map_figure(
     mean_image: ArrayLike,
     pixel_map: ArrayLike,

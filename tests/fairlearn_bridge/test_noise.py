@@ -136,14 +136,27 @@ def test_elsewhere_has_equal_area_and_least_overlap(images, maps):
     shift = shift_elsewhere(mask)
     overlaps = {(dy, dx): int((mask & mask.roll((dy, dx), (0, 1))).sum()) for dy in range(8) for dx in range(9)}
     assert overlaps[shift] == min(overlaps.values()) == 0
-    there, here = (fitted("specific_mask", maps, images, elsewhere=e).mask_ for e in (True, False))
+    there, here = (fitted("specific_mask", maps, images, control=c).mask_ for c in ("elsewhere", None))
     assert torch.equal(there.sum((1, 2)), here.sum((1, 2)))
     assert not torch.equal(there, here)
     # Half the image has only the other half to go to.
     mean = torch.zeros(1, 8, 8)
     mean[0, :4] = 1
-    moved = AttributionNoise("general_mask", 0.5, elsewhere=True).fit(mean).mask_
+    moved = AttributionNoise("general_mask", 0.5, control="elsewhere").fit(mean).mask_
     assert torch.equal(moved, mean < 1)
+
+
+@pytest.mark.parametrize("scheme", ["general_mask", "specific_mask"])
+def test_random_pixels_are_as_many_and_nowhere_in_particular(maps, scheme):
+    random, found = (
+        AttributionNoise(scheme, 0.7, control=control).fit(maps, random_state=0).mask_ for control in ("random", None)
+    )
+    assert torch.equal(random.sum((1, 2)), found.sum((1, 2)))
+    assert not torch.equal(random, found)
+    assert len(random.unique(dim=0)) == len(random)  # each image's own
+    for seed, same in ((0, True), (1, False)):
+        again = AttributionNoise(scheme, 0.7, control="random").fit(maps, random_state=seed).mask_
+        assert torch.equal(again, random) == same
 
 
 @pytest.mark.parametrize(
@@ -157,6 +170,7 @@ def test_elsewhere_has_equal_area_and_least_overlap(images, maps):
         ({"noise_std": float("nan")}, ValueError, "noise_std"),
         ({"perturbation": "blur"}, TypeError, "perturbation"),
         ({"transplant_share": 2}, ValueError, "transplant_share"),
+        ({"control": "nowhere"}, ValueError, "control must be None or one of elsewhere, random, got 'nowhere'"),
     ],
 )
 def test_bad_parameters_are_named_in_fit(parameters, error, words, maps):

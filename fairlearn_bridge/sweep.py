@@ -1,0 +1,231 @@
+"""The sweep of De Coninck et al. 2024, section 4: Table 1, Figures 7 and 8."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import joblib
+import numpy as np
+import pandas as pd
+
+from captum_region import RegionAttribution
+from captum_region.files import replacing
+from fairlearn_bridge.comparison import Samples, alignment, fit_mitigators, measure, summarize
+from fairlearn_bridge.experiment import (
+    build_arms,
+    flat_table,
+    how_it_was_run,
+    samples_of,
+    stage,
+    train_region_classifier,
+)
+from fairlearn_bridge.report.figures import accuracy_by_group, accuracy_by_quantile
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Sequence
+
+    from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData
+
+# Of the quantiles, the one with the best worst cell on the validation images is shown in Table 1.
+CRITERION = "worst_cell"
+COLUMNS = ("accuracy", "accuracy[True]", "accuracy[False]", "gap", "worst_cell", "crossed_auc")
+
+
+@dataclass
+class SweepResults:
+    """What a sweep has found so far.
+
+    Attributes
+    ----------
+    table : DataFrame
+        A row a confounder, mitigator and measure, on the test images: ``confounder``, ``mitigator``, ``scheme`` and
+        ``quantile`` (missing for what has none), ``measure``, and the statistics of `summarize`, with differences to
+        the original.
+    validation : DataFrame
+        A row a confounder and mitigator: each measure's mean over seeds on the validation images.
+    trainings : DataFrame
+        As `fit_mitigators` gives them, with the ``confounder``.
+    """
+
+    table: pd.DataFrame = field(default_factory=pd.DataFrame)
+    validation: pd.DataFrame = field(default_factory=pd.DataFrame)
+    trainings: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def table1(self) -> pd.DataFrame:
+        """Return Table 1: for each confounder and scheme the original, balanced data, and the scheme.
+
+        Its quantile is the one with the best worst cell on the validation images, which no training set holds; the
+        paper's was the best on its test images.
+
+        Returns
+        -------
+        DataFrame
+            A row a confounder and scheme; ``quantile``, and columns (measure, ``original`` | ``balanced`` | ``scheme``
+            | ``low`` | ``high``), the last two the interval of the scheme's difference to the original.
+        """
+        rows: dict[Any, dict[tuple[str, str], float]] = {}
+        for confounder, of_one in self.table.groupby("confounder", sort=False):
+            found = {(row["mitigator"], row["measure"]): row for row in of_one.to_dict("records")}
+            validation = self.validation[self.validation["confounder"] == confounder].set_index("mitigator")[CRITERION]
+            names = of_one.dropna(subset="scheme").drop_duplicates("mitigator")
+            for scheme, of_scheme in names.groupby("scheme", sort=False):
+                best = validation.reindex(of_scheme["mitigator"]).idxmax()
+                row = rows[confounder, scheme] = {("quantile", ""): found[best, "accuracy"]["quantile"]}
+                for name in COLUMNS:
+                    if (best, name) in found:
+                        row |= {(name, arm): found[arm, name]["mean"] for arm in ("original", "balanced")}
+                        row[name, "scheme"] = found[best, name]["mean"]
+                        row |= {(name, end): found[best, name][f"difference_{end}"] for end in ("low", "high")}
+        index = pd.MultiIndex.from_tuples(rows, names=["confounder", "scheme"])
+        columns = pd.MultiIndex.from_tuples(dict.fromkeys(key for row in rows.values() for key in row))
+        return pd.DataFrame([[row.get(key, np.nan) for key in columns] for row in rows.values()], index, columns)
+
+    def write(self, out: Path, settings: dict[str, Any], shown_quantile: float) -> None:
+        """Write the tables, the settings and the plots into `out`."""
+        for name, table in (
+            ("table.csv", self.table),
+            ("validation.csv", self.validation),
+            ("trainings.csv", self.trainings.drop(columns="losses")),
+            ("table1.csv", self.table1().pipe(_flat_columns).reset_index()),
+        ):
+            with replacing(out / name) as path:
+                table.to_csv(path, index=False)
+        with replacing(out / "sweep.json") as path:
+            path.write_text(json.dumps(settings, indent=1) + "\n")
+        (out / "plots").mkdir(exist_ok=True)
+        for confounder, rows in self.table.groupby("confounder", sort=False):
+            of_one = rows["quantile"].isna() | np.isclose(rows["quantile"], shown_quantile)
+            mitigators = rows[of_one].drop_duplicates("mitigator")
+            kinds = mitigators.assign(name=mitigators["mitigator"])[["name", "kind"]]
+            groups = {"False": f"not {settings['target']}", "True": settings["target"]}
+            for number, figure in (
+                (7, accuracy_by_group(rows, kinds, groups)),
+                (8, accuracy_by_quantile(rows, groups)),
+            ):
+                with replacing(out / "plots" / f"figure{number}_{confounder}.png") as path:
+                    figure.savefig(path, dpi=150, format="png")
+
+
+def run_sweep(
+    configs: Sequence[ExperimentConfig],
+    data: Callable[[ExperimentConfig], ExperimentData],
+    quantiles: Sequence[float],
+    out: str | os.PathLike[str],
+    *,
+    quiet: bool = False,
+) -> SweepResults:
+    """Run each confounder's schemes at each quantile with each seed, and write tables and plots after each confounder.
+
+    Every training is kept in ``out/memory`` as soon as it is done: a sweep that was stopped, run again, goes on.
+
+    Parameters
+    ----------
+    configs : sequence of ExperimentConfig
+        One a confounder, of the same target.
+    data : callable
+        Gives a configuration's data.
+    quantiles : sequence of float
+        In [0, 1], see `AttributionNoise`.
+    out : path
+        A folder; made, with its parents.
+    quiet : bool, default=False
+        No progress on stderr.
+
+    Returns
+    -------
+    SweepResults
+
+    Raises
+    ------
+    ValueError
+        If a quantile is given twice, or none, or the configurations do not fit together.
+    """
+    quantiles = sorted(quantiles)
+    if not quantiles or len(set(quantiles)) < len(quantiles):
+        raise ValueError(f"quantiles must be given, each once, got {quantiles}")
+    confounders = [config.confounder for config in configs]
+    if len(set(confounders)) < len(configs) or len({config.target for config in configs}) != 1:
+        raise ValueError(f"configs must have one target and a confounder each, got the confounders {confounders}")
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    memory = joblib.Memory(out / "memory", verbose=0)
+    results = SweepResults()
+    seconds: dict[str, float] = {}
+    for config in configs:
+        if not quiet:
+            print(f"{config.confounder}:", file=sys.stderr)
+        found = _sweep_one(config, data(config), quantiles, memory, seconds, quiet)
+        for name in ("table", "validation", "trainings"):
+            part = getattr(found, name)
+            part.insert(0, "confounder", config.confounder)
+            setattr(results, name, pd.concat([getattr(results, name), part], ignore_index=True))
+        settings = {"target": config.target, "confounders": confounders, "quantiles": quantiles}
+        results.write(out, settings | how_it_was_run(config, seconds), min(quantiles, key=lambda q: abs(q - 0.7)))
+    return results
+
+
+def _sweep_one(
+    config: ExperimentConfig,
+    data: ExperimentData,
+    quantiles: Sequence[float],
+    memory: joblib.Memory,
+    seconds: dict[str, float],
+    quiet: bool,
+) -> SweepResults:
+    biased, test, validation = (
+        samples_of(config, data.biased),
+        samples_of(config, data.test),
+        samples_of(config, data.validation),
+    )
+    with stage("training the region classifier", seconds, quiet):
+        train = memory.cache(train_region_classifier, ignore=["show_progress"])
+        classifier, _ = train(config, data, show_progress=not quiet)
+    maps = None
+    if any(scheme.startswith("specific") for scheme in config.schemes):
+        with stage("attributing the training images", seconds, quiet):
+            maps = RegionAttribution(classifier).region_map(biased.X, show_progress=not quiet)
+    classifier.cpu()
+    arms, descriptions = build_arms(config, classifier, quantiles)
+    # Predicted together, told apart below by their positions.
+    both = Samples(
+        *(np.concatenate([getattr(part, name) for part in (test, validation)]) for name in ("X", "y", "confounder"))
+    )
+    with stage("training the target classifiers", seconds, quiet):
+        predictions, trainings = fit_mitigators(
+            arms,
+            biased,
+            both,
+            train_on={"balanced": samples_of(config, data.balanced)},
+            fit_params={
+                "region_maps": None if maps is None else maps.numpy(),
+                "validation": (validation.X, validation.y),
+            },
+            reuse={"threshold shifted": "original"},
+            random_states=range(config.random_state, config.random_state + config.seeds),
+            n_jobs=config.n_jobs,
+            memory=memory,
+            show_progress=not quiet,
+        )
+    for row in trainings[trainings["status"] != "done"].drop_duplicates("mitigator").itertuples():
+        print(f"{row.mitigator}: {row.status}: {row.reason}", file=sys.stderr)
+    aligned = alignment(biased.y, biased.confounder)
+    is_test = predictions["image"] < len(test.X)
+    with stage("measuring", seconds, quiet):
+        table = flat_table(summarize(predictions[is_test], aligned=aligned, reference="original"))
+    chosen = {f"{scheme} {quantile:g}": (scheme, quantile) for scheme in config.schemes for quantile in quantiles}
+    table.insert(1, "scheme", [chosen.get(name, (None, np.nan))[0] for name in table["mitigator"]])
+    table.insert(2, "quantile", [chosen.get(name, (None, np.nan))[1] for name in table["mitigator"]])
+    table.insert(3, "kind", [descriptions[name]["kind"] for name in table["mitigator"]])
+    by_seed = predictions[~is_test].groupby(["mitigator", "seed"], sort=False)
+    on_validation = pd.DataFrame({key: measure(of_seed, aligned=aligned) for key, of_seed in by_seed}).T
+    on_validation = on_validation.groupby(level=0, sort=False).mean().rename_axis("mitigator").reset_index()
+    return SweepResults(table, on_validation, trainings)
+
+
+def _flat_columns(table: pd.DataFrame) -> pd.DataFrame:
+    return table.set_axis([" ".join(part for part in column if part) for column in table.columns], axis=1)

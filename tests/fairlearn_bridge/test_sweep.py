@@ -1,0 +1,155 @@
+"""The sweep: what it writes, how it chooses, and that it goes on where it was stopped."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from fairlearn_bridge.cli import app
+from fairlearn_bridge.experiment import ExperimentConfig, scheme_parameters, synthetic_data
+from fairlearn_bridge.sweep import SweepResults, run_sweep
+
+SETTINGS = """
+confounder = ["Blond_Hair", "Eyeglasses"]
+schemes = "general_transplant,specific_noise,general_mask@random"
+quantile = [0.7, 0.5]
+train-size = 120
+test_per_cell = 15
+validation_per_cell = 6
+size = 16
+epochs = 1
+region_epochs = 1
+seeds = 2
+batch_size = 32
+jobs = 1
+"""
+TABLES = ("table.csv", "table1.csv", "validation.csv")
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sweep") / "sweep.toml"
+    path.write_text(SETTINGS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def swept(settings, tmp_path_factory, command):
+    out = tmp_path_factory.mktemp("sweep") / "out"
+    done = command("fairlearn_bridge", "sweep", "--config", settings, "--out", out, "--seed", "3", "--quiet")
+    return out, done
+
+
+@pytest.mark.slow
+def test_a_sweep_writes_what_it_says(swept):
+    out, done = swept
+    plots = {f"figure{number}_{name}.png" for number in (7, 8) for name in ("Blond_Hair", "Eyeglasses")}
+    assert {path.name for path in (out / "plots").iterdir()} == plots
+    table = pd.read_csv(out / "table.csv").set_index(["confounder", "mitigator", "measure"]).sort_index()
+    arms = {"original", "balanced", "threshold shifted"}
+    arms |= {
+        f"{scheme} {q}"
+        for scheme in ("general_transplant", "specific_noise", "general_mask@random")
+        for q in (0.5, 0.7)
+    }
+    for confounder in ("Blond_Hair", "Eyeglasses"):
+        assert set(table.loc[confounder].index.get_level_values("mitigator")) == arms
+    assert (table.loc["Blond_Hair", "original"]["difference"] == 0).all()
+    random = table.loc[("Eyeglasses", "general_mask@random 0.5", "accuracy")]
+    assert (random["scheme"], random["quantile"], random["kind"]) == ("general_mask@random", 0.5, "control")
+    # Table 1 shows, of each scheme, the quantile with the best worst cell on the validation images.
+    validation = pd.read_csv(out / "validation.csv").set_index(["confounder", "mitigator"])["worst_cell"]
+    table1 = pd.read_csv(out / "table1.csv")
+    assert len(table1) == 2 * 3
+    for row in table1.to_dict("records"):
+        confounder, best = row["confounder"], f"{row['scheme']} {row['quantile']:g}"
+        assert validation[confounder, best] == max(validation[confounder, f"{row['scheme']} {q}"] for q in (0.5, 0.7))
+        for column, name in (("original", "original"), ("balanced", "balanced"), ("scheme", best)):
+            assert row[f"gap {column}"] == table.loc[(confounder, name, "gap"), "mean"]
+    recorded = json.loads((out / "sweep.json").read_text())
+    assert recorded["quantiles"] == [0.5, 0.7]
+    assert recorded["random_states"] == [3, 4]  # --seed goes with the file
+    assert "general_mask@random" in done.stdout
+
+
+def kept(out):
+    return {path: path.stat().st_mtime_ns for path in (out / "memory").rglob("output.pkl")}
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_and_ends_with_the_same(settings, swept, tmp_path, command):
+    out = tmp_path / "out"
+    arguments = ["sweep", "--config", settings, "--out", out, "--seed", 3, "--quiet", "--force"]
+    with subprocess.Popen([sys.executable, "-m", "fairlearn_bridge", *map(str, arguments)]) as process:
+        give_up = time.monotonic() + 200
+        while len(kept(out)) < 5 and process.poll() is None and time.monotonic() < give_up:
+            time.sleep(0.02)
+        process.kill()
+    before = kept(out)
+    assert 5 <= len(before) < len(kept(swept[0]))
+    command("fairlearn_bridge", *arguments)
+    after = kept(out)
+    assert {path: after[path] for path in before} == before  # read, not trained anew
+    for name in TABLES:
+        assert (out / name).read_bytes() == (swept[0] / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("quantiles = [0.5]", "sets quantiles, the options are"),
+        ("quantile = ", "sweep.toml"),
+        ("quantile = [0.5, 0.5]", "each once, got [0.5, 0.5]"),
+        ('schemes = "specific_mask@predict"', "general_mask and general_noise @predict"),
+    ],
+)
+def test_bad_settings_are_told(text, words, tmp_path):
+    (tmp_path / "sweep.toml").write_text(text)
+    arguments = ["sweep", "--config", tmp_path / "sweep.toml", "--out", tmp_path / "out", "--quiet"]
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    assert done.exit_code == 2
+    told = "".join(done.stderr.replace("│", " ").split())  # typer sets its errors in a box
+    assert words.replace(" ", "") in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_without_validation_or_crossed_cells_still_make_a_table():
+    rows = [
+        ("A", arm, scheme, quantile, "accuracy", value, value - 0.5, -0.1, 0.1)
+        for arm, scheme, quantile, value in (
+            ("original", None, np.nan, 0.5),
+            ("balanced", None, np.nan, 0.9),
+            ("s 0.5", "s", 0.5, 0.6),
+            ("s 0.7", "s", 0.7, 0.7),
+        )
+    ]
+    columns = ["confounder", "mitigator", "scheme", "quantile", "measure", "mean", "difference"]
+    table = pd.DataFrame(rows, columns=[*columns, "difference_low", "difference_high"])
+    validation = pd.DataFrame({"confounder": "A", "mitigator": ["s 0.5", "s 0.7"], "worst_cell": [0.4, 0.3]})
+    table1 = SweepResults(table, validation).table1()
+    assert table1.loc[("A", "s"), ("quantile", "")] == 0.5
+    assert table1.loc[("A", "s"), ("accuracy", "scheme")] == 0.6
+    assert "crossed_auc" not in table1.columns.get_level_values(0)
+
+
+def test_run_sweep_refuses_what_does_not_fit(tmp_path):
+    config = ExperimentConfig("Male", "Blond_Hair", train_size=24, test_per_cell=2, validation_per_cell=2)
+    for quantiles in ([], [0.5, 0.5]):
+        with pytest.raises(ValueError, match="quantiles must be given, each once"):
+            run_sweep([config], lambda one: synthetic_data(one, 16), quantiles, tmp_path)
+    for others in (config, replace(config, target="Smiling", confounder="Eyeglasses")):
+        with pytest.raises(ValueError, match="configs must have one target and a confounder each"):
+            run_sweep([config, others], lambda one: synthetic_data(one, 16), [0.5], tmp_path)
+
+
+def test_what_stands_behind_a_scheme():
+    assert scheme_parameters("specific_noise") == {"scheme": "specific_noise"}
+    for text in ("general_transplant@predict", "general_mask@", "general_mask@nowhere", "general_blur@random"):
+        with pytest.raises(ValueError, match="schem"):
+            scheme_parameters(text)
