@@ -43,6 +43,13 @@ def test_saliency_comparison(tmp_path):
     assert {path.name for path in tmp_path.glob("*.png")} == {"saliency.png", "two_cues.png"}
 
 
+@pytest.mark.slow
+def test_seeds_on_dask(tmp_path):
+    pytest.importorskip("distributed")
+    printed = run("seeds_on_dask.py", tmp_path)  # it compares what Dask's workers give with what joblib's give
+    assert re.search(r"^general_transplant( +[\d.]+){4}$", printed, re.MULTILINE)
+
+
 def test_no_example_is_forgotten():
-    tested = set(re.findall(r"plot_\w+\.py", Path(__file__).read_text()))
+    tested = set(re.findall(r"\w+\.py", Path(__file__).read_text()))
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested

@@ -1,0 +1,38 @@
+"""
+Seeds spread by Dask
+====================
+
+``compare_mitigators`` runs its trainings through joblib, so any joblib backend spreads them: here two Dask workers on
+this machine, elsewhere a cluster. The table is the same to the last digit, wherever the trainings ran.
+"""
+
+import joblib
+from distributed import Client, LocalCluster
+
+from captum_region.datasets import make_faces
+from fairlearn_bridge import AttributionNoiseMitigator, ImageClassifier, Samples, compare_mitigators
+
+
+def samples(count: int, random_state: int) -> Samples:
+    faces = make_faces(count, size=16, random_state=random_state)
+    return Samples(faces.images, faces.attributes["Male"], faces.attributes["Blond_Hair"])
+
+
+# Dask starts its workers by importing this file: without the guard each would start workers of its own.
+if __name__ == "__main__":
+    train, test = samples(240, 0), samples(200, 1)
+    classifier = ImageClassifier(max_epochs=2)
+    mitigators = {
+        "original": classifier,
+        "general_transplant": AttributionNoiseMitigator(classifier, scheme="general_transplant", region_epochs=2),
+    }
+    seeds = range(3)
+
+    here = compare_mitigators(mitigators, train, test, random_states=seeds)
+
+    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    with cluster, Client(cluster), joblib.parallel_config(backend="dask"):
+        spread = compare_mitigators(mitigators, train, test, random_states=seeds)
+
+    assert spread.equals(here)
+    print(spread["accuracy"][["mean", "std", "low", "high"]].round(3).to_string())
