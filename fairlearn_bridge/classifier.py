@@ -102,12 +102,12 @@ class _WholeBatches(DataLoader[Any]):
 class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
     """An image classifier as scikit-learn and fairlearn want one, trained by skorch.
 
-    Takes images N x C x H x W, uint8 or float in [0, 1]; the module gets floats in [0, 1] and gives logits. Flattened
-    to rows, N x (C * H * W), they are taken too; rows of floats may have any range, of which each column is scaled to
-    [0, 1] by what it was in `fit`. All of
-    skorch's parameters (``module__x``, ``callbacks``, ``optimizer``, ``device`` ...) work, and so does its
-    ``history``. Unlike skorch's own classifier it takes labels of any kind, gives probabilities in float64 (fairlearn's
-    ThresholdOptimizer needs them), takes `sample_weight`, and trains on all the images by default.
+    Takes images N x C x H x W, uint8 or float in [0, 1], or the same flattened to rows, N x (C * H * W). Float rows may
+    have any range: each column is scaled to [0, 1] from the range it had in `fit`. The module gets floats in [0, 1] and
+    gives logits. All of skorch's parameters (``module__x``, ``callbacks``, ``optimizer``, ``device`` ...) work, and so
+    does its ``history``; its ``partial_fit`` is left out. Unlike skorch's own classifier it takes labels of any kind,
+    gives probabilities in float64 (fairlearn's ThresholdOptimizer needs them), takes `sample_weight`, and trains on all
+    the images by default.
 
     Parameters
     ----------
@@ -115,8 +115,8 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         A class whose constructor takes ``image_shape`` or ``num_classes`` is given those of the training data. An
         instance is copied, never trained itself.
     image_shape : (int, int, int), optional
-        Channels, height and width of the images in X, for an X of rows. By default a row is an image of one channel
-        and one pixel's height.
+        Channels, height and width of the images in X. By default those of X, and a row is an image of one channel and
+        one pixel's height.
     batch_transform : callable, optional
         (images, index, generator) -> images, applied to each batch in training only: images in [0, 1] on the device,
         their positions in the X given to `fit`, and a generator on the device. How a mitigator perturbs images.

@@ -64,12 +64,13 @@ def check_rows_or_images(estimator: Any, X: Any, image_shape: Sequence[int] | No
     shape = (1, 1, rows.shape[1]) if image_shape is None else tuple(image_shape)
     if math.prod(shape) != rows.shape[1]:
         raise ValueError(f"X must have {math.prod(shape)} features for images of {shape}, got {rows.shape[1]}")
-    if rows.dtype != np.uint8:
-        if reset:
-            ends = np.stack([rows.min(0).clip(max=0), rows.max(0).clip(min=1)])
-            estimator.row_scaler_ = MinMaxScaler(clip=True).fit(ends)
-        if hasattr(estimator, "row_scaler_"):
-            rows = estimator.row_scaler_.transform(rows)
+    if reset and rows.dtype != np.uint8:
+        ends = np.stack([rows.min(0).clip(max=0), rows.max(0).clip(min=1)])
+        estimator.row_scaler_ = MinMaxScaler(clip=True).fit(ends)
+    if hasattr(estimator, "row_scaler_"):
+        if rows.dtype == np.uint8:  # 7 as a brightness, 7/255, or as the number that it was in fit?
+            raise TypeError("X must hold rows of the type they had in fit, not uint8")
+        rows = estimator.row_scaler_.transform(rows)
     return check_images(rows.reshape(-1, *shape), name="X")
 
 
@@ -85,7 +86,7 @@ def check_labels(values: Any, count: int, *, name: str) -> NDArray[Any]:
     shape = np.asarray(values).shape
     if shape not in ((count,), (count, 1)):
         raise ValueError(f"{name} should be a 1d array of shape ({count},), one an image, got {shape}")
-    labels: NDArray[Any] = column_or_1d(values, warn=True)
+    labels: NDArray[Any] = column_or_1d(values, warn=name == "y")  # fairlearn takes a frame of one column
     lacking = ~np.isfinite(labels) if labels.dtype.kind == "f" else pd.isna(labels)
     if lacking.any():
         raise ValueError(f"{name} must not miss values, got {lacking.sum()} missing or infinite")

@@ -38,6 +38,7 @@ class Linear(nn.Module):
 
 
 CLASSIFIER = ImageClassifier(Linear, max_epochs=1, lr=0.01, batch_size=16, random_state=0)
+LEARNER = ImageClassifier(Linear, lr=0.1, batch_size=32, random_state=0)
 REGIONS = DenseRegionClassifier(RegionGrid(8, 4, 4), 2, width=4, random_state=0)
 SEARCHED = {"scheme": ["general_mask", "specific_noise"], "quantile": [0.5, 0.9]}
 MITIGATOR = AttributionNoiseMitigator(CLASSIFIER, region_classifier=REGIONS, random_state=0)
@@ -61,18 +62,13 @@ class Supplied(AttributionNoiseMitigator):
 
 def expected_failures(estimator):
     """Return scikit-learn's checks that cannot pass, each with its reason."""
-    failures = {
-        "check_sample_weight_equivalence_on_dense_data": "trained by batches: a sample of weight 2 takes one place in "
-        "one batch, two copies of it two places, and all batches are others"
-    }
+    weights_and_copies = "check_sample_weight_equivalence_on_dense_data"
     if isinstance(estimator, ImageClassifier):
-        failures["check_no_attributes_set_in_init"] = (
-            "skorch's constructor sets history_, initialized_ and virtual_params_"
-        )
-    return failures
-
-
-LEARNER = ImageClassifier(Linear, lr=0.1, batch_size=32, random_state=0)
+        return {
+            weights_and_copies: "in one batch equal as far as float32 goes, see the next test; it asks for 1e-7",
+            "check_no_attributes_set_in_init": "skorch's constructor sets history_, initialized_ and virtual_params_",
+        }
+    return {weights_and_copies: "a copy of an image is given noise of its own"}
 
 
 # skorch reads callbacks as soon as they are set, and raises TypeError if they are no list; the check warns of that.
@@ -83,6 +79,16 @@ LEARNER = ImageClassifier(Linear, lr=0.1, batch_size=32, random_state=0)
 )
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
+
+
+def test_a_weight_is_as_many_copies_where_all_is_one_batch():
+    X, _, y = images_and_labels()
+    weight = np.arange(len(X)) % 4
+    learner = clone(CLASSIFIER).set_params(max_epochs=5, batch_size=200)
+    weighted = clone(learner).fit(X, y, sample_weight=weight).predict_proba(X)
+    copied = clone(learner).fit(X.repeat(weight, 0), y.repeat(weight)).predict_proba(X)
+    np.testing.assert_allclose(weighted, copied, rtol=1e-4)
+    assert not np.allclose(weighted, clone(learner).fit(X, y).predict_proba(X), rtol=1e-3)
 
 
 def test_rows_are_flattened_images():
@@ -109,6 +115,8 @@ def test_rows_of_any_range_are_scaled_by_what_they_were_in_fit():
     assert np.array_equal(by_rows.region_map_, plain.region_map_)
     beyond = np.where(images > 0.3, np.float32(9), rows.reshape(images.shape)).reshape(rows.shape)
     assert np.array_equal(by_rows.predict_proba(beyond), plain.predict_proba(np.where(images > 0.3, 1, images)))
+    with pytest.raises(TypeError, match="not uint8"):
+        by_rows.predict(X.reshape(rows.shape))
     by_rows.fit(images.reshape(rows.shape), y, sensitive_features=group)  # nothing of the old scaling is left
     assert np.array_equal(by_rows.predict_proba(images), plain.predict_proba(images))
 
@@ -176,6 +184,16 @@ def test_labels_in_any_container(container, names):
     assert np.array_equal(mitigator.classes_, plain.classes_)
     assert np.array_equal(mitigator.predict_proba(X), plain.predict_proba(X))
     assert set(mitigator.predict(X)) <= set(names)
+
+
+def test_sensitive_features_as_a_frame_of_one_column():
+    X, y, group = images_and_labels()
+    plain, framed = (
+        clone(MITIGATOR).fit(X, y, sensitive_features=values) for values in (group, pd.DataFrame({"group": group}))
+    )
+    assert np.array_equal(framed.predict_proba(X), plain.predict_proba(X))
+    with pytest.raises(ValueError, match=r"sensitive_features should be a 1d array of shape \(48,\).*\(48, 2\)"):
+        clone(MITIGATOR).fit(X, y, sensitive_features=np.stack([group, group], 1))
 
 
 def test_three_classes_of_strings():
