@@ -1,4 +1,4 @@
-"""ImageClassifier: skorch's classifier for 4-D images, fitted to scikit-learn's and fairlearn's needs."""
+"""ImageClassifier: skorch's classifier for images, fitted to scikit-learn's and fairlearn's needs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from skorch.utils import to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from captum_region.batches import check_images, take
+from captum_region.batches import take
 from captum_region.randomness import RandomState, draw_seed, seeded
+from fairlearn_bridge.validation import check_classes, check_rows_or_images
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,26 +41,25 @@ class SmallCNN(nn.Module):
     Parameters
     ----------
     image_shape : (int, int, int)
-        Channels, height and width; at least 8 pixels each way.
+        Channels, height and width. A side of fewer than 8 pixels is not pooled.
     num_classes : int
     """
 
     def __init__(self, image_shape: Sequence[int], num_classes: int) -> None:
         super().__init__()
         channels, height, width = image_shape
-        if min(height, width) < 8:
-            raise ValueError(f"image_shape must be at least 8 x 8 pixels for three poolings, got {height} x {width}")
+        pool = tuple(2 if side >= 8 else 1 for side in (height, width))
         layers: list[nn.Module] = []
         for narrow, wide in ((channels, 6), (6, 12), (12, 24)):
             layers += [
                 nn.Conv2d(narrow, wide, 5, padding=2),
                 nn.Dropout(0.1),
                 nn.BatchNorm2d(wide),
-                nn.MaxPool2d(2),
+                nn.MaxPool2d(pool),
                 nn.LeakyReLU(0.1),
             ]
         layers.append(nn.Flatten())
-        for narrow, wide in ((24 * (height // 8) * (width // 8), 1000), (1000, 100)):
+        for narrow, wide in ((24 * (height // pool[0] ** 3) * (width // pool[1] ** 3), 1000), (1000, 100)):
             layers += [nn.Linear(narrow, wide), nn.Dropout(0.5), nn.LeakyReLU(0.1)]
         self.layers = nn.Sequential(*layers, nn.Linear(100, num_classes))
 
@@ -102,16 +102,21 @@ class _WholeBatches(DataLoader[Any]):
 class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
     """An image classifier as scikit-learn and fairlearn want one, trained by skorch.
 
-    Takes images N x C x H x W, uint8 or float in [0, 1]; the module gets floats in [0, 1] and gives logits. All of
-    skorch's parameters (``module__x``, ``callbacks``, ``optimizer``, ``device`` ...) work, and so does its
-    ``history``. Unlike skorch's own classifier it takes labels of any kind, gives probabilities in float64 (fairlearn's
-    ThresholdOptimizer needs them), takes `sample_weight`, and trains on all the images by default.
+    Takes images N x C x H x W, uint8 or float in [0, 1], or the same flattened to rows, N x (C * H * W). Float rows may
+    have any range: each column is scaled to [0, 1] from the range it had in `fit`. The module gets floats in [0, 1] and
+    gives logits. All of skorch's parameters (``module__x``, ``callbacks``, ``optimizer``, ``device`` ...) work, and so
+    does its ``history``; its ``partial_fit`` is left out. Unlike skorch's own classifier it takes labels of any kind,
+    gives probabilities in float64 (fairlearn's ThresholdOptimizer needs them), takes `sample_weight`, and trains on all
+    the images by default.
 
     Parameters
     ----------
     module : nn.Module class or instance, default=SmallCNN
         A class whose constructor takes ``image_shape`` or ``num_classes`` is given those of the training data. An
         instance is copied, never trained itself.
+    image_shape : (int, int, int), optional
+        Channels, height and width of the images in X. By default those of X, and a row is an image of one channel and
+        one pixel's height.
     batch_transform : callable, optional
         (images, index, generator) -> images, applied to each batch in training only: images in [0, 1] on the device,
         their positions in the X given to `fit`, and a generator on the device. How a mitigator perturbs images.
@@ -129,7 +134,11 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The sorted labels.
+        The sorted labels, or skorch's parameter ``classes``.
+    n_features_in_ : int
+        Channels x height x width.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, if X was a data frame of rows.
     module_ : nn.Module
         The trained module.
     history_ : skorch.history.History
@@ -148,6 +157,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         self,
         module: type[nn.Module] | nn.Module = SmallCNN,
         *,
+        image_shape: tuple[int, int, int] | None = None,
         batch_transform: BatchTransform | None = None,
         loss_reduction: LossReduction | None = None,
         random_state: RandomState = None,
@@ -179,6 +189,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             verbose=verbose,
             **kwargs,
         )
+        self.image_shape = image_shape
         self.batch_transform = batch_transform
         self.loss_reduction = loss_reduction
         self.random_state = random_state
@@ -193,8 +204,8 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
         Parameters
         ----------
-        X : ndarray or Tensor, shape (N, C, height, width)
-            uint8, or float in [0, 1]; a memory map is read batch by batch.
+        X : array-like or Tensor, shape (N, C, height, width) or (N, n_features)
+            Images of uint8, or float in [0, 1]; a memory map is read batch by batch. Or rows, see `image_shape`.
         y : array-like of shape (N,)
             Labels of any kind that sorts, at least two different ones.
         sample_weight : array-like of shape (N,), optional
@@ -209,29 +220,32 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         TypeError, ValueError
             If X, y or the weights have another shape or type, or miss values.
         """
-        X = check_images(X, name="X")
-        labels = np.asarray(y)
-        if labels.shape != (len(X),):
-            raise ValueError(f"y must have shape ({len(X)},), a label an image, got {labels.shape}")
-        if pd.isna(labels).any():
-            raise ValueError(f"y must not miss labels, got {int(pd.isna(labels).sum())} missing")
-        names, target = np.unique(labels, return_inverse=True)
-        if len(names) < 2:
-            raise ValueError(f"y must hold at least two classes, got {len(names)} class: {list(names)}")
+        X = check_rows_or_images(self, X, self.image_shape, reset=True)
         weight = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight, dtype=float)
         if weight.shape != (len(X),) or not (np.isfinite(weight).all() and (weight >= 0).all() and weight.any()):
-            raise ValueError(f"sample_weight must hold {len(X)} finite weights of at least 0, not all 0")
-        self.classes_inferred_ = names
+            raise ValueError(f"sample_weight must hold {len(X)} finite weights of at least 0, not all zero")
+        labels = check_classes(y, len(X), weight=weight)
+        self.classes_inferred_ = np.unique(labels)
+        target = pd.Index(self.classes_).get_indexer(pd.Index(labels))
+        if (target < 0).any():
+            raise ValueError(f"classes must hold all labels of y, got {self.classes} for {self.classes_inferred_}")
         self.image_shape_ = tuple(X.shape[1:])
         samples = _Samples(X, target, (weight / weight.mean()).astype(np.float32))
         seed = draw_seed(self.random_state)
         self.generator_ = torch.Generator(self.device).manual_seed(seed)
-        self.interrupted_ = False
+        # skorch's own fit swallows an interruption.
         with seeded(seed):
-            super().fit(samples, target)
-        if self.interrupted_:
-            raise KeyboardInterrupt
+            if not (self.warm_start and self.initialized_):
+                self.initialize()
+            self.notify("on_train_begin", X=samples, y=target)
+            self.fit_loop(samples, target)
+            self.notify("on_train_end", X=samples, y=target)
         return self
+
+    @property
+    def partial_fit(self) -> Any:
+        """Not there: `fit` trains on with skorch's ``warm_start=True``."""
+        raise AttributeError("ImageClassifier has no partial_fit; with warm_start=True fit trains on")
 
     def predict_proba(self, X: ImageData) -> NDArray[np.float64]:
         """Return the probability of each class of ``classes_`` for images shaped like those of `fit`, N x classes.
@@ -244,9 +258,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             If X has another type or image shape.
         """
         self.check_is_fitted(["classes_inferred_"])
-        X = check_images(X, name="X")
-        if tuple(X.shape[1:]) != self.image_shape_:
-            raise ValueError(f"X must hold images of shape {self.image_shape_} as in fit, got {tuple(X.shape[1:])}")
+        X = check_rows_or_images(self, X, self.image_shape_, reset=False)
         if not len(X):
             return np.zeros((0, len(self.classes_)))
         zeros = np.zeros(len(X), np.intp)
@@ -260,16 +272,13 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         predicted: NDArray[Any] = self.classes_[likeliest]
         return predicted
 
-    # What follows adapts skorch's loop.
+    def get_params(self, deep: bool = True, **kwargs: Any) -> dict[str, Any]:
+        """Return the parameters, without the list that skorch keeps of some of their names."""
+        params: dict[str, Any] = super().get_params(deep, **kwargs)
+        params.pop("_params_to_validate", None)
+        return params
 
-    def fit_loop(self, X: Any, y: Any = None, epochs: int | None = None, **fit_params: Any) -> ImageClassifier:
-        """Run skorch's loop, and remember an interruption, which skorch's ``partial_fit`` swallows."""
-        try:
-            super().fit_loop(X, y, epochs, **fit_params)
-        except KeyboardInterrupt:
-            self.interrupted_ = True
-            raise
-        return self
+    # What follows adapts skorch's loop.
 
     def check_data(self, X: Any, y: Any) -> None:
         """Do nothing: `fit` has checked X and y."""

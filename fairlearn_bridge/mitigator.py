@@ -10,9 +10,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clo
 from sklearn.utils.validation import check_is_fitted
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
-from captum_region.batches import check_images
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.noise import AttributionNoise, Perturbation
+from fairlearn_bridge.validation import check_classes, check_labels, check_rows_or_images
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -64,6 +64,8 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
     estimator_ : estimator
         The fitted classifier.
     classes_ : ndarray of shape (n_classes,)
+    n_features_in_, feature_names_in_
+        As of `ImageClassifier`.
 
     Examples
     --------
@@ -118,8 +120,8 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
 
         Parameters
         ----------
-        X : ndarray or Tensor, shape (N, C, height, width)
-            uint8, or float in [0, 1].
+        X : array-like or Tensor, shape (N, C, height, width) or (N, n_features)
+            Images of uint8, or float in [0, 1]; or rows, as `ImageClassifier` takes them.
         y : array-like of shape (N,)
             The target's labels.
         sensitive_features : array-like of shape (N,)
@@ -149,11 +151,10 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
             raise TypeError(
                 f"estimator must have a parameter batch_transform as ImageClassifier, got {self.estimator!r}"
             )
-        X = check_images(X, name="X")
-        labels, confounder = np.asarray(y), np.asarray(sensitive_features)
-        for name, values in (("y", labels), ("sensitive_features", confounder)):
-            if values.shape != (len(X),):
-                raise ValueError(f"{name} must have shape ({len(X)},), one an image, got {values.shape}")
+        X = check_rows_or_images(self, X, getattr(self.estimator, "image_shape", None), reset=True)
+        self.image_shape_ = tuple(X.shape[1:])
+        labels = check_classes(y, len(X))
+        confounder = check_labels(sensitive_features, len(X), name="sensitive_features")
         seed = draw_seed(self.random_state)
         self.region_classifier_ = self._region_classifier(X, labels, confounder, seed)
         grid = self.region_classifier_.grid
@@ -221,9 +222,10 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         return attribution.region_map(X, show_progress=self.show_progress).cpu()
 
     def _prepare(self, X: ImageData) -> ImageData:
+        X = check_rows_or_images(self, X, self.image_shape_, reset=False)
         if not self.apply_at_predict:
             return X
-        X = torch.as_tensor(np.array(check_images(X, name="X")))
+        X = torch.as_tensor(np.array(X))
         generator = torch.Generator().manual_seed(self.predict_seed_)
         X = X.float() / 255 if X.dtype == torch.uint8 else X
         return self.noise_(X, torch.arange(len(X)), generator)

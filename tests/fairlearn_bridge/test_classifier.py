@@ -54,8 +54,11 @@ def test_the_papers_network():
         (100, 2),
     ]
     assert network(torch.rand(2, 3, 128, 128)).shape == (2, 2)
-    with pytest.raises(ValueError, match="8 x 8"):
-        SmallCNN((3, 7, 20), 2)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 7, 20), (2, 8, 1)])
+def test_the_papers_network_on_sides_too_short_to_pool(shape):
+    assert SmallCNN(shape, 2)(torch.rand(3, *shape)).shape == (3, 2)
 
 
 def test_it_learns_and_scores():
@@ -208,13 +211,17 @@ def test_threshold_shift_makes_both_classes_equally_well_recognised():
     ("changed", "error", "words"),
     [
         ({"X": np.zeros((6, 3, 8, 8), np.int64)}, TypeError, "X must be uint8 or float"),
-        ({"X": np.zeros((6, 192), np.uint8)}, ValueError, "X must have shape"),
+        ({"X": np.zeros((6, 8, 8), np.uint8)}, ValueError, "X must have shape"),
+        ({"X": np.zeros(6)}, ValueError, "Expected 2D array"),
+        ({"X": np.full((6, 4), np.nan)}, ValueError, "Input X contains NaN"),
         ({"X": np.full((6, 3, 8, 8), np.nan)}, ValueError, "X of float type"),
-        ({"y": [0, 1]}, ValueError, r"y must have shape \(6,\)"),
+        ({"y": [0, 1]}, ValueError, r"y should be a 1d array of shape \(6,\)"),
         ({"y": [0] * 6}, ValueError, "at least two classes, got 1 class"),
-        ({"y": [0, 1, 0, 1, 0, None]}, ValueError, "miss"),
+        ({"y": [0, 1, 0, 1, 0, None]}, ValueError, "y must not miss values, got 1 missing"),
+        ({"y": [0.5, 1.25, 2] * 2}, ValueError, "continuous"),
         ({"sample_weight": [1.0]}, ValueError, "sample_weight"),
         ({"sample_weight": [-1.0] * 6}, ValueError, "sample_weight"),
+        ({"sample_weight": [0, 1] * 3}, ValueError, "at least two classes, got 1 class"),
     ],
 )
 def test_bad_input_is_named(changed, error, words):
@@ -228,6 +235,6 @@ def test_bad_prediction_input():
     with pytest.raises(NotFittedError):
         ImageClassifier(Mean).predict(X)
     classifier = ImageClassifier(Mean, max_epochs=1).fit(X, y)
-    with pytest.raises(ValueError, match=r"\(3, 8, 8\) as in fit, got \(3, 4, 8\)"):
+    with pytest.raises(ValueError, match=r"\(3, 8, 8\), got \(3, 4, 8\)"):
         classifier.predict(X[:, :, :4])
     assert classifier.predict(X[:0]).shape == (0,)
