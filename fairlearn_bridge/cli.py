@@ -29,6 +29,17 @@ from captum_region.cli import (
     read_data,
     told_in_one_line,
 )
+from fairlearn_bridge.experiment import (
+    FAST_OTHERS,
+    OTHERS,
+    SLOW_OTHERS,
+    ExperimentConfig,
+    run_experiment,
+    split_data,
+    stage,
+    synthetic_data,
+)
+from fairlearn_bridge.report import write_report
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,8 +60,8 @@ Schemes = Annotated[
 Others = Annotated[
     str,
     typer.Option(
-        help="The mitigators of others to put beside: all, none, or comma-separated of reweighing, resampling, "
-        "group_dro, jtt, last_layer, masktune."
+        help=f"The mitigators of others to put beside: fast (all but {', '.join(SLOW_OTHERS)}, which trains dozens of "
+        f"classifiers), all, none, or comma-separated of {', '.join(OTHERS)}."
     ),
 ]
 Quantile = Annotated[float, typer.Option(help="Pixels above this quantile of the map change: 0.7 changes 30 %.")]
@@ -75,11 +86,8 @@ def _main(
 
 
 def _names(others: str) -> tuple[str, ...]:
-    from fairlearn_bridge.experiment import OTHERS
-
-    if others == "none":
-        return ()
-    return tuple(OTHERS) if others == "all" else tuple(others.split(","))
+    sets = {"fast": FAST_OTHERS, "all": tuple(OTHERS), "none": ()}
+    return sets[others] if others in sets else tuple(others.split(","))
 
 
 def _job_count(jobs: int | None, device: str) -> int:
@@ -108,7 +116,7 @@ def demo(
     train_size: Annotated[int, typer.Option(help="Training faces.")] = 2400,
     test_per_cell: Annotated[int, typer.Option(help="Test faces of each cell of gender and hair.")] = 250,
     schemes: Schemes = "general_transplant,general_mask@predict,general_noise",
-    others: Others = "all",
+    others: Others = "fast",
     quantile: Quantile = 0.5,
     noise_std: NoiseStd = 0.5,
     epochs: Epochs = 8,
@@ -127,8 +135,6 @@ def demo(
 
     Example: fairlearn-bridge demo --out demo
     """
-    from fairlearn_bridge.experiment import ExperimentConfig, run_experiment, stage, synthetic_data
-
     with told_in_one_line(debug):
         check_out(out, force)
         config = ExperimentConfig(
@@ -171,7 +177,7 @@ def run(
         int | None, typer.Option(help="Test images a cell; by default what the data allow, 182 at most.")
     ] = None,
     schemes: Schemes = "general_transplant,general_mask@predict,general_noise",
-    others: Others = "all",
+    others: Others = "fast",
     quantile: Quantile = 0.7,
     noise_std: NoiseStd = 0.5,
     epochs: Epochs = 10,
@@ -192,8 +198,6 @@ def run(
 
     Example: fairlearn-bridge run --data celeba --root DATA --target Male --confounder Blond_Hair --out runs/blond
     """
-    from fairlearn_bridge.experiment import ExperimentConfig, run_experiment, split_data, stage
-
     with told_in_one_line(debug):
         check_out(out, force)
         config = ExperimentConfig(
@@ -234,7 +238,5 @@ def report(
 
     Example: fairlearn-bridge report demo
     """
-    from fairlearn_bridge.report import write_report
-
     with told_in_one_line(debug):
         typer.echo(write_report(folder))

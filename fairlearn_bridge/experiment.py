@@ -11,11 +11,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from fairlearn.postprocessing import ThresholdOptimizer
+from fairlearn.reductions import EqualizedOdds, ExponentiatedGradient
 from scipy.stats import binomtest
 
 from captum_region import (
@@ -30,7 +32,9 @@ from captum_region.datasets import AttributeImages, Faces, make_faces
 from captum_region.files import replacing
 from fairlearn_bridge.baselines import (
     JTT,
+    AdversarialLastLayer,
     BalancedResampling,
+    EmbeddingCorrelationRemoval,
     GroupDRO,
     LastLayerRetraining,
     MaskTune,
@@ -46,25 +50,64 @@ from fairlearn_bridge.report import write_report
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Hashable, Iterator, Mapping
+    from collections.abc import Callable, Hashable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
 FORMAT = 1
 AT_PREDICT = "@predict"
 
-# The mitigators of others: each made of the target classifier, and a sentence.
-OTHERS: dict[str, tuple[Any, str]] = {
-    "reweighing": (Reweighing, "Weighs each training image so that {target} and {confounder} are independent."),
-    "resampling": (BalancedResampling, "Draws as many training images of each cell, of small cells again and again."),
-    "group_dro": (GroupDRO, "Minimises the loss of the worst cell (GroupDRO)."),
-    "jtt": (JTT, "Trains shortly, then anew with what that got wrong weighed more (JTT), not told {confounder}."),
-    "last_layer": (LastLayerRetraining, "Trains the last layer anew on as many images of each cell (DFR)."),
-    "masktune": (
-        MaskTune,
-        "Trains on with what Grad-CAM says it looks at hidden (MaskTune), not told {confounder}.",
+
+class Other(NamedTuple):
+    """A mitigator of others: how it is made of the target classifier, and a sentence about it.
+
+    With `on_original` it changes no training of the network, and gets the fitted original for it.
+    """
+
+    make: Callable[[ImageClassifier], Any]
+    sentence: str
+    on_original: bool = False
+
+
+OTHERS = {
+    "reweighing": Other(Reweighing, "Weighs each training image so that {target} and {confounder} are independent."),
+    "resampling": Other(
+        BalancedResampling, "Draws as many training images of each cell, of small cells again and again."
+    ),
+    "group_dro": Other(GroupDRO, "Minimises the loss of the worst cell (GroupDRO)."),
+    "jtt": Other(JTT, "Trains shortly, then anew with what that got wrong weighed more (JTT), not told {confounder}."),
+    "last_layer": Other(
+        LastLayerRetraining, "Trains the last layer anew on as many images of each cell (DFR).", on_original=True
+    ),
+    "masktune": Other(
+        MaskTune, "Trains on with what Grad-CAM says it looks at hidden (MaskTune), not told {confounder}."
+    ),
+    "correlation_remover": Other(
+        EmbeddingCorrelationRemoval,
+        "Trains the last layer anew on an embedding without its correlation with {confounder} (fairlearn's "
+        "CorrelationRemover), of which it is told in prediction also.",
+        on_original=True,
+    ),
+    "adversarial": Other(
+        AdversarialLastLayer,
+        "Trains the last layer anew against an adversary that reads {confounder} off its output (fairlearn's).",
+        on_original=True,
+    ),
+    "threshold_optimizer": Other(
+        lambda base: ThresholdOptimizer(estimator=base, constraints="equalized_odds", predict_method="predict_proba"),
+        "Chooses thresholds with and without {confounder} for equalized odds on the training images (fairlearn's "
+        "ThresholdOptimizer), told {confounder} in prediction also.",
+        on_original=True,
+    ),
+    "exponentiated_gradient": Other(
+        lambda base: ExponentiatedGradient(base, EqualizedOdds(), max_iter=5),
+        "Mixes classifiers, each trained with other weights, towards equalized odds (fairlearn's "
+        "ExponentiatedGradient), in 5 rounds of up to 9 trainings, where its default is 50 rounds.",
     ),
 }
+# The others train the network twice at most.
+SLOW_OTHERS = ("exponentiated_gradient",)
+FAST_OTHERS = tuple(name for name in OTHERS if name not in SLOW_OTHERS)
 
 MEASURES = {
     "accuracy": "Share of test images classified right; the test set holds as many images of each cell.",
@@ -112,7 +155,7 @@ class ExperimentConfig:
     target: str
     confounder: str
     schemes: tuple[str, ...] = ("general_transplant", f"general_mask{AT_PREDICT}", "general_noise")
-    others: tuple[str, ...] = tuple(OTHERS)
+    others: tuple[str, ...] = FAST_OTHERS
     quantile: float = 0.7
     noise_std: float = 0.5
     train_size: int | None = None
@@ -268,11 +311,14 @@ def run_experiment(
             test,
             train_on={"balanced": _samples(config, data.balanced)},
             fit_params={"region_maps": maps.numpy(), "validation": (validation.X, validation.y)},
-            reuse={"threshold shifted": "original"},
+            reuse=dict.fromkeys(
+                ["threshold shifted", *(name for name in config.others if OTHERS[name].on_original)], "original"
+            ),
             random_states=range(config.random_state, config.random_state + config.seeds),
             n_jobs=config.n_jobs,
             show_progress=not quiet,
         )
+    predictions["predicted"] = predictions["predicted"].astype(bool)  # fairlearn's own predict 0 and 1
     for name, reason in _not_run(trainings).items():
         descriptions[name]["description"] += f" {reason}"
         print(f"{name}: {reason}", file=sys.stderr)
@@ -365,9 +411,11 @@ def build_arms(config: ExperimentConfig, classifier: Any) -> tuple[dict[str, Any
         elsewhere: ("control", f"As {first}, but over an equal area elsewhere in the images."),
     }
     for name in config.others:
-        make, sentence = OTHERS[name]
-        arms[name] = make(base)
-        descriptions[name] = ("mitigator", sentence.format(target=config.target, confounder=config.confounder))
+        arms[name] = OTHERS[name].make(base)
+        descriptions[name] = (
+            "mitigator",
+            OTHERS[name].sentence.format(target=config.target, confounder=config.confounder),
+        )
     changed = f"the {100 * (1 - config.quantile):.0f} % of pixels that tell most about {config.confounder}"
     for scheme in config.schemes:
         arms[scheme] = mitigator(scheme)
