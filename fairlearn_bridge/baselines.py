@@ -436,11 +436,11 @@ class EmbeddingCorrelationRemoval(_Mitigator):
             indicators = np.tile(self.remover_.sensitive_mean_, (len(X), 1))
         else:
             sensitive = np.asarray(sensitive_features)
-            if sensitive.shape != (len(X),) or not np.isin(sensitive, self.sensitive_values_).all():
-                raise ValueError(
-                    f"sensitive_features must have shape ({len(X)},), one an image, and only values that it had in "
-                    f"fit, {list(self.sensitive_values_)}, got shape {sensitive.shape} and {list(np.unique(sensitive))}"
-                )
+            if sensitive.shape != (len(X),):
+                raise ValueError(f"sensitive_features must have shape ({len(X)},), one an image, got {sensitive.shape}")
+            if unknown := set(sensitive.tolist()) - set(self.sensitive_values_.tolist()):
+                known = self.sensitive_values_.tolist()
+                raise ValueError(f"sensitive_features must have the values it had in fit, {known}, got {unknown} too")
             indicators = self._indicators(sensitive)
         embedded: NDArray[np.float64] = self.remover_.transform(np.hstack([features, indicators]))
         return embedded
@@ -472,7 +472,7 @@ class AdversarialLastLayer(_Mitigator):
         Cloned and trained. Its module has an ``nn.Linear`` as its last.
     constraints : {"equalized_odds", "demographic_parity"}, default="equalized_odds"
         Whether the adversary is told the class, and so finds only what the output says of the sensitive feature
-        within a class. Where class and sensitive feature go together, the other forbids to tell the class.
+        within a class. Where class and sensitive feature go together, demographic parity forbids to tell the class.
     alpha : float, default=1.0
         How much the adversary's loss counts.
     epochs, batch_size, lr : int, int, float, default=50, 128 and 1e-3
