@@ -2,7 +2,9 @@
 
 from fairlearn_bridge.baselines import (
     JTT,
+    AdversarialLastLayer,
     BalancedResampling,
+    EmbeddingCorrelationRemoval,
     GroupDRO,
     LastLayerRetraining,
     MaskTune,
@@ -26,10 +28,12 @@ from fairlearn_bridge.protocol import ConfoundedSplit, confounded_split
 
 __all__ = [
     "JTT",
+    "AdversarialLastLayer",
     "AttributionNoise",
     "AttributionNoiseMitigator",
     "BalancedResampling",
     "ConfoundedSplit",
+    "EmbeddingCorrelationRemoval",
     "GroupDRO",
     "ImageClassifier",
     "LastLayerRetraining",

@@ -30,11 +30,15 @@ from captum_region.cli import (
     read_data,
     told_in_one_line,
 )
+from fairlearn_bridge.arms import FAST_OTHERS, OTHERS, SLOW_OTHERS
+from fairlearn_bridge.experiment import ExperimentConfig, run_experiment, split_data, stage, synthetic_data
+from fairlearn_bridge.report import write_report
+from fairlearn_bridge.sweep import run_sweep
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData
+    from fairlearn_bridge.experiment import ExperimentData
 
 app = typer.Typer(
     help="Train image classifiers without a confounder, and see what that did.",
@@ -53,8 +57,8 @@ Schemes = Annotated[
 Others = Annotated[
     str,
     typer.Option(
-        help="The mitigators of others to put beside: all, none, or comma-separated of reweighing, resampling, "
-        "group_dro, jtt, last_layer, masktune."
+        help=f"The mitigators of others to put beside: fast (all but {', '.join(SLOW_OTHERS)}, which trains dozens of "
+        f"classifiers), all, none, or comma-separated of {', '.join(OTHERS)}."
     ),
 ]
 Quantile = Annotated[float, typer.Option(help="Pixels above this quantile of the map change: 0.7 changes 30 %.")]
@@ -79,11 +83,8 @@ def _main(
 
 
 def _names(others: str) -> tuple[str, ...]:
-    from fairlearn_bridge.experiment import OTHERS
-
-    if others == "none":
-        return ()
-    return tuple(OTHERS) if others == "all" else tuple(others.split(","))
+    sets = {"fast": FAST_OTHERS, "all": tuple(OTHERS), "none": ()}
+    return sets[others] if others in sets else tuple(others.split(","))
 
 
 def _job_count(jobs: int | None, device: str) -> int:
@@ -112,7 +113,7 @@ def demo(
     train_size: Annotated[int, typer.Option(help="Training faces.")] = 2400,
     test_per_cell: Annotated[int, typer.Option(help="Test faces of each cell of gender and hair.")] = 250,
     schemes: Schemes = "general_transplant,general_mask@predict,general_noise",
-    others: Others = "all",
+    others: Others = "fast",
     quantile: Quantile = 0.5,
     noise_std: NoiseStd = 0.5,
     epochs: Epochs = 8,
@@ -131,8 +132,6 @@ def demo(
 
     Example: fairlearn-bridge demo --out demo
     """
-    from fairlearn_bridge.experiment import ExperimentConfig, run_experiment, stage, synthetic_data
-
     with told_in_one_line(debug):
         check_out(out, force)
         config = ExperimentConfig(
@@ -175,7 +174,7 @@ def run(
         int | None, typer.Option(help="Test images a cell; by default what the data allow, 182 at most.")
     ] = None,
     schemes: Schemes = "general_transplant,general_mask@predict,general_noise",
-    others: Others = "all",
+    others: Others = "fast",
     quantile: Quantile = 0.7,
     noise_std: NoiseStd = 0.5,
     epochs: Epochs = 10,
@@ -196,8 +195,6 @@ def run(
 
     Example: fairlearn-bridge run --data celeba --root DATA --target Male --confounder Blond_Hair --out runs/blond
     """
-    from fairlearn_bridge.experiment import ExperimentConfig, run_experiment, split_data, stage
-
     with told_in_one_line(debug):
         check_out(out, force)
         config = ExperimentConfig(
@@ -301,9 +298,6 @@ def sweep(
 
     Example: fairlearn-bridge sweep --config examples/celeba_sweep.toml --root DATA --out runs/sweep
     """
-    from fairlearn_bridge.experiment import ExperimentConfig, split_data, synthetic_data
-    from fairlearn_bridge.sweep import run_sweep
-
     with told_in_one_line(debug):
         check_out(out, force)
         synthetic = data == "faces"
@@ -370,7 +364,5 @@ def report(
 
     Example: fairlearn-bridge report demo
     """
-    from fairlearn_bridge.report import write_report
-
     with told_in_one_line(debug):
         typer.echo(write_report(folder))

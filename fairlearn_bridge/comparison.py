@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from captum_region.batches import ImageData
 
 
+class NoneCouldRunError(RuntimeError, ValueError):
+    """No mitigator could run with any seed; a ValueError too, since data or parameters that suit none are the cause."""
+
+
 @dataclass(frozen=True)
 class Samples:
     """Images with their target and confounder, and the groups to report by.
@@ -118,8 +122,8 @@ def compare_mitigators(
     mitigators : mapping of name to estimator
         Classifiers and fairlearn-style mitigators, cloned. Each is given what its ``fit`` takes: ``X`` and ``y``,
         and ``sensitive_features`` (the confounder) and members of `fit_params` by name. fairlearn's own
-        ExponentiatedGradient and ThresholdOptimizer will do; the latter is told the confounder of the test images too,
-        which the others do without.
+        ExponentiatedGradient and ThresholdOptimizer will do. What takes ``sensitive_features`` in prediction, such as
+        the latter, is told the confounder of the test images too, which the others do without.
     train, test : Samples
         The training data, and the test data with the groups to report by.
     train_on : mapping of name to Samples, optional
@@ -217,7 +221,7 @@ def fit_mitigators(
     ------
     ValueError
         If there is no mitigator, or a name in `train_on` or `reuse` is none.
-    RuntimeError
+    NoneCouldRunError
         If no mitigator could run with any seed.
     """
     train_on, fit_params, reuse = dict(train_on or {}), dict(fit_params or {}), dict(reuse or {})
@@ -246,7 +250,7 @@ def fit_mitigators(
     trainings = pd.DataFrame([row for _, row in ordered])
     tables = [table for table, _ in ordered if table is not None]
     if not tables:
-        raise RuntimeError(f"no mitigator could run; the first: {trainings['reason'].iloc[0]}")
+        raise NoneCouldRunError(f"no mitigator could run; the first: {trainings['reason'].iloc[0]}")
     return pd.concat(tables, ignore_index=True), trainings
 
 
@@ -301,10 +305,10 @@ def _fit_chain(
         # Whatever a mitigator of the user's raises: hours of the others' training are not lost to it.
         except Exception as error:
             # The latter is fairlearn's ValueError where a group lacks a class.
-            applicable = not isinstance(error, NotApplicableError) and "Degenerate labels" not in str(error)
+            failed = not isinstance(error, NotApplicableError) and "Degenerate labels" not in str(error)
             status = {
-                "status": "failed" if applicable else "not applicable",
-                "reason": f"{type(error).__name__}: {error}" if applicable else str(error),
+                "status": "failed" if failed else "not applicable",
+                "reason": f"{type(error).__name__}: {error}" if failed else str(error),
             }
             results.append((None, {"mitigator": name, "seed": seed, **status, "seconds": np.nan, "losses": []}))
     if any(table is None for table, _ in results):
@@ -324,6 +328,8 @@ def _fit_and_predict(
     estimator.fit(train.X, train.y, **params)
     seconds = time.perf_counter() - start
     predicted, score = _predict(estimator, test.X, test.confounder, seed)
+    if test.y.dtype == bool:  # fairlearn's reductions predict it as 0 and 1
+        predicted = predicted.astype(bool)
     table = pd.DataFrame(
         {
             "mitigator": name,
@@ -349,13 +355,13 @@ def _fit_and_predict(
 def _predict(estimator: Any, X: ImageData, confounder: NDArray[Any], seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return labels and the probability of the last class; the confounder is told to who asks for it."""
     known = {"sensitive_features": confounder, "random_state": seed}
-    accepted = inspect.signature(estimator.predict).parameters
-    told = {name: value for name, value in known.items() if name in accepted}
-    predicted = np.asarray(estimator.predict(X, **told))
-    if hasattr(estimator, "predict_proba"):
-        return predicted, estimator.predict_proba(X)[:, -1]
-    told.pop("random_state", None)  # of which label is drawn
-    return predicted, np.asarray(estimator._pmf_predict(X, **told))[:, -1]
+
+    def told(method: Any) -> NDArray[Any]:
+        accepted = inspect.signature(method).parameters
+        return np.asarray(method(X, **{name: value for name, value in known.items() if name in accepted}))
+
+    soft = estimator.predict_proba if hasattr(estimator, "predict_proba") else estimator._pmf_predict
+    return told(estimator.predict), told(soft)[:, -1]
 
 
 def alignment(target: ArrayLike, confounder: ArrayLike) -> dict[Any, Any]:

@@ -28,43 +28,20 @@ from captum_region import (
 )
 from captum_region.datasets import AttributeImages, Faces, make_faces
 from captum_region.files import replacing
-from fairlearn_bridge.baselines import (
-    JTT,
-    BalancedResampling,
-    GroupDRO,
-    LastLayerRetraining,
-    MaskTune,
-    Reweighing,
-    ThresholdShift,
-)
-from fairlearn_bridge.classifier import ImageClassifier
+from fairlearn_bridge.arms import FAST_OTHERS, OTHERS, Arm, build_arms, scheme_parameters
 from fairlearn_bridge.comparison import Samples, alignment, fit_mitigators, metric_frame, summarize
-from fairlearn_bridge.mitigator import AttributionNoiseMitigator
-from fairlearn_bridge.noise import CONTROLS, SCHEMES, AttributionNoise
+from fairlearn_bridge.noise import SCHEMES, AttributionNoise
 from fairlearn_bridge.protocol import confounded_split
 from fairlearn_bridge.report import write_report
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Hashable, Iterator, Mapping, Sequence
+    from collections.abc import Hashable, Iterator, Mapping
 
+    import joblib
     from numpy.typing import NDArray
 
 FORMAT = 1
-AT_PREDICT = ("general_mask", "general_noise")  # the schemes that can be applied in prediction also
-
-# The mitigators of others: each made of the target classifier, and a sentence.
-OTHERS: dict[str, tuple[Any, str]] = {
-    "reweighing": (Reweighing, "Weighs each training image so that {target} and {confounder} are independent."),
-    "resampling": (BalancedResampling, "Draws as many training images of each cell, of small cells again and again."),
-    "group_dro": (GroupDRO, "Minimises the loss of the worst cell (GroupDRO)."),
-    "jtt": (JTT, "Trains shortly, then anew with what that got wrong weighed more (JTT), not told {confounder}."),
-    "last_layer": (LastLayerRetraining, "Trains the last layer anew on as many images of each cell (DFR)."),
-    "masktune": (
-        MaskTune,
-        "Trains on with what Grad-CAM says it looks at hidden (MaskTune), not told {confounder}.",
-    ),
-}
 
 STATISTICS = ("mean", "std", "low", "high", "difference", "difference_low", "difference_high")
 MEASURES = {
@@ -113,7 +90,7 @@ class ExperimentConfig:
     target: str
     confounder: str
     schemes: tuple[str, ...] = ("general_transplant", "general_mask@predict", "general_noise")
-    others: tuple[str, ...] = tuple(OTHERS)
+    others: tuple[str, ...] = FAST_OTHERS
     quantile: float = 0.7
     noise_std: float = 0.5
     train_size: int | None = None
@@ -247,23 +224,12 @@ def run_experiment(
         attribution = RegionAttribution(classifier)
         maps = attribution.region_map(biased.X, show_progress=not quiet)
     classifier.cpu()
-    arms, descriptions = build_arms(config, classifier)
-    test = samples_of(config, data.test, with_twins=True)
-    validation = samples_of(config, data.validation)
+    arms = build_arms(config, classifier)
     with stage("training the target classifiers", seconds, quiet):
-        predictions, trainings = fit_mitigators(
-            arms,
-            biased,
-            test,
-            train_on={"balanced": samples_of(config, data.balanced)},
-            fit_params={"region_maps": maps.numpy(), "validation": (validation.X, validation.y)},
-            reuse={"threshold shifted": "original"},
-            random_states=range(config.random_state, config.random_state + config.seeds),
-            n_jobs=config.n_jobs,
-            show_progress=not quiet,
-        )
-    for name, reason in _not_run(trainings).items():
-        descriptions[name]["description"] += f" {reason}"
+        test = samples_of(config, data.test, with_twins=True)
+        predictions, trainings = fit_arms(config, arms, data, test, maps=maps.numpy(), show_progress=not quiet)
+    not_run = _not_run(trainings)
+    for name, reason in not_run.items():
         print(f"{name}: {reason}", file=sys.stderr)
     with stage("measuring", seconds, quiet):
         table = summarize(predictions, aligned=alignment(biased.y, biased.confounder))
@@ -278,7 +244,10 @@ def run_experiment(
     results = _results(config, data, training, table, predictions, trainings) | {
         "title": title,
         **how_it_was_run(config, seconds),
-        "mitigators": [{"name": name, **description} for name, description in descriptions.items()],
+        "mitigators": [
+            {"name": name, "kind": arm.kind, "description": f"{arm.description} {not_run.get(name, '')}".rstrip()}
+            for name, arm in arms.items()
+        ],
     }
     with replacing(out / "results.json") as path:
         path.write_text(json.dumps(_without_nan(results), indent=1, default=_plain) + "\n")
@@ -305,6 +274,35 @@ def train_region_classifier(
         show_progress=show_progress,
     )
     return classifier, training
+
+
+def fit_arms(
+    config: ExperimentConfig,
+    arms: Mapping[str, Arm],
+    data: ExperimentData,
+    test: Samples,
+    *,
+    maps: NDArray[np.float32] | None = None,
+    memory: joblib.Memory | None = None,
+    show_progress: bool = False,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Train each arm with each seed on the biased set, "balanced" on the balanced one, and predict `test`.
+
+    `maps` are the biased set's region maps, where they have been computed. Returned is what `fit_mitigators` does.
+    """
+    validation = samples_of(config, data.validation)
+    return fit_mitigators(
+        {name: arm.estimator for name, arm in arms.items()},
+        samples_of(config, data.biased),
+        test,
+        train_on={"balanced": samples_of(config, data.balanced)},
+        fit_params={"region_maps": maps, "validation": (validation.X, validation.y)},
+        reuse={name: "original" for name, arm in arms.items() if arm.on_original},
+        random_states=range(config.random_state, config.random_state + config.seeds),
+        n_jobs=config.n_jobs,
+        memory=memory,
+        show_progress=show_progress,
+    )
 
 
 def _results(
@@ -341,96 +339,10 @@ def _results(
     }
 
 
-def build_arms(
-    config: ExperimentConfig, classifier: Any, quantiles: Sequence[float] | None = None
-) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
-    """Return the estimators by name: references, controls, others and schemes; for each its kind and a sentence.
-
-    With `quantiles` there is each scheme at each of them, named by both, as ``"general_noise 0.7"``; without, each at
-    the configuration's, with the first scheme's controls beside.
-    """
-    base = ImageClassifier(max_epochs=config.epochs, batch_size=config.batch_size, lr=config.lr, device=config.device)
-    names = {"target": config.target, "confounder": config.confounder}
-    arms: dict[str, Any] = {"original": base, "balanced": base, "threshold shifted": ThresholdShift(base)}
-    descriptions = {
-        "original": ("reference", "Trained on the biased set, nothing done about it."),
-        "balanced": ("reference", "Trained on a balanced set of equal size: what the biased set lacks."),
-        "threshold shifted": (
-            "control",
-            "The original with its threshold moved until both classes of the balanced validation set are recognised "
-            "equally well.",
-        ),
-    }
-    for name in config.others:
-        make, sentence = OTHERS[name]
-        arms[name] = make(base)
-        descriptions[name] = ("mitigator", sentence.format(**names))
-    schemes = config.schemes
-    if quantiles is None:
-        controls = [f"{schemes[0]}@{control}" for control in CONTROLS if "@" not in schemes[0]]
-        schemes = (*controls, *schemes)
-    for scheme in schemes:
-        parameters = scheme_parameters(scheme)
-        for quantile in quantiles or (config.quantile,):
-            name = f"{scheme} {quantile:g}" if quantiles else scheme
-            arms[name] = AttributionNoiseMitigator(
-                base, region_classifier=classifier, quantile=quantile, noise_std=config.noise_std, **parameters
-            )
-            descriptions[name] = (
-                "control" if "control" in parameters else "scheme",
-                _describe(parameters, f"{100 * (1 - quantile):.0f} % of pixels", config.confounder),
-            )
-    return arms, {name: {"kind": kind, "description": text} for name, (kind, text) in descriptions.items()}
-
-
-def scheme_parameters(text: str) -> dict[str, Any]:
-    """Return the parameters of `AttributionNoiseMitigator` that a scheme, with what stands behind its @, stands for.
-
-    Raises
-    ------
-    ValueError
-        If there is no such scheme, or what stands behind @ is not known or does not go with it.
-
-    Examples
-    --------
-    >>> scheme_parameters("general_mask@predict")
-    {'scheme': 'general_mask', 'apply_at_predict': True}
-    >>> scheme_parameters("general_transplant@random")
-    {'scheme': 'general_transplant', 'control': 'random'}
-    """
-    scheme, at, suffix = text.partition("@")
-    AttributionNoise(scheme).validate()
-    if not at:
-        return {"scheme": scheme}
-    if suffix == "predict" and scheme in AT_PREDICT:
-        return {"scheme": scheme, "apply_at_predict": True}
-    if suffix in CONTROLS:
-        return {"scheme": scheme, "control": suffix}
-    raise ValueError(
-        f"schemes may have @{', @'.join(CONTROLS)} behind them, and {' and '.join(AT_PREDICT)} @predict, got {text!r}"
-    )
-
-
 def _not_run(trainings: pd.DataFrame) -> dict[str, str]:
     """Return why mitigators did not run, by name."""
     rows = trainings[trainings["status"] != "done"].drop_duplicates("mitigator")
     return {row["mitigator"]: f"{row['status'].capitalize()}: {row['reason']}." for row in rows.to_dict("records")}
-
-
-def _describe(parameters: Mapping[str, Any], share: str, confounder: str) -> str:
-    reach, kind = parameters["scheme"].split("_")
-    done = {
-        "mask": "greyed out in training",
-        "noise": "overlaid with noise in training",
-        "transplant": "replaced, in half of the training images, by those of an image with the other value",
-    }[kind]
-    over = "on average over the images" if reach == "general" else "in each image"
-    which = f"The {share} that tell most about {confounder} {over}"
-    if "control" in parameters:
-        which = {"elsewhere": f"{which}, moved elsewhere,", "random": f"As many pixels anywhere ({share})"}[
-            parameters["control"]
-        ]
-    return f"{which} are {done}{' and in prediction' if 'apply_at_predict' in parameters else ''}."
 
 
 def samples_of(config: ExperimentConfig, images: AttributeImages, *, with_twins: bool = False) -> Samples:

@@ -14,9 +14,10 @@ import pandas as pd
 
 from captum_region import RegionAttribution
 from captum_region.files import replacing
-from fairlearn_bridge.comparison import Samples, alignment, fit_mitigators, measure, summarize
+from fairlearn_bridge.arms import build_arms
+from fairlearn_bridge.comparison import Samples, alignment, measure, summarize
 from fairlearn_bridge.experiment import (
-    build_arms,
+    fit_arms,
     flat_table,
     how_it_was_run,
     samples_of,
@@ -185,31 +186,17 @@ def _sweep_one(
     with stage("training the region classifier", seconds, quiet):
         train = memory.cache(train_region_classifier, ignore=["show_progress"])
         classifier, _ = train(config, data, show_progress=not quiet)
-    maps = None
-    if any(scheme.startswith("specific") for scheme in config.schemes):
-        with stage("attributing the training images", seconds, quiet):
-            maps = RegionAttribution(classifier).region_map(biased.X, show_progress=not quiet)
+    with stage("attributing the training images", seconds, quiet):
+        maps = RegionAttribution(classifier).region_map(biased.X, show_progress=not quiet)
     classifier.cpu()
-    arms, descriptions = build_arms(config, classifier, quantiles)
+    arms = build_arms(config, classifier, quantiles)
     # Predicted together, told apart below by their positions.
     both = Samples(
         *(np.concatenate([getattr(part, name) for part in (test, validation)]) for name in ("X", "y", "confounder"))
     )
     with stage("training the target classifiers", seconds, quiet):
-        predictions, trainings = fit_mitigators(
-            arms,
-            biased,
-            both,
-            train_on={"balanced": samples_of(config, data.balanced)},
-            fit_params={
-                "region_maps": None if maps is None else maps.numpy(),
-                "validation": (validation.X, validation.y),
-            },
-            reuse={"threshold shifted": "original"},
-            random_states=range(config.random_state, config.random_state + config.seeds),
-            n_jobs=config.n_jobs,
-            memory=memory,
-            show_progress=not quiet,
+        predictions, trainings = fit_arms(
+            config, arms, data, both, maps=maps.numpy(), memory=memory, show_progress=not quiet
         )
     for row in trainings[trainings["status"] != "done"].drop_duplicates("mitigator").itertuples():
         print(f"{row.mitigator}: {row.status}: {row.reason}", file=sys.stderr)
@@ -220,7 +207,7 @@ def _sweep_one(
     chosen = {f"{scheme} {quantile:g}": (scheme, quantile) for scheme in config.schemes for quantile in quantiles}
     table.insert(1, "scheme", [chosen.get(name, (None, np.nan))[0] for name in table["mitigator"]])
     table.insert(2, "quantile", [chosen.get(name, (None, np.nan))[1] for name in table["mitigator"]])
-    table.insert(3, "kind", [descriptions[name]["kind"] for name in table["mitigator"]])
+    table.insert(3, "kind", [arms[name].kind for name in table["mitigator"]])
     by_seed = predictions[~is_test].groupby(["mitigator", "seed"], sort=False)
     on_validation = pd.DataFrame({key: measure(of_seed, aligned=aligned) for key, of_seed in by_seed}).T
     on_validation = on_validation.groupby(level=0, sort=False).mean().rename_axis("mitigator").reset_index()

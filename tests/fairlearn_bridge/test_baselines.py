@@ -1,5 +1,7 @@
 """The other mitigators: what each weighs, draws or hides, worked out by hand; and that it helps where it should."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -8,13 +10,18 @@ from fairlearn.postprocessing import ThresholdOptimizer
 from fairlearn.reductions import EqualizedOdds, ExponentiatedGradient
 from matplotlib.figure import Figure
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from fairlearn_bridge import (
     JTT,
+    AdversarialLastLayer,
     BalancedResampling,
+    EmbeddingCorrelationRemoval,
     GroupDRO,
     ImageClassifier,
     LastLayerRetraining,
@@ -46,6 +53,8 @@ MITIGATORS = {
     "JTT": JTT(BASE, first_epochs=4, upweight=40),
     "last layer": LastLayerRetraining(BASE, random_state=0),
     "MaskTune": MaskTune(BASE),
+    "correlation": EmbeddingCorrelationRemoval(BASE),
+    "adversary": AdversarialLastLayer(BASE, random_state=0),
 }
 
 
@@ -86,7 +95,9 @@ def test_a_mitigator_is_an_estimator(name):
     np.testing.assert_array_equal(again.predict_proba(X[:7]), probability)
 
 
-@pytest.mark.parametrize("name", ["reweighing", "resampling", "group DRO", "JTT", "last layer"])
+@pytest.mark.parametrize(
+    "name", ["reweighing", "resampling", "group DRO", "JTT", "last layer", "correlation", "adversary"]
+)
 def test_it_is_better_than_the_original_where_the_shortcut_misleads(name, original):
     X, y, shortcut = faces()
     X_test, y_test, shortcut_test = faces(400, seed=1, crossed=0.5)
@@ -104,7 +115,7 @@ def test_an_empty_cell_is_told(name):
         clone(MITIGATORS[name]).fit(X, y, sensitive_features=shortcut)
 
 
-@pytest.mark.parametrize("name", ["reweighing", "resampling", "group DRO", "last layer"])
+@pytest.mark.parametrize("name", ["reweighing", "resampling", "group DRO", "last layer", "correlation", "adversary"])
 def test_bad_sensitive_features_are_named(name):
     X, y, shortcut = faces(20)
     for bad, words in ((shortcut[:5], r"sensitive_features must have shape \(20,\)"), ([None] * 20, "20 missing")):
@@ -119,6 +130,10 @@ def test_bad_sensitive_features_are_named(name):
         (JTT(BASE, first_epochs=0), "first_epochs must be at least 1"),
         (LastLayerRetraining(BASE, draws=0), "draws must be at least 1"),
         (MaskTune(BASE, tune_epochs=0), "tune_epochs must be at least 1"),
+        (EmbeddingCorrelationRemoval(BASE, alpha=1.5), r"alpha must lie in \[0, 1\], got 1.5"),
+        (AdversarialLastLayer(BASE, constraints="parity"), "constraints must be 'equalized_odds' or .* got 'parity'"),
+        (AdversarialLastLayer(BASE, alpha=-1), "alpha must be at least 0, .* got -1"),
+        (AdversarialLastLayer(BASE, epochs=0), "epochs and batch_size at least 1"),
     ],
 )
 def test_bad_parameters_are_named(mitigator, words):
@@ -200,6 +215,105 @@ def test_masktune_hides_what_was_looked_at():
     assert where[9:, 9:].mean() > 3 * where[:6].mean()
     first = clone(BASE).fit(X, y)
     assert not np.array_equal(fitted.predict_proba(X), first.predict_proba(X))
+
+
+def test_the_embedding_is_not_correlated_with_the_sensitive_feature(original):
+    X, y, shortcut = faces()
+    hair = np.array(["blond", "dark", "red"])[np.where(np.arange(300) % 7 == 0, 2, shortcut)]
+    frozen = FrozenEstimator(original)
+    fitted = EmbeddingCorrelationRemoval(frozen).fit(X, y, sensitive_features=hair)
+    plain = fitted.embed(X)
+    embedded = fitted.embed(X, sensitive_features=hair)
+    for value in ("blond", "dark", "red"):
+        assert np.abs(np.cov(plain.T, hair == value)[-1, :-1]).max() > 0.02
+        np.testing.assert_allclose(np.cov(embedded.T, hair == value)[-1, :-1], 0, atol=1e-6)
+    # Where it is not known nothing is taken; with alpha 0 nothing either, and the new layer is a plain one.
+    features = last_features(original, X)
+    np.testing.assert_allclose(plain, StandardScaler().fit_transform(features), atol=1e-12)
+    untouched = EmbeddingCorrelationRemoval(frozen, alpha=0).fit(X, y, sensitive_features=hair)
+    head = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(features, y)
+    expected = head.predict_proba(features)
+    np.testing.assert_allclose(untouched.predict_proba(X, sensitive_features=hair), expected, atol=1e-6)
+    # So too where it is always the same.
+    constant = EmbeddingCorrelationRemoval(frozen).fit(X, y, sensitive_features=["dark"] * 300)
+    np.testing.assert_allclose(constant.predict_proba(X), expected, atol=1e-6)
+
+
+def test_the_sensitive_feature_in_prediction_is_checked(original):
+    X, y, shortcut = faces(60)
+    fitted = EmbeddingCorrelationRemoval(FrozenEstimator(original)).fit(X, y, sensitive_features=shortcut)
+    with pytest.raises(ValueError, match=r"sensitive_features must have shape \(60,\), one an image, got \(5,\)"):
+        fitted.predict(X, sensitive_features=shortcut[:5])
+    with pytest.raises(ValueError, match=r"sensitive_features must have the values it had in fit, \[0, 1\], got \{2\}"):
+        fitted.predict_proba(X, sensitive_features=shortcut + 1)
+
+
+def told_of_shortcut(classifier):
+    """Return how far from chance the score orders images of one class by their shortcut."""
+    X, y, shortcut = faces(400, seed=1, crossed=0.5)
+    score = classifier.predict_proba(X)[:, 1]
+    return np.mean([abs(roc_auc_score(shortcut[y == label], score[y == label]) - 0.5) for label in (0, 1)])
+
+
+def test_the_adversary_finds_less(original):
+    X, y, shortcut = faces()
+    fitted = AdversarialLastLayer(FrozenEstimator(original), alpha=3, random_state=0)
+    fitted.fit(X, y, sensitive_features=shortcut)
+    assert told_of_shortcut(original) > 0.45
+    assert told_of_shortcut(fitted) < 0.25
+    other = clone(fitted).set_params(random_state=1).fit(X, y, sensitive_features=shortcut)
+    assert not np.array_equal(other.predict_proba(X), fitted.predict_proba(X))
+
+
+def test_the_adversary_takes_any_number_of_classes():
+    X, y, shortcut = faces()
+    X[:100, :, :, :4] //= 2
+    words = np.where(np.arange(300) < 100, "left", np.array(["man", "woman"])[y])
+    hair = np.array(["blond", "dark", "red"])[np.where(np.arange(300) % 7 == 0, 2, shortcut)]
+    fitted = AdversarialLastLayer(BASE, random_state=0).fit(X, words, sensitive_features=hair)
+    probability = fitted.predict_proba(X)
+    assert probability.shape == (300, 3)
+    np.testing.assert_allclose(probability.sum(1), 1)
+    assert fitted.score(X, words) > 0.8
+
+
+@pytest.mark.parametrize("name", ["correlation", "adversary"])
+def test_a_last_layer_is_its_own(name):
+    X, y, shortcut = faces(60)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    fitted = clone(MITIGATORS[name]).fit(X, y, sensitive_features=shortcut)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(again.predict_proba(X), fitted.predict_proba(X))
+
+
+def test_an_empty_cell_stops_only_whom_it_must():
+    X, y, shortcut = faces(200, crossed=0.3)
+    has = (y == 0) | (shortcut == 0)  # as in the paper's biased set
+    base = clone(BASE).set_params(max_epochs=2)
+    mitigators = {
+        "original": base,
+        "group DRO": GroupDRO(base),
+        "correlation": EmbeddingCorrelationRemoval(base),
+        "adversary": AdversarialLastLayer(base),
+        "thresholds": ThresholdOptimizer(estimator=base, constraints="equalized_odds", predict_method="predict_proba"),
+    }
+    X_test, y_test, shortcut_test = faces(100, seed=1, crossed=0.5)
+    test = Samples(X_test, y_test, shortcut_test, twins=X_test)
+    train = Samples(X[has], y[has], shortcut[has])
+    reuse = dict.fromkeys(["correlation", "adversary", "thresholds"], "original")
+    predictions, trainings = fit_mitigators(mitigators, train, test, reuse=reuse)
+    status = trainings.set_index("mitigator")["status"]
+    assert (status == "not applicable").to_dict() == {name: name in ("group DRO", "thresholds") for name in mitigators}
+    # Who asks for the confounder of the test images is told it: here the twins differ from them in nothing else.
+    flipped = predictions.groupby("mitigator")["flipped"].mean()
+    assert flipped["correlation"] > 0 == flipped["adversary"] == flipped["original"]
+    fitted = EmbeddingCorrelationRemoval(clone(base).set_params(random_state=0))
+    fitted.fit(train.X, train.y, sensitive_features=train.confounder)
+    expected = fitted.predict_proba(X_test, sensitive_features=shortcut_test)[:, 1]
+    scores = predictions.loc[predictions["mitigator"] == "correlation", "score"]
+    np.testing.assert_allclose(scores, expected)
 
 
 @pytest.mark.filterwarnings("ignore:Setting a")  # fairlearn 0.15 with pandas 3

@@ -42,14 +42,13 @@ def test_demo_writes_all_it_says(demo):
     results = json.loads((out / "results.json").read_text())
     arms = ["original", "balanced", "threshold shifted"]
     arms += ["reweighing", "resampling", "group_dro", "jtt", "last_layer", "masktune"]
+    arms += ["correlation_remover", "adversarial", "threshold_optimizer"]
     arms += ["general_transplant@elsewhere", "general_transplant@random"]
     arms += ["general_transplant", "general_mask@predict", "general_noise"]
     assert [entry["name"] for entry in results["mitigators"]] == arms
     # The biased set has no blond men, without whom these cannot do their work: it is said, and the rest goes on.
-    not_run = {
-        entry["name"] for entry in results["mitigators"] if "Not applicable: no training" in entry["description"]
-    }
-    assert not_run == {"resampling", "group_dro", "last_layer"}
+    not_run = {entry["name"] for entry in results["mitigators"] if "Not applicable: " in entry["description"]}
+    assert not_run == {"resampling", "group_dro", "last_layer", "threshold_optimizer"}
     assert "group_dro: Not applicable: no training image of class True" in done.stderr
     arms = [name for name in arms if name not in not_run]
     assert results["random_states"] == [0, 1]
@@ -62,7 +61,7 @@ def test_demo_writes_all_it_says(demo):
     ]
     assert all(counts["test", t, c] == 15 for t in (True, False) for c in (True, False))
     predictions = pd.read_csv(out / "predictions.csv")
-    assert len(predictions) == 11 * 2 * 60
+    assert len(predictions) == len(arms) * 2 * 60
     table = pd.read_csv(out / "table.csv").set_index(["mitigator", "measure"])
     for name in arms:
         of_arm = predictions[predictions["mitigator"] == name]
@@ -105,13 +104,19 @@ def test_run_on_ones_own_table(command, table, tmp_path):
     out, cache = tmp_path / "run", tmp_path / "cache"
     arguments = ["--data", "table", "--root", table, "--target", "Male", "--confounder", "hair=blond", "--out", out]
     options = ["--size", "20", "--cache", cache, "--schemes", "specific_mask", "--test-per-cell", "8", "--quiet"]
-    options += ["--others", "jtt"]
+    options += ["--others", "jtt,exponentiated_gradient"]
     done = command("fairlearn_bridge", "run", *arguments, *options, *SMALL)
     assert "specific_mask" in done.stdout
     assert "training" not in done.stderr
     results = json.loads((out / "results.json").read_text())
     assert results["confounder"] == "hair=blond"
-    assert [entry["name"] for entry in results["mitigators"] if entry["kind"] == "mitigator"] == ["jtt"]
+    assert [entry["name"] for entry in results["mitigators"] if entry["kind"] == "mitigator"] == [
+        "jtt",
+        "exponentiated_gradient",
+    ]
+    assert {row["status"] for row in results["trainings"]} == {"done"}
+    predicted = pd.read_csv(out / "predictions.csv")["predicted"]
+    assert predicted.dtype == bool
     assert "flip_rate" not in results["measures"]  # no twins of photographs
 
 
@@ -139,6 +144,15 @@ def test_bad_input_is_one_line_and_exit_code_2(command, arguments, words, table,
     assert len(lines) == 1, done.stderr
     assert words in lines[0]
     assert not out.exists()
+
+
+@pytest.mark.slow
+def test_that_no_mitigator_could_run_is_one_line(command, table, tmp_path):
+    arguments = ["--data", "table", "--root", table, "--target", "Male", "--confounder", "hair=blond", "--quiet"]
+    options = ["--size", "20", "--cache", tmp_path / "cache", "--test-per-cell", "8", "--others", "none", "--lr=-1"]
+    done = command("fairlearn_bridge", "run", *arguments, *options, "--out", tmp_path / "run", *SMALL, check=2)
+    lines = done.stderr.strip().splitlines()
+    assert lines == ["error: no mitigator could run; the first: ValueError: Invalid learning rate: -1.0"]
 
 
 def test_help_teaches_and_versions_agree(command):

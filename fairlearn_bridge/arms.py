@@ -1,0 +1,184 @@
+"""The arms of an experiment: references, controls, the mitigators of others, and the schemes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fairlearn.postprocessing import ThresholdOptimizer
+from fairlearn.reductions import EqualizedOdds, ExponentiatedGradient
+
+from fairlearn_bridge.baselines import (
+    JTT,
+    AdversarialLastLayer,
+    BalancedResampling,
+    EmbeddingCorrelationRemoval,
+    GroupDRO,
+    LastLayerRetraining,
+    MaskTune,
+    Reweighing,
+    ThresholdShift,
+)
+from fairlearn_bridge.classifier import ImageClassifier
+from fairlearn_bridge.mitigator import AttributionNoiseMitigator
+from fairlearn_bridge.noise import CONTROLS, AttributionNoise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from fairlearn_bridge.experiment import ExperimentConfig
+
+AT_PREDICT = ("general_mask", "general_noise")  # the schemes that can be applied in prediction also
+
+
+class Arm(NamedTuple):
+    """What is trained and compared.
+
+    Attributes
+    ----------
+    estimator : estimator
+    kind : {"reference", "control", "mitigator", "scheme"}
+    description : str
+        A sentence or two for the report.
+    on_original : bool
+        Whether it changes no training of the network, and gets the fitted original for its estimator.
+    """
+
+    estimator: Any
+    kind: str
+    description: str
+    on_original: bool = False
+
+
+class Other(NamedTuple):
+    """A mitigator of others: how it is made of the target classifier, and a sentence about it.
+
+    With `on_original` it changes no training of the network, and gets the fitted original for it.
+    """
+
+    make: Callable[[ImageClassifier], Any]
+    sentence: str
+    on_original: bool = False
+
+
+OTHERS = {
+    "reweighing": Other(Reweighing, "Weighs each training image so that {target} and {confounder} are independent."),
+    "resampling": Other(
+        BalancedResampling, "Draws as many training images of each cell, of small cells again and again."
+    ),
+    "group_dro": Other(GroupDRO, "Minimises the loss of the worst cell (GroupDRO)."),
+    "jtt": Other(JTT, "Trains shortly, then anew with what that got wrong weighed more (JTT), not told {confounder}."),
+    "last_layer": Other(
+        LastLayerRetraining, "Trains the last layer anew on as many images of each cell (DFR).", on_original=True
+    ),
+    "masktune": Other(
+        MaskTune, "Trains on with what Grad-CAM says it looks at hidden (MaskTune), not told {confounder}."
+    ),
+    "correlation_remover": Other(
+        EmbeddingCorrelationRemoval,
+        "Trains the last layer anew on an embedding without its correlation with {confounder} (fairlearn's "
+        "CorrelationRemover), of which it is told in prediction also.",
+        on_original=True,
+    ),
+    "adversarial": Other(
+        AdversarialLastLayer,
+        "Trains the last layer anew against an adversary that reads {confounder} off its output (fairlearn's).",
+        on_original=True,
+    ),
+    "threshold_optimizer": Other(
+        lambda base: ThresholdOptimizer(estimator=base, constraints="equalized_odds", predict_method="predict_proba"),
+        "Chooses thresholds with and without {confounder} for equalized odds on the training images (fairlearn's "
+        "ThresholdOptimizer), told {confounder} in prediction also.",
+        on_original=True,
+    ),
+    "exponentiated_gradient": Other(
+        lambda base: ExponentiatedGradient(base, EqualizedOdds(), max_iter=5),
+        "Mixes classifiers, each trained with other weights, towards equalized odds (fairlearn's "
+        "ExponentiatedGradient), in 5 rounds of up to 9 trainings, where its default is 50 rounds.",
+    ),
+}
+# The others train the network twice at most.
+SLOW_OTHERS = ("exponentiated_gradient",)
+FAST_OTHERS = tuple(name for name in OTHERS if name not in SLOW_OTHERS)
+
+
+def build_arms(config: ExperimentConfig, classifier: Any, quantiles: Sequence[float] | None = None) -> dict[str, Arm]:
+    """Return the arms by name.
+
+    With `quantiles` there is each scheme at each of them, named by both, as ``"general_noise 0.7"``; without, each at
+    the configuration's, with the first scheme's controls before.
+    """
+    base = ImageClassifier(max_epochs=config.epochs, batch_size=config.batch_size, lr=config.lr, device=config.device)
+    arms = {
+        "original": Arm(base, "reference", "Trained on the biased set, nothing done about it."),
+        "balanced": Arm(base, "reference", "Trained on a balanced set of equal size: what the biased set lacks."),
+        "threshold shifted": Arm(
+            ThresholdShift(base),
+            "control",
+            "The original with its threshold moved until both classes of the balanced validation set are recognised "
+            "equally well.",
+            on_original=True,
+        ),
+    }
+    for name in config.others:
+        make, sentence, on_original = OTHERS[name]
+        sentence = sentence.format(target=config.target, confounder=config.confounder)
+        arms[name] = Arm(make(base), "mitigator", sentence, on_original)
+    schemes = config.schemes
+    if quantiles is None and "@" not in schemes[0]:
+        schemes = (*(f"{schemes[0]}@{control}" for control in CONTROLS), *schemes)
+    for scheme in schemes:
+        parameters = scheme_parameters(scheme)
+        for quantile in quantiles or (config.quantile,):
+            mitigator = AttributionNoiseMitigator(
+                base, region_classifier=classifier, quantile=quantile, noise_std=config.noise_std, **parameters
+            )
+            arms[f"{scheme} {quantile:g}" if quantiles else scheme] = Arm(
+                mitigator,
+                "control" if "control" in parameters else "scheme",
+                _describe(parameters, f"{100 * (1 - quantile):.0f} % of pixels", config.confounder),
+            )
+    return arms
+
+
+def scheme_parameters(text: str) -> dict[str, Any]:
+    """Return the parameters of `AttributionNoiseMitigator` that a scheme, with what stands behind its @, stands for.
+
+    Raises
+    ------
+    ValueError
+        If there is no such scheme, or what stands behind @ is not known or does not go with it.
+
+    Examples
+    --------
+    >>> scheme_parameters("general_mask@predict")
+    {'scheme': 'general_mask', 'apply_at_predict': True}
+    >>> scheme_parameters("general_transplant@random")
+    {'scheme': 'general_transplant', 'control': 'random'}
+    """
+    scheme, at, suffix = text.partition("@")
+    AttributionNoise(scheme).validate()
+    if not at:
+        return {"scheme": scheme}
+    if suffix == "predict" and scheme in AT_PREDICT:
+        return {"scheme": scheme, "apply_at_predict": True}
+    if suffix in CONTROLS:
+        return {"scheme": scheme, "control": suffix}
+    raise ValueError(
+        f"schemes may have @{', @'.join(CONTROLS)} behind them, and {' and '.join(AT_PREDICT)} @predict, got {text!r}"
+    )
+
+
+def _describe(parameters: Mapping[str, Any], share: str, confounder: str) -> str:
+    reach, kind = parameters["scheme"].split("_")
+    done = {
+        "mask": "greyed out in training",
+        "noise": "overlaid with noise in training",
+        "transplant": "replaced, in half of the training images, by those of an image with the other value",
+    }[kind]
+    over = "on average over the images" if reach == "general" else "in each image"
+    which = f"The {share} that tell most about {confounder} {over}"
+    if "control" in parameters:
+        which = {"elsewhere": f"{which}, moved elsewhere,", "random": f"As many pixels anywhere ({share})"}[
+            parameters["control"]
+        ]
+    return f"{which} are {done}{' and in prediction' if 'apply_at_predict' in parameters else ''}."
