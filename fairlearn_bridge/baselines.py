@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from captum_region.batches import batches, check_images, take
 from captum_region.randomness import RandomState, draw_seed, seeded
+from fairlearn_bridge.validation import check_labels, check_sensitive
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -35,13 +36,10 @@ class NotApplicableError(ValueError):
 
 def _cells(X: ImageData, y: ArrayLike, sensitive_features: ArrayLike) -> pd.DataFrame:
     """Return the labels and sensitive features, checked, and the number of each image's cell, by which they sort."""
-    table = {}
-    for name, values in (("y", y), ("sensitive_features", sensitive_features)):
-        table[name] = np.asarray(values)
-        if table[name].shape != (len(X),):
-            raise ValueError(f"{name} must have shape ({len(X)},), one an image, got {table[name].shape}")
-        if pd.isna(table[name]).any():
-            raise ValueError(f"{name} must not miss values, got {int(pd.isna(table[name]).sum())} missing")
+    table = {
+        "y": check_labels(y, len(X), name="y"),
+        "sensitive_features": check_sensitive(sensitive_features, len(X)),
+    }
     cells = pd.DataFrame(table)
     return cells.assign(cell=cells.groupby(["y", "sensitive_features"]).ngroup())
 

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.noise import AttributionNoise, Perturbation
-from fairlearn_bridge.validation import check_classes, check_labels, check_rows_or_images
+from fairlearn_bridge.validation import check_classes, check_rows_or_images, check_sensitive
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -124,8 +124,8 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
             Images of uint8, or float in [0, 1]; or rows, as `ImageClassifier` takes them.
         y : array-like of shape (N,)
             The target's labels.
-        sensitive_features : array-like of shape (N,)
-            The confounder, whose information is to be removed.
+        sensitive_features : array-like of shape (N,) or (N, confounders)
+            The confounder, whose information is to be removed; of several, their combination.
         sample_weight : array-like of shape (N,), optional
             Handed to the estimator.
         region_maps : array-like, shape (N, rows, cols), optional
@@ -154,7 +154,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         X = check_rows_or_images(self, X, getattr(self.estimator, "image_shape", None), reset=True)
         self.image_shape_ = tuple(X.shape[1:])
         labels = check_classes(y, len(X))
-        confounder = check_labels(sensitive_features, len(X), name="sensitive_features")
+        confounder = check_sensitive(sensitive_features, len(X))
         seed = draw_seed(self.random_state)
         self.region_classifier_ = self._region_classifier(X, labels, confounder, seed)
         grid = self.region_classifier_.grid

@@ -93,6 +93,25 @@ def check_labels(values: Any, count: int, *, name: str) -> NDArray[Any]:
     return labels
 
 
+def check_sensitive(values: Any, count: int) -> NDArray[Any]:
+    """Return sensitive features as `check_labels` does; of several columns, a value is a combination of theirs.
+
+    Merged as fairlearn merges them, to strings such as "True,indoor".
+
+    Raises
+    ------
+    ValueError
+        If they are not `count`, or some are missing or infinite.
+    """
+    values = values.numpy(force=True) if isinstance(values, Tensor) else values
+    columns = np.asarray(values)
+    if columns.ndim != 2 or columns.shape[1] == 1:
+        return check_labels(values, count, name="sensitive_features")
+    texts = [check_labels(column, count, name="sensitive_features").astype(str) for column in columns.T]
+    merged: NDArray[Any] = np.array([",".join(row) for row in zip(*texts, strict=True)])
+    return merged
+
+
 def check_classes(y: Any, count: int, *, weight: NDArray[np.float64] | None = None) -> NDArray[Any]:
     """Return the labels of a classification as `check_labels` does.
 

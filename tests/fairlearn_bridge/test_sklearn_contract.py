@@ -186,14 +186,21 @@ def test_labels_in_any_container(container, names):
     assert set(mitigator.predict(X)) <= set(names)
 
 
-def test_sensitive_features_as_a_frame_of_one_column():
+def test_sensitive_features_as_a_frame():
     X, y, group = images_and_labels()
     plain, framed = (
         clone(MITIGATOR).fit(X, y, sensitive_features=values) for values in (group, pd.DataFrame({"group": group}))
     )
     assert np.array_equal(framed.predict_proba(X), plain.predict_proba(X))
-    with pytest.raises(ValueError, match=r"sensitive_features should be a 1d array of shape \(48,\).*\(48, 2\)"):
-        clone(MITIGATOR).fit(X, y, sensitive_features=np.stack([group, group], 1))
+    # Several columns are one sensitive feature, of as many values as they have combinations: as fairlearn has it.
+    two = pd.DataFrame({"group": group, "odd": np.arange(len(X)) % 2 == 1})
+    own = clone(MITIGATOR).set_params(region_classifier=None, region_epochs=1)
+    several = clone(own).fit(X, y, sensitive_features=two)
+    assert several.region_classifier_.num_classes == 4
+    told = clone(own).fit(X, y, sensitive_features=[f"{a},{b}" for a, b in two.to_numpy()])
+    assert np.array_equal(several.predict_proba(X), told.predict_proba(X))
+    with pytest.raises(ValueError, match="sensitive_features must not miss values, got 24 missing"):
+        clone(own).fit(X, y, sensitive_features=two.astype(object).replace({"odd": {True: None}}))
 
 
 def test_three_classes_of_strings():
