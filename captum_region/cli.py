@@ -362,6 +362,35 @@ def calibrate(
         typer.echo(json.dumps(result))
 
 
+def _read_compared(
+    data: str, root: Path, size: int, count: int, seed: int, **options: Any
+) -> tuple[AttributeImages, AttributeImages]:
+    """Return at most `count` images to train on, and those to compare on; faces are drawn anew for each seed."""
+    from captum_region.datasets import make_faces
+
+    if data == "faces":
+        faces = make_faces(count, size, random_state=2 * seed)
+        return faces, make_faces(max(1, count // 4), size, random_state=2 * seed + 1)
+    train, test = set_apart(*read_data(data, root, size, **options))
+    return train.subset(slice(count)), test
+
+
+def _read_masks(
+    column: str, root: Path, size: int, cache: Path | None, quiet: bool, chosen: AttributeImages
+) -> NDArray[np.bool_]:
+    """Return where the mask images that a table's column names are bright, N x height x width."""
+    from captum_region.datasets import load_table
+
+    if column not in chosen.attributes:
+        raise ValueError(
+            f"--masks must be a column of {root}, of {', '.join(map(str, chosen.attributes))}; got {column}"
+        )
+    table = chosen.attributes[[column]]
+    masks = load_table(table, column, root=root.parent, size=size, cache=cache, show_progress=not quiet)
+    bright: NDArray[np.bool_] = masks.images.mean(1) > 127
+    return bright
+
+
 @app.command()
 def compare(
     data: Data,
@@ -415,7 +444,6 @@ def compare(
 
     from captum_region.comparison.results import StudyResults
     from captum_region.comparison.study import study_attribute
-    from captum_region.datasets import load_table, make_faces
 
     with told_in_one_line(debug):
         check_out(out, force)
@@ -423,24 +451,6 @@ def compare(
             raise ValueError("--data must be faces, whose true regions are known, or table with --masks")
         if seeds < 1:
             raise ValueError(f"--seeds must be at least 1, got {seeds}")
-
-        def truth_of(chosen: AttributeImages) -> NDArray[np.bool_]:
-            if masks is None or masks not in chosen.attributes:
-                names = ", ".join(map(str, chosen.attributes))
-                raise ValueError(f"--masks must be a column of {root}, of {names}; got {masks}")
-            options: Any = {"size": size, "cache": cache, "show_progress": not quiet}
-            bright: NDArray[np.bool_] = (
-                load_table(chosen.attributes[[masks]], masks, root=root.parent, **options).images.mean(1) > 127
-            )
-            return bright
-
-        def read_compared(its_seed: int) -> tuple[AttributeImages, AttributeImages]:
-            if data == "faces":
-                faces = make_faces(images, size, random_state=2 * its_seed)
-                return faces, make_faces(max(1, images // 4), size, random_state=2 * its_seed + 1)
-            read = read_data(data, root, size, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
-            train, test = set_apart(*read)
-            return train.subset(slice(images)), test
 
         settings = {
             "data": data,
@@ -455,7 +465,9 @@ def compare(
         if results.reference in (without or ()):
             raise ValueError(f"--without must not name {results.reference}, which the others are compared with")
         for its_seed in range(seed, seed + seeds):
-            train, test = read_compared(its_seed)
+            train, test = _read_compared(
+                data, root, size, images, its_seed, cache=cache, skip_damaged=skip_damaged, quiet=quiet
+            )
             for name in attribute:
                 with warnings.catch_warnings(record=True) as told:
                     warnings.simplefilter("always", RuntimeWarning)
@@ -463,7 +475,7 @@ def compare(
                         train,
                         test,
                         name,
-                        truth=None if masks is None else truth_of,
+                        truth=None if masks is None else partial(_read_masks, masks, root, size, cache, quiet),
                         limit=limit,
                         epochs=epochs,
                         region_epochs=region_epochs,

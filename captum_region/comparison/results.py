@@ -52,6 +52,7 @@ class StudyResults:
     reference: str = "MultiScaleRegionAttribution"
     settings: dict[str, Any] = field(default_factory=dict)
     studies: dict[tuple[str, int], Study] = field(default_factory=dict)
+    _drawn: set[str] = field(default_factory=set, init=False, repr=False)
 
     def scores(self) -> pd.DataFrame:
         """Return `SaliencyComparison.scores` of all studies, with columns ``attribute`` and ``seed``."""
@@ -86,11 +87,6 @@ class StudyResults:
 
     def write(self, out: Path, *, pictures: int = 6) -> None:
         """Write comparison.json, table.csv, scores.csv and, of each attribute's first seed, maps_<attribute>.png."""
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-
-        from captum_region.plotting import STYLE, plot_saliency
-
         out.mkdir(parents=True, exist_ok=True)
         table, cost = self.table(), self.cost()
         result = {
@@ -119,19 +115,10 @@ class StudyResults:
         for name, frame in (("table", table), ("scores", self.scores())):
             with replacing(out / f"{name}.csv") as path:
                 frame.to_csv(path, index=False)
-        for attribute, study in {name: study for (name, _), study in reversed(self.studies.items())}.items():
-            shown = slice(pictures)
-            images = study.images.images[shown]
-            maps = {name: values[shown] for name, values in study.comparison.maps.items()}
-            with rc_context(STYLE):
-                rows, columns = len(maps) + 1, len(images)
-                figure = Figure(figsize=(1.35 * columns + 1.8, 1.35 * rows + 0.6), layout="constrained")
-                plot_saliency(
-                    images, maps, truth=study.truth[shown], axes=figure.subplots(rows, columns, squeeze=False)
-                )
-            safe = "".join(letter if letter.isalnum() or letter in "_-=" else "_" for letter in attribute)
-            with replacing(out / f"maps_{safe}.png") as path:
-                figure.savefig(path, dpi=110)
+        for (attribute, _), study in self.studies.items():
+            if attribute not in self._drawn:
+                _draw(study, attribute, out, pictures)
+                self._drawn.add(attribute)
 
     def rich_tables(self) -> list[Table]:
         """Return a table an attribute for the terminal; + and - mark what is surely better or worse than the reference.
@@ -158,6 +145,23 @@ class StudyResults:
                 rich.add_row(method, *cells, *its)
             shown.append(rich)
         return shown
+
+
+def _draw(study: Study, attribute: str, out: Path, pictures: int) -> None:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    from captum_region.plotting import STYLE, plot_saliency
+
+    images = study.images.images[:pictures]
+    maps = {name: values[:pictures] for name, values in study.comparison.maps.items()}
+    with rc_context(STYLE):
+        rows, columns = len(maps) + 1, len(images)
+        figure = Figure(figsize=(1.35 * columns + 1.8, 1.35 * rows + 0.6), layout="constrained")
+        plot_saliency(images, maps, truth=study.truth[:pictures], axes=figure.subplots(rows, columns, squeeze=False))
+    safe = "".join(letter if letter.isalnum() or letter in "_-=" else "_" for letter in attribute)
+    with replacing(out / f"maps_{safe}.png") as path:
+        figure.savefig(path, dpi=110)
 
 
 def _cell(values: Any, method: str, measure: str) -> str:
