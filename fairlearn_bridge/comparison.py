@@ -229,23 +229,24 @@ def fit_mitigators(
         raise ValueError(f"mitigators must be given and include all of train_on and reuse, got {list(mitigators)}")
     kept = check_memory(os.fspath(memory) if isinstance(memory, os.PathLike) else memory)
     fit = kept.cache(_fit_chain, ignore=["mitigators", "train", "test", "fit_params"])
-    jobs = [
-        delayed(_fit_what_can)(
-            fit,
-            kept.store_backend is not None,
-            {name: estimator, **{later: mitigators[later] for later, first in reuse.items() if first == name}},
-            train_on.get(name, train),
-            test,
-            {} if name in train_on else fit_params,
-            seed,
-        )
-        for seed in random_states
+    keep = kept.store_backend is not None
+    chains = {
+        name: {name: estimator, **{later: mitigators[later] for later, first in reuse.items() if first == name}}
         for name, estimator in mitigators.items()
         if name not in reuse
+    }
+    data = {name: (train_on.get(name, train), test, {} if name in train_on else fit_params) for name in chains}
+    # The images are hashed once, not in every job.
+    shared = _digest((train, test, fit_params)) if keep else None
+    own = {name: _digest((chains[name], train_on.get(name))) if keep else None for name in chains}
+    jobs = [
+        delayed(_fit_what_can)(fit, chains[name], *data[name], seed, (shared, own[name]))
+        for seed in random_states
+        for name in chains
     ]
     done = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
-    chains = list(tqdm(done, total=len(jobs), desc="mitigators", unit="fit", disable=not show_progress))
-    results = {(row["mitigator"], row["seed"]): (table, row) for chain in chains for table, row in chain}
+    found = list(tqdm(done, total=len(jobs), desc="mitigators", unit="fit", disable=not show_progress))
+    results = {(row["mitigator"], row["seed"]): (table, row) for chain in found for table, row in chain}
     ordered = [results[name, seed] for seed in random_states for name in mitigators]
     trainings = pd.DataFrame([row for _, row in ordered])
     tables = [table for table, _ in ordered if table is not None]
@@ -271,10 +272,13 @@ class _Hasher(NumpyHasher):  # type: ignore[misc]
         super().save(obj)
 
 
-def _fit_what_can(fit: Any, keep: bool, *arguments: Any) -> list[tuple[pd.DataFrame | None, dict[str, Any]]]:
-    key = _Hasher("md5").hash(arguments) if keep else None
+def _digest(value: Any) -> Any:
+    return _Hasher("md5").hash(value)
+
+
+def _fit_what_can(fit: Any, *arguments: Any) -> list[tuple[pd.DataFrame | None, dict[str, Any]]]:
     try:
-        results: list[tuple[pd.DataFrame | None, dict[str, Any]]] = fit(*arguments, key)
+        results: list[tuple[pd.DataFrame | None, dict[str, Any]]] = fit(*arguments)
     except _IncompleteError as incomplete:
         return incomplete.results
     return results
@@ -286,7 +290,7 @@ def _fit_chain(
     test: Samples,
     fit_params: Mapping[str, Any],
     seed: int,
-    key: str | None,  # of all the rest, for joblib's memory
+    key: tuple[str | None, str | None],  # of all that joblib's memory ignores
 ) -> list[tuple[pd.DataFrame | None, dict[str, Any]]]:
     """Fit the first mitigator, and the others on top of it; what cannot run does not stop the rest."""
     results: list[tuple[pd.DataFrame | None, dict[str, Any]]] = []
