@@ -391,16 +391,15 @@ def _pictures(
     for scheme in config.schemes:
         parameters = {key: value for key, value in scheme_parameters(scheme).items() if key in ("scheme", "control")}
         noise = AttributionNoise(quantile=config.quantile, noise_std=config.noise_std, transplant_share=1, **parameters)
-        general = noise.is_general
         noise.fit(
-            attribution.grid.to_pixels(mean_map)[None] if general else pixel_maps,
+            attribution.grid.to_pixels(mean_map[None] if noise.is_general else maps),
             biased.X,
             biased.confounder,
+            labels=biased.y,
             random_state=config.random_state,
         )
         generator = torch.Generator().manual_seed(config.random_state)
-        index = torch.from_numpy(chosen) if general else torch.arange(len(chosen))
-        perturbed = noise(images.float() / 255, index, generator)
+        perturbed = noise(images.float() / 255, torch.from_numpy(chosen), generator)
         pictures[f"example_{scheme}"] = (perturbed * 255).round().to(torch.uint8).numpy()
     return pictures
 

@@ -162,7 +162,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         self.region_map_: NDArray[np.float32] = maps.double().mean(0).float().numpy()
         self.pixel_map_: NDArray[np.float32] = grid.to_pixels(torch.from_numpy(self.region_map_)).numpy()
         pixel_maps = torch.from_numpy(self.pixel_map_)[None] if noise.is_general else grid.to_pixels(maps)
-        self.noise_ = noise.fit(pixel_maps, X, confounder, random_state=seed)
+        self.noise_ = noise.fit(pixel_maps, X, confounder, labels=labels, random_state=seed)
         self.estimator_ = clone(self.estimator).set_params(batch_transform=self.noise_)
         if self.random_state is not None:
             self.estimator_.set_params(random_state=seed)

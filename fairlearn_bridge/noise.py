@@ -15,7 +15,7 @@ from captum_region.batches import check_images, take
 from captum_region.randomness import RandomState, draw_seed
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
     from captum_region.batches import ImageData
 
@@ -102,7 +102,10 @@ class AttributionNoise:
     A scheme is a reach and a perturbation. The reach: ``general`` takes the mean map of all images, so that the same
     pixels change in each; ``specific`` takes each image's own map. The perturbation: ``mask`` greys out, ``noise``
     adds Gaussian noise (both De Coninck et al. 2024, section 4.1), ``transplant`` replaces the pixels, with soft
-    edges, by those of a random training image with another confounder value, in half of the images of each batch.
+    edges, by those of another training image, in half of the images of each batch. Whose they are is drawn so that
+    within each class every value of the confounder becomes as frequent as that allows: an image of the same class where
+    one has the value, else of any. A specific transplant takes the pixels of both images' masks: those that show what
+    is to go, and those that show what is to come.
 
     Parameters
     ----------
@@ -169,6 +172,7 @@ class AttributionNoise:
         images: ImageData | None = None,
         confounder: ArrayLike | None = None,
         *,
+        labels: ArrayLike | None = None,
         random_state: RandomState = None,
     ) -> AttributionNoise:
         """Find the pixels to change.
@@ -182,6 +186,8 @@ class AttributionNoise:
             The training images: the donors of transplants.
         confounder : array-like of shape (N,), optional
             The confounder's value in each; for transplants.
+        labels : array-like of shape (N,), optional
+            The target's class of each, within which transplants balance the confounder; by default all are of one.
         random_state : int, NumPy generator or None, default=None
             Decides the pixels of the control ``random``.
 
@@ -208,7 +214,10 @@ class AttributionNoise:
             value, code = np.unique(np.asarray(confounder), return_inverse=True)
             if code.shape != (len(images),) or len(value) < 2:
                 raise ValueError(f"confounder must have {len(images)} values, an image each, at least two different")
-            self.donors_ = images, torch.from_numpy(code)
+            classes = np.unique(np.zeros(len(images)) if labels is None else np.asarray(labels), return_inverse=True)[1]
+            if classes.shape != code.shape:
+                raise ValueError(f"labels must have {len(images)} values, one an image, got {classes.shape}")
+            self.donors_ = _Donors(images, classes, code, self.transplant_share)
         return self
 
     @property
@@ -239,22 +248,48 @@ class AttributionNoise:
         Tensor, shape (N, C, height, width)
             In [0, 1]; `images` itself is left as it was.
         """
-        mask = (self.mask_ if self.is_general else self.mask_[index.to(self.mask_.device)]).to(images.device)
-        mask = mask[:, None].expand(len(images), 1, -1, -1)
         if self.donors_ is None:
-            return self._perturbation(images, mask, generator)
-        return _transplant(
-            images, mask, generator, self._draw_donors(index, generator).to(images), self.transplant_share
-        )
+            return self._perturbation(images, self._masks(index, images.device), generator)
+        donor = self.donors_.draw(index, generator)
+        mask = self._masks(index, images.device) | self._masks(donor, images.device)
+        return _transplant(images, mask, generator, self.donors_.take(donor).to(images), self.transplant_share)
 
-    def _draw_donors(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """Return for each image a random training image with another confounder value, in [0, 1]."""
-        assert self.donors_ is not None
-        images, code = self.donors_
-        differs = (code[index.cpu(), None] != code[None, :]).float().to(generator.device)
-        chosen = torch.multinomial(differs, 1, generator=generator).squeeze(1)
-        donors = take(images, chosen.cpu().numpy())
-        return donors.float() / 255 if donors.dtype == torch.uint8 else donors.float()
+    def _masks(self, index: Tensor, device: torch.device) -> Tensor:
+        """Return the mask of each image at `index`, N x 1 x height x width."""
+        if self.is_general:
+            return self.mask_.to(device).expand(len(index), 1, -1, -1)
+        return self.mask_[index.to(self.mask_.device), None].to(device)
+
+
+class _Donors:
+    """Whose pixels are transplanted: drawn so that, within each class, the confounder's values become as frequent."""
+
+    def __init__(self, images: ImageData, classes: NDArray[Any], code: NDArray[Any], share: float) -> None:
+        self.images, self.classes = images, torch.from_numpy(classes)
+        counts = np.stack([np.bincount(code[classes == c], minlength=code.max() + 1) for c in range(classes.max() + 1)])
+        # What is left of an even share once the untouched images have theirs.
+        lacking = (1 / counts.shape[1] - (1 - share) * counts / counts.sum(1, keepdims=True)).clip(min=0)
+        lacking[lacking.sum(1) == 0] = 1  # no transplant at all
+        self.probability = torch.from_numpy(lacking / lacking.sum(1, keepdims=True))
+        self.pools = [
+            [np.flatnonzero((code == v) & ((classes == c) | (counts[c, v] == 0))) for v in range(counts.shape[1])]
+            for c in range(len(counts))
+        ]
+
+    def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the position of a donor for each image at `index`."""
+        classes = self.classes[index.cpu()]
+        probability = self.probability[classes].to(generator.device)
+        values = torch.multinomial(probability, 1, generator=generator).squeeze(1).cpu()
+        chance = torch.rand(len(index), generator=generator, device=generator.device, dtype=torch.float64).cpu()
+        pools = [self.pools[c][v] for c, v in zip(classes.tolist(), values.tolist(), strict=True)]
+        drawn = [pool[int(where * len(pool))] for pool, where in zip(pools, chance.tolist(), strict=True)]
+        return torch.tensor(np.array(drawn, dtype=np.int64))
+
+    def take(self, index: Tensor) -> Tensor:
+        """Return the images at `index`, in [0, 1]."""
+        images = take(self.images, index.numpy())
+        return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
 def _transplant(images: Tensor, mask: Tensor, generator: torch.Generator, donors: Tensor, share: float) -> Tensor:

@@ -28,7 +28,12 @@ def test_first_map(tmp_path):
 @pytest.mark.slow
 def test_mitigation(tmp_path):
     printed = run("plot_mitigation.py", tmp_path)
-    assert "flip_rate" in printed
+    for measure in ("worst_cell", "crossed_auc"):
+        original, _, transplant = map(
+            float, re.search(rf"^{measure}((?: +[\d.]+){{3}})$", printed, re.MULTILINE)[1].split()
+        )
+        assert transplant > original + 0.1
+    assert (tmp_path / "mitigation.png").stat().st_size > 1000
 
 
 @pytest.mark.slow

@@ -101,18 +101,52 @@ def test_noise_is_fresh_in_each_call_and_equal_for_equal_generators(images, maps
     assert torch.equal(noise(images, index, generator()), first)
 
 
-def test_transplants_come_from_images_with_another_value(maps):
-    confounder = torch.tensor([0, 1, 0, 1, 1, 1])
-    # Each image is of one colour that tells its confounder.
-    images = (confounder / 2 + 0.25)[:, None, None, None].expand(-1, 3, 10, 12)
-    noise = AttributionNoise("general_transplant", 0.0, transplant_share=1).fit(maps, images, confounder)
-    torch.testing.assert_close(noise(images, torch.arange(6), generator()), 1 - images)
-    none = AttributionNoise("general_transplant", 0.0, transplant_share=0).fit(maps, images, confounder)
-    assert torch.equal(none(images, torch.arange(6), generator()), images)
-    half = AttributionNoise("general_transplant", 0.0).fit(maps, images, confounder)
-    many = torch.zeros(2000, dtype=torch.long)
-    changed = half(images[many], many, generator())[:, 0, 0, 0] != images[0, 0, 0, 0]
-    assert changed.float().mean().item() == pytest.approx(0.5, abs=0.05)
+def after_transplants(labels, confounder, share, count=4000):
+    """Return what each image shows after `share` of them got all pixels of another: the positions of their sources."""
+    images = (torch.arange(len(labels)) / 255)[:, None, None, None].expand(-1, 3, 8, 8)
+    noise = AttributionNoise("general_transplant", 0.0, transplant_share=share)
+    noise.fit(torch.rand(1, 8, 8), images, confounder, labels=labels)
+    index = torch.arange(len(labels)).repeat(count)
+    return index, (noise(images[index], index, generator())[:, 0, 4, 4] * 255).round().long()
+
+
+def test_transplants_balance_the_confounder_within_each_class():
+    # Class 0 has the confounder in 4 of 6 images, class 1 in none: De Coninck's biased set.
+    labels, confounder = torch.tensor([0] * 6 + [1] * 6), torch.tensor([1] * 4 + [0] * 8)
+    for share, of_second in ((0.5, 0.5), (0.25, 0.25), (0.75, 0.5)):  # a quarter cannot give half
+        index, shown = after_transplants(labels, confounder, share)
+        replaced = (index != shown).float()
+        for label, with_it in ((0, 0.5), (1, of_second)):
+            mine = labels[index] == label
+            assert confounder[shown[mine]].float().mean().item() == pytest.approx(with_it, abs=0.02)
+            assert replaced[mine].mean().item() == pytest.approx(share, abs=share / 4)  # some by themselves
+        # Pixels are of the same class, but for what that class has no image of.
+        other_class = labels[shown] != labels[index]
+        assert torch.equal(other_class, (labels[index] == 1) & (confounder[shown] == 1))
+    index, shown = after_transplants(labels, confounder, 0.0)
+    assert torch.equal(index, shown)
+
+
+def test_transplants_without_labels_balance_the_whole():
+    _, shown = after_transplants([0] * 4, [1, 0, 0, 0], 1.0)
+    assert (shown == 0).float().mean().item() == pytest.approx(0.5, abs=0.03)
+    with pytest.raises(ValueError, match="labels must have 4 values, one an image"):
+        AttributionNoise("general_transplant").fit(
+            torch.rand(1, 8, 8), torch.rand(4, 3, 8, 8), [0, 1, 0, 1], labels=[1, 0]
+        )
+
+
+def test_a_specific_transplant_takes_the_pixels_of_both_masks():
+    maps = torch.zeros(2, 16, 16)
+    maps[0, 2:6, 2:6] = maps[1, 10:14, 10:14] = 1
+    images = torch.stack([torch.zeros(3, 16, 16), torch.ones(3, 16, 16)])
+    noise = AttributionNoise("specific_transplant", 0.5, transplant_share=1).fit(maps, images, [0, 1])
+    shown = noise(images[:1].expand(50, -1, -1, -1), torch.zeros(50, dtype=torch.long), generator())
+    came = shown.amax((1, 2, 3)) > 0  # from the other image; about half are from itself
+    assert 10 < came.sum() < 40
+    for row, column in ((4, 4), (12, 12)):
+        assert (shown[came, :, row, column] > 0.9).all()
+    assert (shown[:, :, 4, 12] == 0).all()
 
 
 def test_a_callable_gets_images_mask_and_generator(images, maps):
