@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import tomllib
 import warnings
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import joblib
 import typer
@@ -36,6 +37,8 @@ from fairlearn_bridge.report import write_report
 from fairlearn_bridge.sweep import run_sweep
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
 
     from fairlearn_bridge.experiment import ExperimentData
@@ -87,8 +90,12 @@ def _names(others: str) -> tuple[str, ...]:
     return sets[others] if others in sets else tuple(others.split(","))
 
 
-def _job_count(jobs: int | None, device: str) -> int:
-    return jobs if jobs is not None else joblib.cpu_count() if device == "cpu" else 1
+def _config(options: Mapping[str, Any], **fixed: Any) -> ExperimentConfig:
+    """Return the configuration that a command's options make, those of the same name as they are."""
+    given = {field.name: options[field.name] for field in fields(ExperimentConfig) if field.name in options}
+    given |= {"schemes": tuple(options["schemes"].split(",")), "others": _names(options["others"])}
+    jobs = options["jobs"] or (joblib.cpu_count() if options["device"] == "cpu" else 1)
+    return ExperimentConfig(**given | {"random_state": options["seed"], "n_jobs": jobs} | fixed)
 
 
 def _print_table(table: pd.DataFrame, target: str, out: Path) -> None:
@@ -108,6 +115,7 @@ def _print_table(table: pd.DataFrame, target: str, out: Path) -> None:
 
 @app.command()
 def demo(
+    ctx: typer.Context,
     out: Out = Path("demo"),
     size: Annotated[int, typer.Option(help="Side of the faces in pixels.")] = 48,
     train_size: Annotated[int, typer.Option(help="Training faces.")] = 2400,
@@ -134,24 +142,7 @@ def demo(
     """
     with told_in_one_line(debug):
         check_out(out, force)
-        config = ExperimentConfig(
-            target="Male",
-            confounder="Blond_Hair",
-            schemes=tuple(schemes.split(",")),
-            others=_names(others),
-            quantile=quantile,
-            noise_std=noise_std,
-            train_size=train_size,
-            test_per_cell=test_per_cell,
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            region_epochs=region_epochs,
-            seeds=seeds,
-            random_state=seed,
-            n_jobs=_job_count(jobs, device),
-            device=device,
-        )
+        config = _config(ctx.params, target="Male", confounder="Blond_Hair")
         seconds: dict[str, float] = {}
         with stage("drawing faces", seconds, quiet):
             data = synthetic_data(config, size)
@@ -161,6 +152,7 @@ def demo(
 
 @app.command()
 def run(
+    ctx: typer.Context,
     data: Data,
     root: Root,
     target: Annotated[str, typer.Option(help="Binary attribute to classify, or attribute=value.")],
@@ -197,24 +189,7 @@ def run(
     """
     with told_in_one_line(debug):
         check_out(out, force)
-        config = ExperimentConfig(
-            target=target,
-            confounder=confounder,
-            schemes=tuple(schemes.split(",")),
-            others=_names(others),
-            quantile=quantile,
-            noise_std=noise_std,
-            train_size=train_size,
-            test_per_cell=test_per_cell,
-            epochs=epochs,
-            batch_size=batch_size,
-            lr=lr,
-            region_epochs=region_epochs,
-            seeds=seeds,
-            random_state=seed,
-            n_jobs=_job_count(jobs, device),
-            device=device,
-        )
+        config = _config(ctx.params)
         seconds: dict[str, float] = {}
         with stage("reading images", seconds, quiet):
             train, test = read_data(data, root, size, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
@@ -244,6 +219,7 @@ def _read_settings(ctx: typer.Context, path: Path | None) -> Path | None:
 
 @app.command()
 def sweep(
+    ctx: typer.Context,
     out: Out,
     config: Annotated[
         Path | None,
@@ -300,30 +276,14 @@ def sweep(
     """
     with told_in_one_line(debug):
         check_out(out, force)
-        synthetic = data == "faces"
+        # Faces are drawn as many as asked for; other data are taken as they come.
+        sizes = {"train_size": train_size or 2400, "test_per_cell": test_per_cell or 182} if data == "faces" else {}
         configs = [
-            ExperimentConfig(
-                target=target,
-                confounder=name,
-                schemes=tuple(schemes.split(",")),
-                others=_names(others),
-                noise_std=noise_std,
-                train_size=2400 if synthetic and train_size is None else train_size,
-                test_per_cell=182 if synthetic and test_per_cell is None else test_per_cell,
-                validation_per_cell=validation_per_cell,
-                epochs=epochs,
-                batch_size=batch_size,
-                lr=lr,
-                region_epochs=region_epochs,
-                seeds=seeds,
-                random_state=seed,
-                n_jobs=_job_count(jobs, device),
-                device=device,
-            )
+            _config(ctx.params, confounder=name, quantile=ExperimentConfig.quantile, **sizes)
             for name in confounder or ("Blond_Hair", "Eyeglasses", "Smiling", "Wearing_Hat")
         ]
         images = None
-        if not synthetic:
+        if data != "faces":
             images = read_data(data, root, size, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
 
         def data_of(one: ExperimentConfig) -> ExperimentData:

@@ -39,7 +39,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         would find the target, which in biased data goes along with the confounder.
     region_epochs : int, optional
         Epochs of that training; by default its recipe's, see `fit_region_classifier`.
-    scheme, quantile, noise_std, perturbation, control
+    scheme, quantile, noise_std, perturbation, control, transplant_share
         See `AttributionNoise`.
     apply_at_predict : bool, default=False
         Perturb also the images given to `predict`, by the general mask. Another method than perturbing in training
@@ -89,6 +89,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         noise_std: float = 0.5,
         perturbation: Perturbation | None = None,
         control: str | None = None,
+        transplant_share: float = 0.5,
         apply_at_predict: bool = False,
         confidence: str | Confidence = "negative_entropy",
         random_state: RandomState = None,
@@ -102,6 +103,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         self.noise_std = noise_std
         self.perturbation = perturbation
         self.control = control
+        self.transplant_share = transplant_share
         self.apply_at_predict = apply_at_predict
         self.confidence = confidence
         self.random_state = random_state
@@ -142,7 +144,12 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
             If a parameter or the data do not fit, by name.
         """
         noise = AttributionNoise(
-            self.scheme, self.quantile, self.noise_std, perturbation=self.perturbation, control=self.control
+            self.scheme,
+            self.quantile,
+            self.noise_std,
+            perturbation=self.perturbation,
+            control=self.control,
+            transplant_share=self.transplant_share,
         )
         noise.validate()
         if self.apply_at_predict and self.scheme not in ("general_mask", "general_noise"):
