@@ -102,10 +102,10 @@ class AttributionNoise:
     A scheme is a reach and a perturbation. The reach: ``general`` takes the mean map of all images, so that the same
     pixels change in each; ``specific`` takes each image's own map. The perturbation: ``mask`` greys out, ``noise``
     adds Gaussian noise (both De Coninck et al. 2024, section 4.1), ``transplant`` replaces the pixels, with soft
-    edges, by those of another training image, in half of the images of each batch. Whose they are is drawn so that
-    within each class every value of the confounder becomes as frequent as that allows: an image of the same class where
-    one has the value, else of any. A specific transplant takes the pixels of both images' masks: those that show what
-    is to go, and those that show what is to come.
+    edges, by those of another training image, in half of the images of each batch. The other is drawn so that within
+    each class all values of the confounder become as frequent, as far as that share allows: one of the same class if it
+    has an image with that value, else of any. A specific transplant takes the pixels of both images' masks: those that
+    show what is to go, and those that show what is to come.
 
     Parameters
     ----------
