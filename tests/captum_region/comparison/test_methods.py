@@ -84,7 +84,7 @@ def test_one_superpixel_has_no_order():
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch):
-    for name in ("saliency", "skimage"):
+    for name in ("saliency.core", "skimage.segmentation"):
         monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
     with pytest.raises(ImportError, match=r"captum-region\[comparison\]"):
         superpixel_methods(LeftHalf(), background=torch.zeros(1, 3, 48, 48))
