@@ -173,8 +173,8 @@ def _describe(parameters: Mapping[str, Any], share: str, confounder: str) -> str
     done = {
         "mask": "greyed out in training",
         "noise": "overlaid with noise in training",
-        "transplant": "replaced, in half of the training images, by those of others, so that it comes as often with "
-        "every class",
+        "transplant": "replaced by those of others in half of the training images, so that "
+        f"{confounder} comes as often with every class",
     }[kind]
     over = "on average over the images" if reach == "general" else "in each image"
     which = f"The {share} that tell most about {confounder} {over}"
