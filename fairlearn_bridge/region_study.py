@@ -153,7 +153,7 @@ def main(
 
 
 def _shown(name: str, tables: list[pd.DataFrame]) -> Table:
-    shown = Table("training", *map(str, tables[0]), title=f"{name}, {len(tables)} seeds")
+    shown = Table("training", *map(str, tables[0]), title=f"{name}, seeds: {len(tables)}")
     for training in TRAININGS:
         of_seeds = np.array([table.loc[training] for table in tables])
         spread = (
