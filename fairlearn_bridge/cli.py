@@ -32,7 +32,14 @@ from captum_region.cli import (
     told_in_one_line,
 )
 from fairlearn_bridge.arms import FAST_OTHERS, OTHERS, SLOW_OTHERS
-from fairlearn_bridge.experiment import ExperimentConfig, run_experiment, split_data, stage, synthetic_data
+from fairlearn_bridge.experiment import (
+    ExperimentConfig,
+    ExperimentData,
+    run_experiment,
+    split_data,
+    stage,
+    synthetic_data,
+)
 from fairlearn_bridge.report import write_report
 from fairlearn_bridge.sweep import run_sweep
 
@@ -40,8 +47,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import pandas as pd
-
-    from fairlearn_bridge.experiment import ExperimentData
 
 app = typer.Typer(
     help="Train image classifiers without a confounder, and see what that did.",

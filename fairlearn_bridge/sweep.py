@@ -79,8 +79,11 @@ class SweepResults:
                 row = rows[confounder, scheme] = {("quantile", ""): found[best, "accuracy"]["quantile"]}
                 for name in COLUMNS:
                     if (best, name) in found:
-                        row |= {(name, arm): found[arm, name]["mean"] for arm in ("original", "balanced")}
-                        row[name, "scheme"] = found[best, name]["mean"]
+                        arms = {"original": "original", "balanced": "balanced", "scheme": best}
+                        # Balanced data may not have run.
+                        row |= {
+                            (name, as_): found[arm, name]["mean"] for as_, arm in arms.items() if (arm, name) in found
+                        }
                         row |= {(name, end): found[best, name][f"difference_{end}"] for end in ("low", "high")}
         index = pd.MultiIndex.from_tuples(rows, names=["confounder", "scheme"])
         columns = pd.MultiIndex.from_tuples(dict.fromkeys(key for row in rows.values() for key in row))
@@ -152,21 +155,31 @@ def run_sweep(
     confounders = [config.confounder for config in configs]
     if len(set(confounders)) < len(configs) or len({config.target for config in configs}) != 1:
         raise ValueError(f"configs must have one target and a confounder each, got the confounders {confounders}")
+    if min(config.validation_per_cell for config in configs) < 1:
+        raise ValueError("validation_per_cell must be at least 1: quantiles are chosen on the validation images")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     memory = joblib.Memory(out / "memory", verbose=0)
     results = SweepResults()
-    seconds: dict[str, float] = {}
+    run: dict[str, Any] = {
+        "target": configs[0].target,
+        "confounders": confounders,
+        "quantiles": quantiles,
+        "seconds": {},
+    }
     for config in configs:
         if not quiet:
             print(f"{config.confounder}:", file=sys.stderr)
+        seconds: dict[str, float] = {}
         found = _sweep_one(config, data(config), quantiles, memory, seconds, quiet)
         for name in ("table", "validation", "trainings"):
             part = getattr(found, name)
             part.insert(0, "confounder", config.confounder)
             setattr(results, name, pd.concat([getattr(results, name), part], ignore_index=True))
-        settings = {"target": config.target, "confounders": confounders, "quantiles": quantiles}
-        results.write(out, settings | how_it_was_run(config, seconds), min(quantiles, key=lambda q: abs(q - 0.7)))
+        how = how_it_was_run(config, seconds)
+        del how["config"]["confounder"]
+        run["seconds"][config.confounder] = how.pop("seconds")
+        results.write(out, run | how, min(quantiles, key=lambda q: abs(q - 0.7)))
     return results
 
 

@@ -75,6 +75,8 @@ def test_a_sweep_writes_what_it_says(swept):
             assert row[f"gap {column}"] == table.loc[(confounder, name, "gap"), "mean"]
     recorded = json.loads((out / "sweep.json").read_text())
     assert recorded["quantiles"] == [0.5, 0.7]
+    assert set(recorded["seconds"]) == {"Blond_Hair", "Eyeglasses"}
+    assert "confounder" not in recorded["config"]  # of two
     assert recorded["random_states"] == [3, 4]  # --seed goes with the file
     assert "general_mask@random" in done.stdout
 
@@ -137,6 +139,9 @@ def test_results_without_validation_or_crossed_cells_still_make_a_table():
     assert table1.loc[("A", "s"), ("quantile", "")] == 0.5
     assert table1.loc[("A", "s"), ("accuracy", "scheme")] == 0.6
     assert "crossed_auc" not in table1.columns.get_level_values(0)
+    alone = SweepResults(table[table["mitigator"] != "balanced"], validation).table1()  # which could not run
+    assert alone.loc[("A", "s"), ("accuracy", "scheme")] == 0.6
+    assert ("accuracy", "balanced") not in alone
 
 
 def test_run_sweep_refuses_what_does_not_fit(tmp_path):
@@ -144,6 +149,8 @@ def test_run_sweep_refuses_what_does_not_fit(tmp_path):
     for quantiles in ([], [0.5, 0.5]):
         with pytest.raises(ValueError, match="quantiles must be given, each once"):
             run_sweep([config], lambda one: synthetic_data(one, 16), quantiles, tmp_path)
+    with pytest.raises(ValueError, match="validation_per_cell must be at least 1"):
+        run_sweep([replace(config, validation_per_cell=0)], lambda one: synthetic_data(one, 16), [0.5], tmp_path)
     for others in (config, replace(config, target="Smiling", confounder="Eyeglasses")):
         with pytest.raises(ValueError, match="configs must have one target and a confounder each"):
             run_sweep([config, others], lambda one: synthetic_data(one, 16), [0.5], tmp_path)
