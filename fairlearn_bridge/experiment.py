@@ -28,7 +28,7 @@ from captum_region import (
 )
 from captum_region.datasets import AttributeImages, Faces, make_faces
 from captum_region.files import replacing
-from fairlearn_bridge.arms import FAST_OTHERS, OTHERS, Arm, build_arms, scheme_parameters
+from fairlearn_bridge.arms import FAST_OTHERS, OTHERS, Arm, build_arms, is_automatic, scheme_parameters
 from fairlearn_bridge.comparison import Samples, alignment, fit_mitigators, metric_frame, summarize
 from fairlearn_bridge.noise import SCHEMES, AttributionNoise
 from fairlearn_bridge.protocol import confounded_split
@@ -68,7 +68,8 @@ class ExperimentConfig:
         Names of binary attributes.
     schemes : tuple of str
         Of ``fairlearn_bridge.noise.SCHEMES``; ``@predict`` behind one perturbs in prediction also, ``@elsewhere`` and
-        ``@random`` make it a control. The first is the one that both controls go with.
+        ``@random`` make it a control, ``@auto`` lets it choose its quantile, and ``auto`` alone the scheme too. The
+        first is the one that both controls go with.
     others : tuple of str
         Of `OTHERS`: the mitigators to put beside them.
     quantile, noise_std : float
@@ -228,7 +229,7 @@ def run_experiment(
     with stage("training the target classifiers", seconds, quiet):
         test = samples_of(config, data.test, with_twins=True)
         predictions, trainings = fit_arms(config, arms, data, test, maps=maps.numpy(), show_progress=not quiet)
-    not_run = _not_run(trainings)
+    not_run, chosen = _not_run(trainings), _chosen(trainings)
     for name, reason in not_run.items():
         print(f"{name}: {reason}", file=sys.stderr)
     with stage("measuring", seconds, quiet):
@@ -245,7 +246,11 @@ def run_experiment(
         "title": title,
         **how_it_was_run(config, seconds),
         "mitigators": [
-            {"name": name, "kind": arm.kind, "description": f"{arm.description} {not_run.get(name, '')}".rstrip()}
+            {
+                "name": name,
+                "kind": arm.kind,
+                "description": " ".join([arm.description, *(told[name] for told in (not_run, chosen) if name in told)]),
+            }
             for name, arm in arms.items()
         ],
     }
@@ -345,6 +350,12 @@ def _not_run(trainings: pd.DataFrame) -> dict[str, str]:
     return {row["mitigator"]: f"{row['status'].capitalize()}: {row['reason']}." for row in rows.to_dict("records")}
 
 
+def _chosen(trainings: pd.DataFrame) -> dict[str, str]:
+    """Return what was chosen by mitigators that had a choice, by name."""
+    had_choice = trainings[trainings["chosen"] != ""].groupby("mitigator", sort=False)["chosen"]
+    return {str(name): f"Chosen, seed by seed: {', '.join(of_seeds)}." for name, of_seeds in had_choice}
+
+
 def samples_of(config: ExperimentConfig, images: AttributeImages, *, with_twins: bool = False) -> Samples:
     """Return images with their target and confounder, and the twins of synthetic ones if asked."""
     twins = images.twin(config.confounder) if with_twins and isinstance(images, Faces) else None
@@ -365,6 +376,7 @@ def _pictures(
     chosen = np.concatenate(
         [np.flatnonzero(biased.confounder)[: (examples + 1) // 2], np.flatnonzero(~biased.confounder)[: examples // 2]]
     )
+    shown = [scheme for scheme in config.schemes if not is_automatic(scheme)]
     pixel_maps = attribution.grid.to_pixels(maps[chosen])
     images = torch.from_numpy(data.biased.images[chosen])
     pictures: dict[str, NDArray[Any]] = {
@@ -382,13 +394,13 @@ def _pictures(
                 for row in zip(biased.y[chosen], biased.confounder[chosen], strict=True)
             ]
         ),
-        "example_schemes": np.array(config.schemes),
+        "example_schemes": np.array(shown),
     }
     if region_accuracy is not None:
         pictures["region_accuracy"] = region_accuracy
     if isinstance(data.test, Faces):
         pictures["truth_mean"] = data.test.truth(config.confounder).mean(0)
-    for scheme in config.schemes:
+    for scheme in shown:
         parameters = {key: value for key, value in scheme_parameters(scheme).items() if key in ("scheme", "control")}
         noise = AttributionNoise(quantile=config.quantile, noise_std=config.noise_std, transplant_share=1, **parameters)
         noise.fit(
