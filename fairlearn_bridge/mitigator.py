@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 AUTO_SCHEMES = ("general_transplant", "general_mask", "general_noise")
 AUTO_QUANTILES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of which the last perturbs nothing
-SELECTION_QUANTILE = 0.7  # of the pixels by which candidates are judged
+# Of the pixels by which candidates are judged: more than most of them perturb, so that what they leave shows.
+SELECTION_QUANTILE = 0.5
 
 
 class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
