@@ -1,6 +1,7 @@
 """The commands as a user runs them: real subprocesses on small data."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -103,8 +104,8 @@ def test_report_again_and_force(command, demo):
 def test_run_on_ones_own_table(command, table, tmp_path):
     out, cache = tmp_path / "run", tmp_path / "cache"
     arguments = ["--data", "table", "--root", table, "--target", "Male", "--confounder", "hair=blond", "--out", out]
-    options = ["--size", "20", "--cache", cache, "--schemes", "specific_mask", "--test-per-cell", "8", "--quiet"]
-    options += ["--others", "jtt,exponentiated_gradient"]
+    options = ["--size", "20", "--cache", cache, "--schemes", "specific_mask,general_mask@auto", "--quiet"]
+    options += ["--test-per-cell", "8", "--others", "jtt,exponentiated_gradient"]
     done = command("fairlearn_bridge", "run", *arguments, *options, *SMALL)
     assert "specific_mask" in done.stdout
     assert "training" not in done.stderr
@@ -115,6 +116,8 @@ def test_run_on_ones_own_table(command, table, tmp_path):
         "exponentiated_gradient",
     ]
     assert {row["status"] for row in results["trainings"]} == {"done"}
+    told = {entry["name"]: entry["description"] for entry in results["mitigators"]}
+    assert re.search(r"Chosen, seed by seed: general_mask (1|0\.\d)\.$", told["general_mask@auto"])
     predicted = pd.read_csv(out / "predictions.csv")["predicted"]
     assert predicted.dtype == bool
     assert "flip_rate" not in results["measures"]  # no twins of photographs
