@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 
 from captum_region.datasets import make_faces
-from fairlearn_bridge.report import figures, page, write_report
+from fairlearn_bridge.report import figures, page, words, write_report
 from fairlearn_bridge.report.figures import Interval
+from fairlearn_bridge.report.run import LABELS, read_run
 
 SCRIPT = "<script>alert('x')</script>"
 ARMS = {
@@ -144,7 +145,7 @@ def run_of(tmp_path):
     """A run folder read back, without the cost of drawing."""
 
     def read(content):
-        return page.read_run(write(tmp_path / "run", content))
+        return read_run(write(tmp_path / "run", content))
 
     return read
 
@@ -217,7 +218,7 @@ def test_names_are_escaped(html, parsed):
 def test_all_measures_and_mitigators_are_there_and_explained(parsed):
     for measure, description in MEASURES.items():
         label = {"accuracy[False]": "accuracy, not Male", "accuracy[True]": "accuracy, Male"}.get(measure)
-        assert (label or page.LABELS.get(measure, measure)) in parsed.text
+        assert (label or LABELS.get(measure, measure)) in parsed.text
         assert parsed.text.count(description) == 1
     for name in ARMS:
         assert f"What {name} does." in parsed.text
@@ -243,12 +244,12 @@ def test_a_missing_value_is_a_dash(run_of):
             row |= {"mean": None, "low": math.nan, "high": math.inf}
     rows = {row["name"]: row["cells"] for row in page.page_content(run_of(content))["rows"]}
     position = list(MEASURES).index("auc")
-    assert rows["balanced"][position] == {"mean": page.DASH, "interval": "", "spread": "", "best": False}
+    assert rows["balanced"][position] == {"mean": words.DASH, "interval": "", "spread": "", "best": False}
     assert rows["original"][position]["mean"] == "0.400"
 
 
 def test_the_dash_reaches_the_page(html):
-    assert f'<span class="value">{page.DASH}</span>' in html
+    assert f'<span class="value">{words.DASH}</span>' in html
 
 
 def test_the_best_are_marked_without_those_given_other_data(run_of):
@@ -261,7 +262,7 @@ def test_the_best_are_marked_without_those_given_other_data(run_of):
 
 
 def test_the_headline_of_a_scheme_that_helped(run_of):
-    assert page.headline(run_of(results())) == (
+    assert words.headline(run_of(results())) == (
         "general_noise raised worst-cell accuracy the most of 2 schemes, from 0.400 [0.380, 0.420] to "
         "0.700 [0.680, 0.720] (+0.300, intervals apart); it is above the controls “threshold shifted” at "
         "0.500 [0.480, 0.520] and “elsewhere” at 0.300 [0.280, 0.320]."
@@ -269,38 +270,38 @@ def test_the_headline_of_a_scheme_that_helped(run_of):
 
 
 def test_the_headline_where_a_control_does_as_well(run_of):
-    text = page.headline(run_of(results(WINNING | {"elsewhere": 0.71})))
+    text = words.headline(run_of(results(WINNING | {"elsewhere": 0.71})))
     assert text.endswith(
         "it is above the control “threshold shifted” at 0.500 [0.480, 0.520] but not above the control “elsewhere” at "
         "0.710 [0.690, 0.730]."
     )
-    overlapping = page.headline(run_of(results(WINNING | {"elsewhere": 0.69})))
+    overlapping = words.headline(run_of(results(WINNING | {"elsewhere": 0.69})))
     assert "and above, though intervals overlap, the control “elsewhere” at 0.690" in overlapping
 
 
 def test_the_headline_where_nothing_helped(run_of):
     worst = WINNING | {"general_noise": 0.3, "general_mask": 0.35}
-    assert page.headline(run_of(results(worst))) == (
+    assert words.headline(run_of(results(worst))) == (
         "No scheme helped: the best of 2, general_mask, is at a worst-cell accuracy of 0.350 [0.330, 0.370], against "
         "0.400 [0.380, 0.420] of the original with nothing done."
     )
 
 
 def test_the_headline_where_it_is_not_clear(run_of):
-    text = page.headline(run_of(results(width=0.4)))
+    text = words.headline(run_of(results(width=0.4)))
     assert text.startswith("No clear help: general_noise raised worst-cell accuracy the most of 2 schemes, from 0.400")
     assert "(+0.300, intervals overlap)" in text
 
 
 def test_the_headline_where_it_cannot_be_said(run_of):
     only = {name: value for name, value in WINNING.items() if ARMS[name] != "scheme"}
-    assert "cannot say whether a scheme helped" in page.headline(run_of(results(only)))
+    assert "cannot say whether a scheme helped" in words.headline(run_of(results(only)))
     without = {name: value for name, value in WINNING.items() if name != "original"}
-    assert "the original has no worst-cell accuracy" in page.headline(run_of(results(without)))
+    assert "the original has no worst-cell accuracy" in words.headline(run_of(results(without)))
 
 
 def test_the_findings_say_what_was_biased_and_what_it_did(run_of):
-    found = dict(page.findings(run_of(results())))
+    found = dict(words.findings(run_of(results())))
     assert found["What was biased"] == (
         "In training, 2,000 of 3,000 images of not Male and 0 of 3,000 images of Male are Blond_Hair. The original has "
         "an accuracy of 0.400 [0.380, 0.420] for not Male and 0.400 [0.380, 0.420] for Male: a gap of "
