@@ -382,7 +382,9 @@ def _pictures(
                 for row in zip(biased.y[chosen], biased.confounder[chosen], strict=True)
             ]
         ),
+        "example_names": image_names(data.biased, chosen),
         "example_schemes": np.array(config.schemes),
+        **_donors(config, biased, attribution, maps, chosen),
     }
     if region_accuracy is not None:
         pictures["region_accuracy"] = region_accuracy
@@ -402,6 +404,30 @@ def _pictures(
         perturbed = noise(images.float() / 255, torch.from_numpy(chosen), generator)
         pictures[f"example_{scheme}"] = (perturbed * 255).round().to(torch.uint8).numpy()
     return pictures
+
+
+def _donors(
+    config: ExperimentConfig,
+    biased: Samples,
+    attribution: RegionAttribution,
+    maps: torch.Tensor,
+    chosen: NDArray[np.intp],
+) -> dict[str, NDArray[Any]]:
+    """Return, for each of the `chosen` images, one that transplants would take from, and its pixel map."""
+    noise = AttributionNoise("general_transplant").fit(
+        attribution.grid.to_pixels(maps[:1]), biased.X, biased.confounder, labels=biased.y
+    )
+    assert noise.donors_ is not None  # a transplant has them
+    donors = noise.donors_.draw(torch.from_numpy(chosen), torch.Generator().manual_seed(config.random_state))
+    return {
+        "donor_images": np.asarray(biased.X)[donors.numpy()],
+        "donor_maps": attribution.grid.to_pixels(maps[donors]).numpy(),
+    }
+
+
+def image_names(images: AttributeImages, positions: NDArray[np.intp]) -> NDArray[np.str_]:
+    """Return the file names of images that have one, and else their numbers."""
+    return np.array([f"image {name}" if isinstance(name, int) else name for name in images.attributes.index[positions]])
 
 
 def how_it_was_run(config: ExperimentConfig, seconds: Mapping[str, float]) -> dict[str, Any]:

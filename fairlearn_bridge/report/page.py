@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
+from markupsafe import Markup
 
 from captum_region.files import replacing
+from fairlearn_bridge.report.examples import strip_content
 from fairlearn_bridge.report.figures import Interval
 from fairlearn_bridge.report.pictures import encode, map_pictures, result_pictures, training_pictures
 from fairlearn_bridge.report.run import Run, read_run
@@ -59,6 +64,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     sections = {"results": list(result_pictures(run)), "trainings": list(training_pictures(run))}
     try:
         sections["maps"] = list(map_pictures(run))
+        strip = strip_content(run)
     except ValueError as error:
         raise ValueError(f"{folder / 'maps.npz'} does not fit together: {error}") from error
     plots = folder / "plots"
@@ -73,7 +79,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
             width, height = (round(96 * inches) for inches in picture.figure.get_size_inches())
             size = {"source": source, "width": width, "height": height}
             embedded[section].append({"name": picture.name, "alt": picture.alt, "caption": picture.caption, **size})
-    page = _template().render(**page_content(run), pictures=embedded)
+    page = _template().render(**page_content(run), pictures=embedded, strip=strip, **_script())
     with replacing(folder / "report.html") as path:
         path.write_text(page, encoding="utf-8")
     return folder / "report.html"
@@ -183,6 +189,13 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _script() -> dict[str, str]:
+    """Return the page's script, and the hash by which the page allows it and no other."""
+    text = files("fairlearn_bridge.report").joinpath("strip.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+    return {"script": Markup(text), "script_hash": f"sha256-{digest}"}
 
 
 def _template() -> jinja2.Template:

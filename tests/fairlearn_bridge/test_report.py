@@ -2,19 +2,20 @@
 
 import json
 import math
-import os
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from captum_region.datasets import make_faces
-from fairlearn_bridge.report import figures, page, words, write_report
+from fairlearn_bridge import noise
+from fairlearn_bridge.noise import SCHEMES, quantile_mask
+from fairlearn_bridge.report import examples, figures, page, words, write_report
+from fairlearn_bridge.report.examples import mask_levels
 from fairlearn_bridge.report.figures import Interval
 from fairlearn_bridge.report.run import LABELS, read_run
 
@@ -127,6 +128,9 @@ def maps():
         "example_images": faces,
         "example_maps": np.stack([ramp, ramp / 2]),
         "example_labels": np.array(["Male, $x", "not Male, $y"]),
+        "example_names": np.array([f"{SCRIPT}.png", "b.png"]),
+        "donor_images": 255 - faces[::-1],
+        "donor_maps": np.stack([ramp.T, ramp[::-1]]),
         "example_schemes": np.array(["general_mask", "general_noise"]),
         "example_general_mask": faces // 2,
         "example_general_noise": 255 - faces,
@@ -198,7 +202,7 @@ def test_the_page_needs_nothing_beside_it(html, parsed):
     sources = [value for _, attributes in parsed.tags for key, value in attributes.items() if key in ("src", "href")]
     assert sources
     assert all(source.startswith("data:") for source in sources)
-    assert not parsed.of("script")
+    assert [script.get("type") for script in parsed.of("script")] == ["application/json", None]
     assert not re.search(r"url\(|@import", html)
     assert len(html) < 3_000_000
 
@@ -212,6 +216,7 @@ def test_the_page_says_what_it_is_in(parsed):
 def test_names_are_escaped(html, parsed):
     assert SCRIPT not in html
     assert f"{SCRIPT}.jpg" in parsed.text
+    assert f"{SCRIPT}.png: Male, $x" in parsed.text
     assert f"Predictions that change when only {SCRIPT} is toggled." in parsed.text
 
 
@@ -228,9 +233,12 @@ def test_all_measures_and_mitigators_are_there_and_explained(parsed):
 
 def test_figures_have_words(folder, parsed):
     images = parsed.of("img")
-    assert len(images) == 10
-    assert all(len(image["alt"]) > 40 for image in images)
-    assert len(parsed.of("figcaption")) == 10
+    assert all(image["alt"] for image in images)
+    plots = [image for image in images if image["width"] != "16"]
+    assert len(plots) == 10
+    assert all(len(image["alt"]) > 40 for image in plots)
+    assert all(canvas["role"] == "img" and canvas["aria-label"] for canvas in parsed.of("canvas"))
+    assert len(parsed.of("figcaption")) == len(parsed.of("figure")) == 12
     plots = {path.name: path.read_bytes()[:4] for path in (folder / "plots").iterdir()}
     assert set(plots.values()) == {b"\x89PNG"}
     assert {"accuracy_by_group.png", "worst_cell.png", "flip_rate.png", "schemes.png", "region_map.png"} <= set(plots)
@@ -435,36 +443,122 @@ def test_a_table_without_the_measure_is_named(name):
         getattr(figures, name)(table[table["measure"] == "auc"], mitigators, *rest)
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+def test_levels_hold_the_mask_of_each_step():
+    rounded = np.random.default_rng(0).random((3, 7, 5)).round(1)  # with ties
+    for pixel_map in (*rounded, np.zeros((4, 4))):
+        levels = mask_levels(pixel_map)
+        for step in range(101):
+            wanted = quantile_mask(torch.from_numpy(pixel_map), step / 100)
+            np.testing.assert_array_equal(levels > step, wanted)
+
+
+def test_a_run_without_donors_offers_no_transplants(tmp_path):
+    arrays = {name: array for name, array in maps().items() if not name.startswith("donor")}
+    run = read_run(write(tmp_path / "run", arrays=arrays))
+    strip = examples.strip_content(run)
+    assert strip["schemes"] == ["general_mask", "general_noise", "specific_mask", "specific_noise"]
+    assert all(set(drawn) == {"levels"} for drawn in strip["data"]["examples"])
+
+
+def _pixels(browser, kind):
+    """Return what a kind of canvas shows of each example, N x height x width x 3."""
+    # By way of a canvas that is made to be read: reading those of the page again and again would warn.
+    shown = browser.evaluate(
+        f"""[...document.querySelectorAll('canvas.{kind}')].map(canvas => {{
+            const {{width, height}} = canvas;
+            const copy = new OffscreenCanvas(width, height).getContext('2d', {{willReadFrequently: true}});
+            copy.drawImage(canvas, 0, 0);
+            return Array.from(copy.getImageData(0, 0, width, height).data);
+        }})"""
+    )
+    return np.array(shown, dtype=np.uint8).reshape(len(shown), 16, 16, 4)[..., :3]
+
+
+def _choose(browser, scheme, step):
+    browser.evaluate(f"document.querySelector('#strip-scheme').value = '{scheme}'")
+    browser.evaluate(
+        f"document.querySelector('#strip-quantile').value = {step};"
+        "document.querySelector('#strip-quantile').dispatchEvent(new Event('input'))"
+    )
+
+
+LIVE = (
+    "new Promise(done => { const wait = () => document.querySelector('.live') ? done(1) : setTimeout(wait); wait() })"
+)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, chromium-browser or google-chrome")
-def test_a_browser_shows_it_on_a_phone_without_errors(folder, html, tmp_path):
-    # A window of a browser is at least 500 px wide, a frame is not. The measuring script is let in for the test only.
-    measuring = (
-        "<script>onload = () => parent.postMessage(document.documentElement.scrollWidth + ' ' + "
-        "[...document.images].filter(image => image.naturalWidth).length, '*')</script></body>"
-    )
-    without_policy = re.sub(r"<meta http-equiv=[^>]*>", "", html)
-    assert without_policy != html
-    (tmp_path / "phone.html").write_text(without_policy.replace("</body>", measuring), encoding="utf-8")
-    (tmp_path / "frame.html").write_text(
-        "<script>onmessage = event => document.body.dataset.seen = event.data</script>"
-        '<iframe src="phone.html" style="width: 390px; height: 800px; border: 0"></iframe>'
-    )
-    seen = _browse(tmp_path / "frame.html", tmp_path / "profile")
-    width, images = map(int, re.search(r'data-seen="([^"]*)"', seen.stdout)[1].split())
-    assert width <= 390
-    assert images == 10
-    errors = _browse(folder / "report.html", tmp_path / "other").stderr
-    assert "CONSOLE" not in errors
+@pytest.mark.parametrize("step", [0, 35, 70, 100])
+def test_the_strip_draws_what_the_package_does(browser, folder, step):
+    arrays = maps()
+    images = torch.from_numpy(arrays["example_images"]).float() / 255
+    pixel_maps = torch.from_numpy(np.concatenate([arrays["example_maps"], arrays["donor_maps"]]))
+    browser.show(folder / "report.html")
+    browser.evaluate(LIVE)
+    for scheme in SCHEMES:
+        reach, kind = scheme.split("_")
+        own = pixel_maps if reach == "specific" else torch.from_numpy(arrays["pixel_map"]).expand(4, -1, -1)
+        masks = quantile_mask(own, step / 100)
+        # A specific transplant takes the pixels of both images' masks.
+        mask = masks[:2] | masks[2:] if kind == "transplant" else masks[:2]
+        _choose(browser, scheme, step)
+        np.testing.assert_array_equal(_pixels(browser, "mask")[..., 0] == 255, mask)
+        drawn = _pixels(browser, "perturbed").transpose(0, 3, 1, 2)
+        if kind == "noise":
+            away = torch.from_numpy(drawn).float() - images * 255
+            inside = mask[:, None].expand_as(away)
+            assert (away[~inside] == 0).all()
+            # Of values in the midst few are cut off; the noise of 0.5 is 127 of 255.
+            assert step == 100 or 60 < away[inside].std() < 120
+        else:
+            donors = torch.from_numpy(arrays["donor_images"].copy()).float() / 255
+            rest = (donors, 1.0) if kind == "transplant" else ()
+            make = {"mask": noise.grey_out, "transplant": noise._transplant}[kind]
+            wanted = make(images, mask[:, None], torch.Generator(), *rest)
+            np.testing.assert_allclose(drawn, wanted.numpy() * 255, atol=0.51)
+    assert browser.complaints == []
 
 
-def _browse(path, profile):
-    options = ["--headless", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync"]
-    options += ["--disable-component-update", "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom"]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        options.append("--no-sandbox")  # which it needs to start at all for root, as in containers
-    command = [CHROMIUM, *options, f"--user-data-dir={profile}", path.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+@pytest.mark.slow
+def test_keys_move_the_slider_and_change_the_picture(browser, folder):
+    browser.show(folder / "report.html")
+    browser.evaluate(LIVE)
+    # The run's quantile and first scheme come first.
+    said = "document.querySelector('#strip-said').textContent"
+    assert browser.evaluate(said) == "0.70: 30 % of the pixels of each map lie above it"
+    assert browser.evaluate("document.querySelector('#strip-scheme').value") == "general_mask"
+    before = _pixels(browser, "perturbed")
+    browser.evaluate("document.querySelector('#strip-quantile').focus()")
+    browser.press("ArrowRight", 39)
+    assert browser.evaluate(said).startswith("0.71: 29 %")
+    assert (_pixels(browser, "perturbed") != before).any()
+    browser.press("Tab", 9)
+    browser.press("ArrowDown", 40)
+    assert browser.evaluate("document.querySelector('#strip-scheme').value") == "general_noise"
+    assert (_pixels(browser, "mask")[..., 0] == 255).sum() < 0.3 * 2 * 256
+    assert browser.complaints == []
+
+
+@pytest.mark.slow
+def test_without_scripts_and_on_paper_a_picture_stands_for_the_strip(browser, folder):
+    shown = "['.still img', '#strip'].map(each => document.querySelector(each).getBoundingClientRect().height > 0)"
+    browser.show(folder / "report.html")
+    browser.evaluate(LIVE)
+    assert browser.evaluate(shown) == [False, True]
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    assert browser.evaluate(shown) == [True, False]
+    browser.call("Emulation.setScriptExecutionDisabled", value=True)
+    browser.show(folder / "report.html")
+    assert browser.evaluate(shown) == [True, False]
+    browser.call("Emulation.setScriptExecutionDisabled", value=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_browser_shows_it_on_a_phone_without_errors(browser, folder, theme):
+    browser.show(folder / "report.html", width=390, theme=theme)
+    browser.evaluate(LIVE)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 390
+    assert browser.evaluate("[...document.images].every(image => image.naturalWidth)")
+    assert browser.complaints == []
+    assert [url for url in browser.requests if not url.startswith("data:")] == [(folder / "report.html").as_uri()]
