@@ -12,8 +12,9 @@ from matplotlib import colormaps
 from PIL import Image
 
 from captum_region.plotting import COLORMAP, image_array
-from fairlearn_bridge.noise import PERTURBATIONS, REACHES, quantile_mask
+from fairlearn_bridge.noise import SCHEMES, quantile_mask
 from fairlearn_bridge.report.figures import scale_top
+from fairlearn_bridge.report.words import number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,21 +61,22 @@ def strip_content(run: Run) -> dict[str, Any] | None:
         return None
     donors = _of_examples(maps, "donor_images", images.shape)
     donor_maps = _of_examples(maps, "donor_maps", maps["example_maps"].shape)
-    has_donors = donors is not None and donor_maps is not None
-    first = maps["example_schemes"][:1].tolist() or ["general_mask"]
     quantile = config.get("quantile")
-    examples = []
-    drawn = []
-    for number, (image, pixel_map) in enumerate(zip(images, maps["example_maps"], strict=True)):
-        name = str(maps["example_names"][number]) if "example_names" in maps else f"image {number + 1}"
-        examples.append({"name": name, "label": str(maps["example_labels"][number]), **sources(run, image, pixel_map)})
-        drawn.append({"levels": _text(mask_levels(pixel_map))})
-        if donors is not None and donor_maps is not None:
-            drawn[-1] |= {"donor": png_source(donors[number]), "donorLevels": _text(mask_levels(donor_maps[number]))}
+    names = maps.get("example_names", [f"image {number}" for number in range(1, len(images) + 1)])
+    examples = [
+        {"name": str(name), "label": str(label), **sources(run, image, pixel_map)}
+        for name, label, image, pixel_map in zip(
+            names, maps["example_labels"], images, maps["example_maps"], strict=True
+        )
+    ]
+    drawn = [{"levels": _text(mask_levels(pixel_map))} for pixel_map in maps["example_maps"]]
+    if donors is not None and donor_maps is not None:
+        for entry, donor, donor_map in zip(drawn, donors, donor_maps, strict=True):
+            entry |= {"donor": png_source(donor), "donorLevels": _text(mask_levels(donor_map))}
     return {
         "examples": examples,
-        "schemes": [f"{r}_{p}" for r in REACHES for p in PERTURBATIONS if has_donors or p != "transplant"],
-        "scheme": first[0].partition("@")[0],
+        "schemes": [scheme for scheme in SCHEMES if "donor" in drawn[0] or not scheme.endswith("_transplant")],
+        "scheme": str(maps["example_schemes"][0]).partition("@")[0] if len(maps["example_schemes"]) else "",
         "step": round(STEPS * quantile) if isinstance(quantile, int | float) else 70,
         "steps": STEPS,
         "data": {
@@ -87,13 +89,40 @@ def strip_content(run: Run) -> dict[str, Any] | None:
     }
 
 
-def sources(run: Run, image: NDArray[np.uint8], pixel_map: NDArray[np.float32]) -> dict[str, str]:
-    """Return an image and its map over it, on the scale of all the examples' maps, as sources for the page."""
+def confident_content(run: Run) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return the most and the least confident images, each under a heading; nothing if the run has none."""
+    records = run.confident.to_dict("records")
+    if not records:
+        return []
+    images, maps = (run.maps.get(name, np.array([])) for name in ("confident_images", "confident_maps"))
+    if not len(images) == len(maps) == len(records):
+        raise ValueError(
+            f"confident_images and confident_maps must hold {len(records)} images, as 'confident' does, got "
+            f"{len(images)} and {len(maps)}"
+        )
+    cards = [
+        {"name": row["image"], "label": row["label"], "mean": number(row["mean"]), "max": number(row["max"])}
+        | sources(run, image, pixel_map)
+        for row, image, pixel_map in zip(records, images, maps, strict=True)
+    ]
+    half = len(cards) // 2
+    return [("Most confident", cards[:half]), ("Least confident", cards[half:])]
+
+
+def sources(run: Run, image: NDArray[np.uint8], pixel_map: NDArray[np.float32]) -> dict[str, Any]:
+    """Return an image and its map over it, on the scale of all such maps of the page, as sources for it."""
+    shown = [run.maps[name].ravel() for name in ("example_maps", "confident_maps") if name in run.maps]
     picture = image_array(image)
-    colors = colormaps[COLORMAP](pixel_map / scale_top(run.maps["example_maps"]))[..., :3]
+    colors = colormaps[COLORMAP](pixel_map / scale_top(np.concatenate(shown)))[..., :3]
     under = picture if picture.ndim == 3 else picture[..., None]
     over = 255 * MAP_OPACITY * colors + (1 - MAP_OPACITY) * under
-    return {"image": png_source(picture), "map": png_source(over.round().astype(np.uint8))}
+    height, width = pixel_map.shape
+    return {
+        "image": png_source(picture),
+        "map": png_source(over.round().astype(np.uint8)),
+        "width": width,
+        "height": height,
+    }
 
 
 def png_source(image: ArrayLike) -> str:

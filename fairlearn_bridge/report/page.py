@@ -13,7 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from captum_region.files import replacing
-from fairlearn_bridge.report.examples import strip_content
+from fairlearn_bridge.report.examples import confident_content, strip_content
 from fairlearn_bridge.report.figures import Interval
 from fairlearn_bridge.report.pictures import encode, map_pictures, result_pictures, training_pictures
 from fairlearn_bridge.report.run import Run, read_run
@@ -64,7 +64,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     sections = {"results": list(result_pictures(run)), "trainings": list(training_pictures(run))}
     try:
         sections["maps"] = list(map_pictures(run))
-        strip = strip_content(run)
+        shown = {"strip": strip_content(run), "confident": confident_content(run)}
     except ValueError as error:
         raise ValueError(f"{folder / 'maps.npz'} does not fit together: {error}") from error
     plots = folder / "plots"
@@ -79,7 +79,7 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
             width, height = (round(96 * inches) for inches in picture.figure.get_size_inches())
             size = {"source": source, "width": width, "height": height}
             embedded[section].append({"name": picture.name, "alt": picture.alt, "caption": picture.caption, **size})
-    page = _template().render(**page_content(run), pictures=embedded, strip=strip, **_script())
+    page = _template().render(**page_content(run), pictures=embedded, **shown, **_script())
     with replacing(folder / "report.html") as path:
         path.write_text(page, encoding="utf-8")
     return folder / "report.html"

@@ -13,13 +13,14 @@ import pandas as pd
 from matplotlib import rc_context
 
 from fairlearn_bridge.report import figures
-from fairlearn_bridge.report.words import number, weakest_cell
+from fairlearn_bridge.report.words import listed, number, weakest_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from matplotlib.figure import Figure
 
+    from captum_region.calibration import Calibration
     from fairlearn_bridge.report.run import Run
 
 LARGEST_IMAGE = 1_400_000  # bytes; only the strip of examples comes near, and the page stays below 3 MB
@@ -59,16 +60,25 @@ def result_pictures(run: Run) -> Iterator[Picture]:
     if run.values("accuracy") and run.values("gap"):
         yield Picture(
             "accuracy_and_gap",
-            figures.accuracy_gap_plane(run.table, run.mitigators),
-            f"Scatter plot of accuracy and gap. {_listed(run, 'accuracy')}; {_listed(run, 'gap')}.",
+            figures.accuracy_gap_plane(run.table, run.mitigators, run.front),
+            f"Scatter plot of accuracy and gap. {_listed(run, 'accuracy')}; {_listed(run, 'gap')}.{_front(run)}",
             "Accuracy against the size of the gap: best at the lower right. "
-            "A moved threshold alone can bring a point down.",
+            f"A moved threshold alone can bring a point down.{_front(run)}",
         )
     if run.values("crossed_auc"):
         yield _dots(run, "crossed_auc", "AUC of the crossed cells, which no moved threshold changes; 0.5 is chance.")
     if run.values("flip_rate"):
         text = f"Predictions that change when only {run.results['confounder']} is toggled. Further left is better."
         yield _dots(run, "flip_rate", text)
+
+
+def _front(run: Run) -> str:
+    if not run.front:
+        return ""
+    return (
+        f" Dashed: the Pareto front. Trained on the biased set, none has a higher accuracy than {listed(run.front)} "
+        "without a larger gap."
+    )
 
 
 def _dots(run: Run, measure: str, caption: str) -> Picture:
@@ -110,6 +120,16 @@ def map_pictures(run: Run) -> Iterator[Picture]:
             else ""
         ),
     )
+    if run.calibration is not None:
+        found = run.calibration
+        yield Picture(
+            "reliability",
+            figures.reliability(found),
+            f"Reliability diagram of the region classifier on {found.images:,} test images: expected calibration error "
+            f"{found.error:.3f}. " + _reliability_in_words(found),
+            f"How often the region classifier is right where it is how sure, over all regions of {found.images:,} test "
+            f"images, as many with {confounder} as without. Above the diagonal it is too modest, below too sure.",
+        )
     if len(maps["example_images"]):
         schemes = [str(name) for name in maps["example_schemes"]]
         labels = [str(label) for label in maps["example_labels"]]
@@ -121,6 +141,15 @@ def map_pictures(run: Run) -> Iterator[Picture]:
             f"image as changed by {', '.join(schemes)}.",
             "What each scheme makes of training images. All maps are on one scale.",
         )
+
+
+def _reliability_in_words(calibration: Calibration) -> str:
+    full = calibration.bins[calibration.bins["patches"] > 0]
+    surest = full.iloc[-1]
+    return (
+        f"Where it is surest, at {surest['confidence']:.2f}, it is right in {surest['accuracy']:.2f} of "
+        f"{surest['patches']:,.0f} patches."
+    )
 
 
 def training_pictures(run: Run) -> Iterator[Picture]:

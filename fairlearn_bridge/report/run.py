@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from captum_region.calibration import Calibration
 from fairlearn_bridge.report.figures import KIND_COLORS, intervals
 
 if TYPE_CHECKING:
@@ -57,7 +58,10 @@ CONTENT: dict[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds: `results` is results.json, the tables are its lists, `maps` is maps.npz."""
+    """What a run folder holds: `results` is results.json, the tables are its lists, `maps` is maps.npz.
+
+    Without `calibration`, and with `front` and `confident` empty, where the run has none.
+    """
 
     results: dict[str, Any]
     table: pd.DataFrame
@@ -66,6 +70,9 @@ class Run:
     counts: pd.DataFrame
     trainings: pd.DataFrame
     history: pd.DataFrame
+    calibration: Calibration | None
+    confident: pd.DataFrame
+    front: list[str]
     maps: dict[str, NDArray[Any]]
 
     @property
@@ -109,6 +116,7 @@ def read_run(folder: Path) -> Run:
     results = _read_results(path)
     try:
         history = results["region_classifier"].get("history", [])
+        confident = results.get("confident", [])
         run = Run(
             results=results,
             table=_frame(results["table"], "table", ["mitigator", "measure"], ["mean", "std", "low", "high"]),
@@ -119,6 +127,9 @@ def read_run(folder: Path) -> Run:
             counts=_frame(results["counts"], "counts", ["set", "target", "confounder"], ["images"]),
             trainings=_frame(results["trainings"], "trainings", ["mitigator", "seed", "losses"], ["seconds"]),
             history=_frame(history, "region_classifier.history", [], ["epoch", "loss"]),
+            calibration=_calibration(results["region_classifier"].get("calibration")),
+            confident=_frame(confident, "confident", ["image", "label"], ["mean", "max"]),
+            front=results.get("pareto_front", []),
             maps={},
         )
         _check_run(run)
@@ -159,12 +170,25 @@ def _frame(rows: Any, key: str, columns: Sequence[str], numbers: Sequence[str] =
     return frame
 
 
+def _calibration(entry: Any) -> Calibration | None:
+    if entry is None:
+        return None
+    if not isinstance(entry, dict) or not {"bins", "error", "accuracy", "images"} <= set(entry):
+        raise ValueError("'calibration' of 'region_classifier' must hold bins, error, accuracy and images")
+    bins = _frame(entry["bins"], "calibration.bins", [], ["lower", "upper", "patches", "confidence", "accuracy"])
+    if not bins["patches"].sum() > 0:
+        raise ValueError("'calibration.bins' must hold patches, it holds none")
+    return Calibration(bins, float(entry["error"]), float(entry["accuracy"]), int(entry["images"]))
+
+
 def _check_run(run: Run) -> None:
     if run.mitigators.empty or run.table.empty:
         raise ValueError("'mitigators' and 'table' must hold something")
     unknown = set(run.mitigators["kind"]) - set(KIND_COLORS)
     if unknown:
         raise ValueError(f"kind must be one of {', '.join(KIND_COLORS)}, got {sorted(map(str, unknown))}")
+    if not isinstance(run.front, list) or set(map(str, run.front)) - set(run.names):
+        raise ValueError(f"'pareto_front' must be a list of mitigators, got {run.front!r}")
     for key, frame in {"table": run.table, "cells": run.cells, "trainings": run.trainings}.items():
         strangers = set(frame["mitigator"]) - set(run.names)
         if strangers:

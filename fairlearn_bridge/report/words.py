@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from fairlearn_bridge.report.figures import Interval
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fairlearn_bridge.report.run import Run
 
 DASH = "–"  # noqa: RUF001 - what a table shows where there is no value
@@ -25,6 +27,17 @@ def number(value: float, *, signed: bool = False) -> str:
         return DASH
     # Adding 0 turns -0.0 into 0.0.
     return f"{round(value, 3) + 0.0:{'+' if signed else ''}.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def listed(texts: Sequence[str]) -> str:
+    """Return texts as one.
+
+    Examples
+    --------
+    >>> listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])
+    ('a', 'a and b', 'a, b and c')
+    """
+    return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
 
 
 def bracket(value: Interval, *, signed: bool = False) -> str:

@@ -78,7 +78,24 @@ def test_demo_writes_all_it_says(demo):
     scores = predictions.set_index("mitigator")["score"]
     np.testing.assert_array_equal(scores["original"], scores["threshold shifted"])
     assert load_classifier(out / "region_classifier").class_names == ("False", "True")
+    wide = table.reset_index().pivot(index="mitigator", columns="measure", values="mean").loc[arms].drop("balanced")
+    assert set(results["pareto_front"]) == {
+        name
+        for name, row in wide.iterrows()
+        if not (
+            (wide["accuracy"] >= row["accuracy"])
+            & (wide["gap"].abs() <= abs(row["gap"]))
+            & ((wide["accuracy"] > row["accuracy"]) | (wide["gap"].abs() < abs(row["gap"])))
+        ).any()
+    }
+    calibration = results["region_classifier"]["calibration"]
     maps = np.load(out / "maps.npz")
+    assert calibration["images"] == 60
+    assert sum(row["patches"] for row in calibration["bins"]) == 60 * maps["mean_map"].size
+    means = [row["mean"] for row in results["confident"]]
+    assert means == sorted(means, reverse=True)
+    assert len(means) == len(maps["confident_images"]) == 12
+    assert maps["donor_images"].shape == maps["example_images"].shape
     assert maps["pixel_map"].shape == (24, 24)
     assert maps["truth_mean"].max() > 0.3
     assert "training the region classifier" in done.stderr

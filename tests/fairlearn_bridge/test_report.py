@@ -75,7 +75,21 @@ def results(worst=WINNING, width=0.02, confounder="Blond_Hair"):
             "history": [{"epoch": 1, "loss": 0.7, "lr": 0.001}, {"epoch": 2, "loss": 0.5, "lr": 0.001}],
             "mean_region_accuracy": 0.71,
             "best_region_accuracy": None,
+            "calibration": {
+                "bins": [
+                    {"lower": 0.0, "upper": 0.5, "patches": 0, "confidence": None, "accuracy": None},
+                    {"lower": 0.5, "upper": 1.0, "patches": 900, "confidence": 0.75, "accuracy": 0.625},
+                ],
+                "error": 0.125,
+                "accuracy": 0.6,
+                "images": 9,
+            },
         },
+        "pareto_front": list(worst)[:1],
+        "confident": [
+            {"image": f"{SCRIPT}.png", "label": "Male, $x", "mean": 0.75, "max": 0.875},
+            {"image": "b.png", "label": "not Male, $y", "mean": 0.125, "max": 0.25},
+        ],
         "mitigators": [{"name": name, "kind": ARMS[name], "description": f"What {name} does."} for name in worst],
         "table": [
             {
@@ -131,6 +145,8 @@ def maps():
         "example_names": np.array([f"{SCRIPT}.png", "b.png"]),
         "donor_images": 255 - faces[::-1],
         "donor_maps": np.stack([ramp.T, ramp[::-1]]),
+        "confident_images": faces,
+        "confident_maps": np.stack([ramp, ramp / 2]),
         "example_schemes": np.array(["general_mask", "general_noise"]),
         "example_general_mask": faces // 2,
         "example_general_noise": 255 - faces,
@@ -227,22 +243,33 @@ def test_all_measures_and_mitigators_are_there_and_explained(parsed):
         assert parsed.text.count(description) == 1
     for name in ARMS:
         assert f"What {name} does." in parsed.text
-    for text in ("1 min 15 s", "fairlearn-bridge demo", "2.6.0", "general_mask, general_noise", "3,000", "0.710"):
-        assert text in parsed.text
+    words = parsed.text + " ".join(image["alt"] for image in parsed.of("img"))
+    for text in (
+        "mean 0.750, max 0.875",
+        "mean 0.125, max 0.250",
+        "right in 0.62 of 900 patches",
+        "1 min 15 s",
+        "fairlearn-bridge demo",
+        "2.6.0",
+        "general_mask, general_noise",
+        "3,000",
+        "0.710",
+    ):
+        assert text in words
 
 
 def test_figures_have_words(folder, parsed):
     images = parsed.of("img")
     assert all(image["alt"] for image in images)
     plots = [image for image in images if image["width"] != "16"]
-    assert len(plots) == 10
+    assert len(plots) == 11
     assert all(len(image["alt"]) > 40 for image in plots)
     assert all(canvas["role"] == "img" and canvas["aria-label"] for canvas in parsed.of("canvas"))
-    assert len(parsed.of("figcaption")) == len(parsed.of("figure")) == 12
+    assert len(parsed.of("figcaption")) == len(parsed.of("figure")) == 11 + 2 + 2
     plots = {path.name: path.read_bytes()[:4] for path in (folder / "plots").iterdir()}
     assert set(plots.values()) == {b"\x89PNG"}
     assert {"accuracy_by_group.png", "worst_cell.png", "flip_rate.png", "schemes.png", "region_map.png"} <= set(plots)
-    assert len(plots) == 10
+    assert len(plots) == 11
 
 
 def test_a_missing_value_is_a_dash(run_of):
@@ -338,6 +365,9 @@ def test_a_missing_file_is_named(tmp_path, name):
         ({"cells": [results()["cells"][0] | {"accuracy": "high"}]}, "'accuracy' of 'cells' must hold numbers"),
         ({"trainings": [results()["trainings"][0] | {"mitigator": "magic"}]}, "mitigators that are not among them"),
         ({"trainings": [results()["trainings"][0] | {"losses": None}]}, "'losses' of 'trainings' must be lists"),
+        ({"pareto_front": ["magic"]}, "'pareto_front' must be a list of mitigators"),
+        ({"confident": [{"image": "a"}]}, "'confident' must be a list of records with image, label, mean, max"),
+        ({"region_classifier": {"calibration": {"bins": []}}}, "'calibration' of 'region_classifier' must hold bins"),
         ({"mitigators": [{"name": "a", "kind": "b", "description": ""}]}, "kind must be one of"),
     ],
 )
@@ -392,6 +422,7 @@ def test_little_is_enough(tmp_path):
     content = results({"original": 0.4}) | {"cells": [], "trainings": [], "counts": [], "skipped": [], "caveats": []}
     content["table"] = [row for row in content["table"] if row["measure"] == "worst_cell"]
     content["region_classifier"] = {}
+    del content["pareto_front"], content["confident"]
     arrays = {name: array for name, array in maps().items() if name not in ("truth_mean", "region_accuracy")}
     arrays["example_images"] = arrays["example_images"][:0]
     text = write_report(write(tmp_path / "run", content, arrays)).read_text(encoding="utf-8")
@@ -406,6 +437,24 @@ def test_dots_sit_at_the_values():
     dots = [float(line.get_xdata()[0]) for line in ax.lines if len(line.get_xdata()) == 1]
     assert dots == list(WINNING.values())
     assert [label.get_text() for label in ax.get_yticklabels()] == list(WINNING)
+
+
+def test_a_line_parts_what_the_front_beats():
+    table = pd.DataFrame(
+        [
+            (name, measure, value)
+            for name, *values in (("a", 0.7, -0.1), ("b", 0.9, 0.3), ("c", 0.8, 0.5))
+            for measure, value in zip(("accuracy", "gap"), values, strict=True)
+        ],
+        columns=["mitigator", "measure", "mean"],
+    )
+    table["low"] = table["high"] = table["mean"]
+    mitigators = pd.DataFrame({"name": ["a", "b", "c"], "kind": "scheme"})
+    ax = figures.accuracy_gap_plane(table, mitigators, ["b", "a"]).axes[0]
+    (line,) = [line for line in ax.lines if line.get_drawstyle() == "steps-pre"]
+    np.testing.assert_allclose(line.get_xydata()[1:3], [(0.7, 0.1), (0.9, 0.3)])
+    assert line.get_xydata()[0].tolist() == [ax.get_xlim()[0], 0.1]
+    assert line.get_xydata()[3].tolist() == [0.9, ax.get_ylim()[1]]
 
 
 def test_the_plane_takes_the_size_of_the_gap():
@@ -450,6 +499,18 @@ def test_levels_hold_the_mask_of_each_step():
         for step in range(101):
             wanted = quantile_mask(torch.from_numpy(pixel_map), step / 100)
             np.testing.assert_array_equal(levels > step, wanted)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"donor_maps": np.zeros((2, 3, 3))}, r"donor_maps must have shape \(2, 16, 16\), got \(2, 3, 3\)"),
+        ({"confident_images": np.zeros((1, 3, 16, 16), np.uint8)}, "must hold 2 images, as 'confident' does, got 1"),
+    ],
+)
+def test_images_that_do_not_fit_are_named(tmp_path, change, message):
+    with pytest.raises(ValueError, match=f"maps.npz does not fit together: .*{message}"):
+        write_report(write(tmp_path / "run", arrays=maps() | change))
 
 
 def test_a_run_without_donors_offers_no_transplants(tmp_path):
@@ -525,12 +586,12 @@ def test_keys_move_the_slider_and_change_the_picture(browser, folder):
     browser.evaluate(LIVE)
     # The run's quantile and first scheme come first.
     said = "document.querySelector('#strip-said').textContent"
-    assert browser.evaluate(said) == "0.70: 30 % of the pixels of each map lie above it"
+    assert browser.evaluate(said) == "Quantile 0.70: 30 % of the pixels of each map lie above it"
     assert browser.evaluate("document.querySelector('#strip-scheme').value") == "general_mask"
     before = _pixels(browser, "perturbed")
     browser.evaluate("document.querySelector('#strip-quantile').focus()")
     browser.press("ArrowRight", 39)
-    assert browser.evaluate(said).startswith("0.71: 29 %")
+    assert browser.evaluate(said).startswith("Quantile 0.71: 29 %")
     assert (_pixels(browser, "perturbed") != before).any()
     browser.press("Tab", 9)
     browser.press("ArrowDown", 40)
