@@ -231,8 +231,7 @@ def run_experiment(
     with stage("training the target classifiers", seconds, quiet):
         test = samples_of(config, data.test, with_twins=True)
         predictions, trainings = fit_arms(config, arms, data, test, maps=maps.numpy(), show_progress=not quiet)
-    not_run = _not_run(trainings)
-    for name, reason in not_run.items():
+    for name, reason in _not_run(trainings).items():
         print(f"{name}: {reason}", file=sys.stderr)
     with stage("measuring", seconds, quiet):
         table = summarize(predictions, aligned=alignment(biased.y, biased.confounder))
@@ -248,10 +247,7 @@ def run_experiment(
         "title": title,
         "confident": confident,
         **how_it_was_run(config, seconds),
-        "mitigators": [
-            {"name": name, "kind": arm.kind, "description": f"{arm.description} {not_run.get(name, '')}".rstrip()}
-            for name, arm in arms.items()
-        ],
+        "mitigators": [{"name": name, "kind": arm.kind, "description": arm.description} for name, arm in arms.items()],
     }
     with replacing(out / "results.json") as path:
         path.write_text(json.dumps(_without_nan(results), indent=1, default=_plain) + "\n")

@@ -101,6 +101,7 @@ def page_content(run: Run) -> dict[str, Any]:
         "trainings": len(results["random_states"]),
         "measures": [_measure_words(run, measure) for measure in run.measures],
         "rows": _table_rows(run),
+        "not_run": run.not_run,
         "region_accuracy": {name: number(value) for name, value in accuracies.items() if value is not None},
         "counts": _count_rows(run),
         "cells": [run.cell_name(*cell) for cell in _cells()],

@@ -6,7 +6,7 @@ import json
 import math
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,7 +60,8 @@ CONTENT: dict[str, type | tuple[type, ...]] = {
 class Run:
     """What a run folder holds: `results` is results.json, the tables are its lists, `maps` is maps.npz.
 
-    Without `calibration`, and with `front` and `confident` empty, where the run has none.
+    `mitigators` are those that ran, `not_run` says of the others why not. Where a run has none,
+    `calibration` is None and `front` and `confident` are empty.
     """
 
     results: dict[str, Any]
@@ -73,6 +74,7 @@ class Run:
     calibration: Calibration | None
     confident: pd.DataFrame
     front: list[str]
+    not_run: dict[str, str]
     maps: dict[str, NDArray[Any]]
 
     @property
@@ -130,9 +132,11 @@ def read_run(folder: Path) -> Run:
             calibration=_calibration(results["region_classifier"].get("calibration")),
             confident=_frame(confident, "confident", ["image", "label"], ["mean", "max"]),
             front=results.get("pareto_front", []),
+            not_run={},
             maps={},
         )
         _check_run(run)
+        run = _without_those_not_run(run)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     run.maps.update(_read_maps(folder / "maps.npz"))
@@ -203,6 +207,17 @@ def _check_run(run: Run) -> None:
             raise ValueError(f"{key!r} holds the same {' and '.join(columns)} twice")
     if not all(isinstance(losses, list) for losses in run.trainings["losses"]):
         raise ValueError("'losses' of 'trainings' must be lists")
+
+
+def _without_those_not_run(run: Run) -> Run:
+    ran = {*run.table["mitigator"][run.table["mean"].notna()], *run.cells["mitigator"][run.cells["accuracy"].notna()]}
+    trainings = {row["mitigator"]: row for row in run.trainings.to_dict("records")}
+    reasons = {
+        name: ": ".join(str(trainings[name][key]) for key in ("status", "reason") if key in trainings.get(name, {}))
+        for name in run.names
+        if name not in ran
+    }
+    return replace(run, mitigators=run.mitigators[run.mitigators["name"].isin(ran)], not_run=reasons)
 
 
 def _read_maps(path: Path) -> dict[str, NDArray[Any]]:

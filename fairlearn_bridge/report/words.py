@@ -63,8 +63,12 @@ def change(before: Interval, after: Interval, *, signed: bool = False) -> str:
     """Return in words how a value changed."""
     return (
         f"from {with_interval(before, signed=signed)} to {with_interval(after, signed=signed)} "
-        f"({number(after.mean - before.mean, signed=True)}, {compared(after, before)})"
+        f"({_difference(before, after)})"
     )
+
+
+def _difference(before: Interval, after: Interval) -> str:
+    return f"{number(after.mean - before.mean, signed=True)}, {compared(after, before)}"
 
 
 def best_scheme(run: Run) -> str | None:
@@ -85,41 +89,48 @@ def headline(run: Run) -> str:
             f"This run cannot say whether a scheme helped, the original has no worst-cell accuracy; the best scheme, "
             f"{best}, reaches {with_interval(values[best])}."
         )
+    after = f"{with_interval(values[best])} ({_difference(original, values[best])})"
     count = len(run.of_kind("scheme"))
-    if number(values[best].mean) == number(original.mean) or values[best].mean < original.mean:
-        subject = f"the best of {count}, {best}, is" if count > 1 else f"{best} is"
-        return (
-            f"No scheme helped: {subject} at a worst-cell accuracy of {with_interval(values[best])}, "
-            f"against {with_interval(original)} of the original with nothing done."
-        )
+    if not _higher(values[best], original):
+        subject = f"the best of {count}, {best}," if count > 1 else best
+        return f"{_opening(run, original)}; no scheme helped: {subject} is at {after}."
     clear = compared(values[best], original) == "intervals apart"
-    opening = f"{best} raised" if clear else f"No clear help: {best} raised"
-    most = f" the most of {count} schemes" if count > 1 else ""
-    return f"{opening} worst-cell accuracy{most}, {change(original, values[best])}{_past_controls(run, best)}."
+    most = f", the most of {count} schemes" if count > 1 else ""
+    changed = f"{best} raised it to {after}" if clear else f"no scheme clearly helped: {best} is at {after}"
+    return f"{_opening(run, original)}; {changed}{most}; {_past_controls(run, best)}."
+
+
+def _higher(value: Interval, other: Interval) -> bool:
+    """Return whether a value is the higher one, as far as the page shows it."""
+    return value.mean > other.mean and number(value.mean) != number(other.mean)
+
+
+def _opening(run: Run, original: Interval) -> str:
+    reached = f"the original reaches a worst-cell accuracy of {with_interval(original)}"
+    shares = [f"{100 * carrying / images:.0f} % of {name}" for name, carrying, images in _carrying(run)]
+    if not shares:
+        return reached.capitalize()
+    return f"Trained where {listed(shares)} are {run.results['confounder_names'].get('True', 'with it')}, {reached}"
 
 
 def _past_controls(run: Run, best: str) -> str:
     values = run.values("worst_cell")
-    standing: dict[str, list[str]] = {"above": [], "above, though intervals overlap,": [], "not above": []}
-    for name in run.of_kind("control"):
-        if name not in values:
-            continue
-        if number(values[best].mean) == number(values[name].mean) or values[best].mean < values[name].mean:
-            place = "not above"
-        else:
-            clear = compared(values[best], values[name]) == "intervals apart"
-            place = "above" if clear else "above, though intervals overlap,"
-        standing[place].append(f"“{name}” at {with_interval(values[name])}")
+    controls = [name for name in run.of_kind("control") if name in values]
+    if not controls:
+        return "there is no control to compare with"
+    standing: dict[str, list[str]] = {"above the control": [], "above, though intervals overlap,": [], "not above": []}
+    for name in controls:
+        apart = compared(values[best], values[name]) == "intervals apart"
+        above = "above the control" if apart else "above, though intervals overlap,"
+        standing[above if _higher(values[best], values[name]) else "not above"].append(f"“{name}”")
+    if len(controls) == len(standing["above the control"]) > 1:
+        return f"it is above {'both' if len(controls) == 2 else f'all {len(controls)}'} controls"
     clauses = [
-        f"{place} the control{'s' if len(names) > 1 else ''} {' and '.join(names)}"
+        f"{place}{'s' if place.endswith('control') and len(names) > 1 else ''} {listed(names)}"
         for place, names in standing.items()
         if names
     ]
-    if not clauses:
-        return "; there is no control to compare with"
-    beaten = [clause for clause in clauses if not clause.startswith("not")]
-    refuted = [clause for clause in clauses if clause.startswith("not")]
-    return "; it is " + " but ".join(part for part in (" and ".join(beaten), *refuted) if part)
+    return f"it is {listed(clauses)}"
 
 
 def findings(run: Run) -> list[tuple[str, str]]:
@@ -148,7 +159,11 @@ def findings(run: Run) -> list[tuple[str, str]]:
                 confounder=run.results["confounder"], best=best, change=words, first=first, second=second
             )
             points.append((heading, text))
-    balanced = run.values("worst_cell").get("balanced")
+    worst = run.values("worst_cell")
+    controls = [f"{with_interval(worst[name])} ({name})" for name in run.of_kind("control") if name in worst]
+    if controls:
+        points.append(("The controls", f"Accuracy of the worst cell: {listed(controls)}."))
+    balanced = worst.get("balanced")
     if balanced is not None:
         text = f"Trained on a balanced set instead, the worst cell is at {with_interval(balanced)}."
         points.append(("What better data give", text))
@@ -160,16 +175,22 @@ def findings(run: Run) -> list[tuple[str, str]]:
 
 
 def _bias_in_data(run: Run) -> str:
-    biased = run.counts[run.counts["set"] == "biased"]
-    shares = []
-    for group, name in run.results["target_names"].items():
-        of_group = biased[biased["target"].astype(str) == group]
-        carrying = of_group[of_group["confounder"].astype(str) == "True"]
-        if len(of_group):
-            shares.append(f"{carrying['images'].sum():,.0f} of {of_group['images'].sum():,.0f} images of {name}")
+    shares = [f"{carrying:,.0f} of {images:,.0f} images of {name}" for name, carrying, images in _carrying(run)]
     if not shares:
         return ""
-    return f"In training, {' and '.join(shares)} are {run.results['confounder_names'].get('True', 'with it')}."
+    return f"In training, {listed(shares)} are {run.results['confounder_names'].get('True', 'with it')}."
+
+
+def _carrying(run: Run) -> list[tuple[str, float, float]]:
+    """Return each class's name, how many of its biased training images carry the confounder, and how many it has."""
+    biased = run.counts[run.counts["set"] == "biased"]
+    rows = []
+    for group, name in run.results["target_names"].items():
+        of_group = biased[biased["target"].astype(str) == group]
+        carrying = of_group["images"][of_group["confounder"].astype(str) == "True"].sum()
+        if of_group["images"].sum():
+            rows.append((name, float(carrying), float(of_group["images"].sum())))
+    return rows
 
 
 def _bias_of_original(run: Run) -> str:
@@ -181,7 +202,7 @@ def _bias_of_original(run: Run) -> str:
             for group, name in run.results["target_names"].items()
             if "original" in (value := run.values(f"accuracy[{group}]"))
         ]
-        reached = f"an accuracy of {' and '.join(accuracies)}: " if accuracies else ""
+        reached = f"an accuracy of {listed(accuracies)}: " if accuracies else ""
         parts.append(f"The original has {reached}a gap of {with_interval(gap, signed=True)}.")
     cell = weakest_cell(run, "original")
     if cell is not None:

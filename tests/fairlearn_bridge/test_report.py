@@ -296,36 +296,52 @@ def test_the_best_are_marked_without_those_given_other_data(run_of):
     assert page.best_of(tied, "accuracy[True]") == {"original", "general_noise"}
 
 
+BIASED = (
+    "Trained where 67 % of not Male and 0 % of Male are Blond_Hair, the original reaches a worst-cell accuracy of "
+    "0.400 [0.380, 0.420]; "
+)
+
+
 def test_the_headline_of_a_scheme_that_helped(run_of):
     assert words.headline(run_of(results())) == (
-        "general_noise raised worst-cell accuracy the most of 2 schemes, from 0.400 [0.380, 0.420] to "
-        "0.700 [0.680, 0.720] (+0.300, intervals apart); it is above the controls “threshold shifted” at "
-        "0.500 [0.480, 0.520] and “elsewhere” at 0.300 [0.280, 0.320]."
+        f"{BIASED}general_noise raised it to 0.700 [0.680, 0.720] (+0.300, intervals apart), the most of 2 schemes; "
+        "it is above both controls."
     )
 
 
 def test_the_headline_where_a_control_does_as_well(run_of):
     text = words.headline(run_of(results(WINNING | {"elsewhere": 0.71})))
-    assert text.endswith(
-        "it is above the control “threshold shifted” at 0.500 [0.480, 0.520] but not above the control “elsewhere” at "
-        "0.710 [0.690, 0.730]."
-    )
+    assert text.endswith("; it is above the control “threshold shifted” and not above “elsewhere”.")
     overlapping = words.headline(run_of(results(WINNING | {"elsewhere": 0.69})))
-    assert "and above, though intervals overlap, the control “elsewhere” at 0.690" in overlapping
+    assert overlapping.endswith(
+        "it is above the control “threshold shifted” and above, though intervals overlap, “elsewhere”."
+    )
 
 
 def test_the_headline_where_nothing_helped(run_of):
     worst = WINNING | {"general_noise": 0.3, "general_mask": 0.35}
     assert words.headline(run_of(results(worst))) == (
-        "No scheme helped: the best of 2, general_mask, is at a worst-cell accuracy of 0.350 [0.330, 0.370], against "
-        "0.400 [0.380, 0.420] of the original with nothing done."
+        f"{BIASED}no scheme helped: the best of 2, general_mask, is at 0.350 [0.330, 0.370] (\N{MINUS SIGN}0.050, "
+        "intervals apart)."
     )
 
 
 def test_the_headline_where_it_is_not_clear(run_of):
     text = words.headline(run_of(results(width=0.4)))
-    assert text.startswith("No clear help: general_noise raised worst-cell accuracy the most of 2 schemes, from 0.400")
-    assert "(+0.300, intervals overlap)" in text
+    assert "; no scheme clearly helped: general_noise is at 0.700 [0.300, 1.100] (+0.300, intervals overlap)" in text
+
+
+def test_what_did_not_run_is_named_once_and_not_drawn(run_of):
+    content = results()
+    content["table"] = [row | ({"mean": None} if row["mitigator"] == "elsewhere" else {}) for row in content["table"]]
+    content["cells"] = [row for row in content["cells"] if row["mitigator"] != "elsewhere"]
+    told = {"status": "not applicable", "reason": f"no {SCRIPT}"}
+    content["trainings"] = [row | (told if row["mitigator"] == "elsewhere" else {}) for row in content["trainings"]]
+    run = run_of(content)
+    assert run.not_run == {"elsewhere": f"not applicable: no {SCRIPT}"}
+    assert run.names == [name for name in ARMS if name != "elsewhere"]
+    assert [row["name"] for row in page.page_content(run)["rows"]] == run.names
+    assert words.headline(run).endswith("it is above the control “threshold shifted”.")
 
 
 def test_the_headline_where_it_cannot_be_said(run_of):
@@ -623,3 +639,10 @@ def test_a_browser_shows_it_on_a_phone_without_errors(browser, folder, theme):
     assert browser.evaluate("[...document.images].every(image => image.naturalWidth)")
     assert browser.complaints == []
     assert [url for url in browser.requests if not url.startswith("data:")] == [(folder / "report.html").as_uri()]
+
+
+@pytest.mark.slow
+def test_the_table_fits_a_small_laptop(browser, folder):
+    browser.show(folder / "report.html", width=1100)
+    box = "document.querySelector('.results').parentElement"
+    assert browser.evaluate(f"{box}.scrollWidth <= {box}.clientWidth")
