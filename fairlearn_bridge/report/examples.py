@@ -111,18 +111,18 @@ def confident_content(run: Run) -> list[tuple[str, list[dict[str, Any]]]]:
 
 def sources(run: Run, image: NDArray[np.uint8], pixel_map: NDArray[np.float32]) -> dict[str, Any]:
     """Return an image and its map over it, on the scale of all such maps of the page, as sources for it."""
-    shown = [run.maps[name].ravel() for name in ("example_maps", "confident_maps") if name in run.maps]
+    maps = [run.maps[name].ravel() for name in ("example_maps", "confident_maps") if name in run.maps]
+    return {"image": png_source(image), **map_over(image, pixel_map, scale_top(np.concatenate(maps)))}
+
+
+def map_over(image: ArrayLike, pixel_map: NDArray[np.float32], top: float) -> dict[str, Any]:
+    """Return a map over its image as a source for the page, and its size; `top` is the upper end of the colours."""
     picture = image_array(image)
-    colors = colormaps[COLORMAP](pixel_map / scale_top(np.concatenate(shown)))[..., :3]
+    colors = colormaps[COLORMAP](pixel_map / top)[..., :3]
     under = picture if picture.ndim == 3 else picture[..., None]
     over = 255 * MAP_OPACITY * colors + (1 - MAP_OPACITY) * under
     height, width = pixel_map.shape
-    return {
-        "image": png_source(picture),
-        "map": png_source(over.round().astype(np.uint8)),
-        "width": width,
-        "height": height,
-    }
+    return {"map": png_source(over.round().astype(np.uint8)), "width": width, "height": height}
 
 
 def png_source(image: ArrayLike) -> str:

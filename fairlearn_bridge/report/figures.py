@@ -137,6 +137,26 @@ def measure_dots(table: pd.DataFrame, mitigators: pd.DataFrame, measure: str, la
     return figure
 
 
+def runs_dots(runs: Mapping[str, Mapping[str, Interval]], mitigators: pd.DataFrame, label: str) -> Figure:
+    """Draw one measure of each mitigator in several runs, a colour a run.
+
+    Parameters
+    ----------
+    runs : mapping of a run's name to its values by mitigator
+        No more than there are colours.
+    mitigators : DataFrame
+        Columns ``name`` and ``kind``; drawn from top to bottom.
+    label : str
+        As the axis calls it.
+
+    Returns
+    -------
+    Figure
+    """
+    markers = [{"color": color, "marker": "os^Dv<>P"[at]} for at, color in enumerate(LINE_COLORS[: len(runs)])]
+    return _dot_plot(runs, mitigators, markers, label)
+
+
 def accuracy_gap_plane(table: pd.DataFrame, mitigators: pd.DataFrame, front: Sequence[str] = ()) -> Figure:
     """Draw each mitigator as a point: accuracy to the right, the size of the gap upwards; right and down is better.
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from captum_region.files import replacing
 from fairlearn_bridge.report.examples import confident_content, strip_content
 from fairlearn_bridge.report.figures import Interval
-from fairlearn_bridge.report.pictures import encode, map_pictures, result_pictures, training_pictures
+from fairlearn_bridge.report.pictures import embedded, map_pictures, result_pictures, training_pictures
 from fairlearn_bridge.report.run import Run, read_run
 from fairlearn_bridge.report.words import DASH, bracket, findings, headline, number
 
@@ -37,7 +37,7 @@ BEST = {
 }
 
 
-def write_report(folder: str | os.PathLike[str]) -> Path:
+def write_report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
     """Write ``report.html`` and ``plots/*.png`` into a run folder, from its ``results.json`` and ``maps.npz``.
 
     The page holds its figures and styles and asks for nothing else. Files that are there are replaced.
@@ -46,6 +46,8 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     ----------
     folder : path
         As `fairlearn_bridge.experiment.run_experiment` makes it.
+    out : path, optional
+        Another place for the page.
 
     Returns
     -------
@@ -64,25 +66,24 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     sections = {"results": list(result_pictures(run)), "trainings": list(training_pictures(run))}
     try:
         sections["maps"] = list(map_pictures(run))
-        shown = {"strip": strip_content(run), "confident": confident_content(run)}
+        images = {"strip": strip_content(run), "confident": confident_content(run)}
     except ValueError as error:
         raise ValueError(f"{folder / 'maps.npz'} does not fit together: {error}") from error
     plots = folder / "plots"
     plots.mkdir(exist_ok=True)
-    embedded: dict[str, list[dict[str, Any]]] = {}
-    for section, pictures in sections.items():
-        embedded[section] = []
-        for picture in pictures:
-            png, source = encode(picture.figure)
+    pictures: dict[str, list[dict[str, Any]]] = {}
+    for section, of_section in sections.items():
+        pictures[section] = []
+        for picture in of_section:
+            png, entry = embedded(picture)
             with replacing(plots / f"{picture.name}.png") as path:
                 path.write_bytes(png)
-            width, height = (round(96 * inches) for inches in picture.figure.get_size_inches())
-            size = {"source": source, "width": width, "height": height}
-            embedded[section].append({"name": picture.name, "alt": picture.alt, "caption": picture.caption, **size})
-    page = _template().render(**page_content(run), pictures=embedded, **shown, **_script())
-    with replacing(folder / "report.html") as path:
+            pictures[section].append(entry)
+    page = template("report.html.j2").render(**page_content(run), pictures=pictures, **images, **_script())
+    out = folder / "report.html" if out is None else Path(out)
+    with replacing(out) as path:
         path.write_text(page, encoding="utf-8")
-    return folder / "report.html"
+    return out
 
 
 def page_content(run: Run) -> dict[str, Any]:
@@ -99,15 +100,15 @@ def page_content(run: Run) -> dict[str, Any]:
         "findings": findings(run),
         "confidence": f"{100 * results['confidence_level']:g} %",
         "trainings": len(results["random_states"]),
-        "measures": [_measure_words(run, measure) for measure in run.measures],
+        "measures": [measure_words(run, measure) for measure in run.measures],
         "rows": _table_rows(run),
         "not_run": run.not_run,
         "region_accuracy": {name: number(value) for name, value in accuracies.items() if value is not None},
         "counts": _count_rows(run),
         "cells": [run.cell_name(*cell) for cell in _cells()],
         "versions": results["versions"],
-        "config": {name: _shown(value) for name, value in results["config"].items()},
-        "seeds": _shown(results["random_states"]),
+        "config": {name: shown(value) for name, value in results["config"].items()},
+        "seeds": shown(results["random_states"]),
         "seconds": {name: _duration(value) for name, value in results["seconds"].items()},
         "caveats": results["caveats"],
         "skipped": skipped[:SHOWN_SKIPPED],
@@ -116,7 +117,8 @@ def page_content(run: Run) -> dict[str, Any]:
     }
 
 
-def _measure_words(run: Run, measure: str) -> dict[str, str]:
+def measure_words(run: Run, measure: str) -> dict[str, str]:
+    """Return what the page calls a measure, what it says, and which value is the best."""
     best = BEST.get(measure.partition("[")[0], "")
     arrow = {LARGEST: "↑", SMALLEST: "↓", NEXT_TO_ZERO: "→ 0"}.get(best, "")
     description = run.results["measures"].get(measure, "")
@@ -172,9 +174,10 @@ def _count_rows(run: Run) -> list[tuple[str, list[str], str]]:
     return rows
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a setting as text."""
     if isinstance(value, list):
-        return ", ".join(_shown(entry) for entry in value) or DASH
+        return ", ".join(shown(entry) for entry in value) or DASH
     return DASH if value is None else str(value)
 
 
@@ -199,7 +202,8 @@ def _script() -> dict[str, str]:
     return {"script": Markup(text), "script_hash": f"sha256-{digest}"}
 
 
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """Return one of this package's pages; what it is given is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fairlearn_bridge.report", "."),
         autoescape=True,
@@ -207,4 +211,4 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)

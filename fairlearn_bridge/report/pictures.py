@@ -180,7 +180,15 @@ def training_pictures(run: Run) -> Iterator[Picture]:
         )
 
 
-def encode(figure: Figure) -> tuple[bytes, str]:
+def embedded(picture: Picture) -> tuple[bytes, dict[str, Any]]:
+    """Return a picture as PNG, and as what a page needs to show it."""
+    png, source = _encode(picture.figure)
+    width, height = (round(96 * inches) for inches in picture.figure.get_size_inches())
+    words = {"name": picture.name, "alt": picture.alt, "caption": picture.caption}
+    return png, {**words, "source": source, "width": width, "height": height}
+
+
+def _encode(figure: Figure) -> tuple[bytes, str]:
     """Return a figure as PNG, and as the source of an image: SVG where that is smaller."""
     kind, data = "png", b""
     for dpi in (160, 120, 90, 60):
