@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from captum_region.datasets import make_faces
 from fairlearn_bridge import noise
+from fairlearn_bridge.cli import app
 from fairlearn_bridge.noise import SCHEMES, quantile_mask
-from fairlearn_bridge.report import examples, figures, page, words, write_report
+from fairlearn_bridge.report import examples, figures, page, words, write_report, write_side_by_side
 from fairlearn_bridge.report.examples import mask_levels
 from fairlearn_bridge.report.figures import Interval
 from fairlearn_bridge.report.run import LABELS, read_run
@@ -537,6 +539,56 @@ def test_a_run_without_donors_offers_no_transplants(tmp_path):
     assert all(set(drawn) == {"levels"} for drawn in strip["data"]["examples"])
 
 
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory, folder):
+    """The run that is rendered, and one without "balanced", with another title and quantile."""
+    content = results({name: value / 2 for name, value in WINNING.items() if name != "balanced"})
+    content |= {"title": f"Other {SCRIPT}", "config": content["config"] | {"quantile": 0.9}}
+    other = write(tmp_path_factory.mktemp("other") / SCRIPT.replace("/", ""), content)
+    out = write_side_by_side([folder, other], other.parent / "both.html")
+    assert out == other.parent / "both.html"
+    assert not (other / "report.html").exists()
+    return out
+
+
+def test_runs_stand_side_by_side(two_runs, folder):
+    html = two_runs.read_text(encoding="utf-8")
+    parsed = Page(html)
+    assert "<script" not in html
+    assert f"Other {SCRIPT}" in parsed.text
+    for run in (folder, two_runs.parent / SCRIPT.replace("/", "")):
+        assert words.headline(read_run(run)) in parsed.text
+    rows = [Page(row).text.replace("_ ", "_").strip() for row in re.findall(r"<tr>(.*?)</tr>", html, re.S)]
+    assert "quantile 0.7 0.9" in rows
+    assert "general_noise 0.700 [0.680, 0.720] 0.350 [0.330, 0.370]" in rows
+    assert f"balanced 0.900 [0.880, 0.920] {words.DASH}" in rows
+    # What is the same in both is not told.
+    assert not any(row.startswith("device") for row in rows)
+    assert all(image["alt"] and image["src"].startswith("data:") for image in parsed.of("img"))
+
+
+@pytest.mark.slow
+def test_the_command_writes_one_page_of_one_run_or_of_several(two_runs, folder, tmp_path):
+    other = two_runs.parent / SCRIPT.replace("/", "")
+    for name, folders in {"one.html": [folder], "both.html": [folder, other]}.items():
+        done = CliRunner().invoke(app, ["report", *map(str, folders), "--out", str(tmp_path / name)])
+        assert done.exit_code == 0, done.output
+        assert done.stdout.strip() == str(tmp_path / name)
+    assert (tmp_path / "both.html").read_text(encoding="utf-8") == two_runs.read_text(encoding="utf-8")
+    one = (folder / "report.html").read_text(encoding="utf-8")
+    assert (tmp_path / "one.html").read_text(encoding="utf-8") == one
+
+
+def test_runs_that_cannot_stand_side_by_side_are_named(tmp_path):
+    run = write(tmp_path / "run")
+    for folders in ([run], [run, run], [run] * 9):
+        with pytest.raises(ValueError, match="folders must be 2 to 8 different ones, got"):
+            write_side_by_side(folders, tmp_path / "both.html")
+    with pytest.raises(FileNotFoundError, match=r"results\.json"):
+        write_side_by_side([run, tmp_path], tmp_path / "both.html")
+    assert not (tmp_path / "both.html").exists()
+
+
 def _pixels(browser, kind):
     """Return what a kind of canvas shows of each example, N x height x width x 3."""
     # By way of a canvas that is made to be read: reading those of the page again and again would warn.
@@ -632,13 +684,60 @@ def test_without_scripts_and_on_paper_a_picture_stands_for_the_strip(browser, fo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_a_browser_shows_it_on_a_phone_without_errors(browser, folder, theme):
-    browser.show(folder / "report.html", width=390, theme=theme)
-    browser.evaluate(LIVE)
+@pytest.mark.parametrize("several", [False, True], ids=["one run", "two runs"])
+def test_a_browser_shows_it_on_a_phone_without_errors(browser, folder, two_runs, theme, several):
+    shown = two_runs if several else folder / "report.html"
+    browser.show(shown, width=390, theme=theme)
+    if not several:
+        browser.evaluate(LIVE)
     assert browser.evaluate("document.documentElement.scrollWidth") <= 390
     assert browser.evaluate("[...document.images].every(image => image.naturalWidth)")
     assert browser.complaints == []
-    assert [url for url in browser.requests if not url.startswith("data:")] == [(folder / "report.html").as_uri()]
+    assert [url for url in browser.requests if not url.startswith("data:")] == [shown.as_uri()]
+
+
+CONTRASTS = """[...document.querySelectorAll('body *')].flatMap(element => {
+    const own = [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+    if (!own || !element.checkVisibility() || element.tagName === 'OPTION') return [];
+    const color = text => text.match(/[\\d.]+/g).map(Number);
+    let behind = element;
+    while (color(getComputedStyle(behind).backgroundColor)[3] === 0) behind = behind.parentElement;
+    const luminance = rgb => rgb.slice(0, 3).map(value => value / 255)
+        .map(value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, value, at) => sum + value * [0.2126, 0.7152, 0.0722][at], 0);
+    const both = [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor];
+    const [low, high] = both.map(text => luminance(color(text))).sort((one, other) => one - other);
+    return [[(high + 0.05) / (low + 0.05), element.tagName + '.' + element.className + ' ' + both]];
+})"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_texts_can_be_told_from_what_is_behind_them(browser, folder, two_runs, theme):
+    for page_of in (folder / "report.html", two_runs):
+        browser.show(page_of, theme=theme)
+        contrasts = browser.evaluate(CONTRASTS)
+        assert len(contrasts) > 50
+        # 4.5 is what the WCAG ask for, 21 is black on white.
+        assert min(contrasts)[0] >= 4.5, min(contrasts)
+
+
+@pytest.mark.slow
+def test_what_is_worked_with_keys_has_a_name(browser, folder):
+    browser.show(folder / "report.html")
+    browser.evaluate(LIVE)
+    browser.call("Accessibility.enable")
+    nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
+    roles = {"slider", "combobox", "image", "region", "group", "form"}
+    named = [
+        (node["role"]["value"], node.get("name", {}).get("value"))
+        for node in nodes
+        if not node["ignored"] and node["role"]["value"] in roles
+    ]
+    assert ("slider", "Quantile") in named
+    assert ("combobox", "Scheme") in named
+    assert [node for node in named if not node[1]] == []
+    browser.call("Accessibility.disable")
 
 
 @pytest.mark.slow
