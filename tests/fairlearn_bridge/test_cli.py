@@ -135,6 +135,10 @@ def test_run_on_ones_own_table(command, table, tmp_path):
     predicted = pd.read_csv(out / "predictions.csv")["predicted"]
     assert predicted.dtype == bool
     assert "flip_rate" not in results["measures"]  # no twins of photographs
+    # Files are told by their names.
+    files = {f"{number}.png" for number in range(300)}
+    assert {row["image"] for row in results["confident"]} <= files
+    assert set(np.load(out / "maps.npz")["example_names"].tolist()) <= files
 
 
 @pytest.mark.slow
