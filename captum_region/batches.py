@@ -52,6 +52,17 @@ def take(images: ImageData, index: NDArray[np.intp] | slice) -> Tensor:
     return torch.from_numpy(np.array(images[index]))
 
 
+def as_floats(images: Tensor) -> Tensor:
+    """Return uint8 images as floats in [0, 1], and floats as float32.
+
+    Examples
+    --------
+    >>> as_floats(torch.tensor([0, 255], dtype=torch.uint8))
+    tensor([0., 1.])
+    """
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+
+
 def batches(
     images: ImageData, batch_size: int, *, start: int = 0, show_progress: bool = False, desc: str = ""
 ) -> Iterator[Tensor]:

@@ -25,6 +25,7 @@ from fairlearn_bridge.comparison import (
 from fairlearn_bridge.mitigator import AttributionNoiseMitigator
 from fairlearn_bridge.noise import AttributionNoise, additive_noise, grey_out, quantile_mask
 from fairlearn_bridge.protocol import ConfoundedSplit, confounded_split
+from fairlearn_bridge.selection import estimate_crossed_auc
 
 __all__ = [
     "JTT",
@@ -46,6 +47,7 @@ __all__ = [
     "additive_noise",
     "compare_mitigators",
     "confounded_split",
+    "estimate_crossed_auc",
     "fit_mitigators",
     "grey_out",
     "measure",

@@ -124,18 +124,18 @@ def build_arms(config: ExperimentConfig, classifier: Any, quantiles: Sequence[fl
         sentence = sentence.format(target=config.target, confounder=config.confounder)
         arms[name] = Arm(make(base), "mitigator", sentence, on_original)
     schemes = config.schemes
-    if quantiles is None and "@" not in schemes[0]:
+    if quantiles is None and "@" not in schemes[0] and not is_automatic(schemes[0]):
         schemes = (*(f"{schemes[0]}@{control}" for control in CONTROLS), *schemes)
     for scheme in schemes:
         parameters = scheme_parameters(scheme)
-        for quantile in quantiles or (config.quantile,):
-            mitigator = AttributionNoiseMitigator(
-                base, region_classifier=classifier, quantile=quantile, noise_std=config.noise_std, **parameters
-            )
-            arms[f"{scheme} {quantile:g}" if quantiles else scheme] = Arm(
+        of_scheme = [parameters["quantile"]] if is_automatic(scheme) else quantiles or [config.quantile]
+        for quantile in of_scheme:
+            mitigator = AttributionNoiseMitigator(base, region_classifier=classifier, noise_std=config.noise_std)
+            mitigator.set_params(**{"quantile": quantile} | parameters)
+            arms[f"{scheme} {quantile:g}" if quantiles and not is_automatic(scheme) else scheme] = Arm(
                 mitigator,
                 "control" if "control" in parameters else "scheme",
-                _describe(parameters, f"{100 * (1 - quantile):.0f} % of pixels", config.confounder),
+                _describe(parameters, quantile, config.confounder),
             )
     return arms
 
@@ -154,7 +154,11 @@ def scheme_parameters(text: str) -> dict[str, Any]:
     {'scheme': 'general_mask', 'apply_at_predict': True}
     >>> scheme_parameters("general_transplant@random")
     {'scheme': 'general_transplant', 'control': 'random'}
+    >>> scheme_parameters("general_transplant@auto")
+    {'scheme': 'general_transplant', 'quantile': 'auto'}
     """
+    if text == "auto":
+        return {"scheme": "auto", "quantile": "auto"}
     scheme, at, suffix = text.partition("@")
     AttributionNoise(scheme).validate()
     if not at:
@@ -163,12 +167,24 @@ def scheme_parameters(text: str) -> dict[str, Any]:
         return {"scheme": scheme, "apply_at_predict": True}
     if suffix in CONTROLS:
         return {"scheme": scheme, "control": suffix}
+    if suffix == "auto":
+        return {"scheme": scheme, "quantile": "auto"}
     raise ValueError(
-        f"schemes may have @{', @'.join(CONTROLS)} behind them, and {' and '.join(AT_PREDICT)} @predict, got {text!r}"
+        f"schemes may have @auto, @{', @'.join(CONTROLS)} behind them, and {' and '.join(AT_PREDICT)} @predict, "
+        f"got {text!r}"
     )
 
 
-def _describe(parameters: Mapping[str, Any], share: str, confounder: str) -> str:
+def is_automatic(scheme: str) -> bool:
+    """Return whether a scheme's quantile, or both, are chosen in training."""
+    return "quantile" in scheme_parameters(scheme)
+
+
+def _describe(parameters: Mapping[str, Any], quantile: float | str, confounder: str) -> str:
+    judged = f"did best at what held-out training images let expect of those that {confounder} misleads about"
+    if parameters["scheme"] == "auto":
+        return f"The perturbation, and the pixels, that {judged}."
+    share = f"pixels, as many as {judged}," if isinstance(quantile, str) else f"{100 * (1 - quantile):.0f} % of pixels"
     reach, kind = parameters["scheme"].split("_")
     done = {
         "mask": "greyed out in training",

@@ -16,7 +16,7 @@ from skorch.utils import to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from captum_region.batches import take
+from captum_region.batches import as_floats, take
 from captum_region.randomness import RandomState, draw_seed, seeded
 from fairlearn_bridge.validation import check_classes, check_rows_or_images
 
@@ -315,9 +315,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
     def _images(self, x: Mapping[str, Tensor] | Tensor) -> Tensor:
         """Return a batch as floats in [0, 1] on the device, laid out as convolutions are fastest on."""
         images: Tensor = to_device(x["images"] if isinstance(x, Mapping) else x, self.device)
-        images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-        images = images.contiguous(memory_format=torch.channels_last)
-        return images
+        return as_floats(images).contiguous(memory_format=torch.channels_last)
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
         """Perturb the batch, then take skorch's step."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import joblib
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -58,8 +59,8 @@ Schemes = Annotated[
     str,
     typer.Option(
         help="Comma-separated: general_ or specific_, then mask, noise or transplant; @predict behind a general mask "
-        "or noise perturbs in prediction also, @elsewhere and @random change as many other pixels. Both of these "
-        "controls go with the first."
+        "or noise perturbs in prediction also, @elsewhere and @random change as many other pixels (both go with the "
+        "first), @auto chooses the quantile on held-out training images in 7 more trainings, auto alone the scheme too."
     ),
 ]
 Others = Annotated[
@@ -315,7 +316,8 @@ def _print_table1(table: pd.DataFrame, target: str) -> None:
             f"[{row[name, 'low']:+.2f}, {row[name, 'high']:+.2f}]"
             for name in measures
         ]
-        shown.add_row(confounder, scheme, f"{row['quantile', '']:g}", *cells)
+        quantile = "chosen" if np.isnan(row["quantile", ""]) else f"{row['quantile', '']:g}"
+        shown.add_row(confounder, scheme, quantile, *cells)
     Console(width=None if sys.stdout.isatty() else 200).print(shown)
     typer.echo("original / balanced data / scheme, and the 95 % interval of the scheme's difference to the original")
 

@@ -215,7 +215,8 @@ def fit_mitigators(
         the prediction changes when only the confounder is toggled.
     trainings : DataFrame
         A row a mitigator and seed: ``status``, "done", "not applicable" or "failed", and the ``reason`` of the latter
-        two; ``seconds`` of fitting, and ``losses``, a list by epoch where the classifier keeps them.
+        two; ``chosen``, the scheme and quantile, where `AttributionNoiseMitigator` had a choice; ``seconds`` of
+        fitting, and ``losses``, a list by epoch where the classifier keeps them.
 
     Raises
     ------
@@ -313,6 +314,7 @@ def _fit_chain(
             status = {
                 "status": "failed" if failed else "not applicable",
                 "reason": f"{type(error).__name__}: {error}" if failed else str(error),
+                "chosen": "",
             }
             results.append((None, {"mitigator": name, "seed": seed, **status, "seconds": np.nan, "losses": []}))
     if any(table is None for table, _ in results):
@@ -352,8 +354,13 @@ def _fit_and_predict(
         table["flipped"] = predicted != _predict(estimator, test.twins, toggled, seed)[0]
     history = getattr(getattr(estimator, "estimator_", estimator), "history_", None)
     losses = [] if history is None else [float(loss) for loss in history[:, "train_loss"]]
-    done = {"status": "done", "reason": None}
+    done = {"status": "done", "reason": None, "chosen": _chosen(estimator)}
     return table, {"mitigator": name, "seed": seed, **done, "seconds": seconds, "losses": losses}
+
+
+def _chosen(estimator: Any) -> str:
+    """Return what `AttributionNoiseMitigator` has chosen, where there was a choice."""
+    return f"{estimator.scheme_} {estimator.quantile_:g}" if hasattr(estimator, "selection_") else ""
 
 
 def _predict(estimator: Any, X: ImageData, confounder: NDArray[Any], seed: int) -> tuple[NDArray[Any], NDArray[Any]]:

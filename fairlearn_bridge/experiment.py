@@ -29,7 +29,7 @@ from captum_region import (
 from captum_region.calibration import Calibration, balanced_subset, measure_calibration
 from captum_region.datasets import AttributeImages, Faces, make_faces
 from captum_region.files import replacing
-from fairlearn_bridge.arms import FAST_OTHERS, OTHERS, Arm, build_arms, scheme_parameters
+from fairlearn_bridge.arms import FAST_OTHERS, OTHERS, Arm, build_arms, is_automatic, scheme_parameters
 from fairlearn_bridge.comparison import Samples, alignment, fit_mitigators, metric_frame, pareto_front, summarize
 from fairlearn_bridge.noise import SCHEMES, AttributionNoise
 from fairlearn_bridge.protocol import confounded_split
@@ -69,7 +69,8 @@ class ExperimentConfig:
         Names of binary attributes.
     schemes : tuple of str
         Of ``fairlearn_bridge.noise.SCHEMES``; ``@predict`` behind one perturbs in prediction also, ``@elsewhere`` and
-        ``@random`` make it a control. The first is the one that both controls go with.
+        ``@random`` make it a control, ``@auto`` lets it choose its quantile, and ``auto`` alone the scheme too. The
+        first is the one that both controls go with.
     others : tuple of str
         Of `OTHERS`: the mitigators to put beside them.
     quantile, noise_std : float
@@ -231,6 +232,7 @@ def run_experiment(
     with stage("training the target classifiers", seconds, quiet):
         test = samples_of(config, data.test, with_twins=True)
         predictions, trainings = fit_arms(config, arms, data, test, maps=maps.numpy(), show_progress=not quiet)
+    chosen = _chosen(trainings)
     for name, reason in _not_run(trainings).items():
         print(f"{name}: {reason}", file=sys.stderr)
     with stage("measuring", seconds, quiet):
@@ -247,7 +249,10 @@ def run_experiment(
         "title": title,
         "confident": confident,
         **how_it_was_run(config, seconds),
-        "mitigators": [{"name": name, "kind": arm.kind, "description": arm.description} for name, arm in arms.items()],
+        "mitigators": [
+            {"name": name, "kind": arm.kind, "description": f"{arm.description} {chosen.get(name, '')}".rstrip()}
+            for name, arm in arms.items()
+        ],
     }
     with replacing(out / "results.json") as path:
         path.write_text(json.dumps(_without_nan(results), indent=1, default=_plain) + "\n")
@@ -365,6 +370,12 @@ def _not_run(trainings: pd.DataFrame) -> dict[str, str]:
     return {row["mitigator"]: f"{row['status'].capitalize()}: {row['reason']}." for row in rows.to_dict("records")}
 
 
+def _chosen(trainings: pd.DataFrame) -> dict[str, str]:
+    """Return what was chosen by mitigators that had a choice, by name."""
+    had_choice = trainings[trainings["chosen"] != ""].groupby("mitigator", sort=False)["chosen"]
+    return {str(name): f"Chosen, seed by seed: {', '.join(of_seeds)}." for name, of_seeds in had_choice}
+
+
 def samples_of(config: ExperimentConfig, images: AttributeImages, *, with_twins: bool = False) -> Samples:
     """Return images with their target and confounder, and the twins of synthetic ones if asked."""
     twins = images.twin(config.confounder) if with_twins and isinstance(images, Faces) else None
@@ -385,6 +396,7 @@ def _pictures(
     chosen = np.concatenate(
         [np.flatnonzero(biased.confounder)[: (examples + 1) // 2], np.flatnonzero(~biased.confounder)[: examples // 2]]
     )
+    shown = [scheme for scheme in config.schemes if not is_automatic(scheme)]
     pixel_maps = attribution.grid.to_pixels(maps[chosen])
     images = torch.from_numpy(data.biased.images[chosen])
     pictures: dict[str, NDArray[Any]] = {
@@ -395,14 +407,14 @@ def _pictures(
         "example_maps": pixel_maps.numpy(),
         "example_labels": cell_names(config, biased, chosen),
         "example_names": image_names(data.biased, chosen),
-        "example_schemes": np.array(config.schemes),
+        "example_schemes": np.array(shown),
         **_donors(config, biased, attribution, maps, chosen),
     }
     if region_accuracy is not None:
         pictures["region_accuracy"] = region_accuracy
     if isinstance(data.test, Faces):
         pictures["truth_mean"] = data.test.truth(config.confounder).mean(0)
-    for scheme in config.schemes:
+    for scheme in shown:
         parameters = {key: value for key, value in scheme_parameters(scheme).items() if key in ("scheme", "control")}
         noise = AttributionNoise(quantile=config.quantile, noise_std=config.noise_std, transplant_share=1, **parameters)
         noise.fit(

@@ -5,21 +5,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
+from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.utils.validation import check_is_fitted
+from tqdm.auto import tqdm
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
+from captum_region.batches import as_floats, take
 from captum_region.randomness import RandomState, draw_seed
-from fairlearn_bridge.noise import AttributionNoise, Perturbation
+from fairlearn_bridge.comparison import Samples
+from fairlearn_bridge.noise import AttributionNoise, Perturbation, quantile_mask
+from fairlearn_bridge.selection import estimate_crossed_auc, hold_out
 from fairlearn_bridge.validation import check_classes, check_rows_or_images, check_sensitive
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
     from captum_region import RegionClassifier
     from captum_region.batches import ImageData
     from captum_region.confidence import Confidence
+
+AUTO_SCHEMES = ("general_transplant", "general_mask", "general_noise")
+AUTO_QUANTILES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of which the last perturbs nothing
+SELECTION_QUANTILE = 0.7  # of the pixels by which candidates are judged
 
 
 class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -39,13 +51,24 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         would find the target, which in biased data goes along with the confounder.
     region_epochs : int, optional
         Epochs of that training; by default its recipe's, see `fit_region_classifier`.
-    scheme, quantile, noise_std, perturbation, control, transplant_share
+    scheme : str or sequence of str, default="general_noise"
+        See `AttributionNoise`. Of several, one is chosen; ``"auto"`` stands for ``general_transplant``,
+        ``general_mask`` and ``general_noise``.
+    quantile : float, sequence of float or "auto", default=0.7
+        See `AttributionNoise`. Of several, one is chosen; ``"auto"`` stands for 0.3, 0.5, 0.6, 0.7, 0.8, 0.9 and 1, at
+        which nothing is perturbed. Where there is a choice of schemes or quantiles, each is trained on a part of the
+        training images and judged on the rest by `estimate_crossed_auc`: no image of a cell that they lack is needed.
+    noise_std, perturbation, control, transplant_share
         See `AttributionNoise`.
     apply_at_predict : bool, default=False
         Perturb also the images given to `predict`, by the general mask. Another method than perturbing in training
         alone: the classifier then never sees the region at all. General schemes of ``mask`` and ``noise`` only.
     confidence : str or callable, default="negative_entropy"
         See `RegionAttribution`.
+    validation_fraction : float, default=0.25
+        Share of the training images, of each class and confounder's value, to choose by, in (0, 1).
+    n_jobs : int, optional
+        Trainings side by side, through joblib, where there is a choice.
     random_state : int, NumPy generator or None, default=None
         Decides the region classifier's training and, if given, the estimator's ``random_state``.
     show_progress : bool, default=False
@@ -59,6 +82,10 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         Mean confidence about the confounder over the training images, in [0, 1].
     pixel_map_ : ndarray of shape (height, width)
         The same by pixel.
+    scheme_, quantile_ : str, float
+        Those chosen, or given.
+    selection_ : DataFrame
+        Where there was a choice, a row a candidate: ``scheme``, ``quantile``, ``crossed_auc``, the estimate.
     noise_ : AttributionNoise
         The fitted perturbation.
     estimator_ : estimator
@@ -84,14 +111,16 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         *,
         region_classifier: RegionClassifier | None = None,
         region_epochs: int | None = None,
-        scheme: str = "general_noise",
-        quantile: float = 0.7,
+        scheme: str | Sequence[str] = "general_noise",
+        quantile: float | Sequence[float] | str = 0.7,
         noise_std: float = 0.5,
         perturbation: Perturbation | None = None,
         control: str | None = None,
         transplant_share: float = 0.5,
         apply_at_predict: bool = False,
         confidence: str | Confidence = "negative_entropy",
+        validation_fraction: float = 0.25,
+        n_jobs: int | None = None,
         random_state: RandomState = None,
         show_progress: bool = False,
     ) -> None:
@@ -106,6 +135,8 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         self.transplant_share = transplant_share
         self.apply_at_predict = apply_at_predict
         self.confidence = confidence
+        self.validation_fraction = validation_fraction
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.show_progress = show_progress
 
@@ -130,8 +161,8 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
             The confounder, whose information is to be removed; of several, their combination.
         sample_weight : array-like of shape (N,), optional
             Handed to the estimator.
-        region_maps : array-like, shape (N, rows, cols), optional
-            Maps of X that ``RegionAttribution(region_classifier).region_map(X)`` gave before, to save their
+        region_maps : array-like, shape (N, rows, cols), or (1, rows, cols) for general schemes, optional
+            What ``RegionAttribution(region_classifier).region_map(X)`` gave before, or its mean, to save the
             computation; only together with `region_classifier`.
 
         Returns
@@ -143,17 +174,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         TypeError, ValueError
             If a parameter or the data do not fit, by name.
         """
-        noise = AttributionNoise(
-            self.scheme,
-            self.quantile,
-            self.noise_std,
-            perturbation=self.perturbation,
-            control=self.control,
-            transplant_share=self.transplant_share,
-        )
-        noise.validate()
-        if self.apply_at_predict and self.scheme not in ("general_mask", "general_noise"):
-            raise ValueError(f"apply_at_predict needs the scheme general_mask or general_noise, got {self.scheme!r}")
+        candidates = self._candidates()
         if "batch_transform" not in getattr(self.estimator, "get_params", dict)():
             raise TypeError(
                 f"estimator must have a parameter batch_transform as ImageClassifier, got {self.estimator!r}"
@@ -165,16 +186,21 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         seed = draw_seed(self.random_state)
         self.region_classifier_ = self._region_classifier(X, labels, confounder, seed)
         grid = self.region_classifier_.grid
-        maps = self._region_maps(X, region_maps, noise)
+        maps = self._region_maps(X, region_maps, general=all(noise.is_general for noise in candidates))
         self.region_map_: NDArray[np.float32] = maps.double().mean(0).float().numpy()
         self.pixel_map_: NDArray[np.float32] = grid.to_pixels(torch.from_numpy(self.region_map_)).numpy()
+        weights = {} if sample_weight is None else {"sample_weight": np.asarray(sample_weight)}
+        noise = candidates[0]
+        if len(candidates) > 1:
+            self.selection_ = self._select(candidates, Samples(X, labels, confounder), weights, maps, seed)
+            noise = candidates[int(self.selection_["crossed_auc"].argmax())]
+        self.scheme_, self.quantile_ = noise.scheme, noise.quantile
         pixel_maps = torch.from_numpy(self.pixel_map_)[None] if noise.is_general else grid.to_pixels(maps)
         self.noise_ = noise.fit(pixel_maps, X, confounder, labels=labels, random_state=seed)
         self.estimator_ = clone(self.estimator).set_params(batch_transform=self.noise_)
         if self.random_state is not None:
             self.estimator_.set_params(random_state=seed)
         self.predict_seed_ = seed
-        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
         self.estimator_.fit(X, labels, **weights)
         self.classes_ = self.estimator_.classes_
         return self
@@ -190,6 +216,62 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         check_is_fitted(self, "estimator_")
         predicted: NDArray[Any] = self.estimator_.predict(self._prepare(X))
         return predicted
+
+    def _candidates(self) -> list[AttributionNoise]:
+        """Return the perturbations to choose from, checked."""
+        schemes = AUTO_SCHEMES if self.scheme == "auto" else _listed(self.scheme)
+        quantiles = AUTO_QUANTILES if self.quantile == "auto" else _listed(self.quantile)
+        candidates = [
+            AttributionNoise(
+                scheme,
+                quantile,
+                self.noise_std,
+                perturbation=self.perturbation,
+                control=self.control,
+                transplant_share=self.transplant_share,
+            )
+            for scheme in schemes
+            for quantile in quantiles
+            # At 1 nothing is perturbed, by whichever scheme: that is one candidate.
+            if quantile != 1 or scheme == schemes[0]
+        ]
+        if not candidates:
+            raise ValueError(f"scheme and quantile must not be empty, got {self.scheme!r} and {self.quantile!r}")
+        for noise in candidates:
+            noise.validate()
+        at_predict = ("general_mask", "general_noise")
+        if self.apply_at_predict and not {noise.scheme for noise in candidates} <= set(at_predict):
+            raise ValueError(f"apply_at_predict needs the scheme {' or '.join(at_predict)}, got {self.scheme!r}")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction must lie in (0, 1), got {self.validation_fraction!r}")
+        return candidates
+
+    def _select(
+        self, candidates: list[AttributionNoise], data: Samples, weights: dict[str, Any], maps: torch.Tensor, seed: int
+    ) -> pd.DataFrame:
+        """Train each candidate on a part of the images and judge it on the rest."""
+        held = hold_out(data.y, data.confounder, self.validation_fraction, seed)
+        train, held_out = (
+            Samples(take(data.X, np.flatnonzero(part)), data.y[part], data.confounder[part]) for part in (~held, held)
+        )
+        mask = quantile_mask(torch.from_numpy(self.pixel_map_), SELECTION_QUANTILE)
+        weights = {name: value[~held] for name, value in weights.items()}
+        maps = maps if len(maps) == 1 else maps[torch.from_numpy(~held)]
+
+        def score(noise: AttributionNoise) -> float:
+            candidate = clone(self).set_params(
+                scheme=noise.scheme,
+                quantile=noise.quantile,
+                region_classifier=self.region_classifier_,
+                random_state=None if self.random_state is None else seed,
+            )
+            candidate.fit(train.X, train.y, sensitive_features=train.confounder, region_maps=maps, **weights)
+            return estimate_crossed_auc(candidate, held_out, train, mask, random_state=seed)
+
+        scores = Parallel(n_jobs=self.n_jobs, return_as="generator")(delayed(score)(noise) for noise in candidates)
+        bar = tqdm(scores, total=len(candidates), desc="candidates", unit="fit", disable=not self.show_progress)
+        rows = [(noise.scheme, noise.quantile, found) for noise, found in zip(candidates, bar, strict=True)]
+        return pd.DataFrame(rows, columns=["scheme", "quantile", "crossed_auc"])
 
     def _region_classifier(
         self, X: ImageData, labels: NDArray[Any], confounder: NDArray[Any], seed: int
@@ -213,18 +295,18 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         )
         return classifier
 
-    def _region_maps(self, X: ImageData, given: ArrayLike | None, noise: AttributionNoise) -> torch.Tensor:
+    def _region_maps(self, X: ImageData, given: ArrayLike | None, *, general: bool) -> torch.Tensor:
         """Return maps N x rows x cols on the CPU, or only their mean, as 1 x rows x cols, where that will do."""
         if given is not None:
             if self.region_classifier is None:
                 raise ValueError("region_maps must come with the region_classifier that made them, got none")
             maps = torch.tensor(np.asarray(given))  # a copy: worker processes get read-only memory
-            if maps.shape != (len(X), *self.region_classifier_.grid.shape):
-                wanted = (len(X), *self.region_classifier_.grid.shape)
+            wanted = (len(X), *self.region_classifier_.grid.shape)
+            if maps.shape != wanted and not (general and maps.shape == (1, *wanted[1:])):
                 raise ValueError(f"region_maps must have shape {wanted}, got {tuple(maps.shape)}")
             return maps
         attribution = RegionAttribution(self.region_classifier_, self.confidence)
-        if noise.is_general:
+        if general:
             return attribution.mean_map(X, show_progress=self.show_progress)[None]
         return attribution.region_map(X, show_progress=self.show_progress).cpu()
 
@@ -232,7 +314,9 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         X = check_rows_or_images(self, X, self.image_shape_, reset=False)
         if not self.apply_at_predict:
             return X
-        X = torch.as_tensor(np.array(X))
         generator = torch.Generator().manual_seed(self.predict_seed_)
-        X = X.float() / 255 if X.dtype == torch.uint8 else X
-        return self.noise_(X, torch.arange(len(X)), generator)
+        return self.noise_(as_floats(torch.as_tensor(np.array(X))), torch.arange(len(X)), generator)
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, list | tuple | np.ndarray) else (value,)

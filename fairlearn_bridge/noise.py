@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from captum_region.batches import check_images, take
+from captum_region.batches import as_floats, check_images, take
 from captum_region.randomness import RandomState, draw_seed
 
 if TYPE_CHECKING:
@@ -40,6 +39,22 @@ def additive_noise(images: Tensor, mask: Tensor, generator: torch.Generator, *, 
     """
     noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
     return torch.where(mask, (images + std * noise).clamp(0, 1), images)
+
+
+def transplant(images: Tensor, donors: Tensor, mask: Tensor) -> Tensor:
+    """Return `images` with the pixels of `donors` where `mask` is True, blended over the mask's edge.
+
+    Parameters
+    ----------
+    images, donors : Tensor, shape (N, C, height, width)
+        Floats in [0, 1].
+    mask : bool Tensor, shape (N or 1, 1, height, width)
+    """
+    # Edges soft over about 1/32 of the image: a hard seam would itself be a cue.
+    sigma = max(images.shape[-1] / 64, 0.5)
+    weight = gaussian_blur(mask.to(images.dtype), kernel_size=2 * int(np.ceil(2 * sigma)) + 1, sigma=sigma)
+    blended: Tensor = images * (1 - weight) + donors * weight
+    return blended
 
 
 def quantile_mask(pixel_map: Tensor, quantile: float) -> Tensor:
@@ -207,7 +222,7 @@ class AttributionNoise:
             flat = self.mask_.flatten(1).cpu().numpy()
             self.mask_ = torch.from_numpy(generator.permuted(flat, axis=1)).view(self.mask_.shape)
         self.donors_ = None
-        if self._perturbation is _transplant:
+        if self._kind == "transplant" and self.perturbation is None:
             if images is None or confounder is None:
                 raise ValueError(f"images and confounder must be given for {self.scheme}: they are its donors")
             images = check_images(images)
@@ -221,15 +236,8 @@ class AttributionNoise:
         return self
 
     @property
-    def _perturbation(self) -> Callable[..., Tensor]:
-        if self.perturbation is not None:
-            return self.perturbation
-        kinds: dict[str, Callable[..., Tensor]] = {
-            "mask": grey_out,
-            "noise": partial(additive_noise, std=self.noise_std),
-            "transplant": _transplant,
-        }
-        return kinds[self.scheme.split("_")[1]]
+    def _kind(self) -> str:
+        return self.scheme.split("_")[1]
 
     def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
         """Perturb a batch; what is random is drawn anew in each call.
@@ -248,11 +256,18 @@ class AttributionNoise:
         Tensor, shape (N, C, height, width)
             In [0, 1]; `images` itself is left as it was.
         """
-        if self.donors_ is None:
-            return self._perturbation(images, self._masks(index, images.device), generator)
+        mask = self._masks(index, images.device)
+        if self.perturbation is not None:
+            return self.perturbation(images, mask, generator)
+        if self._kind == "mask":
+            return grey_out(images, mask, generator)
+        if self._kind == "noise":
+            return additive_noise(images, mask, generator, std=self.noise_std)
+        assert self.donors_ is not None
         donor = self.donors_.draw(index, generator)
-        mask = self._masks(index, images.device) | self._masks(donor, images.device)
-        return _transplant(images, mask, generator, self.donors_.take(donor).to(images), self.transplant_share)
+        mask = mask | self._masks(donor, images.device)
+        chosen = torch.rand(len(images), generator=generator, device=images.device) < self.transplant_share
+        return transplant(images, self.donors_.take(donor).to(images), mask & chosen[:, None, None, None])
 
     def _masks(self, index: Tensor, device: torch.device) -> Tensor:
         """Return the mask of each image at `index`, N x 1 x height x width."""
@@ -288,18 +303,7 @@ class _Donors:
 
     def take(self, index: Tensor) -> Tensor:
         """Return the images at `index`, in [0, 1]."""
-        images = take(self.images, index.numpy())
-        return images.float() / 255 if images.dtype == torch.uint8 else images.float()
-
-
-def _transplant(images: Tensor, mask: Tensor, generator: torch.Generator, donors: Tensor, share: float) -> Tensor:
-    # Edges soft over about 1/32 of the image: a hard seam would itself be a cue.
-    sigma = max(images.shape[-1] / 64, 0.5)
-    soft = gaussian_blur(mask.to(images.dtype), kernel_size=2 * int(np.ceil(2 * sigma)) + 1, sigma=sigma)
-    chosen = torch.rand(len(images), generator=generator, device=images.device) < share
-    weight = soft * chosen[:, None, None, None]
-    blended: Tensor = images * (1 - weight) + donors * weight
-    return blended
+        return as_floats(take(self.images, index.numpy()))
 
 
 def _check_quantile(quantile: Any) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from captum_region import RegionAttribution
 from captum_region.files import replacing
-from fairlearn_bridge.arms import build_arms
+from fairlearn_bridge.arms import build_arms, is_automatic
 from fairlearn_bridge.comparison import Samples, alignment, measure, summarize
 from fairlearn_bridge.experiment import (
     fit_arms,
@@ -107,10 +107,10 @@ class SweepResults:
             mitigators = rows[of_one].drop_duplicates("mitigator")
             kinds = mitigators.assign(name=mitigators["mitigator"])[["name", "kind"]]
             groups = {"False": f"not {settings['target']}", "True": settings["target"]}
-            for number, figure in (
-                (7, accuracy_by_group(rows, kinds, groups)),
-                (8, accuracy_by_quantile(rows, groups)),
-            ):
+            figures = {7: accuracy_by_group(rows, kinds, groups)}
+            if rows["quantile"].notna().any():  # not if all are chosen
+                figures[8] = accuracy_by_quantile(rows, groups)
+            for number, figure in figures.items():
                 with replacing(out / "plots" / f"figure{number}_{confounder}.png") as path:
                     figure.savefig(path, dpi=150, format="png")
 
@@ -218,6 +218,7 @@ def _sweep_one(
     with stage("measuring", seconds, quiet):
         table = flat_table(summarize(predictions[is_test], aligned=aligned, reference="original"))
     chosen = {f"{scheme} {quantile:g}": (scheme, quantile) for scheme in config.schemes for quantile in quantiles}
+    chosen |= {scheme: (scheme, np.nan) for scheme in config.schemes if is_automatic(scheme)}
     table.insert(1, "scheme", [chosen.get(name, (None, np.nan))[0] for name in table["mitigator"]])
     table.insert(2, "quantile", [chosen.get(name, (None, np.nan))[1] for name in table["mitigator"]])
     table.insert(3, "kind", [arms[name].kind for name in table["mitigator"]])

@@ -227,11 +227,11 @@ def accuracy_by_quantile(table: pd.DataFrame, group_names: Mapping[str, str]) ->
     Raises
     ------
     ValueError
-        If the table has no scheme.
+        If the table has no scheme at a quantile.
     """
-    schemes = list(table["scheme"].dropna().unique())
+    schemes = list(table.dropna(subset=["scheme", "quantile"])["scheme"].unique())
     if not schemes:
-        raise ValueError("table must hold a scheme, it holds none")
+        raise ValueError("table must hold a scheme at a quantile, it holds none")
     labels = {"accuracy": "all", **{f"accuracy[{group}]": name for group, name in group_names.items()}}
     labels["worst_cell"] = "worst cell"
     originals = table[table["mitigator"] == "original"].set_index("measure")["mean"]

@@ -6,10 +6,11 @@ import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
-from fairlearn_bridge import AttributionNoiseMitigator, ImageClassifier
+from fairlearn_bridge import AttributionNoiseMitigator, ImageClassifier, Samples, estimate_crossed_auc
 from fairlearn_bridge.noise import SCHEMES, quantile_mask
 
 
@@ -117,11 +118,70 @@ def test_strings_lists_and_weights(region_classifier):
     assert set(mitigator.predict(X)) <= {"man", "woman"}
 
 
+def test_one_is_chosen_that_takes_the_shortcut_away(region_classifier):
+    X, y, confounder = biased()
+    mitigator = AttributionNoiseMitigator(
+        BASE,
+        region_classifier=region_classifier,
+        scheme=["general_noise", "specific_transplant"],
+        quantile=[0.0, 0.85, 1],
+        noise_std=10,
+        random_state=3,
+    ).fit(X, y, sensitive_features=confounder)
+    found = mitigator.selection_
+    pairs = list(zip(found["scheme"], found["quantile"], strict=True))
+    assert pairs == [*[("general_noise", q) for q in (0, 0.85, 1)], *[("specific_transplant", q) for q in (0, 0.85)]]
+    best = found.loc[found["crossed_auc"].idxmax()]
+    assert (mitigator.scheme_, mitigator.quantile_) == (best["scheme"], best["quantile"])
+    # Not all the image, nor none of it.
+    assert mitigator.quantile_ == 0.85
+    nothing = found.loc[found["quantile"] == 1, "crossed_auc"].item()
+    assert best["crossed_auc"] > nothing + 0.1
+    plain = (
+        clone(mitigator).set_params(scheme=mitigator.scheme_, quantile=0.85).fit(X, y, sensitive_features=confounder)
+    )
+    assert np.array_equal(plain.predict_proba(X), mitigator.predict_proba(X))
+    assert not hasattr(plain, "selection_")
+    again = clone(mitigator).set_params(n_jobs=2).fit(X, y, sensitive_features=confounder, sample_weight=np.ones(400))
+    assert again.selection_.equals(found)
+
+
+@pytest.mark.parametrize("quantile", [0.85, 1])
+def test_the_estimate_is_near_the_truth(quantile, region_classifier):
+    X, y, confounder = biased()
+    mitigator = AttributionNoiseMitigator(
+        BASE, region_classifier=region_classifier, scheme="general_transplant", quantile=quantile
+    ).fit(X, y, sensitive_features=confounder)
+    X_test, y_test, confounder_test = biased(600, seed=1, shortcut=False)
+    crossed = y_test == confounder_test
+    truth = roc_auc_score(y_test[crossed], mitigator.predict_proba(X_test)[crossed, 1])
+    mask = quantile_mask(torch.from_numpy(mitigator.pixel_map_), 0.8)
+    held_out = Samples(*biased(400, seed=2))
+    estimate = estimate_crossed_auc(mitigator, held_out, Samples(X, y, confounder), mask, random_state=0)
+    assert abs(estimate - truth) < 0.05
+
+
+def test_auto_stands_for_lists_that_apply_at_predict_does_not_fit(region_classifier):
+    X, y, confounder = biased(80)
+    mitigator = AttributionNoiseMitigator(
+        clone(BASE).set_params(max_epochs=1), region_classifier=region_classifier, scheme="auto", quantile="auto"
+    ).fit(X, y, sensitive_features=confounder)
+    assert len(mitigator.selection_) == 3 * 6 + 1
+    with pytest.raises(ValueError, match="apply_at_predict needs the scheme general_mask or general_noise, got 'auto'"):
+        mitigator.set_params(apply_at_predict=True).fit(X, y, sensitive_features=confounder)
+
+
 @pytest.mark.parametrize(
     ("parameters", "fit", "error", "words"),
     [
         ({"scheme": "noise"}, {}, ValueError, "scheme must be one of"),
         ({"quantile": 2}, {}, ValueError, "quantile"),
+        ({"quantile": []}, {}, ValueError, r"scheme and quantile must not be empty, got 'general_noise' and \[\]"),
+        ({"quantile": [0.5, 2]}, {}, ValueError, r"quantile must be .* in \[0, 1\].*, got 2"),
+        ({"quantile": "automatic"}, {}, ValueError, "quantile must be .*, got 'automatic'"),
+        ({"quantile": None}, {}, ValueError, "quantile must be .*, got None"),
+        ({"scheme": ["general_noise", "blur"]}, {}, ValueError, "scheme must be one of .*, got 'blur'"),
+        ({"validation_fraction": 1}, {}, ValueError, r"validation_fraction must lie in \(0, 1\), got 1"),
         ({"scheme": "specific_noise", "apply_at_predict": True}, {}, ValueError, "apply_at_predict needs"),
         ({"estimator": LogisticRegression()}, {}, TypeError, "batch_transform"),
         ({}, {"sensitive_features": [0]}, ValueError, r"sensitive_features should be a 1d array of shape \(20,\)"),

@@ -18,7 +18,7 @@ from fairlearn_bridge.sweep import SweepResults, run_sweep
 
 SETTINGS = """
 confounder = ["Blond_Hair", "Eyeglasses"]
-schemes = "general_transplant,specific_noise,general_mask@random"
+schemes = "general_transplant,specific_noise,general_mask@random,general_mask@auto"
 quantile = [0.7, 0.5]
 train-size = 120
 test_per_cell = 15
@@ -53,7 +53,7 @@ def test_a_sweep_writes_what_it_says(swept):
     plots = {f"figure{number}_{name}.png" for number in (7, 8) for name in ("Blond_Hair", "Eyeglasses")}
     assert {path.name for path in (out / "plots").iterdir()} == plots
     table = pd.read_csv(out / "table.csv").set_index(["confounder", "mitigator", "measure"]).sort_index()
-    arms = {"original", "balanced", "threshold shifted"}
+    arms = {"original", "balanced", "threshold shifted", "general_mask@auto"}
     arms |= {
         f"{scheme} {q}"
         for scheme in ("general_transplant", "specific_noise", "general_mask@random")
@@ -67,8 +67,13 @@ def test_a_sweep_writes_what_it_says(swept):
     # Table 1 shows, of each scheme, the quantile with the best worst cell on the validation images.
     validation = pd.read_csv(out / "validation.csv").set_index(["confounder", "mitigator"])["worst_cell"]
     table1 = pd.read_csv(out / "table1.csv")
-    assert len(table1) == 2 * 3
-    for row in table1.to_dict("records"):
+    assert len(table1) == 2 * 4
+    # What chooses its quantile itself has one row, and says of each seed what it chose.
+    trainings = pd.read_csv(out / "trainings.csv")
+    assert set(trainings.loc[trainings["chosen"].notna(), "mitigator"]) == {"general_mask@auto"}
+    assert trainings["chosen"].dropna().str.fullmatch(r"general_mask (1|0\.[35-9])").all()
+    assert table1.loc[table1["scheme"] == "general_mask@auto", "quantile"].isna().all()
+    for row in table1.dropna(subset="quantile").to_dict("records"):
         confounder, best = row["confounder"], f"{row['scheme']} {row['quantile']:g}"
         assert validation[confounder, best] == max(validation[confounder, f"{row['scheme']} {q}"] for q in (0.5, 0.7))
         for column, name in (("original", "original"), ("balanced", "balanced"), ("scheme", best)):

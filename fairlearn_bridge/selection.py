@@ -1,0 +1,145 @@
+"""How well a classifier would do on images that the training data lack, estimated from held-out ones of the others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import softmax
+from sklearn.metrics import roc_auc_score
+
+from captum_region.batches import as_floats, take
+from captum_region.randomness import RandomState, draw_seed
+from fairlearn_bridge.comparison import Samples, alignment
+from fairlearn_bridge.noise import transplant
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+    from torch import Tensor
+
+
+def hold_out(labels: ArrayLike, confounder: ArrayLike, fraction: float, random_state: RandomState) -> NDArray[np.bool_]:
+    """Return which images to hold out: of each cell of label and confounder the given share, rounded down.
+
+    Examples
+    --------
+    >>> hold_out([0, 0, 0, 0, 1], [0, 0, 0, 0, 1], 0.5, random_state=0).sum()
+    np.int64(2)
+    """
+    cells = pd.DataFrame({"label": np.asarray(labels), "confounder": np.asarray(confounder)})
+    shuffled = cells.sample(frac=1, random_state=draw_seed(random_state))
+    of_cell = shuffled.groupby(["label", "confounder"])
+    is_held = of_cell.cumcount() < np.floor(fraction * of_cell["label"].transform("size") + 1e-9)
+    held: NDArray[np.bool_] = is_held.sort_index().to_numpy()
+    return held
+
+
+def estimate_crossed_auc(
+    classifier: Any,
+    held_out: Samples,
+    donors: Samples,
+    mask: Tensor,
+    *,
+    draws: int = 4,
+    min_images: int = 10,
+    random_state: RandomState = None,
+) -> float:
+    """Estimate the area under the ROC curve among images whose confounder is not what goes along with their class.
+
+    Biased data hold few such images or, in the protocol of De Coninck et al. 2024, of one class none (no blond man).
+    What the classifier would say of them is estimated by differences: into an image of that class, without the
+    confounder, the region of an image that has it is transplanted, and that of one that lacks it, both donors of one
+    other class. The difference of the two answers, in log-probabilities, is the confounder's effect, since what the
+    donors' class and the transplant itself do is in both; it is added to the answer to the untouched image.
+
+    Parameters
+    ----------
+    classifier : fitted classifier
+        With ``predict_proba`` and ``classes_``; at least two classes.
+    held_out : Samples
+        Images that it has not been trained on; drawn as the training images, that is biased.
+    donors : Samples
+        Whose regions are transplanted, such as the training images.
+    mask : bool Tensor, shape (height, width)
+        Where the confounder is, as from `quantile_mask`.
+    draws : int, default=4
+        Pairs of donors for each image; the mean effect counts.
+    min_images : int, default=10
+        Cells of fewer held-out images are filled up with estimates.
+    random_state : int, NumPy generator or None, default=None
+        Decides the donors.
+
+    Returns
+    -------
+    float
+        In [0, 1], 0.5 by chance; of more than two classes the mean over pairs of classes.
+
+    Raises
+    ------
+    ValueError
+        If a class has no such image, and none can be estimated: no other class has the confounder's values.
+    """
+    generator = np.random.default_rng(draw_seed(random_state))
+    answers = _log_probability(classifier, held_out.X)
+    code = np.searchsorted(classifier.classes_, held_out.y)
+    aligned = alignment(donors.y, donors.confounder)
+    labels, found = [], []
+    for number, label in enumerate(classifier.classes_):
+        for value in np.unique(donors.confounder):
+            if value == aligned[label]:
+                continue
+            cell = answers[(code == number) & (held_out.confounder == value)]
+            if len(cell) < min_images:
+                estimated = _estimate(classifier, held_out, donors, mask, label, value, answers, draws, generator)
+                cell = np.concatenate([cell, estimated])
+            labels.append(np.full(len(cell), number))
+            found.append(cell)
+    y, probability = np.concatenate(labels), softmax(np.concatenate(found), axis=1)
+    if missing := set(range(len(classifier.classes_))) - set(y):
+        names = ", ".join(str(classifier.classes_[number]) for number in sorted(missing))
+        raise ValueError(f"donors must show the confounder's values in another class too, to estimate those of {names}")
+    scores = probability[:, 1] if probability.shape[1] == 2 else probability
+    return float(roc_auc_score(y, scores, multi_class="ovo"))
+
+
+def _estimate(
+    classifier: Any,
+    held_out: Samples,
+    donors: Samples,
+    mask: Tensor,
+    label: Any,
+    value: Any,
+    answers: NDArray[np.float64],
+    draws: int,
+    generator: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Return the log-probabilities that images of `label` would get if their confounder were `value`."""
+    estimates = []
+    for present in np.unique(held_out.confounder[held_out.y == label]):
+        receivers = np.flatnonzero((held_out.y == label) & (held_out.confounder == present))
+        # Classes other than this one that show both values.
+        pools = [
+            [np.flatnonzero((donors.y == other) & (donors.confounder == shown)) for shown in (value, present)]
+            for other in np.unique(donors.y)
+            if other != label
+        ]
+        pools = [pair for pair in pools if min(map(len, pair)) > 0]
+        if present == value or not pools:
+            continue
+        images = as_floats(take(held_out.X, receivers))
+        effect = np.zeros_like(answers[receivers])
+        for draw in range(draws):
+            given = [as_floats(take(donors.X, generator.choice(p, len(images)))) for p in pools[draw % len(pools)]]
+            with_it, without = (
+                _log_probability(classifier, transplant(images, regions, mask[None, None]).numpy()) for regions in given
+            )
+            effect += (with_it - without) / draws
+        estimates.append(answers[receivers] + effect)
+    return np.concatenate(estimates) if estimates else np.empty((0, answers.shape[1]))
+
+
+def _log_probability(classifier: Any, X: Any) -> NDArray[np.float64]:
+    probability: NDArray[np.float64] = classifier.predict_proba(X)
+    logarithm: NDArray[np.float64] = np.log(probability.clip(1e-6))
+    return logarithm

@@ -1,0 +1,112 @@
+"""What is estimated of images that are not there."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import expit, softmax
+from sklearn.metrics import roc_auc_score
+
+from fairlearn_bridge import estimate_crossed_auc
+from fairlearn_bridge.comparison import Samples
+from fairlearn_bridge.selection import hold_out
+
+MASK = torch.zeros(8, 8, dtype=torch.bool)
+MASK[:, :5] = True  # so wide that the first column is wholly the donor's, and the last not at all
+
+
+def samples(target, confounder, seed=0):
+    """Return 8 px images whose first column is the confounder, and whose last tells the target with noise."""
+    target, confounder = np.asarray(target), np.asarray(confounder)
+    images = np.full((len(target), 3, 8, 8), 0.5, np.float32)
+    images[..., 0] = confounder[:, None, None]
+    noise = np.random.default_rng(seed).normal(0, 0.15, len(target))
+    images[..., 7] = (0.2 + 0.2 * target + noise).clip(0, 1)[:, None, None]
+    return Samples(images, target, confounder)
+
+
+class Reader:
+    """Says 1 for a bright last column, less so by `lean` for a bright first one."""
+
+    classes_ = np.array([0, 1])
+
+    def __init__(self, lean):
+        self.lean = lean
+
+    def log_odds(self, X):
+        X = np.asarray(X, float)
+        return 10 * (X[:, 0, 0, 7] - 0.3) - self.lean * X[:, 0, 0, 0]
+
+    def predict_proba(self, X):
+        p = expit(self.log_odds(X))
+        return np.stack([1 - p, p], 1)
+
+
+def protocol(n=120, seed=0):
+    """Return the paper's biased cells: of 1 half without the confounder, of 0 a third with it and a sixth without."""
+    target = np.repeat([1, 0, 0], [n // 2, n // 3, n // 6])
+    confounder = np.repeat([0, 1, 0], [n // 2, n // 3, n // 6])
+    return samples(target, confounder, seed)
+
+
+@pytest.mark.parametrize("lean", [0, 1, 4])
+def test_the_empty_cell_is_shifted_by_what_the_confounder_does(lean):
+    held_out, donors = protocol(), protocol(60, seed=1)
+    reader = Reader(lean)
+    odds = reader.log_odds(held_out.X)
+    # Images of 1 with the confounder would get `lean` less; those of 0 without it are there.
+    shifted, there = odds[held_out.y == 1] - lean, odds[(held_out.y == 0) & (held_out.confounder == 0)]
+    by_hand = (np.sign(shifted[:, None] - there[None]) / 2 + 0.5).mean()
+    found = estimate_crossed_auc(reader, held_out, donors, MASK, random_state=0)
+    assert found == pytest.approx(by_hand, abs=1e-9)
+    assert found == estimate_crossed_auc(reader, held_out, donors, MASK, random_state=1)
+
+
+def test_images_that_are_there_count_as_they_are():
+    held_out = samples(np.arange(80) % 2, np.arange(80) // 2 % 2)
+    donors = protocol(60, seed=1)
+    reader = Reader(2)
+    crossed = held_out.y == held_out.confounder
+    plain = roc_auc_score(held_out.y[crossed], reader.log_odds(held_out.X)[crossed])
+    assert estimate_crossed_auc(reader, held_out, donors, MASK) == pytest.approx(plain, abs=1e-9)
+    filled = estimate_crossed_auc(reader, held_out, donors, MASK, min_images=21)
+    odds = reader.log_odds(held_out.X)
+    # Then the others of each class count too, as if they had the other value.
+    moved = np.where(crossed, odds, odds - 2 * (1 - 2 * held_out.confounder))
+    # Class 0's without the confounder cannot be estimated from class 1's donors, who all lack it.
+    of_both = (held_out.y == 1) | crossed
+    assert filled == pytest.approx(roc_auc_score(held_out.y[of_both], moved[of_both]), abs=1e-9)
+
+
+def test_three_classes_and_names():
+    rng = np.random.default_rng(0)
+    y = np.array(["a", "b", "c"])[np.arange(180) % 3]
+    confounder = np.where(y == "a", "with", np.where(rng.random(180) < 0.5, "with", "without"))
+    data = Samples(rng.random((180, 3, 8, 8)).astype(np.float32), y, confounder)
+
+    class Classifier:
+        classes_ = np.array(["a", "b", "c"])
+
+        def predict_proba(self, X):
+            return softmax(4 * np.asarray(X, float)[:, :, 0, 7], axis=1)
+
+    crossed = (y == "a") | (confounder != np.select([y == "b", y == "c"], ["without", "without"], "with"))
+    plain = roc_auc_score(y[crossed], Classifier().predict_proba(data.X)[crossed], multi_class="ovo")
+    assert estimate_crossed_auc(Classifier(), data, data, MASK, min_images=1) == pytest.approx(plain, abs=1e-9)
+
+
+def test_what_cannot_be_estimated_is_said():
+    data = samples(np.arange(40) % 2, np.arange(40) % 2)
+    with pytest.raises(ValueError, match=r"donors must show the confounder's values in another class too.* of 0, 1"):
+        estimate_crossed_auc(Reader(1), data, data, MASK)
+
+
+def test_a_share_of_each_cell_is_held_out():
+    rng = np.random.default_rng(0)
+    labels, confounder = rng.integers(0, 3, 500), rng.integers(0, 2, 500)
+    held = hold_out(labels, confounder, 0.2, random_state=0)
+    for label in range(3):
+        for value in range(2):
+            cell = (labels == label) & (confounder == value)
+            assert held[cell].sum() == cell.sum() // 5
+    assert np.array_equal(held, hold_out(list(labels), confounder, 0.2, random_state=0))
+    assert not np.array_equal(held, hold_out(labels, confounder, 0.2, random_state=1))
