@@ -641,9 +641,11 @@ def test_the_strip_draws_what_the_package_does(browser, folder, step):
             assert step == 100 or 60 < away[inside].std() < 120
         else:
             donors = torch.from_numpy(arrays["donor_images"].copy()).float() / 255
-            rest = (donors, 1.0) if kind == "transplant" else ()
-            make = {"mask": noise.grey_out, "transplant": noise._transplant}[kind]
-            wanted = make(images, mask[:, None], torch.Generator(), *rest)
+            wanted = (
+                noise.transplant(images, donors, mask[:, None])
+                if kind == "transplant"
+                else noise.grey_out(images, mask[:, None], torch.Generator())
+            )
             np.testing.assert_allclose(drawn, wanted.numpy() * 255, atol=0.51)
     assert browser.complaints == []
 
