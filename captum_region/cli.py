@@ -15,6 +15,7 @@ import typer
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     from numpy.typing import NDArray
 
     from captum_region import RegionClassifier
@@ -73,6 +74,19 @@ def check_out(out: Path, force: bool) -> None:
         raise ValueError(f"--out {out} holds files already; name another folder, or write into it with --force")
 
 
+def _partitions(kind: str) -> tuple[str, ...]:
+    """Return what a data set calls its parts to train and to test on; nothing where it sets none apart."""
+    partitions: dict[str, tuple[str, ...]] = {
+        "celeba": ("train", "valid"),
+        "fairface": ("train", "validation"),
+        "utkface": (),
+        "table": (),
+    }
+    if kind not in partitions:
+        raise ValueError(f"--data must be one of {', '.join(partitions)} and faces, got {kind!r}")
+    return partitions[kind]
+
+
 def read_data(
     kind: str, root: Path, size: int, *, cache: Path | None, skip_damaged: bool, quiet: bool
 ) -> tuple[AttributeImages, AttributeImages | None]:
@@ -87,14 +101,7 @@ def read_data(
 
     if kind == "faces":
         return datasets.make_faces(4000, size, random_state=0), datasets.make_faces(1000, size, random_state=1)
-    partitions: dict[str, tuple[str, ...]] = {
-        "celeba": ("train", "valid"),
-        "fairface": ("train", "validation"),
-        "utkface": (),
-        "table": (),
-    }
-    if kind not in partitions:
-        raise ValueError(f"--data must be one of {', '.join(partitions)} and faces, got {kind!r}")
+    partitions = _partitions(kind)
     reader = getattr(datasets, f"load_{kind}")
     options = {
         "size": size,
@@ -102,10 +109,24 @@ def read_data(
         "on_error": "skip" if skip_damaged else "raise",
         "show_progress": not quiet,
     }
-    if not partitions[kind]:
+    if not partitions:
         return reader(root, **options), None
-    train, test = (reader(root, partition, **options) for partition in partitions[kind])
+    train, test = (reader(root, partition, **options) for partition in partitions)
     return train, test
+
+
+def read_tables(kind: str, root: Path, *, skip_damaged: bool) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Return the attributes of the images that `read_data` does, and decode none."""
+    from captum_region import datasets
+
+    if kind == "faces":
+        # Their attributes do not depend on the size: the smallest is drawn soonest.
+        train, test = read_data(kind, root, 16, cache=None, skip_damaged=False, quiet=True)
+        return train.attributes, None if test is None else test.attributes
+    on_error = "skip" if skip_damaged else "raise"
+    parts = _partitions(kind) or (None,)
+    tables = [datasets.read_attributes(kind, root, part, on_error=on_error) for part in parts]
+    return tables[0], tables[1] if len(tables) > 1 else None
 
 
 def read_both(

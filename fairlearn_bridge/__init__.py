@@ -22,6 +22,7 @@ from fairlearn_bridge.comparison import (
     signed_gap,
     summarize,
 )
+from fairlearn_bridge.inspection import cell_counts, find_confounders
 from fairlearn_bridge.mitigator import AttributionNoiseMitigator
 from fairlearn_bridge.noise import AttributionNoise, additive_noise, grey_out, quantile_mask
 from fairlearn_bridge.protocol import ConfoundedSplit, confounded_split
@@ -45,9 +46,11 @@ __all__ = [
     "SmallCNN",
     "ThresholdShift",
     "additive_noise",
+    "cell_counts",
     "compare_mitigators",
     "confounded_split",
     "estimate_crossed_auc",
+    "find_confounders",
     "fit_mitigators",
     "grey_out",
     "measure",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
 import tomllib
 import warnings
+from contextlib import suppress
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import joblib
 import numpy as np
+import pandas as pd
 import typer
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -30,8 +36,12 @@ from captum_region.cli import (
     SkipDamaged,
     check_out,
     read_data,
+    read_tables,
     told_in_one_line,
 )
+from captum_region.datasets import AttributeImages
+from captum_region.files import replacing
+from captum_region.plotting import STYLE, literal
 from fairlearn_bridge.arms import FAST_OTHERS, OTHERS, SLOW_OTHERS
 from fairlearn_bridge.experiment import (
     ExperimentConfig,
@@ -41,13 +51,13 @@ from fairlearn_bridge.experiment import (
     stage,
     synthetic_data,
 )
+from fairlearn_bridge.inspection import THRESHOLD, cell_counts, find_confounders, name_of
+from fairlearn_bridge.plotting import plot_cells, plot_confounders
 from fairlearn_bridge.report import write_report, write_side_by_side
 from fairlearn_bridge.sweep import run_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    import pandas as pd
 
 app = typer.Typer(
     help="Train image classifiers without a confounder, and see what that did.",
@@ -320,6 +330,163 @@ def _print_table1(table: pd.DataFrame, target: str) -> None:
         shown.add_row(confounder, scheme, quantile, *cells)
     Console(width=None if sys.stdout.isatty() else 200).print(shown)
     typer.echo("original / balanced data / scheme, and the 95 % interval of the scheme's difference to the original")
+
+
+@app.command()
+def inspect(
+    data: Data,
+    target: Annotated[str, typer.Option(help="Attribute to classify, of any number of classes, or attribute=value.")],
+    root: Root = Path(),
+    out: Annotated[Path | None, typer.Option(help="Folder for the results too; new or empty unless --force.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    threshold: Annotated[
+        float, typer.Option(help="Cramer's V from which on an attribute is flagged: 0 independent, 1 tells the target.")
+    ] = THRESHOLD,
+    skip_damaged: SkipDamaged = False,
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    """Find out which attributes go along with the target in the training images, and could be learnt in its place.
+
+    Only labels are read, no images. --out gets inspect.csv, inspect.json (what --json prints) and inspect.png. The
+    attributes of synthetic faces are independent: nothing is to be flagged there.
+
+    Example: fairlearn-bridge inspect --data celeba --root DATA --target Male
+    """
+    with told_in_one_line(debug):
+        if out is not None:
+            check_out(out, force)
+        train, test = read_tables(data, root, skip_damaged=skip_damaged)
+        labels = _labels(train, target)
+        attributes = train.drop(columns=target.partition("=")[0])
+        found = find_confounders(attributes, labels, threshold=threshold)
+        if found["cramers_v"].isna().all():
+            raise ValueError("; ".join(f"{name}: {note}" for name, note in found["note"].items()))
+        cells = cell_counts(attributes[found.index[found["cramers_v"].notna()]], labels)
+        pair = _target_and_confounder(found, cells, target, train, test)
+        command = None
+        if pair is not None:
+            options = ["--data", data, "--root", str(root), "--target", pair[0], "--confounder", pair[1]]
+            command = shlex.join(["fairlearn-bridge", "run", *options, "--out", f"runs/{pair[1]}"])
+        result = {
+            "target": target,
+            "images": len(train),
+            "target_missing": int(labels.isna().sum()),
+            "threshold": threshold,
+            "attributes": json.loads(found.reset_index().to_json(orient="records")),
+            "cells": json.loads(cells.to_json(orient="records")),
+            "next": command,
+        }
+        text = json.dumps(result, indent=1)
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            with replacing(out / "inspect.csv") as path:
+                found.to_csv(path)
+            with replacing(out / "inspect.json") as path:
+                path.write_text(text + "\n")
+            with replacing(out / "inspect.png") as path:
+                _inspection_figure(found, cells, target, threshold).savefig(path, dpi=150)
+        if as_json:
+            typer.echo(text)
+            return
+        _print_confounders(found, cells, target)
+        typer.echo("V: Cramer's V; NMI: normalised mutual information; p: adjusted for the number of attributes")
+        typer.echo("value: the one that a class lacks most; how many images of each class have it")
+        typer.echo(f"* flagged: V at least {threshold:g} and more than chance; a model may take the shortcut, or not")
+        if pair is None:
+            typer.echo("nothing flagged has the images that fairlearn-bridge run needs of each cell")
+        else:
+            typer.echo(f"next, to train without {pair[0]} with {pair[1]}, which these images lack:\n{command}")
+
+
+def _without_pixels(attributes: pd.DataFrame) -> AttributeImages:
+    return AttributeImages(np.empty((len(attributes), 3, 0, 0), np.uint8), attributes)
+
+
+def _labels(attributes: pd.DataFrame, target: str) -> pd.Series[Any]:
+    """Return the classes of the target, missing where they are not known."""
+    column, equals, _ = target.partition("=")
+    if column in attributes and not equals:
+        return attributes[column]
+    chosen = pd.Series(_without_pixels(attributes).binary(target), attributes.index, name=target)
+    return chosen.where(attributes[column].notna())
+
+
+def _target_and_confounder(
+    found: pd.DataFrame, cells: pd.DataFrame, target: str, train: pd.DataFrame, test: pd.DataFrame | None
+) -> tuple[str, str] | None:
+    """Return what to ``run`` with: of the flagged attributes the first that has enough images of each cell.
+
+    ``run`` trains without the images of the target with the confounder: the two are named such that these are what the
+    data lack.
+    """
+
+    def option(name: str, value: Any) -> str:
+        if "=" in name or (value == 1 and train[name].isin([0, 1]).all()):
+            return name
+        return f"{name}={value}"
+
+    images = [_without_pixels(part) for part in (train, test) if part is not None]
+    lacking = cells[cells["residual"] < 0].sort_values("residual")
+    if "=" in target:  # the other class has no name
+        lacking = lacking[lacking["target"].astype(bool)]
+    for name in found.index[found["flagged"]]:
+        for cell in lacking[lacking["attribute"] == name].to_dict("records"):
+            pair = option(target, cell["target"]), option(name, cell["value"])
+            with suppress(ValueError), warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                split_data(ExperimentConfig(*pair), *images)
+                return pair
+    return None
+
+
+def _print_confounders(found: pd.DataFrame, cells: pd.DataFrame, target: str) -> None:
+    """Print a row an attribute, with the counts of the value that a class lacks most."""
+    shown = Table("", "attribute", box=None)
+    classes = list(cells["target"].unique())
+    for header in ("V", "NMI", "p", "value", *(name_of(target, label) for label in classes), "smallest cell"):
+        shown.add_column(header, justify="right")
+    shown.add_column("remarks")
+    lacking = cells.loc[cells.groupby("attribute")["residual"].idxmin()].set_index("attribute")["value"]
+    for row in found.reset_index().to_dict("records"):
+        name, remarks = row["attribute"], [row["note"]] if row["note"] else []
+        if row["missing"]:
+            remarks.append(f"{row['missing']} missing")
+        counts = [""] * (5 + len(classes))
+        if name in lacking:
+            of_value = cells[(cells["attribute"] == name) & (cells["value"] == lacking[name])].set_index("target")
+            by_class = of_value.to_dict("index")
+            counts = [
+                *(f"{row[measure]:.2f}" for measure in ("cramers_v", "normalized_mutual_information")),
+                "" if np.isnan(row["p_value"]) else "<0.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}",
+                str(lacking[name]),
+                *(
+                    f"{by_class[label]['images']} ({by_class[label]['share']:.0%})" if label in by_class else ""
+                    for label in classes
+                ),
+                str(row["smallest_cell"]),
+            ]
+        style = "bold" if row["flagged"] else None
+        shown.add_row("*" if row["flagged"] else "", str(name), *counts, "; ".join(remarks), style=style)
+    Console(width=None if sys.stdout.isatty() else 200).print(shown)
+
+
+def _inspection_figure(found: pd.DataFrame, cells: pd.DataFrame, target: str, threshold: float) -> Figure:
+    """Draw the associations and, beside them, the cells of the flagged attributes."""
+    flagged = found.index[found["flagged"]]
+    panels = 2 if len(flagged) else 1
+    # One of two values takes a row beside, others a row a value.
+    rows = max(len(found), int(found.loc[flagged, "values"].replace(2, 1).sum()))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(5.4 * panels, 0.2 * rows + 1.2), layout="constrained")
+        axes = figure.subplots(1, panels, squeeze=False)[0]
+        plot_confounders(found, threshold=threshold, ax=axes[0])
+        axes[0].set_title(literal(f"What goes along with {target}"))
+        if len(flagged):
+            in_order = cells.set_index("attribute").loc[flagged].reset_index()
+            plot_cells(in_order, target=target, ax=axes[1])
+            axes[1].set_title("The flagged attributes within each class")
+    return figure
 
 
 @app.command()

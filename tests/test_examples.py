@@ -26,6 +26,15 @@ def test_first_map(tmp_path):
 
 
 @pytest.mark.slow
+def test_what_confounds(tmp_path):
+    printed = run("plot_what_confounds.py", tmp_path)
+    assert set(re.findall(r"^(\w+) +0\.\d+ +0\.0+ +True", printed, re.MULTILINE)) == {"Smiling", "Blond_Hair"}
+    flip_rate = dict(re.findall(r"^(\w+) +(0\.\d+)$", printed, re.MULTILINE))
+    assert float(flip_rate["Blond_Hair"]) > float(flip_rate["Smiling"]) + 0.1
+    assert (tmp_path / "what_confounds.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
 def test_mitigation(tmp_path):
     printed = run("plot_mitigation.py", tmp_path)
     for measure in ("worst_cell", "crossed_auc"):

@@ -2,6 +2,15 @@
 
 from captum_region.datasets.faces import Faces, make_faces
 from captum_region.datasets.images import AttributeImages
-from captum_region.datasets.readers import load_celeba, load_fairface, load_table, load_utkface
+from captum_region.datasets.readers import load_celeba, load_fairface, load_table, load_utkface, read_attributes
 
-__all__ = ["AttributeImages", "Faces", "load_celeba", "load_fairface", "load_table", "load_utkface", "make_faces"]
+__all__ = [
+    "AttributeImages",
+    "Faces",
+    "load_celeba",
+    "load_fairface",
+    "load_table",
+    "load_utkface",
+    "make_faces",
+    "read_attributes",
+]

@@ -98,8 +98,7 @@ def decode_images(
         If a file is damaged and `on_error` is "raise", if no image is left, or if an argument is invalid.
     """
     shape = _height_width(size)
-    if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+    check_on_error(on_error)
     if n_jobs == 0:
         raise ValueError("n_jobs must be None or a nonzero integer, got 0")
     if not len(names):
@@ -118,6 +117,12 @@ def decode_images(
         _refuse(ValueError, paths, reasons)
     skipped = pd.DataFrame({"image": [names[at] for at in reasons], "reason": list(reasons.values())}, dtype=object)
     return DecodedImages(images, np.delete(np.arange(len(names)), list(reasons)), skipped)
+
+
+def check_on_error(on_error: str) -> None:
+    """Raise ValueError unless `on_error` says what to do with a damaged image."""
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
 
 
 def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from captum_region.datasets.decoding import decode_images
+from captum_region.datasets.decoding import check_on_error, decode_images
 from captum_region.datasets.images import AttributeImages
 
 if TYPE_CHECKING:
@@ -81,21 +82,8 @@ def load_celeba(
     ----------
     Liu, Luo, Wang, Tang, "Deep Learning Face Attributes in the Wild", ICCV 2015.
     """
-    if split not in (*_CELEBA_SPLITS, "all"):
-        raise ValueError(f"split must be one of {', '.join(_CELEBA_SPLITS)} and all, got {split!r}")
-    folder = _first_folder(root, "celeba", "")
-    path = _celeba_file(folder, "list_attr_celeba")
-    attributes = _celeba_rows(path, allowed=(-1, 1), has_names=True) == 1
-    if split != "all":
-        path = _celeba_file(folder, "list_eval_partition")
-        partition = _celeba_rows(path, allowed=tuple(_CELEBA_SPLITS.values())).iloc[:, 0]
-        attributes = attributes[partition.reindex(attributes.index) == _CELEBA_SPLITS[split]]
-    if attributes.empty:
-        raise ValueError(f"split {split!r} is empty: {path} lists no image of it")
-    return _attribute_images(
-        _first_folder(folder, "img_align_celeba/img_align_celeba", "img_align_celeba"),
-        attributes,
-        identities=_celeba_identities(folder, attributes.index),
+    return _load(
+        _list_celeba(root, split),
         size=size,
         cache=cache,
         on_error=on_error,
@@ -146,15 +134,8 @@ def load_fairface(
     ----------
     Kärkkäinen, Joo, "FairFace: Face Attribute Dataset for Balanced Race, Gender, and Age", WACV 2021.
     """
-    if split not in _FAIRFACE_SPLITS:
-        raise ValueError(f"split must be one of {', '.join(_FAIRFACE_SPLITS)}, got {split!r}")
-    folder = _first_folder(root, "")
-    labels = pd.concat([_fairface_rows(folder / f"fairface_label_{part}.csv") for part in _FAIRFACE_SPLITS[split]])
-    if labels.empty:
-        raise ValueError(f"split {split!r} is empty: the label files in {folder} list no image of it")
-    return _attribute_images(
-        folder,
-        labels.assign(age=pd.Categorical(labels["age"], categories=AGE_GROUPS, ordered=True)),
+    return _load(
+        _list_fairface(root, split),
         size=size,
         cache=cache,
         on_error=on_error,
@@ -204,30 +185,8 @@ def load_utkface(
     ----------
     Zhang, Song, Qi, "Age Progression/Regression by Conditional Adversarial Autoencoder", CVPR 2017.
     """
-    folder = _first_folder(root, "images", "UTKFace", "")
-    found = sorted(name for name in os.listdir(folder) if _is_image(name))
-    labels = {name: match.groups() for name in found if (match := _UTKFACE_NAME.fullmatch(name))}
-    unnamed = [name for name in found if name not in labels]
-    reason = "the file name is not [age]_[gender]_[race]_[date&time].jpg with gender 0-1 and race 0-4"
-    if unnamed and on_error == "raise":
-        raise ValueError(f"{folder / unnamed[0]}: {reason}; on_error='skip' leaves such images out")
-    if not labels:
-        raise ValueError(f"no image named [age]_[gender]_[race]_[date&time].jpg in {folder}")
-    codes = pd.DataFrame.from_dict(labels, orient="index", columns=["age", "gender", "race"]).astype(int)
-    decades = pd.cut(codes["age"], [0, 3, *range(10, 80, 10), np.inf], right=False, labels=AGE_GROUPS)
-    attributes = pd.DataFrame(
-        {
-            "age": codes["age"],
-            "age_group": decades,
-            "gender": codes["gender"].map(dict(enumerate(_UTKFACE_GENDERS))),
-            "race": codes["race"].map(dict(enumerate(_UTKFACE_RACES))),
-            "Male": codes["gender"] == 0,
-        }
-    )
-    return _attribute_images(
-        folder,
-        attributes,
-        skipped=pd.DataFrame({"image": unnamed, "reason": reason}, dtype=object),
+    return _load(
+        _list_utkface(root, on_error),
         size=size,
         cache=cache,
         on_error=on_error,
@@ -291,6 +250,146 @@ def load_table(
     >>> faces.skipped["reason"].tolist()
     ['there is no such file']
     """
+    return _load(
+        _list_table(table, image_column, root, identity_column),
+        size=size,
+        cache=cache,
+        on_error=on_error,
+        n_jobs=n_jobs,
+        show_progress=show_progress,
+    )
+
+
+def read_attributes(
+    kind: str, root: str | os.PathLike[str], split: str | None = None, *, on_error: str = "raise"
+) -> pd.DataFrame:
+    """Read the attributes of a data set, and none of its images.
+
+    Parameters
+    ----------
+    kind : {"celeba", "fairface", "utkface", "table"}
+        What to read as `load_celeba`, `load_fairface`, `load_utkface` or `load_table` does.
+    root : path
+        The data set's folder, or the table's file.
+    split : str, optional
+        The part of CelebA or FairFace; by default "train". The other kinds have none.
+    on_error : {"raise", "skip"}
+        What to do with a file of UTKFace whose name lacks the labels. Whether an image can be decoded shows when it is.
+
+    Returns
+    -------
+    DataFrame
+        The attributes that the reader would give, one row an image.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder or label file is missing.
+    ValueError
+        If there is no such kind or split, or the reader would refuse the labels.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     table = pd.DataFrame({"image": ["anna.png", "bob.png"], "Smiling": [True, False]})
+    ...     table.to_csv(f"{folder}/faces.csv", index=False)
+    ...     read_attributes("table", f"{folder}/faces.csv")
+              Smiling
+    image
+    anna.png     True
+    bob.png     False
+    """
+    check_on_error(on_error)
+    if kind in ("utkface", "table") and split is not None:
+        raise ValueError(f"split must be None for {kind}, which has no parts, got {split!r}")
+    split = "train" if split is None else split
+    match kind:
+        case "celeba":
+            return _list_celeba(root, split).attributes
+        case "fairface":
+            return _list_fairface(root, split).attributes
+        case "utkface":
+            return _list_utkface(root, on_error).attributes
+        case "table":
+            return _list_table(root).attributes
+    raise ValueError(f"kind must be celeba, fairface, utkface or table, got {kind!r}")
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """The images of a data set, named in the index of their attributes, before any is opened."""
+
+    folder: Path
+    attributes: pd.DataFrame
+    identities: NDArray[Any] | None = None
+    skipped: pd.DataFrame | None = None
+
+    def __post_init__(self) -> None:
+        repeated = self.attributes.index[self.attributes.index.duplicated()]
+        if len(repeated):
+            raise ValueError(
+                f"an image may be listed once only, {repeated[0]} is listed again ({len(repeated)} such rows)"
+            )
+        object.__setattr__(self, "attributes", self.attributes.rename_axis(index="image"))
+
+
+def _list_celeba(root: str | os.PathLike[str], split: str) -> _Listing:
+    if split not in (*_CELEBA_SPLITS, "all"):
+        raise ValueError(f"split must be one of {', '.join(_CELEBA_SPLITS)} and all, got {split!r}")
+    folder = _first_folder(root, "celeba", "")
+    path = _celeba_file(folder, "list_attr_celeba")
+    attributes = _celeba_rows(path, allowed=(-1, 1), has_names=True) == 1
+    if split != "all":
+        path = _celeba_file(folder, "list_eval_partition")
+        partition = _celeba_rows(path, allowed=tuple(_CELEBA_SPLITS.values())).iloc[:, 0]
+        attributes = attributes[partition.reindex(attributes.index) == _CELEBA_SPLITS[split]]
+    if attributes.empty:
+        raise ValueError(f"split {split!r} is empty: {path} lists no image of it")
+    images = _first_folder(folder, "img_align_celeba/img_align_celeba", "img_align_celeba")
+    return _Listing(images, attributes, _celeba_identities(folder, attributes.index))
+
+
+def _list_fairface(root: str | os.PathLike[str], split: str) -> _Listing:
+    if split not in _FAIRFACE_SPLITS:
+        raise ValueError(f"split must be one of {', '.join(_FAIRFACE_SPLITS)}, got {split!r}")
+    folder = _first_folder(root, "")
+    labels = pd.concat([_fairface_rows(folder / f"fairface_label_{part}.csv") for part in _FAIRFACE_SPLITS[split]])
+    if labels.empty:
+        raise ValueError(f"split {split!r} is empty: the label files in {folder} list no image of it")
+    return _Listing(folder, labels.assign(age=pd.Categorical(labels["age"], categories=AGE_GROUPS, ordered=True)))
+
+
+def _list_utkface(root: str | os.PathLike[str], on_error: str) -> _Listing:
+    folder = _first_folder(root, "images", "UTKFace", "")
+    found = sorted(name for name in os.listdir(folder) if _is_image(name))
+    labels = {name: match.groups() for name in found if (match := _UTKFACE_NAME.fullmatch(name))}
+    unnamed = [name for name in found if name not in labels]
+    reason = "the file name is not [age]_[gender]_[race]_[date&time].jpg with gender 0-1 and race 0-4"
+    if unnamed and on_error == "raise":
+        raise ValueError(f"{folder / unnamed[0]}: {reason}; on_error='skip' leaves such images out")
+    if not labels:
+        raise ValueError(f"no image named [age]_[gender]_[race]_[date&time].jpg in {folder}")
+    codes = pd.DataFrame.from_dict(labels, orient="index", columns=["age", "gender", "race"]).astype(int)
+    decades = pd.cut(codes["age"], [0, 3, *range(10, 80, 10), np.inf], right=False, labels=AGE_GROUPS)
+    attributes = pd.DataFrame(
+        {
+            "age": codes["age"],
+            "age_group": decades,
+            "gender": codes["gender"].map(dict(enumerate(_UTKFACE_GENDERS))),
+            "race": codes["race"].map(dict(enumerate(_UTKFACE_RACES))),
+            "Male": codes["gender"] == 0,
+        }
+    )
+    return _Listing(folder, attributes, skipped=pd.DataFrame({"image": unnamed, "reason": reason}, dtype=object))
+
+
+def _list_table(
+    table: str | os.PathLike[str] | pd.DataFrame,
+    image_column: str = "image",
+    root: str | os.PathLike[str] | None = None,
+    identity_column: str | None = None,
+) -> _Listing:
     if isinstance(table, pd.DataFrame):
         source, rows = "table", table
     else:
@@ -306,46 +405,36 @@ def load_table(
     if rows.empty:
         raise ValueError(f"{source} lists no image")
     names = pd.Index([os.fspath(name) if isinstance(name, os.PathLike) else str(name) for name in rows[image_column]])
-    return _attribute_images(
+    return _Listing(
         _first_folder("." if root is None else root, ""),
         rows.drop(columns=wanted).set_axis(names),
-        identities=None if identity_column is None else rows[identity_column].to_numpy(),
-        size=size,
-        cache=cache,
-        on_error=on_error,
-        n_jobs=n_jobs,
-        show_progress=show_progress,
+        None if identity_column is None else rows[identity_column].to_numpy(),
     )
 
 
-def _attribute_images(
-    folder: Path,
-    attributes: pd.DataFrame,
+def _load(
+    listing: _Listing,
     *,
-    identities: NDArray[Any] | None = None,
-    skipped: pd.DataFrame | None = None,
     size: int | tuple[int, int],
     cache: str | os.PathLike[str] | None,
     on_error: str,
     n_jobs: int | None,
     show_progress: bool,
 ) -> AttributeImages:
-    """Decode the images that the index of `attributes` names; `skipped` is what has been left out before."""
-    repeated = attributes.index[attributes.index.duplicated()]
-    if len(repeated):
-        raise ValueError(f"an image may be listed once only, {repeated[0]} is listed again ({len(repeated)} such rows)")
+    """Decode the images of a listing."""
     decoded = decode_images(
-        folder,
-        attributes.index.tolist(),
+        listing.folder,
+        listing.attributes.index.tolist(),
         size,
         cache=cache,
         on_error=on_error,
         n_jobs=n_jobs,
         show_progress=show_progress,
     )
+    identities, skipped = listing.identities, listing.skipped
     return AttributeImages(
         decoded.images,
-        attributes.iloc[decoded.kept].rename_axis(index="image"),
+        listing.attributes.iloc[decoded.kept],
         identities=None if identities is None else identities[decoded.kept],
         skipped=decoded.skipped if skipped is None else pd.concat([skipped, decoded.skipped], ignore_index=True),
     )

@@ -21,6 +21,7 @@ from captum_region.plotting import (
     plot_reliability,
     show_image,
 )
+from fairlearn_bridge.plotting import name_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -475,17 +476,10 @@ def _absolute(interval: Interval) -> Interval:
 
 
 def _axes_of_rows(mitigators: pd.DataFrame, row_height: float) -> tuple[Figure, Axes]:
-    """Return axes with a row a mitigator, the first on top, and a band behind every other."""
-    names = [literal(name) for name in mitigators["name"]]
-    figure = Figure(figsize=(WIDTH, row_height * len(names) + 1.0), layout="constrained")
+    """Return axes with a row a mitigator."""
+    figure = Figure(figsize=(WIDTH, row_height * len(mitigators) + 1.0), layout="constrained")
     ax = figure.subplots()
-    ax.set_yticks(np.arange(len(names)), names)
-    ax.set_ylim(len(names) - 0.5, -0.5)
-    ax.grid(visible=False, axis="y")
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
-    for y in range(0, len(names), 2):
-        ax.axhspan(y - 0.5, y + 0.5, color="#f4f4f4", zorder=0, linewidth=0)
+    name_rows(ax, mitigators["name"])
     return figure, ax
 
 

@@ -8,7 +8,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from captum_region.datasets.readers import AGE_GROUPS, load_celeba, load_fairface, load_table, load_utkface
+from captum_region.datasets.readers import (
+    AGE_GROUPS,
+    load_celeba,
+    load_fairface,
+    load_table,
+    load_utkface,
+    read_attributes,
+)
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the face data are not part of the project")
@@ -477,3 +484,51 @@ def test_a_read_only_root(root):
     finally:
         for path in [root, *before]:
             path.chmod(0o755)
+
+
+class TestAttributesAlone:
+    """Of images that no reader could decode."""
+
+    def test_of_a_data_set_with_parts(self, root):
+        write_celeba(root)
+        loaded = {split: load_celeba(root, split).attributes for split in ("train", "valid", "all")}
+        for image in (root / "img_align_celeba").iterdir():
+            image.write_bytes(b"no image")
+        for split, attributes in loaded.items():
+            pd.testing.assert_frame_equal(read_attributes("celeba", root, split), attributes)
+        pd.testing.assert_frame_equal(read_attributes("celeba", root), loaded["train"])
+        with pytest.raises(ValueError, match="split must be one of"):
+            read_attributes("celeba", root, "val")
+
+    def test_of_fairface(self, root):
+        write_fairface(root)
+        loaded = load_fairface(root, "validation").attributes
+        (root / "val/1.jpg").unlink()
+        pd.testing.assert_frame_equal(read_attributes("fairface", root, "validation"), loaded)
+
+    def test_of_names(self, root):
+        for name in ("2_0_0_2017.jpg", "39_1_2017.jpg"):
+            (root / name).touch()
+        with pytest.raises(ValueError, match=r"39_1_2017\.jpg: the file name is not"):
+            read_attributes("utkface", root)
+        attributes = read_attributes("utkface", root, on_error="skip")
+        assert (attributes.index.tolist(), attributes["age"].tolist()) == (["2_0_0_2017.jpg"], [2])
+
+    def test_of_a_table(self, root):
+        pd.DataFrame({"image": ["007", "8"], "hat": [True, None]}).to_csv(root / "own.csv", index=False)
+        attributes = read_attributes("table", root / "own.csv")
+        assert attributes.index.tolist() == ["007", "8"]
+        assert attributes["hat"].isna().tolist() == [False, True]
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("imagenet", "."), "kind must be celeba, fairface, utkface or table, got 'imagenet'"),
+            (("utkface", ".", "train"), "split must be None for utkface"),
+        ],
+    )
+    def test_bad_arguments(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            read_attributes(*arguments)
+        with pytest.raises(ValueError, match="on_error"):
+            read_attributes("table", "own.csv", on_error="ignore")
