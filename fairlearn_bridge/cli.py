@@ -53,7 +53,7 @@ from fairlearn_bridge.experiment import (
 )
 from fairlearn_bridge.inspection import THRESHOLD, cell_counts, find_confounders, name_of
 from fairlearn_bridge.plotting import plot_cells, plot_confounders
-from fairlearn_bridge.report import write_report
+from fairlearn_bridge.report import write_report, write_side_by_side
 from fairlearn_bridge.sweep import run_sweep
 
 if TYPE_CHECKING:
@@ -491,12 +491,19 @@ def _inspection_figure(found: pd.DataFrame, cells: pd.DataFrame, target: str, th
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="A run folder.")],
+    folders: Annotated[list[Path], typer.Argument(help="A run folder, or several to put side by side in one page.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The page; report.html in the run folder by default, of several side_by_side.html here."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Write a run's report.html again from its results.
+    """Write a run's report.html again from its results, or one page of several runs.
 
-    Example: fairlearn-bridge report demo
+    Example: fairlearn-bridge report runs/blond runs/hats --out runs/both.html
     """
     with told_in_one_line(debug):
-        typer.echo(write_report(folder))
+        if len(folders) == 1:
+            typer.echo(write_report(folders[0], out))
+        else:
+            typer.echo(write_side_by_side(folders, out or Path("side_by_side.html")))

@@ -26,10 +26,11 @@ from captum_region import (
     fit_region_classifier,
     save_classifier,
 )
+from captum_region.calibration import Calibration, balanced_subset, measure_calibration
 from captum_region.datasets import AttributeImages, Faces, make_faces
 from captum_region.files import replacing
 from fairlearn_bridge.arms import FAST_OTHERS, OTHERS, Arm, build_arms, is_automatic, scheme_parameters
-from fairlearn_bridge.comparison import Samples, alignment, fit_mitigators, metric_frame, summarize
+from fairlearn_bridge.comparison import Samples, alignment, fit_mitigators, metric_frame, pareto_front, summarize
 from fairlearn_bridge.noise import SCHEMES, AttributionNoise
 from fairlearn_bridge.protocol import confounded_split
 from fairlearn_bridge.report import write_report
@@ -224,13 +225,15 @@ def run_experiment(
     with stage("attributing the training images", seconds, quiet):
         attribution = RegionAttribution(classifier)
         maps = attribution.region_map(biased.X, show_progress=not quiet)
+    with stage("measuring its calibration", seconds, quiet):
+        calibration = measure_region_calibration(config, data, classifier, show_progress=not quiet)
     classifier.cpu()
     arms = build_arms(config, classifier)
     with stage("training the target classifiers", seconds, quiet):
         test = samples_of(config, data.test, with_twins=True)
         predictions, trainings = fit_arms(config, arms, data, test, maps=maps.numpy(), show_progress=not quiet)
-    not_run, chosen = _not_run(trainings), _chosen(trainings)
-    for name, reason in not_run.items():
+    chosen = _chosen(trainings)
+    for name, reason in _not_run(trainings).items():
         print(f"{name}: {reason}", file=sys.stderr)
     with stage("measuring", seconds, quiet):
         table = summarize(predictions, aligned=alignment(biased.y, biased.confounder))
@@ -238,19 +241,16 @@ def run_experiment(
         predictions.to_csv(path, index=False)
     with replacing(out / "table.csv") as path:
         flat_table(table).to_csv(path, index=False)
+    pictures = _pictures(config, data, attribution, maps, training.region_accuracy)
+    confident, confident_pictures = _confident(config, data, attribution, maps)
     with replacing(out / "maps.npz") as path:
-        np.savez_compressed(
-            path, allow_pickle=False, **_pictures(config, data, attribution, maps, training.region_accuracy)
-        )
-    results = _results(config, data, training, table, predictions, trainings) | {
+        np.savez_compressed(path, allow_pickle=False, **pictures, **confident_pictures)
+    results = _results(config, data, training, calibration, table, predictions, trainings) | {
         "title": title,
+        "confident": confident,
         **how_it_was_run(config, seconds),
         "mitigators": [
-            {
-                "name": name,
-                "kind": arm.kind,
-                "description": " ".join([arm.description, *(told[name] for told in (not_run, chosen) if name in told)]),
-            }
+            {"name": name, "kind": arm.kind, "description": f"{arm.description} {chosen.get(name, '')}".rstrip()}
             for name, arm in arms.items()
         ],
     }
@@ -279,6 +279,22 @@ def train_region_classifier(
         show_progress=show_progress,
     )
     return classifier, training
+
+
+def measure_region_calibration(
+    config: ExperimentConfig,
+    data: ExperimentData,
+    classifier: DenseRegionClassifier,
+    *,
+    limit: int = 400,
+    show_progress: bool = False,
+) -> Calibration:
+    """Compare the region classifier's confidence with its accuracy on test images, as many with as without."""
+    test = samples_of(config, data.test)
+    chosen = balanced_subset(test.confounder, limit=limit, random_state=config.random_state)
+    return measure_calibration(
+        classifier, np.asarray(test.X)[chosen], test.confounder[chosen], bins=40, show_progress=show_progress
+    )
 
 
 def fit_arms(
@@ -314,6 +330,7 @@ def _results(
     config: ExperimentConfig,
     data: ExperimentData,
     training: RegionTraining,
+    calibration: Calibration,
     table: pd.DataFrame,
     predictions: pd.DataFrame,
     trainings: pd.DataFrame,
@@ -330,6 +347,7 @@ def _results(
             "history": training.history.to_dict("records"),
             "mean_region_accuracy": float(training.region_accuracy.mean()),  # type: ignore[union-attr]
             "best_region_accuracy": float(training.region_accuracy.max()),  # type: ignore[union-attr]
+            "calibration": asdict(calibration) | {"bins": calibration.bins.to_dict("records")},
         },
         "table": flat_table(table).to_dict("records"),
         "measures": {
@@ -337,6 +355,8 @@ def _results(
             for name in table.columns.get_level_values("measure").unique()
         },
         "cells": _cells(predictions).to_dict("records"),
+        # Of those trained on the biased set: balanced data would beat them all.
+        "pareto_front": [name for name, on in pareto_front(table.drop("balanced", errors="ignore")).items() if on],
         "trainings": trainings.to_dict("records"),
         "skipped": data.skipped.to_dict("records"),
         "caveats": _caveats(config, data),
@@ -385,16 +405,10 @@ def _pictures(
         "pixel_map": attribution.grid.to_pixels(mean_map).numpy(),
         "example_images": images.numpy(),
         "example_maps": pixel_maps.numpy(),
-        "example_labels": np.array(
-            [
-                ", ".join(
-                    f"{'' if has else 'not '}{name}"
-                    for name, has in zip((config.target, config.confounder), row, strict=True)
-                )
-                for row in zip(biased.y[chosen], biased.confounder[chosen], strict=True)
-            ]
-        ),
+        "example_labels": cell_names(config, biased, chosen),
+        "example_names": image_names(data.biased, chosen),
         "example_schemes": np.array(shown),
+        **_donors(config, biased, attribution, maps, chosen),
     }
     if region_accuracy is not None:
         pictures["region_accuracy"] = region_accuracy
@@ -414,6 +428,61 @@ def _pictures(
         perturbed = noise(images.float() / 255, torch.from_numpy(chosen), generator)
         pictures[f"example_{scheme}"] = (perturbed * 255).round().to(torch.uint8).numpy()
     return pictures
+
+
+def _donors(
+    config: ExperimentConfig,
+    biased: Samples,
+    attribution: RegionAttribution,
+    maps: torch.Tensor,
+    chosen: NDArray[np.intp],
+) -> dict[str, NDArray[Any]]:
+    """Return, for each of the `chosen` images, one that transplants would take from, and its pixel map."""
+    noise = AttributionNoise("general_transplant").fit(
+        attribution.grid.to_pixels(maps[:1]), biased.X, biased.confounder, labels=biased.y
+    )
+    assert noise.donors_ is not None  # a transplant has them
+    donors = noise.donors_.draw(torch.from_numpy(chosen), torch.Generator().manual_seed(config.random_state))
+    return {
+        "donor_images": np.asarray(biased.X)[donors.numpy()],
+        "donor_maps": attribution.grid.to_pixels(maps[donors]).numpy(),
+    }
+
+
+def _confident(
+    config: ExperimentConfig, data: ExperimentData, attribution: RegionAttribution, maps: torch.Tensor, count: int = 6
+) -> tuple[list[dict[str, Any]], dict[str, NDArray[Any]]]:
+    """Return the training images with the most and the least mean confidence, most first, and their pictures."""
+    mean, largest = maps.mean((1, 2)), maps.amax((1, 2))
+    order = mean.argsort(descending=True, stable=True).numpy()
+    count = min(count, len(order) // 2)
+    chosen = np.concatenate([order[:count], order[len(order) - count :]])
+    names = image_names(data.biased, chosen)
+    labels = cell_names(config, samples_of(config, data.biased), chosen)
+    records = [
+        {"image": str(name), "label": str(label), "mean": float(mean[at]), "max": float(largest[at])}
+        for name, label, at in zip(names, labels, chosen, strict=True)
+    ]
+    pictures = {"images": data.biased.images[chosen], "maps": attribution.grid.to_pixels(maps[chosen]).numpy()}
+    return records, {f"confident_{name}": array for name, array in pictures.items()}
+
+
+def cell_names(config: ExperimentConfig, samples: Samples, positions: NDArray[np.intp]) -> NDArray[np.str_]:
+    """Return what images are, in words: whether of the target, and whether with the confounder."""
+    return np.array(
+        [
+            ", ".join(
+                f"{'' if has else 'not '}{name}"
+                for name, has in zip((config.target, config.confounder), row, strict=True)
+            )
+            for row in zip(samples.y[positions], samples.confounder[positions], strict=True)
+        ]
+    )
+
+
+def image_names(images: AttributeImages, positions: NDArray[np.intp]) -> NDArray[np.str_]:
+    """Return the file names of images that have one, and else their numbers."""
+    return np.array([f"image {name}" if isinstance(name, int) else name for name in images.attributes.index[positions]])
 
 
 def how_it_was_run(config: ExperimentConfig, seconds: Mapping[str, float]) -> dict[str, Any]:

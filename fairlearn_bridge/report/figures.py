@@ -11,7 +11,16 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from captum_region.plotting import COLORMAP, LINE_COLORS, STYLE, literal, plot_history, plot_region_map, show_image
+from captum_region.plotting import (
+    COLORMAP,
+    LINE_COLORS,
+    STYLE,
+    literal,
+    plot_history,
+    plot_region_map,
+    plot_reliability,
+    show_image,
+)
 from fairlearn_bridge.plotting import name_rows
 
 if TYPE_CHECKING:
@@ -20,6 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike, NDArray
+
+    from captum_region.calibration import Calibration
 
 # Okabe and Ito's colours, which the colour-blind can tell apart too.
 KIND_COLORS = {"reference": "#5f5f5f", "control": "#b25000", "mitigator": "#00795c", "scheme": "#0072b2"}
@@ -127,13 +138,36 @@ def measure_dots(table: pd.DataFrame, mitigators: pd.DataFrame, measure: str, la
     return figure
 
 
-def accuracy_gap_plane(table: pd.DataFrame, mitigators: pd.DataFrame) -> Figure:
+def runs_dots(runs: Mapping[str, Mapping[str, Interval]], mitigators: pd.DataFrame, label: str) -> Figure:
+    """Draw one measure of each mitigator in several runs, a colour a run.
+
+    Parameters
+    ----------
+    runs : mapping of a run's name to its values by mitigator
+        No more than there are colours.
+    mitigators : DataFrame
+        Columns ``name`` and ``kind``; drawn from top to bottom.
+    label : str
+        As the axis calls it.
+
+    Returns
+    -------
+    Figure
+    """
+    markers = [{"color": color, "marker": "os^Dv<>P"[at]} for at, color in enumerate(LINE_COLORS[: len(runs)])]
+    return _dot_plot(runs, mitigators, markers, label)
+
+
+def accuracy_gap_plane(table: pd.DataFrame, mitigators: pd.DataFrame, front: Sequence[str] = ()) -> Figure:
     """Draw each mitigator as a point: accuracy to the right, the size of the gap upwards; right and down is better.
 
     Parameters
     ----------
     table, mitigators
         See `accuracy_by_group`; the measures ``accuracy`` and ``gap`` are drawn.
+    front : sequence of str, optional
+        The mitigators that no other beats (`fairlearn_bridge.comparison.pareto_front`): a line separates what they
+        beat from what would beat them.
 
     Returns
     -------
@@ -161,7 +195,14 @@ def accuracy_gap_plane(table: pd.DataFrame, mitigators: pd.DataFrame) -> Figure:
             ax.plot([x.low, x.high], [y.mean, y.mean], color=color, alpha=0.3, linewidth=1)
             ax.plot([x.mean, x.mean], [y.low, y.high], color=color, alpha=0.3, linewidth=1)
             ax.plot([x.mean], [y.mean], KIND_MARKERS[kind], color=color, markersize=6)
-        ax.set_ylim(bottom=0)
+        corners = sorted((points[name][1].mean, points[name][2].mean) for name in front if name in points)
+        left, top = ax.get_xlim()[0], ax.get_ylim()[1]
+        if corners:
+            # From the left edge to the upper one: all above and left of the line is beaten.
+            xs, ys = zip((left, corners[0][1]), *corners, (corners[-1][0], top), strict=True)
+            ax.plot(xs, ys, color="#767676", linewidth=1.2, linestyle="--", drawstyle="steps-pre", zorder=1)
+        ax.set_xlim(left=left)
+        ax.set_ylim(0, top)
         ax.set_xlabel("accuracy (right is better)")
         ax.set_ylabel("size of the gap (down is better)")
         _labels_at_right(ax, {name: (x.mean, y.mean) for name, (_, x, y) in points.items()})
@@ -341,6 +382,25 @@ def classifier_history(history: pd.DataFrame) -> Figure:
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
         plot_history(history, axes=figure.subplots(1, count, squeeze=False).ravel())
+    return figure
+
+
+def reliability(calibration: Calibration) -> Figure:
+    """Draw accuracy against confidence, and how many patches there are of each confidence.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        See `captum_region.plotting.plot_reliability`.
+
+    Returns
+    -------
+    Figure
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 4.1), layout="constrained")
+        plot_reliability(calibration, axes=figure.subplots(2, 1, height_ratios=(3, 1), sharex=True))
+        figure.axes[0].set_xlabel("")
     return figure
 
 

@@ -48,7 +48,7 @@ def test_demo_writes_all_it_says(demo):
     arms += ["general_transplant", "general_mask@predict", "general_noise"]
     assert [entry["name"] for entry in results["mitigators"]] == arms
     # The biased set has no blond men, without whom these cannot do their work: it is said, and the rest goes on.
-    not_run = {entry["name"] for entry in results["mitigators"] if "Not applicable: " in entry["description"]}
+    not_run = {row["mitigator"] for row in results["trainings"] if row["status"] == "not applicable"}
     assert not_run == {"resampling", "group_dro", "last_layer", "threshold_optimizer"}
     assert "group_dro: Not applicable: no training image of class True" in done.stderr
     arms = [name for name in arms if name not in not_run]
@@ -79,7 +79,24 @@ def test_demo_writes_all_it_says(demo):
     scores = predictions.set_index("mitigator")["score"]
     np.testing.assert_array_equal(scores["original"], scores["threshold shifted"])
     assert load_classifier(out / "region_classifier").class_names == ("False", "True")
+    wide = table.reset_index().pivot(index="mitigator", columns="measure", values="mean").loc[arms].drop("balanced")
+    assert set(results["pareto_front"]) == {
+        name
+        for name, row in wide.iterrows()
+        if not (
+            (wide["accuracy"] >= row["accuracy"])
+            & (wide["gap"].abs() <= abs(row["gap"]))
+            & ((wide["accuracy"] > row["accuracy"]) | (wide["gap"].abs() < abs(row["gap"])))
+        ).any()
+    }
+    calibration = results["region_classifier"]["calibration"]
     maps = np.load(out / "maps.npz")
+    assert calibration["images"] == 60
+    assert sum(row["patches"] for row in calibration["bins"]) == 60 * maps["mean_map"].size
+    means = [row["mean"] for row in results["confident"]]
+    assert means == sorted(means, reverse=True)
+    assert len(means) == len(maps["confident_images"]) == 12
+    assert maps["donor_images"].shape == maps["example_images"].shape
     assert maps["pixel_map"].shape == (24, 24)
     assert maps["truth_mean"].max() > 0.3
     assert "training the region classifier" in done.stderr
@@ -121,6 +138,10 @@ def test_run_on_ones_own_table(command, table, tmp_path):
     predicted = pd.read_csv(out / "predictions.csv")["predicted"]
     assert predicted.dtype == bool
     assert "flip_rate" not in results["measures"]  # no twins of photographs
+    # Files are told by their names.
+    files = {f"{number}.png" for number in range(300)}
+    assert {row["image"] for row in results["confident"]} <= files
+    assert set(np.load(out / "maps.npz")["example_names"].tolist()) <= files
 
 
 @pytest.mark.slow

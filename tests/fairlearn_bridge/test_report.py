@@ -2,20 +2,24 @@
 
 import json
 import math
-import os
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from typer.testing import CliRunner
 
 from captum_region.datasets import make_faces
-from fairlearn_bridge.report import figures, page, write_report
+from fairlearn_bridge import noise
+from fairlearn_bridge.cli import app
+from fairlearn_bridge.noise import SCHEMES, quantile_mask
+from fairlearn_bridge.report import examples, figures, page, words, write_report, write_side_by_side
+from fairlearn_bridge.report.examples import mask_levels
 from fairlearn_bridge.report.figures import Interval
+from fairlearn_bridge.report.run import LABELS, read_run
 
 SCRIPT = "<script>alert('x')</script>"
 ARMS = {
@@ -73,7 +77,21 @@ def results(worst=WINNING, width=0.02, confounder="Blond_Hair"):
             "history": [{"epoch": 1, "loss": 0.7, "lr": 0.001}, {"epoch": 2, "loss": 0.5, "lr": 0.001}],
             "mean_region_accuracy": 0.71,
             "best_region_accuracy": None,
+            "calibration": {
+                "bins": [
+                    {"lower": 0.0, "upper": 0.5, "patches": 0, "confidence": None, "accuracy": None},
+                    {"lower": 0.5, "upper": 1.0, "patches": 900, "confidence": 0.75, "accuracy": 0.625},
+                ],
+                "error": 0.125,
+                "accuracy": 0.6,
+                "images": 9,
+            },
         },
+        "pareto_front": list(worst)[:1],
+        "confident": [
+            {"image": f"{SCRIPT}.png", "label": "Male, $x", "mean": 0.75, "max": 0.875},
+            {"image": "b.png", "label": "not Male, $y", "mean": 0.125, "max": 0.25},
+        ],
         "mitigators": [{"name": name, "kind": ARMS[name], "description": f"What {name} does."} for name in worst],
         "table": [
             {
@@ -126,6 +144,11 @@ def maps():
         "example_images": faces,
         "example_maps": np.stack([ramp, ramp / 2]),
         "example_labels": np.array(["Male, $x", "not Male, $y"]),
+        "example_names": np.array([f"{SCRIPT}.png", "b.png"]),
+        "donor_images": 255 - faces[::-1],
+        "donor_maps": np.stack([ramp.T, ramp[::-1]]),
+        "confident_images": faces,
+        "confident_maps": np.stack([ramp, ramp / 2]),
         "example_schemes": np.array(["general_mask", "general_noise"]),
         "example_general_mask": faces // 2,
         "example_general_noise": 255 - faces,
@@ -144,7 +167,7 @@ def run_of(tmp_path):
     """A run folder read back, without the cost of drawing."""
 
     def read(content):
-        return page.read_run(write(tmp_path / "run", content))
+        return read_run(write(tmp_path / "run", content))
 
     return read
 
@@ -197,7 +220,7 @@ def test_the_page_needs_nothing_beside_it(html, parsed):
     sources = [value for _, attributes in parsed.tags for key, value in attributes.items() if key in ("src", "href")]
     assert sources
     assert all(source.startswith("data:") for source in sources)
-    assert not parsed.of("script")
+    assert [script.get("type") for script in parsed.of("script")] == ["application/json", None]
     assert not re.search(r"url\(|@import", html)
     assert len(html) < 3_000_000
 
@@ -211,29 +234,44 @@ def test_the_page_says_what_it_is_in(parsed):
 def test_names_are_escaped(html, parsed):
     assert SCRIPT not in html
     assert f"{SCRIPT}.jpg" in parsed.text
+    assert f"{SCRIPT}.png: Male, $x" in parsed.text
     assert f"Predictions that change when only {SCRIPT} is toggled." in parsed.text
 
 
 def test_all_measures_and_mitigators_are_there_and_explained(parsed):
     for measure, description in MEASURES.items():
         label = {"accuracy[False]": "accuracy, not Male", "accuracy[True]": "accuracy, Male"}.get(measure)
-        assert (label or page.LABELS.get(measure, measure)) in parsed.text
+        assert (label or LABELS.get(measure, measure)) in parsed.text
         assert parsed.text.count(description) == 1
     for name in ARMS:
         assert f"What {name} does." in parsed.text
-    for text in ("1 min 15 s", "fairlearn-bridge demo", "2.6.0", "general_mask, general_noise", "3,000", "0.710"):
-        assert text in parsed.text
+    words = parsed.text + " ".join(image["alt"] for image in parsed.of("img"))
+    for text in (
+        "mean 0.750, max 0.875",
+        "mean 0.125, max 0.250",
+        "right in 0.62 of 900 patches",
+        "1 min 15 s",
+        "fairlearn-bridge demo",
+        "2.6.0",
+        "general_mask, general_noise",
+        "3,000",
+        "0.710",
+    ):
+        assert text in words
 
 
 def test_figures_have_words(folder, parsed):
     images = parsed.of("img")
-    assert len(images) == 10
-    assert all(len(image["alt"]) > 40 for image in images)
-    assert len(parsed.of("figcaption")) == 10
+    assert all(image["alt"] for image in images)
+    plots = [image for image in images if image["width"] != "16"]
+    assert len(plots) == 11
+    assert all(len(image["alt"]) > 40 for image in plots)
+    assert all(canvas["role"] == "img" and canvas["aria-label"] for canvas in parsed.of("canvas"))
+    assert len(parsed.of("figcaption")) == len(parsed.of("figure")) == 11 + 2 + 2
     plots = {path.name: path.read_bytes()[:4] for path in (folder / "plots").iterdir()}
     assert set(plots.values()) == {b"\x89PNG"}
     assert {"accuracy_by_group.png", "worst_cell.png", "flip_rate.png", "schemes.png", "region_map.png"} <= set(plots)
-    assert len(plots) == 10
+    assert len(plots) == 11
 
 
 def test_a_missing_value_is_a_dash(run_of):
@@ -243,12 +281,12 @@ def test_a_missing_value_is_a_dash(run_of):
             row |= {"mean": None, "low": math.nan, "high": math.inf}
     rows = {row["name"]: row["cells"] for row in page.page_content(run_of(content))["rows"]}
     position = list(MEASURES).index("auc")
-    assert rows["balanced"][position] == {"mean": page.DASH, "interval": "", "spread": "", "best": False}
+    assert rows["balanced"][position] == {"mean": words.DASH, "interval": "", "spread": "", "best": False}
     assert rows["original"][position]["mean"] == "0.400"
 
 
 def test_the_dash_reaches_the_page(html):
-    assert f'<span class="value">{page.DASH}</span>' in html
+    assert f'<span class="value">{words.DASH}</span>' in html
 
 
 def test_the_best_are_marked_without_those_given_other_data(run_of):
@@ -260,47 +298,63 @@ def test_the_best_are_marked_without_those_given_other_data(run_of):
     assert page.best_of(tied, "accuracy[True]") == {"original", "general_noise"}
 
 
+BIASED = (
+    "Trained where 67 % of not Male and 0 % of Male are Blond_Hair, the original reaches a worst-cell accuracy of "
+    "0.400 [0.380, 0.420]; "
+)
+
+
 def test_the_headline_of_a_scheme_that_helped(run_of):
-    assert page.headline(run_of(results())) == (
-        "general_noise raised worst-cell accuracy the most of 2 schemes, from 0.400 [0.380, 0.420] to "
-        "0.700 [0.680, 0.720] (+0.300, intervals apart); it is above the controls “threshold shifted” at "
-        "0.500 [0.480, 0.520] and “elsewhere” at 0.300 [0.280, 0.320]."
+    assert words.headline(run_of(results())) == (
+        f"{BIASED}general_noise raised it to 0.700 [0.680, 0.720] (+0.300, intervals apart), the most of 2 schemes; "
+        "it is above both controls."
     )
 
 
 def test_the_headline_where_a_control_does_as_well(run_of):
-    text = page.headline(run_of(results(WINNING | {"elsewhere": 0.71})))
-    assert text.endswith(
-        "it is above the control “threshold shifted” at 0.500 [0.480, 0.520] but not above the control “elsewhere” at "
-        "0.710 [0.690, 0.730]."
+    text = words.headline(run_of(results(WINNING | {"elsewhere": 0.71})))
+    assert text.endswith("; it is above the control “threshold shifted” and not above “elsewhere”.")
+    overlapping = words.headline(run_of(results(WINNING | {"elsewhere": 0.69})))
+    assert overlapping.endswith(
+        "it is above the control “threshold shifted” and above, though intervals overlap, “elsewhere”."
     )
-    overlapping = page.headline(run_of(results(WINNING | {"elsewhere": 0.69})))
-    assert "and above, though intervals overlap, the control “elsewhere” at 0.690" in overlapping
 
 
 def test_the_headline_where_nothing_helped(run_of):
     worst = WINNING | {"general_noise": 0.3, "general_mask": 0.35}
-    assert page.headline(run_of(results(worst))) == (
-        "No scheme helped: the best of 2, general_mask, is at a worst-cell accuracy of 0.350 [0.330, 0.370], against "
-        "0.400 [0.380, 0.420] of the original with nothing done."
+    assert words.headline(run_of(results(worst))) == (
+        f"{BIASED}no scheme helped: the best of 2, general_mask, is at 0.350 [0.330, 0.370] (\N{MINUS SIGN}0.050, "
+        "intervals apart)."
     )
 
 
 def test_the_headline_where_it_is_not_clear(run_of):
-    text = page.headline(run_of(results(width=0.4)))
-    assert text.startswith("No clear help: general_noise raised worst-cell accuracy the most of 2 schemes, from 0.400")
-    assert "(+0.300, intervals overlap)" in text
+    text = words.headline(run_of(results(width=0.4)))
+    assert "; no scheme clearly helped: general_noise is at 0.700 [0.300, 1.100] (+0.300, intervals overlap)" in text
+
+
+def test_what_did_not_run_is_named_once_and_not_drawn(run_of):
+    content = results()
+    content["table"] = [row | ({"mean": None} if row["mitigator"] == "elsewhere" else {}) for row in content["table"]]
+    content["cells"] = [row for row in content["cells"] if row["mitigator"] != "elsewhere"]
+    told = {"status": "not applicable", "reason": f"no {SCRIPT}"}
+    content["trainings"] = [row | (told if row["mitigator"] == "elsewhere" else {}) for row in content["trainings"]]
+    run = run_of(content)
+    assert run.not_run == {"elsewhere": f"not applicable: no {SCRIPT}"}
+    assert run.names == [name for name in ARMS if name != "elsewhere"]
+    assert [row["name"] for row in page.page_content(run)["rows"]] == run.names
+    assert words.headline(run).endswith("it is above the control “threshold shifted”.")
 
 
 def test_the_headline_where_it_cannot_be_said(run_of):
     only = {name: value for name, value in WINNING.items() if ARMS[name] != "scheme"}
-    assert "cannot say whether a scheme helped" in page.headline(run_of(results(only)))
+    assert "cannot say whether a scheme helped" in words.headline(run_of(results(only)))
     without = {name: value for name, value in WINNING.items() if name != "original"}
-    assert "the original has no worst-cell accuracy" in page.headline(run_of(results(without)))
+    assert "the original has no worst-cell accuracy" in words.headline(run_of(results(without)))
 
 
 def test_the_findings_say_what_was_biased_and_what_it_did(run_of):
-    found = dict(page.findings(run_of(results())))
+    found = dict(words.findings(run_of(results())))
     assert found["What was biased"] == (
         "In training, 2,000 of 3,000 images of not Male and 0 of 3,000 images of Male are Blond_Hair. The original has "
         "an accuracy of 0.400 [0.380, 0.420] for not Male and 0.400 [0.380, 0.420] for Male: a gap of "
@@ -329,6 +383,9 @@ def test_a_missing_file_is_named(tmp_path, name):
         ({"cells": [results()["cells"][0] | {"accuracy": "high"}]}, "'accuracy' of 'cells' must hold numbers"),
         ({"trainings": [results()["trainings"][0] | {"mitigator": "magic"}]}, "mitigators that are not among them"),
         ({"trainings": [results()["trainings"][0] | {"losses": None}]}, "'losses' of 'trainings' must be lists"),
+        ({"pareto_front": ["magic"]}, "'pareto_front' must be a list of mitigators"),
+        ({"confident": [{"image": "a"}]}, "'confident' must be a list of records with image, label, mean, max"),
+        ({"region_classifier": {"calibration": {"bins": []}}}, "'calibration' of 'region_classifier' must hold bins"),
         ({"mitigators": [{"name": "a", "kind": "b", "description": ""}]}, "kind must be one of"),
     ],
 )
@@ -383,6 +440,7 @@ def test_little_is_enough(tmp_path):
     content = results({"original": 0.4}) | {"cells": [], "trainings": [], "counts": [], "skipped": [], "caveats": []}
     content["table"] = [row for row in content["table"] if row["measure"] == "worst_cell"]
     content["region_classifier"] = {}
+    del content["pareto_front"], content["confident"]
     arrays = {name: array for name, array in maps().items() if name not in ("truth_mean", "region_accuracy")}
     arrays["example_images"] = arrays["example_images"][:0]
     text = write_report(write(tmp_path / "run", content, arrays)).read_text(encoding="utf-8")
@@ -397,6 +455,24 @@ def test_dots_sit_at_the_values():
     dots = [float(line.get_xdata()[0]) for line in ax.lines if len(line.get_xdata()) == 1]
     assert dots == list(WINNING.values())
     assert [label.get_text() for label in ax.get_yticklabels()] == list(WINNING)
+
+
+def test_a_line_parts_what_the_front_beats():
+    table = pd.DataFrame(
+        [
+            (name, measure, value)
+            for name, *values in (("a", 0.7, -0.1), ("b", 0.9, 0.3), ("c", 0.8, 0.5))
+            for measure, value in zip(("accuracy", "gap"), values, strict=True)
+        ],
+        columns=["mitigator", "measure", "mean"],
+    )
+    table["low"] = table["high"] = table["mean"]
+    mitigators = pd.DataFrame({"name": ["a", "b", "c"], "kind": "scheme"})
+    ax = figures.accuracy_gap_plane(table, mitigators, ["b", "a"]).axes[0]
+    (line,) = [line for line in ax.lines if line.get_drawstyle() == "steps-pre"]
+    np.testing.assert_allclose(line.get_xydata()[1:3], [(0.7, 0.1), (0.9, 0.3)])
+    assert line.get_xydata()[0].tolist() == [ax.get_xlim()[0], 0.1]
+    assert line.get_xydata()[3].tolist() == [0.9, ax.get_ylim()[1]]
 
 
 def test_the_plane_takes_the_size_of_the_gap():
@@ -434,36 +510,240 @@ def test_a_table_without_the_measure_is_named(name):
         getattr(figures, name)(table[table["measure"] == "auc"], mitigators, *rest)
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+def test_levels_hold_the_mask_of_each_step():
+    rounded = np.random.default_rng(0).random((3, 7, 5)).round(1)  # with ties
+    for pixel_map in (*rounded, np.zeros((4, 4))):
+        levels = mask_levels(pixel_map)
+        for step in range(101):
+            wanted = quantile_mask(torch.from_numpy(pixel_map), step / 100)
+            np.testing.assert_array_equal(levels > step, wanted)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"donor_maps": np.zeros((2, 3, 3))}, r"donor_maps must have shape \(2, 16, 16\), got \(2, 3, 3\)"),
+        ({"confident_images": np.zeros((1, 3, 16, 16), np.uint8)}, "must hold 2 images, as 'confident' does, got 1"),
+    ],
+)
+def test_images_that_do_not_fit_are_named(tmp_path, change, message):
+    with pytest.raises(ValueError, match=f"maps.npz does not fit together: .*{message}"):
+        write_report(write(tmp_path / "run", arrays=maps() | change))
+
+
+def test_a_run_without_donors_offers_no_transplants(tmp_path):
+    arrays = {name: array for name, array in maps().items() if not name.startswith("donor")}
+    run = read_run(write(tmp_path / "run", arrays=arrays))
+    strip = examples.strip_content(run)
+    assert strip["schemes"] == ["general_mask", "general_noise", "specific_mask", "specific_noise"]
+    assert all(set(drawn) == {"levels"} for drawn in strip["data"]["examples"])
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory, folder):
+    """The run that is rendered, and one without "balanced", with another title and quantile."""
+    content = results({name: value / 2 for name, value in WINNING.items() if name != "balanced"})
+    content |= {"title": f"Other {SCRIPT}", "config": content["config"] | {"quantile": 0.9}}
+    other = write(tmp_path_factory.mktemp("other") / SCRIPT.replace("/", ""), content)
+    out = write_side_by_side([folder, other], other.parent / "both.html")
+    assert out == other.parent / "both.html"
+    assert not (other / "report.html").exists()
+    return out
+
+
+def test_runs_stand_side_by_side(two_runs, folder):
+    html = two_runs.read_text(encoding="utf-8")
+    parsed = Page(html)
+    assert "<script" not in html
+    assert f"Other {SCRIPT}" in parsed.text
+    for run in (folder, two_runs.parent / SCRIPT.replace("/", "")):
+        assert words.headline(read_run(run)) in parsed.text
+    rows = [Page(row).text.replace("_ ", "_").strip() for row in re.findall(r"<tr>(.*?)</tr>", html, re.S)]
+    assert "quantile 0.7 0.9" in rows
+    assert "general_noise 0.700 [0.680, 0.720] 0.350 [0.330, 0.370]" in rows
+    assert f"balanced 0.900 [0.880, 0.920] {words.DASH}" in rows
+    # What is the same in both is not told.
+    assert not any(row.startswith("device") for row in rows)
+    assert all(image["alt"] and image["src"].startswith("data:") for image in parsed.of("img"))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium, chromium-browser or google-chrome")
-def test_a_browser_shows_it_on_a_phone_without_errors(folder, html, tmp_path):
-    # A window of a browser is at least 500 px wide, a frame is not. The measuring script is let in for the test only.
-    measuring = (
-        "<script>onload = () => parent.postMessage(document.documentElement.scrollWidth + ' ' + "
-        "[...document.images].filter(image => image.naturalWidth).length, '*')</script></body>"
-    )
-    without_policy = re.sub(r"<meta http-equiv=[^>]*>", "", html)
-    assert without_policy != html
-    (tmp_path / "phone.html").write_text(without_policy.replace("</body>", measuring), encoding="utf-8")
-    (tmp_path / "frame.html").write_text(
-        "<script>onmessage = event => document.body.dataset.seen = event.data</script>"
-        '<iframe src="phone.html" style="width: 390px; height: 800px; border: 0"></iframe>'
-    )
-    seen = _browse(tmp_path / "frame.html", tmp_path / "profile")
-    width, images = map(int, re.search(r'data-seen="([^"]*)"', seen.stdout)[1].split())
-    assert width <= 390
-    assert images == 10
-    errors = _browse(folder / "report.html", tmp_path / "other").stderr
-    assert "CONSOLE" not in errors
+def test_the_command_writes_one_page_of_one_run_or_of_several(two_runs, folder, tmp_path):
+    other = two_runs.parent / SCRIPT.replace("/", "")
+    for name, folders in {"one.html": [folder], "both.html": [folder, other]}.items():
+        done = CliRunner().invoke(app, ["report", *map(str, folders), "--out", str(tmp_path / name)])
+        assert done.exit_code == 0, done.output
+        assert done.stdout.strip() == str(tmp_path / name)
+    assert (tmp_path / "both.html").read_text(encoding="utf-8") == two_runs.read_text(encoding="utf-8")
+    one = (folder / "report.html").read_text(encoding="utf-8")
+    assert (tmp_path / "one.html").read_text(encoding="utf-8") == one
 
 
-def _browse(path, profile):
-    options = ["--headless", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync"]
-    options += ["--disable-component-update", "--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom"]
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        options.append("--no-sandbox")  # which it needs to start at all for root, as in containers
-    command = [CHROMIUM, *options, f"--user-data-dir={profile}", path.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+def test_runs_that_cannot_stand_side_by_side_are_named(tmp_path):
+    run = write(tmp_path / "run")
+    for folders in ([run], [run, run], [run] * 9):
+        with pytest.raises(ValueError, match="folders must be 2 to 8 different ones, got"):
+            write_side_by_side(folders, tmp_path / "both.html")
+    with pytest.raises(FileNotFoundError, match=r"results\.json"):
+        write_side_by_side([run, tmp_path], tmp_path / "both.html")
+    assert not (tmp_path / "both.html").exists()
+
+
+def _pixels(browser, kind):
+    """Return what a kind of canvas shows of each example, N x height x width x 3."""
+    # By way of a canvas that is made to be read: reading those of the page again and again would warn.
+    shown = browser.evaluate(
+        f"""[...document.querySelectorAll('canvas.{kind}')].map(canvas => {{
+            const {{width, height}} = canvas;
+            const copy = new OffscreenCanvas(width, height).getContext('2d', {{willReadFrequently: true}});
+            copy.drawImage(canvas, 0, 0);
+            return Array.from(copy.getImageData(0, 0, width, height).data);
+        }})"""
+    )
+    return np.array(shown, dtype=np.uint8).reshape(len(shown), 16, 16, 4)[..., :3]
+
+
+def _choose(browser, scheme, step):
+    browser.evaluate(f"document.querySelector('#strip-scheme').value = '{scheme}'")
+    browser.evaluate(
+        f"document.querySelector('#strip-quantile').value = {step};"
+        "document.querySelector('#strip-quantile').dispatchEvent(new Event('input'))"
+    )
+
+
+LIVE = (
+    "new Promise(done => { const wait = () => document.querySelector('.live') ? done(1) : setTimeout(wait); wait() })"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [0, 35, 70, 100])
+def test_the_strip_draws_what_the_package_does(browser, folder, step):
+    arrays = maps()
+    images = torch.from_numpy(arrays["example_images"]).float() / 255
+    pixel_maps = torch.from_numpy(np.concatenate([arrays["example_maps"], arrays["donor_maps"]]))
+    browser.show(folder / "report.html")
+    browser.evaluate(LIVE)
+    for scheme in SCHEMES:
+        reach, kind = scheme.split("_")
+        own = pixel_maps if reach == "specific" else torch.from_numpy(arrays["pixel_map"]).expand(4, -1, -1)
+        masks = quantile_mask(own, step / 100)
+        # A specific transplant takes the pixels of both images' masks.
+        mask = masks[:2] | masks[2:] if kind == "transplant" else masks[:2]
+        _choose(browser, scheme, step)
+        np.testing.assert_array_equal(_pixels(browser, "mask")[..., 0] == 255, mask)
+        drawn = _pixels(browser, "perturbed").transpose(0, 3, 1, 2)
+        if kind == "noise":
+            away = torch.from_numpy(drawn).float() - images * 255
+            inside = mask[:, None].expand_as(away)
+            assert (away[~inside] == 0).all()
+            # Of values in the midst few are cut off; the noise of 0.5 is 127 of 255.
+            assert step == 100 or 60 < away[inside].std() < 120
+        else:
+            donors = torch.from_numpy(arrays["donor_images"].copy()).float() / 255
+            wanted = (
+                noise.transplant(images, donors, mask[:, None])
+                if kind == "transplant"
+                else noise.grey_out(images, mask[:, None], torch.Generator())
+            )
+            np.testing.assert_allclose(drawn, wanted.numpy() * 255, atol=0.51)
+    assert browser.complaints == []
+
+
+@pytest.mark.slow
+def test_keys_move_the_slider_and_change_the_picture(browser, folder):
+    browser.show(folder / "report.html")
+    browser.evaluate(LIVE)
+    # The run's quantile and first scheme come first.
+    said = "document.querySelector('#strip-said').textContent"
+    assert browser.evaluate(said) == "Quantile 0.70: 30 % of the pixels of each map lie above it"
+    assert browser.evaluate("document.querySelector('#strip-scheme').value") == "general_mask"
+    before = _pixels(browser, "perturbed")
+    browser.evaluate("document.querySelector('#strip-quantile').focus()")
+    browser.press("ArrowRight", 39)
+    assert browser.evaluate(said).startswith("Quantile 0.71: 29 %")
+    assert (_pixels(browser, "perturbed") != before).any()
+    browser.press("Tab", 9)
+    browser.press("ArrowDown", 40)
+    assert browser.evaluate("document.querySelector('#strip-scheme').value") == "general_noise"
+    assert (_pixels(browser, "mask")[..., 0] == 255).sum() < 0.3 * 2 * 256
+    assert browser.complaints == []
+
+
+@pytest.mark.slow
+def test_without_scripts_and_on_paper_a_picture_stands_for_the_strip(browser, folder):
+    shown = "['.still img', '#strip'].map(each => document.querySelector(each).getBoundingClientRect().height > 0)"
+    browser.show(folder / "report.html")
+    browser.evaluate(LIVE)
+    assert browser.evaluate(shown) == [False, True]
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    assert browser.evaluate(shown) == [True, False]
+    browser.call("Emulation.setScriptExecutionDisabled", value=True)
+    browser.show(folder / "report.html")
+    assert browser.evaluate(shown) == [True, False]
+    browser.call("Emulation.setScriptExecutionDisabled", value=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("several", [False, True], ids=["one run", "two runs"])
+def test_a_browser_shows_it_on_a_phone_without_errors(browser, folder, two_runs, theme, several):
+    shown = two_runs if several else folder / "report.html"
+    browser.show(shown, width=390, theme=theme)
+    if not several:
+        browser.evaluate(LIVE)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 390
+    assert browser.evaluate("[...document.images].every(image => image.naturalWidth)")
+    assert browser.complaints == []
+    assert [url for url in browser.requests if not url.startswith("data:")] == [shown.as_uri()]
+
+
+CONTRASTS = """[...document.querySelectorAll('body *')].flatMap(element => {
+    const own = [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+    if (!own || !element.checkVisibility() || element.tagName === 'OPTION') return [];
+    const color = text => text.match(/[\\d.]+/g).map(Number);
+    let behind = element;
+    while (color(getComputedStyle(behind).backgroundColor)[3] === 0) behind = behind.parentElement;
+    const luminance = rgb => rgb.slice(0, 3).map(value => value / 255)
+        .map(value => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, value, at) => sum + value * [0.2126, 0.7152, 0.0722][at], 0);
+    const both = [getComputedStyle(element).color, getComputedStyle(behind).backgroundColor];
+    const [low, high] = both.map(text => luminance(color(text))).sort((one, other) => one - other);
+    return [[(high + 0.05) / (low + 0.05), element.tagName + '.' + element.className + ' ' + both]];
+})"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_texts_can_be_told_from_what_is_behind_them(browser, folder, two_runs, theme):
+    for page_of in (folder / "report.html", two_runs):
+        browser.show(page_of, theme=theme)
+        contrasts = browser.evaluate(CONTRASTS)
+        assert len(contrasts) > 50
+        # 4.5 is what the WCAG ask for, 21 is black on white.
+        assert min(contrasts)[0] >= 4.5, min(contrasts)
+
+
+@pytest.mark.slow
+def test_what_is_worked_with_keys_has_a_name(browser, folder):
+    browser.show(folder / "report.html")
+    browser.evaluate(LIVE)
+    browser.call("Accessibility.enable")
+    nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
+    roles = {"slider", "combobox", "image", "region", "group", "form"}
+    named = [
+        (node["role"]["value"], node.get("name", {}).get("value"))
+        for node in nodes
+        if not node["ignored"] and node["role"]["value"] in roles
+    ]
+    assert ("slider", "Quantile") in named
+    assert ("combobox", "Scheme") in named
+    assert [node for node in named if not node[1]] == []
+    browser.call("Accessibility.disable")
+
+
+@pytest.mark.slow
+def test_the_table_fits_a_small_laptop(browser, folder):
+    browser.show(folder / "report.html", width=1100)
+    box = "document.querySelector('.results').parentElement"
+    assert browser.evaluate(f"{box}.scrollWidth <= {box}.clientWidth")

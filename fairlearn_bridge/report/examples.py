@@ -1,0 +1,143 @@
+"""The images that the page shows one by one, as PNG within it, and what its slider and menu need."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from PIL import Image
+
+from captum_region.plotting import COLORMAP, image_array
+from fairlearn_bridge.noise import SCHEMES, quantile_mask
+from fairlearn_bridge.report.figures import scale_top
+from fairlearn_bridge.report.words import number
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from fairlearn_bridge.report.run import Run
+
+STEPS = 100  # of the slider, from quantile 0 to 1
+MAP_OPACITY = 0.6
+
+
+def mask_levels(pixel_map: ArrayLike) -> NDArray[np.uint8]:
+    """Return at how many of the slider's steps, from the first on, each pixel lies above the quantile.
+
+    So a page can draw the very masks of `quantile_mask`: at step k it has the pixels whose level is above k.
+
+    Parameters
+    ----------
+    pixel_map : array-like, shape (height, width)
+
+    Returns
+    -------
+    ndarray of uint8, shape (height, width)
+
+    Examples
+    --------
+    >>> mask_levels([[0.1, 0.2], [0.4, 0.3]])
+    array([[ 1, 26],
+           [76, 51]], dtype=uint8)
+    """
+    values = torch.as_tensor(np.asarray(pixel_map))
+    levels = torch.zeros(values.shape, dtype=torch.uint8)
+    for step in range(STEPS):
+        levels += quantile_mask(values, step / STEPS)
+    return levels.numpy()
+
+
+def strip_content(run: Run) -> dict[str, Any] | None:
+    """Return the examples and what is needed to draw masks and schemes over them; None if the run has none."""
+    maps, config = run.maps, run.results["config"]
+    images = maps["example_images"]
+    if not len(images):
+        return None
+    donors = _of_examples(maps, "donor_images", images.shape)
+    donor_maps = _of_examples(maps, "donor_maps", maps["example_maps"].shape)
+    quantile = config.get("quantile")
+    names = maps.get("example_names", [f"image {number}" for number in range(1, len(images) + 1)])
+    examples = [
+        {"name": str(name), "label": str(label), **sources(run, image, pixel_map)}
+        for name, label, image, pixel_map in zip(
+            names, maps["example_labels"], images, maps["example_maps"], strict=True
+        )
+    ]
+    drawn = [{"levels": _text(mask_levels(pixel_map))} for pixel_map in maps["example_maps"]]
+    if donors is not None and donor_maps is not None:
+        for entry, donor, donor_map in zip(drawn, donors, donor_maps, strict=True):
+            entry |= {"donor": png_source(donor), "donorLevels": _text(mask_levels(donor_map))}
+    return {
+        "examples": examples,
+        "schemes": [scheme for scheme in SCHEMES if "donor" in drawn[0] or not scheme.endswith("_transplant")],
+        "scheme": str(maps["example_schemes"][0]).partition("@")[0] if len(maps["example_schemes"]) else "",
+        "step": round(STEPS * quantile) if isinstance(quantile, int | float) else 70,
+        "steps": STEPS,
+        "data": {
+            "width": images.shape[3],
+            "height": images.shape[2],
+            "noiseStd": config.get("noise_std", 0.5),
+            "general": _text(mask_levels(maps["pixel_map"])),
+            "examples": drawn,
+        },
+    }
+
+
+def confident_content(run: Run) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return the most and the least confident images, each under a heading; nothing if the run has none."""
+    records = run.confident.to_dict("records")
+    if not records:
+        return []
+    images, maps = (run.maps.get(name, np.array([])) for name in ("confident_images", "confident_maps"))
+    if not len(images) == len(maps) == len(records):
+        raise ValueError(
+            f"confident_images and confident_maps must hold {len(records)} images, as 'confident' does, got "
+            f"{len(images)} and {len(maps)}"
+        )
+    cards = [
+        {"name": row["image"], "label": row["label"], "mean": number(row["mean"]), "max": number(row["max"])}
+        | sources(run, image, pixel_map)
+        for row, image, pixel_map in zip(records, images, maps, strict=True)
+    ]
+    half = len(cards) // 2
+    return [("Most confident", cards[:half]), ("Least confident", cards[half:])]
+
+
+def sources(run: Run, image: NDArray[np.uint8], pixel_map: NDArray[np.float32]) -> dict[str, Any]:
+    """Return an image and its map over it, on the scale of all such maps of the page, as sources for it."""
+    maps = [run.maps[name].ravel() for name in ("example_maps", "confident_maps") if name in run.maps]
+    return {"image": png_source(image), **map_over(image, pixel_map, scale_top(np.concatenate(maps)))}
+
+
+def map_over(image: ArrayLike, pixel_map: NDArray[np.float32], top: float) -> dict[str, Any]:
+    """Return a map over its image as a source for the page, and its size; `top` is the upper end of the colours."""
+    picture = image_array(image)
+    colors = colormaps[COLORMAP](pixel_map / top)[..., :3]
+    under = picture if picture.ndim == 3 else picture[..., None]
+    over = 255 * MAP_OPACITY * colors + (1 - MAP_OPACITY) * under
+    height, width = pixel_map.shape
+    return {"map": png_source(over.round().astype(np.uint8)), "width": width, "height": height}
+
+
+def png_source(image: ArrayLike) -> str:
+    """Return an image, see `captum_region.plotting.image_array`, as PNG in a data: address."""
+    buffer = io.BytesIO()
+    Image.fromarray(image_array(image)).save(buffer, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def _of_examples(maps: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...]) -> NDArray[Any] | None:
+    array = maps.get(name)
+    if array is not None and array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+    return array
+
+
+def _text(levels: NDArray[np.uint8]) -> str:
+    return base64.b64encode(levels.tobytes()).decode("ascii")

@@ -1,0 +1,237 @@
+"""What a run folder holds, read and checked."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+import zlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from captum_region.calibration import Calibration
+from fairlearn_bridge.report.figures import KIND_COLORS, intervals
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from fairlearn_bridge.report.figures import Interval
+
+FORMAT = 1
+LABELS = {
+    "worst_cell": "worst cell",
+    "confounder_gap": "confounder gap",
+    "auc": "AUC",
+    "crossed_auc": "crossed AUC",
+    "flip_rate": "flip rate",
+}
+CONTENT: dict[str, type | tuple[type, ...]] = {
+    "title": str,
+    "command": str,
+    "created": str,
+    "versions": dict,
+    "config": dict,
+    "target": str,
+    "confounder": str,
+    "target_names": dict,
+    "confounder_names": dict,
+    "counts": list,
+    "seconds": dict,
+    "region_classifier": dict,
+    "mitigators": list,
+    "table": list,
+    "measures": dict,
+    "cells": list,
+    "trainings": list,
+    "skipped": list,
+    "caveats": list,
+    "random_states": list,
+    "confidence_level": (int, float),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds: `results` is results.json, the tables are its lists, `maps` is maps.npz.
+
+    `mitigators` are those that ran, `not_run` says of the others why not. Where a run has none,
+    `calibration` is None and `front` and `confident` are empty.
+    """
+
+    results: dict[str, Any]
+    table: pd.DataFrame
+    mitigators: pd.DataFrame
+    cells: pd.DataFrame
+    counts: pd.DataFrame
+    trainings: pd.DataFrame
+    history: pd.DataFrame
+    calibration: Calibration | None
+    confident: pd.DataFrame
+    front: list[str]
+    not_run: dict[str, str]
+    maps: dict[str, NDArray[Any]]
+
+    @property
+    def names(self) -> list[str]:
+        """The mitigators, in order."""
+        return [str(name) for name in self.mitigators["name"]]
+
+    def of_kind(self, kind: str) -> list[str]:
+        """Return the mitigators of a kind."""
+        return [str(name) for name in self.mitigators["name"][self.mitigators["kind"] == kind]]
+
+    def values(self, measure: str) -> dict[str, Interval]:
+        """Return a measure's finite values by mitigator."""
+        rows = intervals(self.table[self.table["measure"] == measure])
+        return {name: value for name, value in rows.items() if math.isfinite(value.mean)}
+
+    @property
+    def measures(self) -> list[str]:
+        """The measures, in the order that they are explained in, then those that are not."""
+        there = dict.fromkeys(self.table["measure"])
+        return [name for name in self.results["measures"] if name in there] + [
+            str(name) for name in there if name not in self.results["measures"]
+        ]
+
+    def label(self, measure: str) -> str:
+        """Return what the page calls a measure."""
+        if measure.startswith("accuracy["):
+            group = measure.removeprefix("accuracy[").removesuffix("]")
+            return f"accuracy, {self.results['target_names'].get(group, group)}"
+        return LABELS.get(measure, measure)
+
+    def cell_name(self, group: object, confounder: object) -> str:
+        """Return what the page calls a cell."""
+        names = self.results["target_names"], self.results["confounder_names"]
+        return ", ".join(str(of.get(str(value), value)) for of, value in zip(names, (group, confounder), strict=True))
+
+
+def read_run(folder: Path) -> Run:
+    """Read and check ``results.json`` and ``maps.npz``; errors as in `write_report`."""
+    path = folder / "results.json"
+    results = _read_results(path)
+    try:
+        history = results["region_classifier"].get("history", [])
+        confident = results.get("confident", [])
+        run = Run(
+            results=results,
+            table=_frame(results["table"], "table", ["mitigator", "measure"], ["mean", "std", "low", "high"]),
+            mitigators=_frame(results["mitigators"], "mitigators", ["name", "kind", "description"]),
+            cells=_frame(
+                results["cells"], "cells", ["mitigator", "group", "confounder"], ["accuracy", "low", "high", "images"]
+            ),
+            counts=_frame(results["counts"], "counts", ["set", "target", "confounder"], ["images"]),
+            trainings=_frame(results["trainings"], "trainings", ["mitigator", "seed", "losses"], ["seconds"]),
+            history=_frame(history, "region_classifier.history", [], ["epoch", "loss"]),
+            calibration=_calibration(results["region_classifier"].get("calibration")),
+            confident=_frame(confident, "confident", ["image", "label"], ["mean", "max"]),
+            front=results.get("pareto_front", []),
+            not_run={},
+            maps={},
+        )
+        _check_run(run)
+        run = _without_those_not_run(run)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    run.maps.update(_read_maps(folder / "maps.npz"))
+    return run
+
+
+def _read_results(path: Path) -> dict[str, Any]:
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, it holds no JSON: {error}") from error
+    if not isinstance(results, dict) or "format" not in results:
+        raise ValueError(f"{path} holds no results of a run: its format is not given")
+    if results["format"] != FORMAT:
+        raise ValueError(f"{path} is of format {results['format']!r}, this version reads format {FORMAT}")
+    for key, wanted in CONTENT.items():
+        if key not in results:
+            raise ValueError(f"{path} lacks {key!r}")
+        if not isinstance(results[key], wanted):
+            raise ValueError(f"{path}: {key!r} is of the wrong type, {type(results[key]).__name__}")
+    return results
+
+
+def _frame(rows: Any, key: str, columns: Sequence[str], numbers: Sequence[str] = ()) -> pd.DataFrame:
+    """Return a list of records as a table; of `numbers`, what is missing or not finite is NaN."""
+    wanted = [*columns, *numbers]
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and set(wanted) <= set(row) for row in rows):
+        raise ValueError(f"{key!r} must be a list of records with {', '.join(wanted)}")
+    frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*wanted, *(name for row in rows for name in row)])))
+    for column in numbers:
+        try:
+            frame[column] = pd.to_numeric(frame[column]).astype(float).replace([np.inf, -np.inf], np.nan)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{column!r} of {key!r} must hold numbers: {error}") from error
+    return frame
+
+
+def _calibration(entry: Any) -> Calibration | None:
+    if entry is None:
+        return None
+    if not isinstance(entry, dict) or not {"bins", "error", "accuracy", "images"} <= set(entry):
+        raise ValueError("'calibration' of 'region_classifier' must hold bins, error, accuracy and images")
+    bins = _frame(entry["bins"], "calibration.bins", [], ["lower", "upper", "patches", "confidence", "accuracy"])
+    if not bins["patches"].sum() > 0:
+        raise ValueError("'calibration.bins' must hold patches, it holds none")
+    return Calibration(bins, float(entry["error"]), float(entry["accuracy"]), int(entry["images"]))
+
+
+def _check_run(run: Run) -> None:
+    if run.mitigators.empty or run.table.empty:
+        raise ValueError("'mitigators' and 'table' must hold something")
+    unknown = set(run.mitigators["kind"]) - set(KIND_COLORS)
+    if unknown:
+        raise ValueError(f"kind must be one of {', '.join(KIND_COLORS)}, got {sorted(map(str, unknown))}")
+    if not isinstance(run.front, list) or set(map(str, run.front)) - set(run.names):
+        raise ValueError(f"'pareto_front' must be a list of mitigators, got {run.front!r}")
+    for key, frame in {"table": run.table, "cells": run.cells, "trainings": run.trainings}.items():
+        strangers = set(frame["mitigator"]) - set(run.names)
+        if strangers:
+            raise ValueError(f"{key!r} names mitigators that are not among them: {sorted(map(str, strangers))}")
+    for key, frame, columns in (
+        ("mitigators", run.mitigators, ["name"]),
+        ("table", run.table, ["mitigator", "measure"]),
+        ("cells", run.cells, ["mitigator", "group", "confounder"]),
+        ("counts", run.counts, ["set", "target", "confounder"]),
+    ):
+        if frame.duplicated(columns).any():
+            raise ValueError(f"{key!r} holds the same {' and '.join(columns)} twice")
+    if not all(isinstance(losses, list) for losses in run.trainings["losses"]):
+        raise ValueError("'losses' of 'trainings' must be lists")
+
+
+def _without_those_not_run(run: Run) -> Run:
+    ran = {*run.table["mitigator"][run.table["mean"].notna()], *run.cells["mitigator"][run.cells["accuracy"].notna()]}
+    trainings = {row["mitigator"]: row for row in run.trainings.to_dict("records")}
+    reasons = {
+        name: ": ".join(str(trainings[name][key]) for key in ("status", "reason") if key in trainings.get(name, {}))
+        for name in run.names
+        if name not in ran
+    }
+    return replace(run, mitigators=run.mitigators[run.mitigators["name"].isin(ran)], not_run=reasons)
+
+
+def _read_maps(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        # Opened here: NumPy leaves a file open that it cannot read.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            maps = {str(name): archive[name] for name in archive.files}
+    except FileNotFoundError:
+        raise
+    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged, it holds no NumPy arrays: {error}") from error
+    needed = ["mean_image", "pixel_map", "example_images", "example_maps", "example_labels", "example_schemes"]
+    needed += [f"example_{name}" for name in maps.get("example_schemes", np.array([])).ravel()]
+    missing = [name for name in needed if name not in maps]
+    if missing:
+        raise ValueError(f"{path} lacks the arrays {', '.join(missing)}")
+    return maps
