@@ -23,20 +23,26 @@ extensions = [
 exclude_patterns = ["_build", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5"]
 templates_path = ["_templates"]
 default_role = "py:obj"  # a name in single backticks is a link where there is such a page
+smartquotes = False  # they make one dash of the two of an option
 
 html_theme = "furo"
-html_title = "captum_region"
+html_title = project
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_show_copyright = False
 html_show_sphinx = False
 
 # The pages follow __all__, so that no public name is forgotten; a module without one shows what it defines.
 autosummary_ignore_module_all = False
+autodoc_preserve_defaults = True
 autodoc_typehints = "none"  # numpydoc's sections tell the types
 # scikit-learn makes these of each fit and predict; its docstrings refer to pages of its own.
 requests = [f"set_{method}_request" for method in ("fit", "partial_fit", "predict", "predict_proba", "score")]
 autodoc_default_options = {"exclude-members": ",".join(requests)}
 napoleon_google_docstring = False
 napoleon_use_ivar = True
+napoleon_use_param = False  # parameters told of together stay together
+napoleon_use_rtype = False
 
 myst_heading_anchors = 3
 
