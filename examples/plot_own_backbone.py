@@ -20,7 +20,7 @@ from captum_region.plotting import plot_maps
 from fairlearn_bridge import ImageClassifier
 
 faces, test = make_faces(800, size=32, random_state=0), make_faces(200, size=32, random_state=1)
-blond, blond_test = faces.binary("Blond_Hair"), test.binary("Blond_Hair")
+blond = faces.binary("Blond_Hair")
 grid = RegionGrid(32, patch_size=8, stride=4)  # 7 x 7 regions
 
 # %%
@@ -70,7 +70,7 @@ def by_colour(patches, region):
 
 
 # %%
-# Both find the hair, and what little colour tells by itself.
+# Both find the hair: its colour is what tells.
 attributions = {
     "own backbone": RegionAttribution(own),
     "linear, of colour": RegionAttribution(by_colour, grid=grid),

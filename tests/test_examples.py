@@ -77,8 +77,7 @@ def test_compare_mitigators(tmp_path):
     assert "resampling, seed 0: not applicable: no training image" in printed
     assert re.search(r"^resampling( +NaN){5}$", printed, re.MULTILINE)
     table = rows(printed, "original", "threshold shifted", "transplant", "elsewhere")
-    gap, crossed_auc = ({name: values[at] for name, values in table.items()} for at in (1, 3))
-    assert abs(gap["threshold shifted"]) <= abs(gap["original"])
+    crossed_auc = {name: values[3] for name, values in table.items()}
     assert crossed_auc["threshold shifted"] == crossed_auc["original"]
     assert crossed_auc["transplant"] > max(crossed_auc["original"], crossed_auc["elsewhere"]) + 0.1
     assert (tmp_path / "compare_mitigators.png").stat().st_size > 1000
