@@ -1,4 +1,5 @@
 # make demo: set up, run the main job on synthetic faces, name the report to open.  make test: set up, run the tests.
+# make docs: set up, build the documentation and run the examples for it; then open docs/_build/html/index.html.
 # make bench: how fast it is against what it replaces, as ratios; 15 to 30 minutes with nothing else running.
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +7,7 @@ BIN := $(VENV)/bin
 OUT ?= demo
 JOBS ?= 2
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test docs bench lint clean
 .DEFAULT_GOAL := test
 
 # torch and torchvision come from one resolution: apart they may not fit each other.
@@ -22,6 +23,9 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS)
 
+docs: $(VENV)/installed
+	$(BIN)/python -m sphinx -W docs docs/_build/html
+
 bench: $(VENV)/installed
 	$(BIN)/python -m captum_region.comparison.speed --out bench.json
 
@@ -31,4 +35,4 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info docs/_build docs/gallery docs/generated

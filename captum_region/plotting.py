@@ -485,7 +485,7 @@ def _new_axes(
 ) -> list[Axes]:
     from matplotlib import pyplot, rc_context
 
-    size = (3.4 * count, 3.0 if rows == 1 else 4.6) if size is None else size
+    size = (3.6 * count, 3.0 if rows == 1 else 4.6) if size is None else size
     with rc_context(STYLE):
         _figure, axes = pyplot.subplots(
             rows, count, figsize=size, squeeze=False, layout="constrained", height_ratios=height_ratios

@@ -137,7 +137,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         The sorted labels, or skorch's parameter ``classes``.
     n_features_in_ : int
         Channels x height x width.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (``n_features_in_``,)
         Names of the columns, if X was a data frame of rows.
     module_ : nn.Module
         The trained module.

@@ -18,6 +18,12 @@ def run(name, folder):
     return done.stdout
 
 
+def rows(printed, *names):
+    """The numbers of the rows of a printed table that have these names."""
+    found = {name: re.search(rf"^{name}((?: +-?[\d.]+)+)$", printed, re.MULTILINE)[1] for name in names}
+    return {name: [float(value) for value in values.split()] for name, values in found.items()}
+
+
 @pytest.mark.slow
 def test_first_map(tmp_path):
     printed = run("plot_first_map.py", tmp_path)
@@ -35,14 +41,55 @@ def test_what_confounds(tmp_path):
 
 
 @pytest.mark.slow
+def test_captum_drop_in(tmp_path):
+    printed = run("plot_captum_drop_in.py", tmp_path)
+    measured = rows(printed, "IntegratedGradients", "Occlusion", "RegionAttribution")
+    sensitivity = {name: values[0] for name, values in measured.items()}
+    assert 0 < sensitivity["RegionAttribution"] < sensitivity["IntegratedGradients"]
+    assert all(values[1] > 0 for values in measured.values())
+    assert (tmp_path / "captum_drop_in.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_own_table(tmp_path):
+    printed = run("plot_own_table.py", tmp_path)
+    assert re.search(r"0003\.png +there is no such file\n *0005\.png the image is damaged", printed)
+    assert "(698, 3, 32, 32) uint8" in printed
+    assert float(re.search(r"best region ([\d.]+)", printed)[1]) > 0.75
+    assert [path.name for path in tmp_path.iterdir()] == ["own_table.png"]
+
+
+@pytest.mark.slow
+def test_own_backbone(tmp_path):
+    printed = run("plot_own_backbone.py", tmp_path)
+    areas = re.findall(r"area under the ROC ([\d.]+)", printed)
+    assert len(areas) == 2
+    assert all(float(area) > 0.85 for area in areas)
+    assert float(re.search(r"smiles: balanced accuracy ([\d.]+)", printed)[1]) > 0.65
+    assert (tmp_path / "own_backbone.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
 def test_mitigation(tmp_path):
     printed = run("plot_mitigation.py", tmp_path)
-    for measure in ("worst_cell", "crossed_auc"):
-        original, _, transplant = map(
-            float, re.search(rf"^{measure}((?: +[\d.]+){{3}})$", printed, re.MULTILINE)[1].split()
-        )
-        assert transplant > original + 0.1
+    cells = rows(printed, "blond man", "blond woman", "dark man", "dark woman")
+    original, transplant = map(min, zip(*cells.values(), strict=True))
+    assert transplant > original + 0.1
+    flipped = dict(re.findall(r"^(\w+): ([\d.]+) of the predictions change", printed, re.MULTILINE))
+    assert float(flipped["transplant"]) < float(flipped["original"]) - 0.1
     assert (tmp_path / "mitigation.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_compare_mitigators(tmp_path):
+    printed = run("plot_compare_mitigators.py", tmp_path)
+    assert "resampling, seed 0: not applicable: no training image" in printed
+    assert re.search(r"^resampling( +NaN){5}$", printed, re.MULTILINE)
+    table = rows(printed, "original", "threshold shifted", "transplant", "elsewhere")
+    crossed_auc = {name: values[3] for name, values in table.items()}
+    assert crossed_auc["threshold shifted"] == crossed_auc["original"]
+    assert crossed_auc["transplant"] > max(crossed_auc["original"], crossed_auc["elsewhere"]) + 0.1
+    assert (tmp_path / "compare_mitigators.png").stat().st_size > 1000
 
 
 @pytest.mark.slow

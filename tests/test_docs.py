@@ -1,0 +1,48 @@
+"""The documentation builds without a warning, and tells of every public name and command."""
+
+import importlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = ("captum_region", "captum_region.datasets", "captum_region.comparison", "fairlearn_bridge")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Build the pages of a copy, for Sphinx writes beside its sources; the examples are not run."""
+    copy = tmp_path_factory.mktemp("docs")
+    shutil.copytree(ROOT / "docs", copy / "docs", ignore=shutil.ignore_patterns("_build", "gallery", "generated"))
+    shutil.copytree(ROOT / "examples", copy / "examples")
+    for name in ("README.md", "CHANGELOG.md"):
+        shutil.copy(ROOT / name, copy)
+    pages = copy / "pages"
+    build = [sys.executable, "-m", "sphinx", "-q", "-W", "-D", "plot_gallery=0", copy / "docs", pages]
+    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return pages
+
+
+@pytest.mark.slow
+def test_every_public_name_has_a_page(built):
+    public = {f"{module}.{name}" for module in MODULES for name in importlib.import_module(module).__all__}
+    public |= {"captum_region.calibration.measure_calibration", "captum_region.plotting.plot_region_map"}
+    for name in public:
+        assert f'id="{name}"' in (built / "generated" / f"{name}.html").read_text(), name
+
+
+@pytest.mark.slow
+def test_every_example_and_command_is_told(built):
+    examples = {path.stem for path in (ROOT / "examples").glob("*.py")}
+    assert examples == {path.stem for path in (built / "gallery").glob("*.html")} - {"index"}
+    for command, subcommands in {
+        "captum-region": ("train", "attribute", "calibrate", "compare"),
+        "fairlearn-bridge": ("demo", "run", "sweep", "report"),
+    }.items():
+        page = (built / "generated" / f"{command}.html").read_text()
+        assert all(f'id="{command}-{name}"' in page for name in subcommands)
+        assert "--out" in page
