@@ -26,7 +26,7 @@ from fairlearn_bridge.inspection import cell_counts, find_confounders
 from fairlearn_bridge.mitigator import AttributionNoiseMitigator
 from fairlearn_bridge.noise import AttributionNoise, additive_noise, grey_out, quantile_mask
 from fairlearn_bridge.protocol import ConfoundedSplit, confounded_split
-from fairlearn_bridge.selection import estimate_crossed_auc
+from fairlearn_bridge.selection import CrossedAUC, estimate_crossed_auc
 
 __all__ = [
     "JTT",
@@ -35,6 +35,7 @@ __all__ = [
     "AttributionNoiseMitigator",
     "BalancedResampling",
     "ConfoundedSplit",
+    "CrossedAUC",
     "EmbeddingCorrelationRemoval",
     "GroupDRO",
     "ImageClassifier",

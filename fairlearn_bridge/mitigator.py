@@ -17,7 +17,7 @@ from captum_region.batches import as_floats, take
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.comparison import Samples
 from fairlearn_bridge.noise import AttributionNoise, Perturbation, quantile_mask
-from fairlearn_bridge.selection import estimate_crossed_auc, hold_out
+from fairlearn_bridge.selection import CrossedAUC, estimate_crossed_auc, hold_out
 from fairlearn_bridge.validation import check_classes, check_rows_or_images, check_sensitive
 
 if TYPE_CHECKING:
@@ -58,7 +58,8 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
     quantile : float, sequence of float or "auto", default=0.7
         See `AttributionNoise`. Of several, one is chosen; ``"auto"`` stands for 0.3, 0.5, 0.6, 0.7, 0.8, 0.9 and 1, at
         which nothing is perturbed. Where there is a choice of schemes or quantiles, each is trained on a part of the
-        training images and judged on the rest by `estimate_crossed_auc`: no image of a cell that they lack is needed.
+        training images and judged on the rest by `estimate_crossed_auc`, which needs no image of a cell that they lack;
+        of those within one standard error of the best, the one that perturbs the fewest pixels is taken.
     noise_std, perturbation, control, transplant_share
         See `AttributionNoise`.
     apply_at_predict : bool, default=False
@@ -86,7 +87,8 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
     scheme_, quantile_ : str, float
         Those chosen, or given.
     selection_ : DataFrame
-        Where there was a choice, a row a candidate: ``scheme``, ``quantile``, ``crossed_auc``, the estimate.
+        Where there was a choice, a row a candidate: ``scheme``, ``quantile``, ``crossed_auc``, the estimate, and its
+        ``standard_error``.
     noise_ : AttributionNoise
         The fitted perturbation.
     estimator_ : estimator
@@ -194,7 +196,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         noise = candidates[0]
         if len(candidates) > 1:
             self.selection_ = self._select(candidates, Samples(X, labels, confounder), weights, maps, seed)
-            noise = candidates[int(self.selection_["crossed_auc"].argmax())]
+            noise = candidates[_least_within_one_standard_error(self.selection_)]
         self.scheme_, self.quantile_ = noise.scheme, noise.quantile
         pixel_maps = torch.from_numpy(self.pixel_map_)[None] if noise.is_general else grid.to_pixels(maps)
         self.noise_ = noise.fit(pixel_maps, X, confounder, labels=labels, random_state=seed)
@@ -259,7 +261,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         weights = {name: value[~held] for name, value in weights.items()}
         maps = maps if len(maps) == 1 else maps[torch.from_numpy(~held)]
 
-        def score(noise: AttributionNoise) -> float:
+        def score(noise: AttributionNoise) -> CrossedAUC:
             candidate = clone(self).set_params(
                 scheme=noise.scheme,
                 quantile=noise.quantile,
@@ -271,8 +273,8 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
 
         scores = Parallel(n_jobs=self.n_jobs, return_as="generator")(delayed(score)(noise) for noise in candidates)
         bar = tqdm(scores, total=len(candidates), desc="candidates", unit="fit", disable=not self.show_progress)
-        rows = [(noise.scheme, noise.quantile, found) for noise, found in zip(candidates, bar, strict=True)]
-        return pd.DataFrame(rows, columns=["scheme", "quantile", "crossed_auc"])
+        rows = [(noise.scheme, noise.quantile, *found) for noise, found in zip(candidates, bar, strict=True)]
+        return pd.DataFrame(rows, columns=["scheme", "quantile", "crossed_auc", "standard_error"])
 
     def _region_classifier(
         self, X: ImageData, labels: NDArray[Any], confounder: NDArray[Any], seed: int
@@ -317,6 +319,17 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
             return X
         generator = torch.Generator().manual_seed(self.predict_seed_)
         return self.noise_(as_floats(torch.as_tensor(np.array(X))), torch.arange(len(X)), generator)
+
+
+def _least_within_one_standard_error(selection: pd.DataFrame) -> int:
+    """Return the position of what perturbs least among those that the data cannot tell from the best.
+
+    Breiman et al. 1984, *Classification and Regression Trees*, section 3.4.3: what perturbs more also takes more of the
+    target.
+    """
+    best = selection.iloc[int(selection["crossed_auc"].argmax())]
+    as_good = selection[selection["crossed_auc"] >= best["crossed_auc"] - best["standard_error"]]
+    return int(as_good.sort_values(["quantile", "crossed_auc"]).index[-1])
 
 
 def _listed(value: Any) -> tuple[Any, ...]:

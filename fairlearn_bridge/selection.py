@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
+from sklearn.utils import resample
 
 from captum_region.batches import as_floats, take
 from captum_region.randomness import RandomState, draw_seed
@@ -17,6 +18,16 @@ from fairlearn_bridge.noise import transplant
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
+
+
+RESAMPLES = 200
+
+
+class CrossedAUC(NamedTuple):
+    """An area under the ROC curve, and its standard error by the bootstrap over held-out images."""
+
+    auc: float
+    standard_error: float
 
 
 def hold_out(labels: ArrayLike, confounder: ArrayLike, fraction: float, random_state: RandomState) -> NDArray[np.bool_]:
@@ -44,7 +55,7 @@ def estimate_crossed_auc(
     draws: int = 4,
     min_images: int = 10,
     random_state: RandomState = None,
-) -> float:
+) -> CrossedAUC:
     """Estimate the area under the ROC curve among images whose confounder is not what goes along with their class.
 
     Biased data hold few such images or, in the protocol of De Coninck et al. 2024, of one class none (no blond man).
@@ -72,8 +83,9 @@ def estimate_crossed_auc(
 
     Returns
     -------
-    float
-        In [0, 1], 0.5 by chance; of more than two classes the mean over pairs of classes.
+    CrossedAUC
+        ``auc`` in [0, 1], 0.5 by chance, of more than two classes the mean over pairs of classes, and its
+        ``standard_error``.
 
     Raises
     ------
@@ -100,7 +112,13 @@ def estimate_crossed_auc(
         names = ", ".join(str(classifier.classes_[number]) for number in sorted(missing))
         raise ValueError(f"donors must show the confounder's values in another class too, to estimate those of {names}")
     scores = probability[:, 1] if probability.shape[1] == 2 else probability
-    return float(roc_auc_score(y, scores, multi_class="ovo"))
+
+    def auc(y: NDArray[np.intp], scores: NDArray[np.float64]) -> float:
+        return float(roc_auc_score(y, scores, multi_class="ovo"))
+
+    seeds = generator.integers(2**31, size=RESAMPLES)
+    resampled = [auc(*resample(y, scores, stratify=y, random_state=int(seed))) for seed in seeds]
+    return CrossedAUC(auc(y, scores), float(np.std(resampled)))
 
 
 def _estimate(

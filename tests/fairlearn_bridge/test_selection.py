@@ -57,8 +57,15 @@ def test_the_empty_cell_is_shifted_by_what_the_confounder_does(lean):
     shifted, there = odds[held_out.y == 1] - lean, odds[(held_out.y == 0) & (held_out.confounder == 0)]
     by_hand = (np.sign(shifted[:, None] - there[None]) / 2 + 0.5).mean()
     found = estimate_crossed_auc(reader, held_out, donors, MASK, random_state=0)
-    assert found == pytest.approx(by_hand, abs=1e-9)
-    assert found == estimate_crossed_auc(reader, held_out, donors, MASK, random_state=1)
+    assert found.auc == pytest.approx(by_hand, abs=1e-9)
+    assert found.auc == estimate_crossed_auc(reader, held_out, donors, MASK, random_state=1).auc
+    assert found == estimate_crossed_auc(reader, held_out, donors, MASK, random_state=0)
+    # Hanley and McNeil's formula (1982), with their approximation of the two correlations.
+    pairs, squares = len(shifted) * len(there), found.auc**2
+    of_ones, of_zeros = found.auc / (2 - found.auc), 2 * squares / (1 + found.auc)
+    spread = (len(shifted) - 1) * (of_ones - squares) + (len(there) - 1) * (of_zeros - squares)
+    expected = np.sqrt((found.auc * (1 - found.auc) + spread) / pairs)
+    assert found.standard_error == pytest.approx(expected, rel=0.35)
 
 
 def test_images_that_are_there_count_as_they_are():
@@ -67,8 +74,8 @@ def test_images_that_are_there_count_as_they_are():
     reader = Reader(2)
     crossed = held_out.y == held_out.confounder
     plain = roc_auc_score(held_out.y[crossed], reader.log_odds(held_out.X)[crossed])
-    assert estimate_crossed_auc(reader, held_out, donors, MASK) == pytest.approx(plain, abs=1e-9)
-    filled = estimate_crossed_auc(reader, held_out, donors, MASK, min_images=21)
+    assert estimate_crossed_auc(reader, held_out, donors, MASK).auc == pytest.approx(plain, abs=1e-9)
+    filled = estimate_crossed_auc(reader, held_out, donors, MASK, min_images=21).auc
     odds = reader.log_odds(held_out.X)
     # Then the others of each class count too, as if they had the other value.
     moved = np.where(crossed, odds, odds - 2 * (1 - 2 * held_out.confounder))
@@ -91,7 +98,7 @@ def test_three_classes_and_names():
 
     crossed = (y == "a") | (confounder != np.select([y == "b", y == "c"], ["without", "without"], "with"))
     plain = roc_auc_score(y[crossed], Classifier().predict_proba(data.X)[crossed], multi_class="ovo")
-    assert estimate_crossed_auc(Classifier(), data, data, MASK, min_images=1) == pytest.approx(plain, abs=1e-9)
+    assert estimate_crossed_auc(Classifier(), data, data, MASK, min_images=1).auc == pytest.approx(plain, abs=1e-9)
 
 
 def test_what_cannot_be_estimated_is_said():
