@@ -100,7 +100,7 @@ def plot_plane(ax, less, more):
         ax.errorbar(x, y, upwards, across, "o", color=colour, mfc=colour if front[name] else "white", lw=0.7)
         aside = {"transplant": (-55, 5), "threshold shifted": (5, -13)}.get(name, (5, 5))
         ax.annotate(name, (x, y), xytext=aside, textcoords="offset points", color=colour, fontsize=9)
-    ax.margins(x=0.45)  # room for the names
+    ax.margins(x=0.6)  # room for the names
     ax.set(xlabel=f"{more} (right is better)", ylabel=f"{less} (down is better)")
 
 
