@@ -1,6 +1,7 @@
 """How Sphinx builds the documentation: ``make docs``."""
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ extensions = [
 exclude_patterns = ["_build", "gallery/*.ipynb", "gallery/*.py", "gallery/*.md5"]
 templates_path = ["_templates"]
 default_role = "py:obj"  # a name in single backticks is a link where there is such a page
-smartquotes = False  # they make one dash of the two of an option
+strip_signature_backslash = True  # else the names of fitted attributes lose their last underscore
 
 html_theme = "furo"
 html_title = project
@@ -71,6 +72,10 @@ sphinx_gallery_conf = {
 }
 
 
+# In text, as they are: typography would make one dash of an option's two.
+EXAMPLE_OR_OPTION = re.compile(r"^(Example: )(.+)$|(?<![`\w-])(--[a-z][a-z-]*)", re.MULTILINE)
+
+
 def write_commands(app):
     """Write what --help tells, of each command, to a page."""
     for command, module in (("captum-region", "captum_region.cli"), ("fairlearn-bridge", "fairlearn_bridge.cli")):
@@ -78,6 +83,7 @@ def write_commands(app):
         page = HERE / "generated" / f"{command}.md"
         page.parent.mkdir(exist_ok=True)
         subprocess.run([*typer, "--output", page], check=True, stdout=subprocess.DEVNULL)
+        page.write_text(EXAMPLE_OR_OPTION.sub(r"\1`\2\3`", page.read_text()))
 
 
 def setup(app):

@@ -98,15 +98,9 @@ def plot_plane(ax, less, more):
         upwards = [[row[less, "mean"] - row[less, "low"]], [row[less, "high"] - row[less, "mean"]]]
         colour = "tab:blue" if name in ("transplant", "elsewhere") else "0.35"
         ax.errorbar(x, y, upwards, across, "o", color=colour, mfc=colour if front[name] else "white", lw=0.7)
-        ax.annotate(
-            name,
-            (x, y),
-            xytext=(5, -13 if name == "threshold shifted" else 5),
-            textcoords="offset points",
-            color=colour,
-            fontsize=9,
-        )
-    ax.margins(x=0.35)  # room for the names
+        aside = {"transplant": (-55, 5), "threshold shifted": (5, -13)}.get(name, (5, 5))
+        ax.annotate(name, (x, y), xytext=aside, textcoords="offset points", color=colour, fontsize=9)
+    ax.margins(x=0.6)  # room for the names
     ax.set(xlabel=f"{more} (right is better)", ylabel=f"{less} (down is better)")
 
 
