@@ -64,6 +64,10 @@ def estimate_crossed_auc(
     other class. The difference of the two answers, in log-probabilities, is the confounder's effect, since what the
     donors' class and the transplant itself do is in both; it is added to the answer to the untouched image.
 
+    It sees what the confounder does within the mask, as donors of another class show it. Where images of the lacking
+    cell differ in other ways too, or answers are so sure that they cannot become surer, it is too hopeful; it is made
+    to compare classifiers, not to report how good one is.
+
     Parameters
     ----------
     classifier : fitted classifier
