@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from captum_region.attribution import RegionAttribution
-    from captum_region.batches import ImageData
+    from captum_region.batches import ImageData, ImageSource
     from captum_region.confidence import Confidence
 
 FORMAT = 1
@@ -134,7 +134,7 @@ class RegionMaps:
 
 def attribute_dataset(
     attribution: RegionAttribution,
-    images: ImageData,
+    images: ImageSource,
     folder: str | os.PathLike[str],
     *,
     target: int | None = None,
@@ -153,6 +153,7 @@ def attribute_dataset(
         Of a `RegionClassifier`: a function alone cannot be told from another when a run goes on.
     images : ndarray or Tensor, shape (N, C, height, width)
         uint8, or float in [0, 1]; a memory map is read batch by batch. They are read once more for their fingerprint.
+        Or `AttributeImages`, or what `captum_region.datasets.from_dataset` reads, then in memory.
     folder : path
         Made, with its parents. Two bytes a region and image: 4.8 kB an image at 49 x 49 regions.
     target : int, optional
