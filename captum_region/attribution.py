@@ -327,6 +327,7 @@ class MultiScaleRegionAttribution(Attribution):  # type: ignore[misc]
         self, images: ImageSource, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
     ) -> Tensor:
         """Return one value a pixel of each image, N x height x width; see `RegionAttribution.pixel_map`."""
+        images = check_images(images, image_size=self.attributions[0].grid.image_size)  # read once
         options: Any = {"batch_size": batch_size, "show_progress": show_progress}
         return _mean([part.pixel_map(images, target, **options) for part in self.attributions])
 
@@ -334,6 +335,7 @@ class MultiScaleRegionAttribution(Attribution):  # type: ignore[misc]
         self, images: ImageSource, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
     ) -> Tensor:
         """Return the mean pixel map of all images, height x width; see `RegionAttribution.mean_pixels`."""
+        images = check_images(images, image_size=self.attributions[0].grid.image_size)  # read once
         options: Any = {"batch_size": batch_size, "show_progress": show_progress}
         return _mean([part.mean_pixels(images, target, **options) for part in self.attributions])
 

@@ -18,6 +18,8 @@ from captum_region.batches import batches, check_images, take
 from captum_region.classifiers import Recipe, RegionClassifier
 from captum_region.datasets.conversion import from_dataset, is_dataset
 from captum_region.datasets.images import AttributeImages
+from captum_region.html import plot_tag
+from captum_region.plotting import plot_history
 from captum_region.randomness import RandomState, draw_seed, seeded
 
 if TYPE_CHECKING:
@@ -43,6 +45,12 @@ class RegionTraining:
 
     history: pd.DataFrame
     region_accuracy: NDArray[np.float64] | None
+
+    def _repr_html_(self) -> str:
+        last = self.history.iloc[-1].drop("lr")
+        words = ", ".join(f"{name} {value:.4g}" for name, value in last.items()).replace("_", " ")
+        count = 1 if self.region_accuracy is None else 2
+        return plot_tag(lambda axes: plot_history(self.history, axes=axes, title=words), words, count=count)
 
 
 def within_class_weights(labels: ArrayLike, within: ArrayLike) -> NDArray[np.float64]:
