@@ -88,17 +88,18 @@ def from_dataset(
     shape = None if size is None else height_width(size)
     total = len(dataset) if hasattr(dataset, "__len__") and not isinstance(dataset, DataLoader) else None
     items = tqdm(_items(dataset), total=total, desc="reading", unit="image", disable=not show_progress)
-    rows: list[dict[Any, Any]] = []
-    pixels = _read(items, shape, image_column, attributes, rows)
+    columns: dict[Any, list[Any]] = {}
+    pixels = _read(items, shape, image_column, attributes, columns)
     if out is None:
         file = BytesIO()
         start, shape = _write(file, pixels)
-        images = np.frombuffer(file.getbuffer(), np.uint8, offset=start).reshape(len(rows), 3, *shape)
+        images = np.frombuffer(file.getbuffer(), np.uint8, offset=start).reshape(-1, 3, *shape)
     else:
         with replacing(out) as beside, beside.open("wb") as opened:
             _write(opened, pixels)
         images = np.load(out, mmap_mode="r", allow_pickle=False)
-    return AttributeImages(images, _table(rows, dataset))
+    table = pd.DataFrame(columns, index=pd.RangeIndex(len(images), name="image"))
+    return AttributeImages(images, _named(table, dataset))
 
 
 def _items(dataset: Any) -> Iterator[Any]:
@@ -123,13 +124,10 @@ def _unbatched(batch: Any) -> Iterator[Any]:
     elif isinstance(batch, Tensor):
         yield from batch
     else:
+        images, *labels = batch
         # Of labels that are tuples, torch makes a list of tensors, each of the whole batch.
-        parts = [
-            part
-            for label in batch
-            for part in (label if isinstance(label, list) and isinstance(label[0], Tensor) else [label])
-        ]
-        yield from _zipped(parts)
+        nested = (label if isinstance(label, list) and isinstance(label[0], Tensor) else [label] for label in labels)
+        yield from _zipped([images, *(part for parts in nested for part in parts)])
 
 
 def _zipped(parts: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
@@ -143,9 +141,9 @@ def _read(
     shape: tuple[int, int] | None,
     image_column: str,
     attributes: Sequence[str] | None,
-    rows: list[dict[Any, Any]],
+    columns: dict[Any, list[Any]],
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield each item's pixels, and add its labels to `rows`."""
+    """Yield each item's pixels, and add its labels to `columns`."""
     first = None
     for number, item in enumerate(items):
         image, labels = _image_and_labels(item, image_column, attributes, f"item {number}")
@@ -155,11 +153,12 @@ def _read(
             raise ValueError(
                 f"item {number}'s image is of {pixels.shape[1:]} pixels, those before of {first}; size resizes all"
             )
-        if rows and labels.keys() != rows[0].keys():
-            raise ValueError(f"item {number} has the labels {[*labels]}, those before {[*rows[0]]}")
-        rows.append(labels)
+        if number and labels.keys() != columns.keys():
+            raise ValueError(f"item {number} has the labels {[*labels]}, those before {[*columns]}")
+        for name, value in labels.items():
+            columns.setdefault(name, []).append(value)
         yield pixels
-    if not rows:
+    if first is None:
         raise ValueError("dataset must hold at least one item, got none")
 
 
@@ -187,7 +186,7 @@ def _image_and_labels(
 def _flat(label: Any) -> list[Any]:
     if isinstance(label, tuple | list):
         return [value for part in label for value in _flat(part)]
-    return list(label) if isinstance(label, Tensor | np.ndarray) and label.ndim == 1 else [label]
+    return label.tolist() if isinstance(label, Tensor | np.ndarray) and label.ndim == 1 else [label]
 
 
 def _plain(value: Any) -> Any:
@@ -218,9 +217,8 @@ def _write(file: IO[bytes], pixels: Iterator[NDArray[np.uint8]]) -> tuple[int, t
     return start, (height, width)
 
 
-def _table(rows: list[dict[Any, Any]], dataset: Any) -> pd.DataFrame:
-    """Return labels as a table, with names in place of class numbers."""
-    table = pd.DataFrame(rows, index=pd.RangeIndex(len(rows), name="image"))
+def _named(table: pd.DataFrame, dataset: Any) -> pd.DataFrame:
+    """Return labels with names in place of positions and of class numbers."""
     if all(isinstance(name, int) for name in table):  # positions
         count = table.shape[1]
         # torchvision's header ends with a blank, and its names with an empty one.

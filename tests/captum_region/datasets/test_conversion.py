@@ -41,6 +41,10 @@ class Mappings(Dataset):
         return {"image": picture(IMAGES[number]), "Smiling": LABELS[number] == 1, "box": [1, 2], "name": f"n{number}"}
 
 
+def columns_of(items):
+    return [list(column) for column in zip(*items, strict=True)]
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         return zip(IMAGES, LABELS, strict=True)
@@ -112,6 +116,12 @@ class TestLoaders:
         named = [{"image": image[i], "a": LABELS[i], "name": f"n{i}"} for i in range(6)]
         read = from_dataset(DataLoader(named, 4)).attributes
         assert read.to_dict("list") == {"a": LABELS, "name": [f"n{i}" for i in range(6)]}
+
+    def test_workers_and_a_collation_of_ones_own(self):
+        pairs = [(torch.from_numpy(image), label) for image, label in zip(IMAGES, LABELS, strict=True)]
+        loader = DataLoader(pairs, 4, collate_fn=columns_of, num_workers=1)
+        np.testing.assert_array_equal(from_dataset(loader).images, IMAGES)
+        assert from_dataset(loader).attributes["label"].tolist() == LABELS
 
     def test_images_alone(self):
         read = from_dataset(DataLoader(IMAGES, 4))
