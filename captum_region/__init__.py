@@ -4,6 +4,7 @@ from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribu
 from captum_region.checkpoint import load_classifier, save_classifier
 from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
 from captum_region.confidence import margin, negative_entropy, top_softmax
+from captum_region.display import RegionMapDisplay
 from captum_region.grid import RegionGrid
 from captum_region.maps import RegionMaps, attribute_dataset
 from captum_region.training import RegionTraining, fit_region_classifier
@@ -15,6 +16,7 @@ __all__ = [
     "RegionAttribution",
     "RegionClassifier",
     "RegionGrid",
+    "RegionMapDisplay",
     "RegionMaps",
     "RegionTraining",
     "attribute_dataset",

@@ -19,7 +19,7 @@ from captum_region.grid import RegionGrid
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from captum_region.batches import ImageData
+    from captum_region.batches import ImageSource
     from captum_region.classifiers import RegionClassifier
 
 Target = int | list[int] | Tensor | None
@@ -179,14 +179,15 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         return False
 
     def region_map(
-        self, images: ImageData, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
+        self, images: ImageSource, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
     ) -> Tensor:
         """Return one value a region of each image.
 
         Parameters
         ----------
         images : ndarray or Tensor, shape (N, C, height, width)
-            uint8, or float in [0, 1]. Only `batch_size` images at a time are on the classifier's device.
+            uint8, or float in [0, 1]. Only `batch_size` images at a time are on the classifier's device. Or
+            `AttributeImages`, or what `captum_region.datasets.from_dataset` reads, resized to the grid's image size.
         target : int, list, Tensor or None, default=None
             As in `attribute`.
         batch_size : int, default=16
@@ -210,14 +211,14 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         return maps
 
     def pixel_map(
-        self, images: ImageData, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
+        self, images: ImageSource, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
     ) -> Tensor:
         """Return one value a pixel of each image, N x height x width; parameters as in `region_map`."""
         regions = self.region_map(images, target, batch_size=batch_size, show_progress=show_progress)
         return self.grid.to_pixels(regions, sigma=self.sigma)
 
     def mean_map(
-        self, images: ImageData, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
+        self, images: ImageSource, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
     ) -> Tensor:
         """Return the mean region map of all images, rows x cols, summed in float64 (the paper's Figures 4 and 5).
 
@@ -232,7 +233,7 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         return (total / len(images)).float()
 
     def mean_pixels(
-        self, images: ImageData, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
+        self, images: ImageSource, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
     ) -> Tensor:
         """Return the mean pixel map of all images, height x width; parameters as in `mean_map`."""
         regions = self.mean_map(images, target, batch_size=batch_size, show_progress=show_progress)
@@ -323,16 +324,18 @@ class MultiScaleRegionAttribution(Attribution):  # type: ignore[misc]
     has_convergence_delta = RegionAttribution.has_convergence_delta
 
     def pixel_map(
-        self, images: ImageData, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
+        self, images: ImageSource, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
     ) -> Tensor:
         """Return one value a pixel of each image, N x height x width; see `RegionAttribution.pixel_map`."""
+        images = check_images(images, image_size=self.attributions[0].grid.image_size)  # read once
         options: Any = {"batch_size": batch_size, "show_progress": show_progress}
         return _mean([part.pixel_map(images, target, **options) for part in self.attributions])
 
     def mean_pixels(
-        self, images: ImageData, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
+        self, images: ImageSource, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
     ) -> Tensor:
         """Return the mean pixel map of all images, height x width; see `RegionAttribution.mean_pixels`."""
+        images = check_images(images, image_size=self.attributions[0].grid.image_size)  # read once
         options: Any = {"batch_size": batch_size, "show_progress": show_progress}
         return _mean([part.mean_pixels(images, target, **options) for part in self.attributions])
 

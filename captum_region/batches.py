@@ -11,22 +11,33 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from captum_region.datasets.conversion import from_dataset, is_dataset
+from captum_region.datasets.images import AttributeImages
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
     ImageData = NDArray[np.uint8] | NDArray[np.floating[Any]] | Tensor
+    # Of what `check_images` makes ImageData; Any: torch's and Hugging Face's data sets.
+    ImageSource = ImageData | AttributeImages | Any
 
 
 def check_images(images: Any, *, name: str = "images", image_size: tuple[int, int] | None = None) -> ImageData:
-    """Return `images` as an array or tensor of N x C x H x W, uint8 or float in [0, 1], if that is what they are.
+    """Return `images` as an array or tensor of N x C x H x W, uint8 or float in [0, 1].
+
+    They may be that, `AttributeImages`, or a data set, which `from_dataset` then reads, resized to `image_size`.
 
     Raises
     ------
     TypeError, ValueError
         If they have another type, shape or size, or float images leave [0, 1] or hold NaN.
     """
+    if is_dataset(images):
+        images = from_dataset(images, size=image_size)
+    if isinstance(images, AttributeImages):
+        images = images.images
     # A memory map stays one: what is read of it can then be let go of.
     images = images if isinstance(images, Tensor | np.ndarray) else np.asarray(images)
     floating = images.is_floating_point() if isinstance(images, Tensor) else images.dtype.kind == "f"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +18,10 @@ from tqdm.auto import tqdm
 from captum_region.batches import batches, check_images, fingerprint
 from captum_region.checkpoint import classifier_digest
 from captum_region.classifiers import RegionClassifier
+from captum_region.display import RegionMapDisplay
 from captum_region.files import replacing
 from captum_region.grid import RegionGrid
+from captum_region.html import plot_tag
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -25,12 +29,14 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from captum_region.attribution import RegionAttribution
-    from captum_region.batches import ImageData
+    from captum_region.batches import ImageData, ImageSource
     from captum_region.confidence import Confidence
 
 FORMAT = 1
 # What may be lost to a kill, and how often the disk is waited for.
 _IMAGES_A_SAVE = 1024
+# Enough for a mean to look at, without reading a large store.
+_MAPS_SHOWN = 1000
 _DIFFERENCES = {
     "classifier": "another classifier",
     "data": "other images",
@@ -88,6 +94,15 @@ class RegionMaps:
         rows, columns = self.grid.shape
         return f"RegionMaps({str(self.folder)!r}): {len(self)} maps of {rows} x {columns} regions"
 
+    def _repr_html_(self) -> str:
+        html = f"<p>{escape(repr(self))}, of the classes {escape(', '.join(self.class_names))}</p>"
+        if not len(self):
+            return html
+        some = self.maps[:: math.ceil(len(self) / _MAPS_SHOWN)]
+        words = f"mean of {len(some)} maps"
+        display = RegionMapDisplay(self.grid.to_pixels(torch.from_numpy(some.mean(0, dtype=np.float32))), name=words)
+        return html + plot_tag(lambda axes: display.plot(axes[0]), words)
+
     def mean(self, *, show_progress: bool = False) -> Tensor:
         """Return the mean of all maps, rows x cols, float32.
 
@@ -134,7 +149,7 @@ class RegionMaps:
 
 def attribute_dataset(
     attribution: RegionAttribution,
-    images: ImageData,
+    images: ImageSource,
     folder: str | os.PathLike[str],
     *,
     target: int | None = None,
@@ -153,6 +168,7 @@ def attribute_dataset(
         Of a `RegionClassifier`: a function alone cannot be told from another when a run goes on.
     images : ndarray or Tensor, shape (N, C, height, width)
         uint8, or float in [0, 1]; a memory map is read batch by batch. They are read once more for their fingerprint.
+        Or `AttributeImages`, or what `captum_region.datasets.from_dataset` reads, then in memory.
     folder : path
         Made, with its parents. Two bytes a region and image: 4.8 kB an image at 49 x 49 regions.
     target : int, optional

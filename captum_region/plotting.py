@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,17 @@ STYLE: Any = {
     "xtick.color": "#333333",
     "ytick.color": "#333333",
 }
+
+
+def scale_top(maps: ArrayLike | torch.Tensor) -> float:
+    """Return the upper end of a scale for maps in [0, 1]: their largest value, rounded up to a tenth.
+
+    Examples
+    --------
+    >>> scale_top([[0.1, 0.32]])
+    0.4
+    """
+    return min(1.0, max(0.1, math.ceil(10 * float(np.max(_numpy(maps))) - 1e-6) / 10))
 
 
 def literal(text: object) -> str:
@@ -154,7 +166,7 @@ def plot_region_map(
             "RegionGrid.to_pixels turns a map over regions into one over pixels"
         )
     if ax is None:
-        ax = _new_axes(1)[0]
+        ax = new_axes(1)[0]
     if image is not None:
         show_image(ax, image)
     drawn = ax.imshow(values, vmin=vmin, vmax=vmax, cmap=cmap, alpha=None if picture is None else alpha)
@@ -217,7 +229,7 @@ def plot_maps(
         raise ValueError("maps must hold a map, got none")
     if isinstance(images, Mapping) and set(images) != set(arrays):
         raise ValueError(f"images must be of the titles of maps, {list(arrays)}, got {list(images)}")
-    axes = _flat_axes(_new_axes(len(arrays)) if axes is None else axes, len(arrays), "one a map")
+    axes = flat_axes(new_axes(len(arrays)) if axes is None else axes, len(arrays), "one a map")
     largest = max(float(values.max()) for values in arrays.values())
     for ax, (title, values) in zip(axes, arrays.items(), strict=True):
         top = vmax if vmax is not None else largest if share_scale else float(values.max())
@@ -232,9 +244,9 @@ def plot_maps(
             colorbar=colorbar and not share_scale,
             title=title,
         )
-    figure = _figure_of(axes[0])
+    figure = figure_of(axes[0])
     if colorbar and share_scale:
-        figure.colorbar(axes[0].images[-1], ax=axes, fraction=0.05, pad=0.02)
+        _add_colorbar(axes[0].images[-1], axes, fraction=0.05, pad=0.02)
     return figure
 
 
@@ -280,8 +292,8 @@ def plot_history(
         )
     labels = {"loss": "loss (nats)", "valid_accuracy": "validation accuracy"}
     curves = [column for column in labels if column in history and history[column].notna().any()]
-    axes = _flat_axes(
-        _new_axes(len(curves)) if axes is None else axes, len(curves), f"one a curve, of {', '.join(curves)}"
+    axes = flat_axes(
+        new_axes(len(curves)) if axes is None else axes, len(curves), f"one a curve, of {', '.join(curves)}"
     )
     for ax, column in zip(axes, curves, strict=True):
         ax.plot(history["epoch"].to_numpy(), history[column].to_numpy(float), marker="o", markersize=3, color="#0072b2")
@@ -289,8 +301,8 @@ def plot_history(
         ax.set_ylabel(labels[column])
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     if title is not None:
-        axes[0].set_title(literal(title))
-    return _figure_of(axes[0])
+        add_title(axes[0], title)
+    return figure_of(axes[0])
 
 
 def plot_reliability(
@@ -335,8 +347,8 @@ def plot_reliability(
     if not curves:
         raise ValueError("calibration must hold one, got none")
     if axes is None:
-        axes = _new_axes(1, rows=2, height_ratios=(3, 1))
-    top, bottom = _flat_axes(axes, 2, "one for the diagram and one for the histogram")
+        axes = new_axes(1, rows=2, height_ratios=(3, 1))
+    top, bottom = flat_axes(axes, 2, "one for the diagram and one for the histogram")
     low = min(float(curve.bins.loc[curve.bins["patches"] > 0, "lower"].min()) for curve in curves.values())
     top.plot([low, 1], [low, 1], color="#767676", linestyle="--", linewidth=1, label="as often right as it says")
     for (name, curve), color in zip(curves.items(), LINE_COLORS * len(curves), strict=False):
@@ -351,12 +363,12 @@ def plot_reliability(
         ax.set_xlim(low, 1)
     top.set_ylim(min(low, *(float(curve.bins["accuracy"].min()) for curve in curves.values())), 1)
     top.set_ylabel("accuracy")
-    top.legend(loc="best")
+    add_legend(top, loc="best")
     bottom.set_xlabel("confidence (highest probability)")
     bottom.set_ylabel("share of patches")
     if title is not None:
-        top.set_title(literal(title))
-    return _figure_of(top)
+        add_title(top, title)
+    return figure_of(top)
 
 
 def plot_saliency(
@@ -415,8 +427,8 @@ def plot_saliency(
         raise ValueError(f"maps and images must hold at least one, got {len(arrays)} and {len(pictures)}")
     rows, columns = 1 + len(arrays), len(pictures)
     if axes is None:
-        axes = np.array(_new_axes(columns, rows=rows, size=(1.35 * columns + 1.8, 1.35 * rows + 0.6)))
-    flat = _flat_axes(axes, rows * columns, "a row for the images and one a map, of a column an image")
+        axes = np.array(new_axes(columns, rows=rows, size=(1.35 * columns + 1.8, 1.35 * rows + 0.6)))
+    flat = flat_axes(axes, rows * columns, "a row for the images and one a map, of a column an image")
     for place, ax in enumerate(flat):
         row, number = divmod(place, columns)
         if row == 0:
@@ -427,14 +439,13 @@ def plot_saliency(
         if inside is not None and inside[number].any() and not inside[number].all():
             ax.contour(inside[number], levels=[0.5], colors="white", linewidths=0.8)
         if number == 0:
-            title = ["image", *arrays][row].replace(", ", "\n")
-            ax.text(-0.08, 0.5, literal(title), transform=ax.transAxes, ha="right", va="center")
+            add_row_title(ax, ["image", *arrays][row].replace(", ", "\n"))
         ax.set_axis_off()
-    figure = _figure_of(flat[0])
+    figure = figure_of(flat[0])
     scale = ScalarMappable(cmap=cmap)
     scale.set_clim(0, 1)
     label = "share of the map's pixels that are lower"
-    figure.colorbar(scale, ax=flat, location="bottom", fraction=0.02, pad=0.01, aspect=40, label=label)
+    _add_colorbar(scale, flat, location="bottom", fraction=0.02, pad=0.01, aspect=40, label=label)
     return figure
 
 
@@ -476,13 +487,14 @@ def _check_scale(vmin: float, vmax: float, alpha: float) -> None:
         raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
 
 
-def _new_axes(
+def new_axes(
     count: int,
     *,
     rows: int = 1,
     height_ratios: Sequence[float] | None = None,
     size: tuple[float, float] | None = None,
 ) -> list[Axes]:
+    """Return the axes, row by row, of a new pyplot figure in the style of these plots."""
     from matplotlib import pyplot, rc_context
 
     size = (3.6 * count, 3.0 if rows == 1 else 4.6) if size is None else size
@@ -493,14 +505,50 @@ def _new_axes(
     return list(axes.flat)
 
 
-def _flat_axes(axes: Sequence[Axes] | NDArray[Any], count: int, what: str) -> list[Axes]:
+# What matplotlib styles when it is made, and not with its axes, which may have been made in another style.
+
+
+def add_title(ax: Axes, title: object) -> None:
+    """Write a title over `ax` in the style of these plots."""
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        ax.set_title(literal(title))
+
+
+def add_row_title(ax: Axes, title: object) -> None:
+    """Write a title to the left of `ax` in the style of these plots."""
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        ax.text(-0.08, 0.5, literal(title), transform=ax.transAxes, ha="right", va="center")
+
+
+def add_legend(ax: Axes, **options: Any) -> None:
+    """Draw a legend in the style of these plots."""
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        ax.legend(**options)
+
+
+def _add_colorbar(scale_of: Any, axes: list[Axes], **options: Any) -> None:
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        figure_of(axes[0]).colorbar(scale_of, ax=axes, **options)
+
+
+def flat_axes(axes: Sequence[Axes] | NDArray[Any], count: int, what: str) -> list[Axes]:
+    """Return axes in one list; ValueError, which says what they should be, if they are not `count`."""
     flat = list(np.ravel(np.asarray(axes, dtype=object)))
     if len(flat) != count:
         raise ValueError(f"axes must be {what}, {count}, got {len(flat)}")
     return flat
 
 
-def _figure_of(ax: Axes) -> Figure:
+def figure_of(ax: Axes) -> Figure:
+    """Return the figure that axes are on."""
     figure = ax.get_figure(root=True)
     assert figure is not None  # an Axes that has been drawn on has one
     return figure
@@ -509,6 +557,6 @@ def _figure_of(ax: Axes) -> Figure:
 def _finish_map(ax: Axes, scale_of: AxesImage | None, title: str | None) -> None:
     ax.set_axis_off()
     if title is not None:
-        ax.set_title(literal(title))
+        add_title(ax, title)
     if scale_of is not None:
-        _figure_of(ax).colorbar(scale_of, ax=ax, fraction=0.046, pad=0.03)
+        _add_colorbar(scale_of, [ax], fraction=0.046, pad=0.03)

@@ -16,6 +16,10 @@ from tqdm.auto import tqdm
 
 from captum_region.batches import batches, check_images, take
 from captum_region.classifiers import Recipe, RegionClassifier
+from captum_region.datasets.conversion import from_dataset, is_dataset
+from captum_region.datasets.images import AttributeImages
+from captum_region.html import plot_tag
+from captum_region.plotting import plot_history
 from captum_region.randomness import RandomState, draw_seed, seeded
 
 if TYPE_CHECKING:
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from captum_region.batches import ImageData
+    from captum_region.batches import ImageData, ImageSource
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,12 @@ class RegionTraining:
 
     history: pd.DataFrame
     region_accuracy: NDArray[np.float64] | None
+
+    def _repr_html_(self) -> str:
+        last = self.history.iloc[-1].drop("lr")
+        words = ", ".join(f"{name} {value:.4g}" for name, value in last.items()).replace("_", " ")
+        count = 1 if self.region_accuracy is None else 2
+        return plot_tag(lambda axes: plot_history(self.history, axes=axes, title=words), words, count=count)
 
 
 def within_class_weights(labels: ArrayLike, within: ArrayLike) -> NDArray[np.float64]:
@@ -83,11 +93,11 @@ def within_class_weights(labels: ArrayLike, within: ArrayLike) -> NDArray[np.flo
 
 def fit_region_classifier(
     classifier: RegionClassifier,
-    images: ImageData,
-    labels: ArrayLike,
+    images: ImageSource,
+    labels: ArrayLike | None = None,
     *,
     within: ArrayLike | None = None,
-    validation: tuple[ImageData, ArrayLike] | None = None,
+    validation: tuple[ImageSource, ArrayLike | None] | None = None,
     sample_weight: str | ArrayLike | None = "balanced",
     epochs: int | None = None,
     batch_size: int | None = None,
@@ -110,14 +120,18 @@ def fit_region_classifier(
     ----------
     classifier : RegionClassifier
     images : ndarray or Tensor, shape (N, C, height, width)
-        uint8, or float in [0, 1]; a memory map is read batch by batch.
-    labels : array-like of shape (N,)
-        As many different values as the classifier has classes; of any kind that sorts.
-    within : array-like of shape (N,), optional
-        A target's labels. The classifier is then trained within the target's classes, see `within_class_weights`,
-        so that the map shows the attribute and not a target it goes along with.
+        uint8, or float in [0, 1]; a memory map is read batch by batch. Or with their labels: `AttributeImages`, or what
+        `captum_region.datasets.from_dataset` reads (a torch Dataset or DataLoader, a Hugging Face dataset), which is
+        then read into memory, resized to the classifier's image size.
+    labels : array-like of shape (N,), or str
+        As many different values as the classifier has classes; of any kind that sorts. Where the images have labels
+        with them, the name of those to take, as in `AttributeImages.labels`; it may be left out where there is one.
+    within : array-like of shape (N,), or str, optional
+        A target's labels, or their name. The classifier is then trained within the target's classes, see
+        `within_class_weights`, so that the map shows the attribute and not a target it goes along with.
     validation : (images, labels), optional
-        Adds the validation accuracy, by epoch and by region. The latter takes a whole map of each image.
+        As `images` and `labels`. Adds the validation accuracy, by epoch and by region. The latter takes a whole map of
+        each image.
     sample_weight : "balanced", array-like of shape (N,) or None, default="balanced"
         How often an image is drawn: so that the classes are equal, in proportion to the weight given, or each once
         an epoch. `within` asks for "balanced".
@@ -147,12 +161,13 @@ def fit_region_classifier(
     """
     if not isinstance(classifier, RegionClassifier):
         raise TypeError(f"classifier must be a RegionClassifier, got {type(classifier).__name__}")
-    images = check_images(images, image_size=classifier.grid.image_size)
+    size = classifier.grid.image_size
+    images, labels, within = _with_labels(images, labels, within, name="images", image_size=size)
     names, target = _encode(classifier, labels, len(images))
     probability = _draw_probability(labels, within, sample_weight, len(images))
     if validation is not None:
-        valid_images = check_images(validation[0], name="validation images", image_size=classifier.grid.image_size)
-        valid_labels = np.asarray(validation[1])
+        valid_images, valid_labels, _ = _with_labels(*validation, None, name="validation images", image_size=size)
+        valid_labels = np.asarray(valid_labels)
         unknown = set(np.unique(valid_labels)) - set(names)
         if unknown or len(valid_labels) != len(valid_images):
             raise ValueError(f"validation must have a known label an image; unknown labels: {sorted(unknown)}")
@@ -228,6 +243,27 @@ def region_accuracy(
     present = np.bincount(target, minlength=classifier.num_classes)
     accuracy: NDArray[np.float64] = (right.numpy()[present > 0] / present[present > 0, None, None]).mean(0)
     return accuracy
+
+
+def _with_labels(
+    images: ImageSource,
+    labels: ArrayLike | None,
+    within: ArrayLike | None,
+    *,
+    name: str,
+    image_size: tuple[int, int],
+) -> tuple[ImageData, Any, Any]:
+    """Return the images, and the labels that are with them where these are given by name or left out."""
+    if is_dataset(images):
+        images = from_dataset(images, size=image_size)
+    if isinstance(images, AttributeImages):
+        if labels is None and images.attributes.shape[1] != 1:
+            raise ValueError(f"labels must name one of the attributes of {name}, {[*images.attributes]}, got None")
+        labels = str(images.attributes.columns[0]) if labels is None else labels
+        labels, within = (images.labels(value) if isinstance(value, str) else value for value in (labels, within))
+    elif labels is None:
+        raise ValueError(f"labels must be given, for {name} have none with them; got None")
+    return check_images(images, name=name, image_size=image_size), labels, within
 
 
 def _encode(classifier: RegionClassifier, labels: ArrayLike, count: int) -> tuple[NDArray[Any], Tensor]:

@@ -1,19 +1,51 @@
-"""Plots of which attributes go along with a target, with matplotlib, imported when the first plot is drawn."""
+"""Plots of confounders, of schemes and of mitigators, with matplotlib, imported when the first plot is drawn."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import torch
 
-from captum_region.plotting import LINE_COLORS, STYLE, literal
+from captum_region.batches import as_floats
+from captum_region.plotting import (
+    LINE_COLORS,
+    add_legend,
+    add_row_title,
+    add_title,
+    figure_of,
+    flat_axes,
+    image_array,
+    literal,
+    new_axes,
+    plot_region_map,
+    scale_top,
+    show_image,
+)
+from fairlearn_bridge.comparison import pareto_front
 from fairlearn_bridge.inspection import THRESHOLD, name_of
+from fairlearn_bridge.noise import AttributionNoise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     import pandas as pd
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike, NDArray
+
+# Of Okabe and Ito, darkened until they can be read on white: what a mitigator is to a comparison.
+KIND_COLORS = {"reference": "#5f5f5f", "control": "#b25000", "mitigator": "#00795c", "scheme": "#0072b2"}
+KIND_MARKERS = {"reference": "s", "control": "D", "mitigator": "^", "scheme": "o"}
+LINE_STYLES = {"reference": "--", "control": ":", "mitigator": "-.", "scheme": "-"}
+
+
+class Interval(NamedTuple):
+    """A measured value and the ends of its interval; NaN where there is none."""
+
+    mean: float
+    low: float
+    high: float
 
 
 def plot_confounders(found: pd.DataFrame, *, threshold: float = THRESHOLD, ax: Axes | None = None) -> Axes:
@@ -49,7 +81,7 @@ def plot_confounders(found: pd.DataFrame, *, threshold: float = THRESHOLD, ax: A
     compared = found[found["cramers_v"].notna()]
     if compared.empty:
         raise ValueError("found must hold an attribute that was compared, it holds none")
-    ax = _new_axes(len(compared)) if ax is None else ax
+    ax = _axes_of_rows(len(compared)) if ax is None else ax
     name_rows(ax, compared.index)
     y, flagged = np.arange(len(compared)), compared["flagged"].to_numpy(bool)
     value = compared["cramers_v"].to_numpy(float)
@@ -62,7 +94,7 @@ def plot_confounders(found: pd.DataFrame, *, threshold: float = THRESHOLD, ax: A
     ax.axvline(threshold, color="#767676", linewidth=0.9, linestyle=(0, (4, 3)), label=f"threshold {threshold:g}")
     ax.set_xlim(-0.02, 1.02)
     ax.set_xlabel("association with the target (Cramer's V)")
-    ax.legend(loc="lower right")
+    add_legend(ax, loc="lower right")
     return ax
 
 
@@ -105,7 +137,7 @@ def plot_cells(cells: pd.DataFrame, *, target: str = "target", ax: Axes | None =
         for value in values[1:] if len(values) == 2 else values:
             of_value = of_attribute[of_attribute["value"] == value]
             rows[name_of(attribute, value)] = of_value.set_index("target")["share"]
-    ax = _new_axes(len(rows)) if ax is None else ax
+    ax = _axes_of_rows(len(rows)) if ax is None else ax
     name_rows(ax, rows)
     ax.hlines(
         range(len(rows)),
@@ -121,7 +153,279 @@ def plot_cells(cells: pd.DataFrame, *, target: str = "target", ax: Axes | None =
         ax.plot(*zip(*points, strict=True), "o", color=color, markersize=5.5, label=literal(name_of(target, label)))
     ax.set_xlim(-0.02, 1.02)
     ax.set_xlabel("share of the class's images")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))  # no corner is sure to be free
+    add_legend(ax, loc="upper left", bbox_to_anchor=(1, 1))  # no corner is sure to be free
+    return ax
+
+
+def plot_quantiles(
+    image: ArrayLike | torch.Tensor,
+    pixel_maps: Mapping[str, ArrayLike | torch.Tensor],
+    quantiles: Sequence[float] = (0.5, 0.7, 0.9),
+    *,
+    perturbations: Sequence[str] = ("mask", "noise"),
+    noise_std: float = 0.5,
+    random_state: int = 0,
+    axes: NDArray[Any] | None = None,
+) -> Figure:
+    """Draw what training would see of an image at several quantiles, before any training.
+
+    As Figure 6 of De Coninck et al. 2024: a row a map and perturbation, first the map, then a column a quantile.
+
+    Parameters
+    ----------
+    image : Tensor or array-like, shape (C, height, width) or (height, width, C)
+        uint8, or float in [0, 1].
+    pixel_maps : mapping of title to Tensor or array-like, shape (height, width)
+        Such as the mean map as ``general`` and the image's own as ``specific``.
+    quantiles : sequence of float, default=(0.5, 0.7, 0.9)
+        In [0, 1], see `quantile_mask`.
+    perturbations : sequence of {"mask", "noise"}, default=("mask", "noise")
+    noise_std : float, default=0.5
+        See `AttributionNoise`.
+    random_state : int, default=0
+        Decides the noise.
+    axes : array of Axes, optional
+        A row a map and perturbation, one more column than there are quantiles; by default in a new pyplot figure.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If there is no map, quantile or perturbation, one does not fit, or the axes are not as many.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> axes = Figure().subplots(2, 4)
+    >>> figure = plot_quantiles(np.ones((3, 8, 8)), {"general": np.arange(64).reshape(8, 8) / 63}, axes=axes)
+    >>> [text.get_text() for text in axes[:, 0].ravel().tolist()[1].texts]
+    ['general noise']
+    """
+    rows = [(title, of_map, kind) for title, of_map in pixel_maps.items() for kind in perturbations]
+    columns = 1 + len(quantiles)
+    if not rows or columns == 1:
+        raise ValueError("pixel_maps, quantiles and perturbations must each hold at least one")
+    if wrong := [kind for kind in perturbations if kind not in ("mask", "noise")]:
+        raise ValueError(f"perturbations must be mask or noise, got {wrong[0]!r}")
+    if axes is None:
+        size = (1.5 * columns + 1.0, 1.5 * len(rows) + 0.4)
+        axes = np.array(new_axes(columns, rows=len(rows), size=size))
+    flat = flat_axes(axes, len(rows) * columns, "a row a map and perturbation, one column more than quantiles")
+    picture = image_array(image)
+    pixels = as_floats(torch.from_numpy(np.array(picture)).reshape(*picture.shape[:2], -1).movedim(-1, 0))[None]
+    top = scale_top(np.stack([np.asarray(of_map) for of_map in pixel_maps.values()]))
+    for row, (title, of_map, kind) in enumerate(rows):
+        first, *others = flat[row * columns : (row + 1) * columns]
+        plot_region_map(image, of_map, ax=first, vmax=top, colorbar=False, title="map" if row == 0 else None)
+        add_row_title(first, f"{title} {kind}")
+        pixel_map = torch.as_tensor(np.asarray(of_map))[None]
+        for ax, quantile in zip(others, quantiles, strict=True):
+            noise = AttributionNoise(f"general_{kind}", quantile, noise_std).fit(pixel_map)
+            generator = torch.Generator().manual_seed(random_state)
+            show_image(ax, noise(pixels, torch.tensor([0]), generator)[0])
+            if row == 0:
+                add_title(ax, f"quantile {quantile:g}")
+    return figure_of(flat[0])
+
+
+def plot_measure(
+    table: pd.DataFrame,
+    measure: str = "worst_cell",
+    *,
+    kinds: Mapping[str, str] | None = None,
+    label: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw one measure of each mitigator with its interval, and a line at the value of the first.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `compare_mitigators`; drawn from top to bottom.
+    measure : str, default="worst_cell"
+        One of the table's.
+    kinds : mapping of mitigator to {"reference", "control", "mitigator", "scheme"}, optional
+        Decides colour and mark.
+    label : str, optional
+        The axis's; by default the measure.
+    ax : Axes, optional
+        Where to draw; by default in a new pyplot figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        If the table does not have the measure.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from matplotlib.figure import Figure
+    >>> columns = pd.MultiIndex.from_product([["worst_cell"], ["mean", "low", "high"]])
+    >>> table = pd.DataFrame([[0.4, 0.3, 0.5], [0.7, 0.6, 0.8]], ["original", "general_noise"], columns)
+    >>> ax = plot_measure(table, ax=Figure().subplots())
+    >>> [text.get_text() for text in ax.get_yticklabels()], ax.get_xlabel()
+    (['original', 'general_noise'], 'worst_cell')
+    """
+    values = _intervals(table, measure)
+    ax = _axes_of_rows(len(table)) if ax is None else ax
+    name_rows(ax, values)
+    for y, (name, value) in enumerate(values.items()):
+        kind = _kind(name, kinds)
+        plot_dot(ax, value, y, color=KIND_COLORS[kind], marker=KIND_MARKERS[kind])
+    first = next(iter(values.values()))
+    if np.isfinite(first.mean):
+        ax.axvline(first.mean, color="#767676", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+    ax.set_xlabel(literal(measure if label is None else label))
+    return ax
+
+
+def plot_trade_off(
+    table: pd.DataFrame,
+    *,
+    front: Sequence[str] | None = None,
+    kinds: Mapping[str, str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw each mitigator as a point: accuracy to the right, the size of the gap upwards; right and down is better.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `compare_mitigators`.
+    front : sequence of str, optional
+        The mitigators that no other beats, by default those of `pareto_front`: a line separates what they beat from
+        what would beat them.
+    kinds : mapping of mitigator to kind, optional
+        As in `plot_measure`.
+    ax : Axes, optional
+        Where to draw; by default in a new pyplot figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        If no mitigator has both.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from matplotlib.figure import Figure
+    >>> columns = pd.MultiIndex.from_product([["accuracy", "gap"], ["mean", "low", "high"]])
+    >>> table = pd.DataFrame([[0.9, 0.8, 1, 0.3, 0.2, 0.4], [0.8, 0.7, 0.9, -0.1, -0.2, 0]], ["a", "b"], columns)
+    >>> ax = plot_trade_off(table, ax=Figure().subplots())
+    >>> [text.get_text() for text in ax.texts]
+    ['b', 'a']
+    """
+    accuracy, gap = _intervals(table, "accuracy"), _intervals(table, "gap")
+    points = {
+        name: (accuracy[name], _absolute(gap[name]))
+        for name in accuracy
+        if np.isfinite([accuracy[name].mean, gap[name].mean]).all()
+    }
+    if not points:
+        raise ValueError("table must hold accuracy and gap of a mitigator, it holds no such pair")
+    if front is None:
+        unbeaten = pareto_front(table)
+        front = unbeaten.index[unbeaten].tolist()
+    ax = new_axes(1, size=(5.4, 3.8))[0] if ax is None else ax
+    for name, (x, y) in points.items():
+        kind = _kind(name, kinds)
+        color = KIND_COLORS[kind]
+        ax.plot([x.low, x.high], [y.mean, y.mean], color=color, alpha=0.3, linewidth=1)
+        ax.plot([x.mean, x.mean], [y.low, y.high], color=color, alpha=0.3, linewidth=1)
+        ax.plot([x.mean], [y.mean], KIND_MARKERS[kind], color=color, markersize=6)
+    corners = sorted((points[name][0].mean, points[name][1].mean) for name in front if name in points)
+    left, top = ax.get_xlim()[0], ax.get_ylim()[1]
+    if corners:
+        # From the left edge to the upper one: all above and left of the line is beaten.
+        xs, ys = zip((left, corners[0][1]), *corners, (corners[-1][0], top), strict=True)
+        ax.plot(xs, ys, color="#767676", linewidth=1.2, linestyle="--", drawstyle="steps-pre", zorder=1)
+    ax.set_xlim(left=left)
+    ax.set_ylim(0, top)
+    ax.set_xlabel("accuracy (right is better)")
+    ax.set_ylabel("size of the gap (down is better)")
+    _labels_at_right(ax, {name: (x.mean, y.mean) for name, (x, y) in points.items()})
+    return ax
+
+
+def plot_losses(
+    trainings: pd.DataFrame,
+    *,
+    kinds: Mapping[str, str] | None = None,
+    legend: bool = True,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the training loss of each mitigator by epoch: the mean over seeds, and each seed faintly.
+
+    Parameters
+    ----------
+    trainings : DataFrame
+        From `fit_mitigators`: columns ``mitigator`` and ``losses``, a list by epoch.
+    kinds : mapping of mitigator to kind, optional
+        Those to draw, in this order; a kind has a line style, see `plot_measure`. By default all.
+    legend : bool, default=True
+        Name the curves beside.
+    ax : Axes, optional
+        Where to draw; by default in a new pyplot figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    ValueError
+        If no training has losses.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from matplotlib.figure import Figure
+    >>> trainings = pd.DataFrame({"mitigator": ["original"] * 2, "losses": [[0.7, 0.5, 0.4], [0.5, 0.3]]})
+    >>> ax = plot_losses(trainings, ax=Figure().subplots())
+    >>> ax.lines[-1].get_ydata().round(3).tolist()
+    [0.6, 0.4]
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    curves = {
+        name: [losses for losses in trainings["losses"][trainings["mitigator"] == name] if len(losses)]
+        for name in (trainings["mitigator"].unique() if kinds is None else kinds)
+    }
+    if not any(curves.values()):
+        raise ValueError("trainings must hold losses, they are all empty")
+    ax = new_axes(1, size=(5.4, 3.0))[0] if ax is None else ax
+    for number, (name, of_seeds) in enumerate(curves.items()):
+        if not of_seeds:
+            continue
+        color = LINE_COLORS[number % len(LINE_COLORS)]
+        for losses in of_seeds if len(of_seeds) > 1 else []:
+            ax.plot(np.arange(1, len(losses) + 1), losses, color=color, alpha=0.2, linewidth=0.8)
+        # Early stopping may end one seed before another: the mean goes as far as all do.
+        length = min(len(losses) for losses in of_seeds)
+        ax.plot(
+            np.arange(1, length + 1),
+            np.mean([losses[:length] for losses in of_seeds], axis=0),
+            marker="o" if length == 1 else None,
+            color=color,
+            linestyle=LINE_STYLES[_kind(name, kinds)],
+            label=literal(name),
+        )
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("training loss")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if legend:
+        add_legend(ax, loc="upper left", bbox_to_anchor=(1, 1))
     return ax
 
 
@@ -137,9 +441,59 @@ def name_rows(ax: Axes, names: Iterable[object]) -> None:
         ax.axhspan(y - 0.5, y + 0.5, color="#f4f4f4", zorder=0, linewidth=0)
 
 
-def _new_axes(rows: int) -> Axes:
-    from matplotlib import pyplot, rc_context
+def plot_dot(ax: Axes, value: Interval, y: float, *, color: str, marker: str, filled: bool = True) -> None:
+    """Draw a value and its interval at the height `y`."""
+    # Not as an error bar: a percentile interval of a minimum need not hold the mean.
+    ax.plot([value.low, value.high], [y, y], color=color, linewidth=1.4, alpha=0.6, solid_capstyle="butt")
+    ax.plot([value.mean], [y], marker, color=color, markerfacecolor=color if filled else "white", markersize=5.5)
 
-    with rc_context(STYLE):
-        _figure, ax = pyplot.subplots(figsize=(5.4, 0.22 * rows + 1.0), layout="constrained")
-    return ax
+
+def _intervals(table: pd.DataFrame, measure: str) -> dict[str, Interval]:
+    measures = table.columns.get_level_values(0)
+    if measure not in measures:
+        raise ValueError(f"table must hold the measure {measure!r}, it holds {sorted(set(measures))}")
+    rows = table[measure][["mean", "low", "high"]].to_numpy(float).tolist()
+    return {str(name): Interval(*row) for name, row in zip(table.index, rows, strict=True)}
+
+
+def _kind(name: str, kinds: Mapping[str, str] | None) -> str:
+    return "scheme" if kinds is None else kinds[name]
+
+
+def _absolute(interval: Interval) -> Interval:
+    mean, low, high = interval
+    least = 0.0 if low < 0 < high else min(abs(low), abs(high))
+    return Interval(abs(mean), least, max(abs(low), abs(high)))
+
+
+def _labels_at_right(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write the names beside the axes in the order of their points, a thin line to each: names never overlap."""
+    low, high = ax.get_ylim()
+    names = sorted(points, key=lambda name: points[name][1])
+    heights = _spread([(points[name][1] - low) / (high - low) for name in names], gap=0.065)
+    for name, height in zip(names, heights, strict=True):
+        ax.annotate(
+            literal(name),
+            points[name],
+            xytext=(1.04, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=8.5,
+            arrowprops={"arrowstyle": "-", "color": "#a0a0a0", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 4},
+        )
+
+
+def _spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Return ascending heights moved as little as needed to lie `gap` apart, within 0 and 1 where there is room."""
+    placed: list[float] = []
+    for height in heights:
+        placed.append(max(height, placed[-1] + gap) if placed else height)
+    ceiling = max(1.0, gap * (len(placed) - 1))
+    for place in reversed(range(len(placed))):
+        placed[place] = min(placed[place], ceiling)
+        ceiling = placed[place] - gap
+    return placed
+
+
+def _axes_of_rows(rows: int) -> Axes:
+    return new_axes(1, size=(5.4, 0.22 * rows + 1.0))[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,11 @@ class SweepResults:
         index = pd.MultiIndex.from_tuples(rows, names=["confounder", "scheme"])
         columns = pd.MultiIndex.from_tuples(dict.fromkeys(key for row in rows.values() for key in row))
         return pd.DataFrame([[row.get(key, np.nan) for key in columns] for row in rows.values()], index, columns)
+
+    def _repr_html_(self) -> str:
+        # Empty until the first confounder is done.
+        html: str = self.table1().to_html(float_format="{:.2f}".format) if len(self.table) else escape(repr(self))
+        return html
 
     def write(self, out: Path, settings: dict[str, Any], shown_quantile: float) -> None:
         """Write the tables, the settings and the plots into `out`."""

@@ -31,6 +31,7 @@ def built(tmp_path_factory):
 def test_every_public_name_has_a_page(built):
     public = {f"{module}.{name}" for module in MODULES for name in importlib.import_module(module).__all__}
     public |= {"captum_region.calibration.measure_calibration", "captum_region.plotting.plot_region_map"}
+    public |= {f"fairlearn_bridge.plotting.plot_{name}" for name in ("quantiles", "measure", "trade_off", "losses")}
     for name in public:
         assert f'id="{name}"' in (built / "generated" / f"{name}.html").read_text(), name
 

@@ -97,7 +97,7 @@ def decode_images(
     ValueError
         If a file is damaged and `on_error` is "raise", if no image is left, or if an argument is invalid.
     """
-    shape = _height_width(size)
+    shape = height_width(size)
     check_on_error(on_error)
     if n_jobs == 0:
         raise ValueError("n_jobs must be None or a nonzero integer, got 0")
@@ -133,7 +133,8 @@ def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "captum_region"
 
 
-def _height_width(size: int | tuple[int, int]) -> tuple[int, int]:
+def height_width(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Return a size as (height, width); ValueError if it is none."""
     try:
         height, width = map(operator.index, size if isinstance(size, (tuple, list)) else (size, size))
     except (TypeError, ValueError):
@@ -191,7 +192,7 @@ def _write_entry(
     # The array appears last: an entry that has one is whole.
     entry.parent.mkdir(parents=True, exist_ok=True)
     with replacing(entry.with_suffix(".npy")) as beside, beside.open("wb") as file:
-        _write_header(file, len(present), shape)
+        write_header(file, len(present), shape)
         start = file.tell()
         decoded = _decode_all([paths[at] for at in present], shape, n_jobs)
         bar = tqdm(decoded, total=len(present), desc="decoding", unit="image", disable=not show_progress)
@@ -208,14 +209,15 @@ def _write_entry(
             first = min(reasons)
             raise ValueError(f"none of {len(paths)} images can be read, the first is {paths[first]}: {reasons[first]}")
         file.seek(0)
-        _write_header(file, len(paths) - len(reasons), shape)
+        write_header(file, len(paths) - len(reasons), shape)
         if file.tell() != start:
             raise RuntimeError("numpy gave two headers of one array different lengths")
         with replacing(entry.with_suffix(".json")) as listing:
             listing.write_text(json.dumps(dict(sorted(reasons.items()))))
 
 
-def _write_header(file: IO[bytes], count: int, shape: tuple[int, int]) -> None:
+def write_header(file: IO[bytes], count: int, shape: tuple[int, int]) -> None:
+    """Write the header of a .npy file of `count` RGB images."""
     # numpy pads the header so that the first axis can be rewritten in place; how many images stay is known at the end.
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, 3, *shape)}
     np.lib.format.write_array_header_1_0(file, header)
@@ -254,15 +256,21 @@ def _decode(path: str, shape: tuple[int, int]) -> NDArray[np.uint8] | str:
         with Image.open(BytesIO(content)) as image:
             # A JPEG can be decoded at 1/2, 1/4 or 1/8; square, as it may have to be turned.
             image.draft(None, (max(shape), max(shape)))
-            rgb = _to_rgb(ImageOps.exif_transpose(image))
-            resized = rgb.resize(shape[::-1], Image.Resampling.BILINEAR)
+            return rgb_pixels(image, shape)
     except MemoryError:
         raise
     except UnidentifiedImageError:
         return "the file is no image that Pillow knows"
     except Exception as error:  # Pillow's decoders fail on damaged files with nearly any exception.
         return f"the image is damaged: {error or type(error).__name__}"
-    return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
+
+
+def rgb_pixels(image: Image.Image, shape: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Return an image upright, as RGB, channels first, and resized if `shape`, height and width, is given."""
+    rgb = _to_rgb(ImageOps.exif_transpose(image))
+    if shape is not None:
+        rgb = rgb.resize(shape[::-1], Image.Resampling.BILINEAR)
+    return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

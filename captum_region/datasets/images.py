@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from captum_region.html import png_source
+
 if TYPE_CHECKING:
     from typing import Self
 
     from numpy.typing import ArrayLike, NDArray
+
+
+_IMAGES_SHOWN = 8
+_ATTRIBUTES_SHOWN = 10
+_VALUES_SHOWN = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +77,19 @@ class AttributeImages:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def _repr_html_(self) -> str:
+        channels, height, width = self.images.shape[1:]
+        rows = [(name, _counted(values)) for name, values in self.attributes.iloc[:, :_ATTRIBUTES_SHOWN].items()]
+        if more := self.attributes.shape[1] - len(rows):
+            rows.append(("...", f"{more} more attributes"))
+        html = f"<p>{type(self).__name__}: {len(self):,} images of {channels} x {height} x {width}</p>"
+        if len(self) and channels in (1, 3):
+            some = self.images[:_IMAGES_SHOWN]
+            source = png_source(np.concatenate(list(some), axis=2))
+            html += f'<img src="{source}" alt="the first {len(some)}" height="{max(height, 64)}">'
+        cells = (f"<tr><th>{escape(str(name))}</th><td>{escape(counts)}</td></tr>" for name, counts in rows)
+        return f"{html}<table>{''.join(cells)}</table>"
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -140,3 +161,10 @@ class AttributeImages:
             some = ", ".join(f"{column}={value}" for value in values.unique()[:3])
             raise ValueError(f"{name!r} is not binary; name one of its values, as in {some}")
         return values.to_numpy(dtype=bool)
+
+
+def _counted(values: pd.Series[Any]) -> str:
+    """Return how many images have each of the most frequent values."""
+    counts = values.value_counts(dropna=False)
+    parts = [f"{value}: {count:,}" for value, count in counts.iloc[:_VALUES_SHOWN].items()]
+    return ", ".join(parts) + (f", {more} other values" if (more := len(counts) - _VALUES_SHOWN) > 0 else "")

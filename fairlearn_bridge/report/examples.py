@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import base64
-import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from matplotlib import colormaps
-from PIL import Image
 
-from captum_region.plotting import COLORMAP, image_array
+from captum_region.html import png_source
+from captum_region.plotting import COLORMAP, image_array, scale_top
 from fairlearn_bridge.noise import SCHEMES, quantile_mask
-from fairlearn_bridge.report.figures import scale_top
 from fairlearn_bridge.report.words import number
 
 if TYPE_CHECKING:
@@ -123,13 +121,6 @@ def map_over(image: ArrayLike, pixel_map: NDArray[np.float32], top: float) -> di
     over = 255 * MAP_OPACITY * colors + (1 - MAP_OPACITY) * under
     height, width = pixel_map.shape
     return {"map": png_source(over.round().astype(np.uint8)), "width": width, "height": height}
-
-
-def png_source(image: ArrayLike) -> str:
-    """Return an image, see `captum_region.plotting.image_array`, as PNG in a data: address."""
-    buffer = io.BytesIO()
-    Image.fromarray(image_array(image)).save(buffer, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def _of_examples(maps: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...]) -> NDArray[Any] | None:

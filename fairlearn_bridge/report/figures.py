@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import textwrap
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from captum_region.plotting import (
     COLORMAP,
@@ -19,33 +18,31 @@ from captum_region.plotting import (
     plot_history,
     plot_region_map,
     plot_reliability,
+    scale_top,
     show_image,
 )
-from fairlearn_bridge.plotting import name_rows
+from fairlearn_bridge.plotting import (
+    KIND_COLORS,
+    KIND_MARKERS,
+    Interval,
+    name_rows,
+    plot_dot,
+    plot_losses,
+    plot_measure,
+    plot_trade_off,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import pandas as pd
     from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from captum_region.calibration import Calibration
 
-# Okabe and Ito's colours, which the colour-blind can tell apart too.
-KIND_COLORS = {"reference": "#5f5f5f", "control": "#b25000", "mitigator": "#00795c", "scheme": "#0072b2"}
-KIND_MARKERS = {"reference": "s", "control": "D", "mitigator": "^", "scheme": "o"}
 GROUP_COLORS = ("#0072b2", "#b25000")
-LINE_STYLES = {"reference": "--", "control": ":", "mitigator": "-.", "scheme": "-"}
 WIDTH = 5.4  # inches: two beside each other on a screen, one on a phone with letters that can still be read
-
-
-class Interval(NamedTuple):
-    """A measured value and the ends of its interval; NaN where there is none."""
-
-    mean: float
-    low: float
-    high: float
 
 
 def accuracy_by_group(table: pd.DataFrame, mitigators: pd.DataFrame, group_names: Mapping[str, str]) -> Figure:
@@ -122,19 +119,11 @@ def measure_dots(table: pd.DataFrame, mitigators: pd.DataFrame, measure: str, la
     ValueError
         If the table does not have the measure.
     """
-    rows = intervals(table[table["measure"] == measure])
-    if not rows:
-        raise ValueError(f"table must hold the measure {measure!r}, it holds {sorted(set(table['measure']))}")
+    kinds = _kinds(mitigators)
     with rc_context(STYLE):
         figure, ax = _axes_of_rows(mitigators, 0.34)
-        for y, (name, kind) in enumerate(_names_and_kinds(mitigators)):
-            if name in rows:
-                _dot(ax, rows[name], y, color=KIND_COLORS[kind], marker=KIND_MARKERS[kind])
-        first = rows.get(str(mitigators["name"].iloc[0]))
-        if first is not None and np.isfinite(first.mean):
-            ax.axvline(first.mean, color="#767676", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-        ax.set_xlabel(literal(label))
-        _kind_legend(figure, [kind for _, kind in _names_and_kinds(mitigators)])
+        plot_measure(_by_mitigator(table, mitigators), measure, kinds=kinds, label=label, ax=ax)
+        _kind_legend(figure, kinds.values())
     return figure
 
 
@@ -178,35 +167,13 @@ def accuracy_gap_plane(table: pd.DataFrame, mitigators: pd.DataFrame, front: Seq
     ValueError
         If no mitigator has both.
     """
-    accuracy = intervals(table[table["measure"] == "accuracy"])
-    gap = intervals(table[table["measure"] == "gap"])
-    points = {
-        name: (kind, accuracy[name], _absolute(gap[name]))
-        for name, kind in _names_and_kinds(mitigators)
-        if name in accuracy and name in gap and np.isfinite([accuracy[name].mean, gap[name].mean]).all()
-    }
-    if not points:
-        raise ValueError("table must hold accuracy and gap of a mitigator, it holds no such pair")
+    kinds = _kinds(mitigators)
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 4.1), layout="constrained")
-        ax = figure.subplots()
-        for kind, x, y in points.values():
-            color = KIND_COLORS[kind]
-            ax.plot([x.low, x.high], [y.mean, y.mean], color=color, alpha=0.3, linewidth=1)
-            ax.plot([x.mean, x.mean], [y.low, y.high], color=color, alpha=0.3, linewidth=1)
-            ax.plot([x.mean], [y.mean], KIND_MARKERS[kind], color=color, markersize=6)
-        corners = sorted((points[name][1].mean, points[name][2].mean) for name in front if name in points)
-        left, top = ax.get_xlim()[0], ax.get_ylim()[1]
-        if corners:
-            # From the left edge to the upper one: all above and left of the line is beaten.
-            xs, ys = zip((left, corners[0][1]), *corners, (corners[-1][0], top), strict=True)
-            ax.plot(xs, ys, color="#767676", linewidth=1.2, linestyle="--", drawstyle="steps-pre", zorder=1)
-        ax.set_xlim(left=left)
-        ax.set_ylim(0, top)
-        ax.set_xlabel("accuracy (right is better)")
-        ax.set_ylabel("size of the gap (down is better)")
-        _labels_at_right(ax, {name: (x.mean, y.mean) for name, (_, x, y) in points.items()})
-        _kind_legend(figure, [kind for kind, *_ in points.values()])
+        rows = _by_mitigator(table, mitigators)
+        plot_trade_off(rows, front=front, kinds=kinds, ax=figure.subplots())
+        # Those without both are not there.
+        _kind_legend(figure, [kinds[name] for name in rows[["accuracy", "gap"]].dropna().index])
     return figure
 
 
@@ -306,11 +273,6 @@ def map_figure(
         for ax in axes[1 + len(panels) :]:
             ax.set_axis_off()
     return figure
-
-
-def scale_top(maps: ArrayLike) -> float:
-    """Return the upper end of a scale for maps in [0, 1]: their largest value, rounded up to a tenth."""
-    return min(1.0, max(0.1, math.ceil(10 * float(np.max(maps)) - 1e-6) / 10))
 
 
 def scheme_strip(
@@ -425,38 +387,9 @@ def training_losses(trainings: pd.DataFrame, mitigators: pd.DataFrame) -> Figure
     """
     with rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
-        ax = figure.subplots()
-        for number, (name, kind) in enumerate(_names_and_kinds(mitigators)):
-            curves = [losses for losses in trainings["losses"][trainings["mitigator"] == name] if len(losses)]
-            if not curves:
-                continue
-            color = LINE_COLORS[number % len(LINE_COLORS)]
-            for losses in curves if len(curves) > 1 else []:
-                ax.plot(np.arange(1, len(losses) + 1), losses, color=color, alpha=0.2, linewidth=0.8)
-            mean = _mean_curve(curves)
-            marker = "o" if len(mean) == 1 else None
-            ax.plot(
-                np.arange(1, len(mean) + 1),
-                mean,
-                marker=marker,
-                color=color,
-                linestyle=LINE_STYLES[kind],
-                label=literal(name),
-            )
-        if not ax.lines:
-            raise ValueError("trainings must hold losses, they are all empty")
-        ax.set_xlabel("epoch")
-        ax.set_ylabel("training loss")
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        plot_losses(trainings, kinds=_kinds(mitigators), legend=False, ax=figure.subplots())
         figure.legend(loc="outside lower center", ncols=2)
     return figure
-
-
-def _mean_curve(curves: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    # Early stopping may end one seed before another: the mean goes as far as all do.
-    length = min(len(losses) for losses in curves)
-    mean: NDArray[np.float64] = np.array([losses[:length] for losses in curves], dtype=float).mean(axis=0)
-    return mean
 
 
 def intervals(rows: pd.DataFrame) -> dict[str, Interval]:
@@ -465,14 +398,14 @@ def intervals(rows: pd.DataFrame) -> dict[str, Interval]:
     return {str(name): Interval(*values) for name, *values in zip(rows["mitigator"], *columns, strict=True)}
 
 
-def _names_and_kinds(mitigators: pd.DataFrame) -> list[tuple[str, str]]:
-    return [(str(name), str(kind)) for name, kind in zip(mitigators["name"], mitigators["kind"], strict=True)]
+def _kinds(mitigators: pd.DataFrame) -> dict[str, str]:
+    return {str(name): str(kind) for name, kind in zip(mitigators["name"], mitigators["kind"], strict=True)}
 
 
-def _absolute(interval: Interval) -> Interval:
-    mean, low, high = interval
-    least = 0.0 if low < 0 < high else min(abs(low), abs(high))
-    return Interval(abs(mean), least, max(abs(low), abs(high)))
+def _by_mitigator(table: pd.DataFrame, mitigators: pd.DataFrame) -> pd.DataFrame:
+    """Return the table as `compare_mitigators` gives it: a row a mitigator, columns (measure, statistic)."""
+    statistics = table.pivot(index="mitigator", columns="measure", values=["mean", "low", "high"])
+    return statistics.swaplevel(axis=1).reindex(mitigators["name"])
 
 
 def _axes_of_rows(mitigators: pd.DataFrame, row_height: float) -> tuple[Figure, Axes]:
@@ -496,17 +429,11 @@ def _dot_plot(
         for (text, rows), offset, marker in zip(series.items(), offsets, markers, strict=False):
             for y, name in enumerate(mitigators["name"]):
                 if name in rows:
-                    _dot(ax, rows[name], y + float(offset), **marker)
+                    plot_dot(ax, rows[name], y + float(offset), **marker)
             handles.append(_handle(ax, text, **marker))
         ax.set_xlabel(label)
         figure.legend(handles=handles, loc="outside upper left", ncols=2)
     return figure
-
-
-def _dot(ax: Axes, value: Interval, y: float, *, color: str, marker: str, filled: bool = True) -> None:
-    # Not as an error bar: a percentile interval of a minimum need not hold the mean.
-    ax.plot([value.low, value.high], [y, y], color=color, linewidth=1.4, alpha=0.6, solid_capstyle="butt")
-    ax.plot([value.mean], [y], marker, color=color, markerfacecolor=color if filled else "white", markersize=5.5)
 
 
 def _handle(ax: Axes, text: str, *, color: str, marker: str, filled: bool = True) -> Any:
@@ -515,40 +442,11 @@ def _handle(ax: Axes, text: str, *, color: str, marker: str, filled: bool = True
     return handle
 
 
-def _kind_legend(figure: Figure, kinds: Sequence[str]) -> None:
+def _kind_legend(figure: Figure, kinds: Collection[str]) -> None:
     ax = figure.axes[0]
     there = [kind for kind in KIND_COLORS if kind in kinds]
     handles = [_handle(ax, kind, color=KIND_COLORS[kind], marker=KIND_MARKERS[kind]) for kind in there]
     figure.legend(handles=handles, loc="outside upper left", ncols=len(handles))
-
-
-def _labels_at_right(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Write the names beside the axes in the order of their points, a thin line to each: names never overlap."""
-    low, high = ax.get_ylim()
-    names = sorted(points, key=lambda name: points[name][1])
-    heights = _spread([(points[name][1] - low) / (high - low) for name in names], gap=0.065)
-    for name, height in zip(names, heights, strict=True):
-        ax.annotate(
-            literal(name),
-            points[name],
-            xytext=(1.04, height),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=8.5,
-            arrowprops={"arrowstyle": "-", "color": "#a0a0a0", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 4},
-        )
-
-
-def _spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Return ascending heights moved as little as needed to lie `gap` apart, within 0 and 1 where there is room."""
-    placed: list[float] = []
-    for height in heights:
-        placed.append(max(height, placed[-1] + gap) if placed else height)
-    ceiling = max(1.0, gap * (len(placed) - 1))
-    for place in reversed(range(len(placed))):
-        placed[place] = min(placed[place], ceiling)
-        ceiling = placed[place] - gap
-    return placed
 
 
 def _without_axes(ax: Axes) -> None:

@@ -13,8 +13,8 @@ import jinja2
 from markupsafe import Markup
 
 from captum_region.files import replacing
+from fairlearn_bridge.plotting import Interval
 from fairlearn_bridge.report.examples import confident_content, strip_content
-from fairlearn_bridge.report.figures import Interval
 from fairlearn_bridge.report.pictures import embedded, map_pictures, result_pictures, training_pictures
 from fairlearn_bridge.report.run import Run, read_run
 from fairlearn_bridge.report.words import DASH, bracket, findings, headline, number

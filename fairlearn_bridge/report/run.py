@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from captum_region.calibration import Calibration
-from fairlearn_bridge.report.figures import KIND_COLORS, intervals
+from fairlearn_bridge.plotting import KIND_COLORS
+from fairlearn_bridge.report.figures import intervals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fairlearn_bridge.report.figures import Interval
+    from fairlearn_bridge.plotting import Interval
 
 FORMAT = 1
 LABELS = {

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from captum_region.files import replacing
-from captum_region.plotting import LINE_COLORS
+from captum_region.plotting import LINE_COLORS, scale_top
 from fairlearn_bridge.report import figures
 from fairlearn_bridge.report.examples import map_over
-from fairlearn_bridge.report.figures import scale_top
 from fairlearn_bridge.report.page import BEST, measure_words, shown, template
 from fairlearn_bridge.report.pictures import Picture, embedded
 from fairlearn_bridge.report.run import Run, read_run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from fairlearn_bridge.report.figures import Interval
+from fairlearn_bridge.plotting import Interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,12 +13,12 @@ import torch
 from typer.testing import CliRunner
 
 from captum_region.datasets import make_faces
-from fairlearn_bridge import noise
+from fairlearn_bridge import noise, plotting
 from fairlearn_bridge.cli import app
 from fairlearn_bridge.noise import SCHEMES, quantile_mask
+from fairlearn_bridge.plotting import Interval
 from fairlearn_bridge.report import examples, figures, page, words, write_report, write_side_by_side
 from fairlearn_bridge.report.examples import mask_levels
-from fairlearn_bridge.report.figures import Interval
 from fairlearn_bridge.report.run import LABELS, read_run
 
 SCRIPT = "<script>alert('x')</script>"
@@ -476,12 +476,12 @@ def test_a_line_parts_what_the_front_beats():
 
 
 def test_the_plane_takes_the_size_of_the_gap():
-    assert figures._absolute(Interval(-0.1, -0.2, 0.05)) == Interval(0.1, 0.0, 0.2)
-    assert figures._absolute(Interval(-0.3, -0.4, -0.2)) == Interval(0.3, 0.2, 0.4)
+    assert plotting._absolute(Interval(-0.1, -0.2, 0.05)) == Interval(0.1, 0.0, 0.2)
+    assert plotting._absolute(Interval(-0.3, -0.4, -0.2)) == Interval(0.3, 0.2, 0.4)
 
 
 def test_labels_are_spread_and_stay_within():
-    placed = figures._spread([0.0, 0.01, 0.99, 1.0], gap=0.1)
+    placed = plotting._spread([0.0, 0.01, 0.99, 1.0], gap=0.1)
     assert (np.diff(placed) >= 0.1 - 1e-9).all()
     assert placed[0] == 0
     assert placed[-1] == 1

@@ -1,0 +1,252 @@
+"""from_dataset: a torch Dataset or DataLoader, or a Hugging Face dataset -> AttributeImages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from tqdm.auto import tqdm
+
+from captum_region.datasets.decoding import height_width, rgb_pixels, write_header
+from captum_region.datasets.images import AttributeImages
+from captum_region.files import replacing
+from captum_region.plotting import image_array
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+
+def is_dataset(data: Any) -> bool:
+    """Return whether `data` is a torch Dataset or DataLoader, or of Hugging Face, which is known by its columns."""
+    return isinstance(data, Dataset | DataLoader) or hasattr(data, "column_names")
+
+
+def from_dataset(
+    dataset: Any,
+    *,
+    size: int | tuple[int, int] | None = None,
+    image_column: str = "image",
+    attributes: Sequence[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    show_progress: bool = False,
+) -> AttributeImages:
+    """Read a data set of another library once, from its first item to its last.
+
+    Parameters
+    ----------
+    dataset : torch Dataset or DataLoader, Hugging Face dataset, or sequence
+        Its items are (image, label), the label a number, text or a vector of them, or mappings of names to an image
+        and labels. An image is a PIL image, or a tensor or array with 1 or 3 channels, uint8 or float in [0, 1]: leave
+        a transform that normalises out. A DataLoader gives its items in its order, so do not shuffle where that
+        matters; its workers decode in parallel. A data set without a length is read until it ends.
+    size : int or (height, width), optional
+        The size to resize to, with antialiasing; by default the images' own, which must then be the same for all.
+    image_column : str, default="image"
+        Of items that are mappings: the name of the image.
+    attributes : sequence of str, optional
+        The labels' names; of items that are mappings: the labels to take; none if empty. By default all numbers and
+        texts of a mapping, and for others the data set's ``attr_names``, as torchvision's CelebA has them, or
+        ``label``, or ``label_0``, ``label_1`` and so on.
+    out : path, optional
+        A .npy file to write the images into, one after the other, when they do not fit into memory; it is then
+        memory-mapped.
+    show_progress : bool, default=False
+        A progress bar on stderr.
+
+    Returns
+    -------
+    AttributeImages
+        RGB images of shape (N, 3, height, width). Class numbers become class names where the data set tells them
+        (``classes`` of torchvision, ``ClassLabel`` of Hugging Face). The index counts the items.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an item is no image or has other labels than those before, or sizes vary and `size` is not given; the message
+        names the item.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch.utils.data import TensorDataset
+    >>> pairs = TensorDataset(torch.zeros(5, 3, 8, 8), torch.tensor([0, 1, 1, 0, 1]))
+    >>> faces = from_dataset(pairs, size=16, attributes=["Smiling"])
+    >>> faces.images.shape, faces.attributes["Smiling"].tolist()
+    ((5, 3, 16, 16), [0, 1, 1, 0, 1])
+    """
+    if isinstance(dataset, Mapping):
+        raise ValueError(f"dataset must be one split, such as dataset[{next(iter(dataset), None)!r}], got {[*dataset]}")
+    shape = None if size is None else height_width(size)
+    total = len(dataset) if hasattr(dataset, "__len__") and not isinstance(dataset, DataLoader) else None
+    items = tqdm(_items(dataset), total=total, desc="reading", unit="image", disable=not show_progress)
+    columns: dict[Any, list[Any]] = {}
+    pixels = _read(items, shape, image_column, attributes, columns)
+    if out is None:
+        file = BytesIO()
+        start, shape = _write(file, pixels)
+        images = np.frombuffer(file.getbuffer(), np.uint8, offset=start).reshape(-1, 3, *shape)
+    else:
+        with replacing(out) as beside, beside.open("wb") as opened:
+            _write(opened, pixels)
+        images = np.load(out, mmap_mode="r", allow_pickle=False)
+    table = pd.DataFrame(columns, index=pd.RangeIndex(len(images), name="image"))
+    return AttributeImages(images, _named(table, dataset))
+
+
+def _items(dataset: Any) -> Iterator[Any]:
+    if isinstance(dataset, DataLoader):
+        for batch in dataset:
+            yield from [batch] if dataset.batch_sampler is None else _unbatched(batch)
+    elif not isinstance(dataset, IterableDataset) and hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
+        # Not by iteration: that would end at an IndexError, which a map-style Dataset need not raise.
+        yield from (dataset[number] for number in range(len(dataset)))
+    elif hasattr(dataset, "__iter__"):
+        yield from dataset
+    else:
+        raise TypeError(
+            f"dataset must have a length and items by number, or be iterable; got a {type(dataset).__name__}"
+        )
+
+
+def _unbatched(batch: Any) -> Iterator[Any]:
+    """Yield the items of what a DataLoader has collated."""
+    if isinstance(batch, Mapping):
+        yield from (dict(zip(batch, item, strict=True)) for item in _zipped(list(batch.values())))
+    elif isinstance(batch, Tensor):
+        yield from batch
+    else:
+        images, *labels = batch
+        # Of labels that are tuples, torch makes a list of tensors, each of the whole batch.
+        nested = (label if isinstance(label, list) and isinstance(label[0], Tensor) else [label] for label in labels)
+        yield from _zipped([images, *(part for parts in nested for part in parts)])
+
+
+def _zipped(parts: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+    if len(lengths := {len(part) for part in parts}) > 1:
+        raise ValueError(f"dataset must give batches whose parts have one length, got {sorted(lengths)}")
+    return zip(*parts, strict=True)
+
+
+def _read(
+    items: Iterator[Any],
+    shape: tuple[int, int] | None,
+    image_column: str,
+    attributes: Sequence[str] | None,
+    columns: dict[Any, list[Any]],
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield each item's pixels, and add its labels to `columns`."""
+    first = None
+    for number, item in enumerate(items):
+        image, labels = _image_and_labels(item, image_column, attributes, f"item {number}")
+        pixels = _pixels(image, shape, f"item {number}'s image")
+        first = pixels.shape[1:] if first is None else first
+        if pixels.shape[1:] != first:
+            raise ValueError(
+                f"item {number}'s image is of {pixels.shape[1:]} pixels, those before of {first}; size resizes all"
+            )
+        if number and labels.keys() != columns.keys():
+            raise ValueError(f"item {number} has the labels {[*labels]}, those before {[*columns]}")
+        for name, value in labels.items():
+            columns.setdefault(name, []).append(value)
+        yield pixels
+    if first is None:
+        raise ValueError("dataset must hold at least one item, got none")
+
+
+def _image_and_labels(
+    item: Any, image_column: str, attributes: Sequence[str] | None, what: str
+) -> tuple[Any, dict[Any, Any]]:
+    """Return an item's image, and its labels by name or, where they have none, by position."""
+    if not isinstance(item, Mapping):
+        image, *rest = item if isinstance(item, tuple | list) else (item,)
+        values = _flat(rest)
+        names = range(len(values)) if attributes is None else attributes
+        if len(names) not in (0, len(values)):
+            raise ValueError(f"attributes must name the labels of {what}, {len(values)}, got {list(names)}")
+        item = {image_column: image, **dict(zip(names, values, strict=False))}
+    if missing := [name for name in (image_column, *(attributes or ())) if name not in item]:
+        raise ValueError(f"{what} has no {missing[0]!r}, it has {', '.join(map(str, item))}")
+    wanted = [name for name in item if name != image_column] if attributes is None else attributes
+    labels = {name: _plain(item[name]) for name in wanted}
+    other = [name for name, value in labels.items() if not pd.api.types.is_scalar(value)]
+    if other and attributes is not None:
+        raise TypeError(f"{what}'s {other[0]!r} must be a number or text, got {type(labels[other[0]]).__name__}")
+    return item[image_column], {name: value for name, value in labels.items() if name not in other}
+
+
+def _flat(label: Any) -> list[Any]:
+    if isinstance(label, tuple | list):
+        return [value for part in label for value in _flat(part)]
+    return label.tolist() if isinstance(label, Tensor | np.ndarray) and label.ndim == 1 else [label]
+
+
+def _plain(value: Any) -> Any:
+    is_number = isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim == 0
+    return value.item() if is_number else value
+
+
+def _pixels(image: Any, shape: tuple[int, int] | None, what: str) -> NDArray[np.uint8]:
+    if isinstance(image, Tensor | np.ndarray):
+        array = image_array(image, what)
+        image = Image.fromarray(array if array.dtype == np.uint8 else np.rint(255 * array).astype(np.uint8))
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"{what} must be a PIL image, a tensor or an array, got {type(image).__name__}")
+    return rgb_pixels(image, shape)
+
+
+def _write(file: IO[bytes], pixels: Iterator[NDArray[np.uint8]]) -> tuple[int, tuple[int, int]]:
+    """Write a .npy file; return where in it the images begin, and their height and width."""
+    count = 0
+    for count, image in enumerate(pixels, start=1):
+        if count == 1:
+            height, width = image.shape[1:]
+            write_header(file, 0, (height, width))
+            start = file.tell()
+        file.write(image.data)
+    file.seek(0)
+    write_header(file, count, (height, width))  # there is an image, or `pixels` has raised
+    return start, (height, width)
+
+
+def _named(table: pd.DataFrame, dataset: Any) -> pd.DataFrame:
+    """Return labels with names in place of positions and of class numbers."""
+    if all(isinstance(name, int) for name in table):  # positions
+        count = table.shape[1]
+        # torchvision's header ends with a blank, and its names with an empty one.
+        names = [name for name in _of_source(dataset, "attr_names") or () if name]
+        fallback = ["label"] if count == 1 else [f"label_{position}" for position in range(count)]
+        table.columns = names if len(names) == count else fallback
+    for column in table:
+        classes = _class_names(dataset, column, table.shape[1])
+        numbers = table[column].to_numpy()
+        if classes and numbers.dtype.kind == "i" and numbers.min() >= -1 and numbers.max() < len(classes):
+            table[column] = pd.Categorical.from_codes(numbers, pd.Index(classes))  # -1 is missing, as at Hugging Face
+    return table
+
+
+def _class_names(dataset: Any, column: Any, columns: int) -> Sequence[str] | None:
+    features = _of_source(dataset, "features")
+    if isinstance(features, Mapping):
+        return getattr(features.get(column), "names", None)
+    # After a transform of the labels the numbers may be others than the names are of.
+    known = columns == 1 and _of_source(dataset, "target_transform") is None
+    return _of_source(dataset, "classes") if known else None
+
+
+def _of_source(dataset: Any, name: str) -> Any:
+    """Return what a data set, or the one that a DataLoader or Subset is of, has by that name; None if nothing."""
+    while dataset is not None:
+        value = getattr(dataset, name, None)
+        if value is not None:
+            return value
+        dataset = getattr(dataset, "dataset", None)
+    return None

@@ -1,0 +1,177 @@
+"""RegionMapDisplay: a region map over its image, drawn as scikit-learn's displays are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
+from captum_region.batches import as_floats, batches, check_images
+from captum_region.plotting import figure_of, plot_region_map, scale_top
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike, NDArray
+    from torch import Tensor
+
+    from captum_region.batches import ImageData, ImageSource
+    from captum_region.classifiers import RegionClassifier
+    from captum_region.maps import RegionMaps
+
+
+class RegionMapDisplay:
+    """A map of where the information sits, over the image it is of.
+
+    `from_estimator` computes one, `from_maps` takes one that is stored.
+
+    Parameters
+    ----------
+    pixel_map : Tensor or array-like, shape (height, width)
+    image : Tensor or array-like, shape (C, height, width) or (height, width, C), optional
+        Drawn under the map, see `captum_region.plotting.plot_region_map`.
+    name : str, optional
+        The title.
+
+    Attributes
+    ----------
+    ax_ : Axes
+        Where it was drawn last.
+    figure_ : Figure
+        That of `ax_`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from matplotlib.figure import Figure
+    >>> from captum_region import DenseRegionClassifier, RegionGrid
+    >>> classifier = DenseRegionClassifier(RegionGrid(16, 8, 2), num_classes=2, random_state=0).eval()
+    >>> display = RegionMapDisplay.from_estimator(classifier, torch.rand(4, 3, 16, 16), ax=Figure().subplots())
+    >>> display.pixel_map.shape, display.image.shape, display.ax_.figure is display.figure_
+    (torch.Size([16, 16]), (3, 16, 16), True)
+    """
+
+    ax_: Axes
+    figure_: Figure
+
+    def __init__(
+        self,
+        pixel_map: ArrayLike | Tensor,
+        *,
+        image: ArrayLike | Tensor | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.pixel_map = pixel_map
+        self.image = image
+        self.name = name
+
+    def plot(self, ax: Axes | None = None, *, name: str | None = None, **options: Any) -> RegionMapDisplay:
+        """Draw the map.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            Where to draw; by default in a new pyplot figure.
+        name : str, optional
+            The title in place of the display's own.
+        **options
+            ``vmin``, ``vmax``, ``alpha``, ``cmap`` and ``colorbar`` of `captum_region.plotting.plot_region_map`; by
+            default ``vmax`` is the map's largest value, rounded up to a tenth.
+
+        Returns
+        -------
+        RegionMapDisplay
+            Itself.
+        """
+        title = self.name if name is None else name
+        options = {"vmax": scale_top(self.pixel_map)} | options
+        self.ax_ = plot_region_map(self.image, self.pixel_map, ax=ax, title=title, **options)
+        self.figure_ = figure_of(self.ax_)
+        return self
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: RegionAttribution | MultiScaleRegionAttribution | RegionClassifier | Callable[..., Tensor],
+        X: ImageSource,
+        *,
+        target: int | None = None,
+        batch_size: int = 16,
+        show_progress: bool = False,
+        ax: Axes | None = None,
+        name: str | None = None,
+        **options: Any,
+    ) -> RegionMapDisplay:
+        """Compute the mean map of images and draw it over their mean.
+
+        Parameters
+        ----------
+        estimator : attribution, RegionClassifier, or fitted mitigator
+            What `RegionAttribution` takes, an attribution, or what has a ``region_classifier_``, as
+            `fairlearn_bridge.AttributionNoiseMitigator` once fitted.
+        X : ndarray or Tensor, shape (N, C, height, width)
+            uint8, or float in [0, 1], or another source of images as in `RegionAttribution.region_map`. One image,
+            as ``X[:1]``, gives its own map.
+        target : int, optional
+            A class, as in `RegionAttribution.attribute`; its map may go below 0, so give ``vmin``.
+        batch_size : int, default=16
+        show_progress : bool, default=False
+            A progress bar on stderr.
+        ax, name, **options
+            As in `plot`.
+
+        Returns
+        -------
+        RegionMapDisplay
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the images or the estimator do not fit.
+        """
+        attribution = getattr(estimator, "region_classifier_", estimator)
+        if not isinstance(attribution, RegionAttribution | MultiScaleRegionAttribution):
+            attribution = RegionAttribution(attribution)
+        first = attribution.attributions[0] if isinstance(attribution, MultiScaleRegionAttribution) else attribution
+        images = check_images(X, name="X", image_size=first.grid.image_size)
+        pixel_map = attribution.mean_pixels(images, target, batch_size=batch_size, show_progress=show_progress)
+        return cls(pixel_map, image=_mean_image(images), name=name).plot(ax, **options)
+
+    @classmethod
+    def from_maps(
+        cls,
+        maps: RegionMaps,
+        index: int | None = None,
+        *,
+        image: ArrayLike | Tensor | None = None,
+        ax: Axes | None = None,
+        name: str | None = None,
+        **options: Any,
+    ) -> RegionMapDisplay:
+        """Draw a map of those that `attribute_dataset` has stored.
+
+        Parameters
+        ----------
+        maps : RegionMaps
+        index : int, optional
+            Which; by default their mean.
+        image : Tensor or array-like, optional
+            As in `RegionMapDisplay`.
+        ax, name, **options
+            As in `plot`.
+
+        Returns
+        -------
+        RegionMapDisplay
+        """
+        pixel_map = maps.grid.to_pixels(maps.mean()) if index is None else maps.pixels(index)
+        return cls(pixel_map, image=image, name=name).plot(ax, **options)
+
+
+def _mean_image(images: ImageData) -> NDArray[np.float64]:
+    total = sum(as_floats(batch).double().sum(0) for batch in batches(images, 256))
+    mean: NDArray[np.float64] = np.asarray(total.cpu()) / len(images)  # type: ignore[union-attr]
+    return mean.clip(0, 1)

@@ -1,0 +1,285 @@
+"""from_dataset: what torch, torchvision and Hugging Face give arrives as it was; what does not fit is named."""
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torchvision.datasets import CelebA, ImageFolder
+from torchvision.transforms import v2
+
+from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, attribute_dataset, fit_region_classifier
+from captum_region.datasets import AttributeImages, from_dataset
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 3, 16, 12), dtype=np.uint8)
+LABELS = [0, 1, 1, 0, 1, 0]
+
+
+def picture(image):
+    return Image.fromarray(image.transpose(1, 2, 0))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of images, in folders, as ImageFolder takes them."""
+    for number, image in enumerate(IMAGES):
+        path = tmp_path / ("cats", "dogs")[LABELS[number]] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        picture(image).save(path)
+    return tmp_path
+
+
+class Mappings(Dataset):
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, number):
+        if number >= 6:
+            raise RuntimeError("iterated beyond the length")
+        return {"image": picture(IMAGES[number]), "Smiling": LABELS[number] == 1, "box": [1, 2], "name": f"n{number}"}
+
+
+def columns_of(items):
+    return [list(column) for column in zip(*items, strict=True)]
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return zip(IMAGES, LABELS, strict=True)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.from_numpy(IMAGES),
+        torch.from_numpy(IMAGES) / 255,
+        IMAGES,
+        IMAGES.transpose(0, 2, 3, 1),
+        IMAGES / 255,
+        [picture(image) for image in IMAGES],
+    ],
+    ids=["uint8 tensor", "float tensor", "array", "channels last", "float array", "PIL"],
+)
+def test_images_of_each_kind_arrive_as_they_are(images):
+    read = from_dataset(list(zip(images, LABELS, strict=True)))
+    np.testing.assert_array_equal(read.images, IMAGES)
+    assert read.attributes["label"].tolist() == LABELS
+    assert read.attributes.index.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_grey_becomes_rgb_and_all_are_resized():
+    grey = [Image.new("L", (8, 9), 40), np.full((1, 5, 7), 40, np.uint8), torch.full((3, 4, 4), 40 / 255)]
+    read = from_dataset(grey, size=(6, 5))
+    assert read.images.shape == (3, 3, 6, 5)
+    assert (read.images == 40).all()
+    assert read.attributes.shape == (3, 0)
+
+
+def test_images_can_be_streamed_to_a_file(tmp_path):
+    out = tmp_path / "images.npy"
+    read = from_dataset(Stream(), out=out)
+    assert isinstance(read.images, np.memmap)
+    np.testing.assert_array_equal(np.load(out), IMAGES)
+    assert [path.name for path in tmp_path.iterdir()] == ["images.npy"]
+    with pytest.raises(ValueError, match="item 0"):
+        from_dataset(Stream(), out=out, attributes=["a", "b"])
+    np.testing.assert_array_equal(np.load(out), IMAGES)  # the file that was there is whole
+
+
+class TestLoaders:
+    @pytest.mark.parametrize("batch_size", [1, 4, None])
+    def test_batches_are_taken_apart(self, batch_size):
+        pairs = TensorDataset(torch.from_numpy(IMAGES), torch.tensor(LABELS))
+        read = from_dataset(DataLoader(pairs, batch_size=batch_size))
+        np.testing.assert_array_equal(read.images, IMAGES)
+        assert read.attributes["label"].tolist() == LABELS
+
+    def test_a_shuffled_order_keeps_images_and_labels_together(self):
+        pairs = TensorDataset(torch.from_numpy(IMAGES), torch.arange(6))
+        read = from_dataset(DataLoader(pairs, 4, shuffle=True, generator=torch.Generator().manual_seed(0)))
+        order = read.attributes["label"].to_numpy()
+        assert order.tolist() != sorted(order)
+        np.testing.assert_array_equal(read.images, IMAGES[order])
+
+    def test_labels_that_are_mappings_tuples_and_texts(self):
+        image = torch.from_numpy(IMAGES)
+        vectors = torch.tensor([[0, 1], [1, 1], [0, 0], [1, 0], [1, 1], [0, 1]])
+        nested = [(image[i], (vectors[i], i, f"n{i}")) for i in range(6)]
+        expected = pd.DataFrame(vectors.numpy(), columns=["a", "b"]).assign(
+            number=range(6), name=[f"n{i}" for i in range(6)]
+        )
+        for given in (nested, DataLoader(nested, 2)):
+            read = from_dataset(given, attributes=["a", "b", "number", "name"]).attributes
+            pd.testing.assert_frame_equal(read, expected, check_names=False, check_index_type=False)
+        named = [{"image": image[i], "a": LABELS[i], "name": f"n{i}"} for i in range(6)]
+        read = from_dataset(DataLoader(named, 4)).attributes
+        assert read.to_dict("list") == {"a": LABELS, "name": [f"n{i}" for i in range(6)]}
+
+    def test_workers_and_a_collation_of_ones_own(self):
+        pairs = [(torch.from_numpy(image), label) for image, label in zip(IMAGES, LABELS, strict=True)]
+        loader = DataLoader(pairs, 4, collate_fn=columns_of, num_workers=1)
+        np.testing.assert_array_equal(from_dataset(loader).images, IMAGES)
+        assert from_dataset(loader).attributes["label"].tolist() == LABELS
+
+    def test_images_alone(self):
+        read = from_dataset(DataLoader(IMAGES, 4))
+        np.testing.assert_array_equal(read.images, IMAGES)
+        assert list(read.attributes) == []
+
+
+def test_mappings_give_their_numbers_and_texts():
+    read = from_dataset(Mappings())
+    assert read.attributes.to_dict("list") == {"Smiling": [v == 1 for v in LABELS], "name": [f"n{i}" for i in range(6)]}
+    assert list(from_dataset(Mappings(), attributes=["Smiling"]).attributes) == ["Smiling"]
+    assert list(from_dataset(Mappings(), attributes=[]).attributes) == []
+
+
+class TestTorchvision:
+    def test_image_folder_gives_the_names_of_its_classes(self, folder):
+        read = from_dataset(ImageFolder(folder))
+        assert read.attributes["label"].tolist() == ["cats"] * 3 + ["dogs"] * 3
+        np.testing.assert_array_equal(read.images, IMAGES[np.argsort(LABELS, kind="stable")])
+        subset = Subset(ImageFolder(folder, transform=v2.ToImage()), [5, 0])
+        for given in (subset, DataLoader(subset, 2)):
+            assert from_dataset(given).labels("label").tolist() == ["dogs", "cats"]
+        swapped = ImageFolder(folder, target_transform=lambda label: 1 - label)
+        assert from_dataset(swapped).attributes["label"].tolist() == [1, 1, 1, 0, 0, 0]
+
+    def test_celeba_gives_its_attributes(self, tmp_path):
+        class Few(CelebA):
+            def _check_integrity(self):
+                return True  # of the 202,599 images
+
+        root = tmp_path / "celeba"
+        (root / "img_align_celeba").mkdir(parents=True)
+        names = [f"{number:06d}.jpg" for number in range(6)]
+        for name, image in zip(names, IMAGES, strict=True):
+            picture(image).save(root / "img_align_celeba" / name)
+        rows = [f"{name} {2 * label - 1:2d}  1" for name, label in zip(names, LABELS, strict=True)]
+        (root / "list_attr_celeba.txt").write_text("\n".join(["6", "Blond_Hair Male ", *rows]))
+        (root / "list_bbox_celeba.txt").write_text("6\nx\n" + "".join(f"{name} 1\n" for name in names))
+        (root / "list_landmarks_align_celeba.txt").write_text("6\nx\n" + "".join(f"{name} 1\n" for name in names))
+        for name in ("list_eval_partition.txt", "identity_CelebA.txt"):
+            (root / name).write_text("".join(f"{name} 0\n" for name in names))
+        read = from_dataset(Few(tmp_path, target_type="attr"))
+        assert read.attributes.to_dict("list") == {"Blond_Hair": LABELS, "Male": [1] * 6}
+        assert read.binary("Blond_Hair").tolist() == [label == 1 for label in LABELS]
+
+
+class TestHuggingFace:
+    @pytest.fixture
+    def dataset(self):
+        features = datasets.Features(
+            {
+                "image": datasets.Image(),
+                "label": datasets.ClassLabel(names=["cat", "dog"]),
+                "age": datasets.Value("int64"),
+            }
+        )
+        columns = {"image": [picture(image) for image in IMAGES], "label": LABELS, "age": list(range(6))}
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    def test_columns_become_attributes(self, dataset):
+        for given in (dataset, dataset.with_format("torch"), dataset.to_iterable_dataset()):
+            read = from_dataset(given)
+            np.testing.assert_array_equal(read.images, IMAGES)
+            assert read.attributes.to_dict("list") == {
+                "label": [["cat", "dog"][label] for label in LABELS],
+                "age": list(range(6)),
+            }
+
+    def test_a_missing_label_is_missing(self, dataset):
+        unknown = dataset.map(lambda row: {"label": -1 if row["age"] == 2 else row["label"]})
+        read = from_dataset(unknown)
+        assert read.attributes["label"].isna().tolist() == [False, False, True, False, False, False]
+        with pytest.raises(ValueError, match="'label' is missing for 1 of 6 images"):
+            read.labels("label")
+
+    def test_splits_and_columns_that_do_not_fit_are_named(self, dataset):
+        with pytest.raises(ValueError, match=r"dataset must be one split, such as dataset\['train'\]"):
+            from_dataset(datasets.DatasetDict({"train": dataset}))
+        with pytest.raises(ValueError, match="item 0 has no 'img', it has image, label, age"):
+            from_dataset(dataset, image_column="img")
+
+
+class Endless(Dataset):
+    def __getitem__(self, number):
+        return IMAGES[0], 0
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "error", "words"),
+    [
+        ([(IMAGES[0], 0), ("face.png", 1)], {}, TypeError, "item 1's image must be a PIL image, .* got str"),
+        ([(IMAGES[0] - 500.0, 0)], {}, ValueError, r"item 0's image must be uint8 or float in \[0, 1\], got float64"),
+        ([IMAGES[0], IMAGES[0, :, :9]], {}, ValueError, r"item 1's image is of \(9, 12\) pixels, those before of \(16"),
+        ([(IMAGES[0], 0), (IMAGES[1],)], {}, ValueError, r"item 1 has the labels \[\], those before \[0\]"),
+        ([(IMAGES[0], 0, 1)], {"attributes": ["a"]}, ValueError, r"must name the labels of item 0, 2, got \['a'\]"),
+        ([{"image": IMAGES[0]}], {"attributes": ["a"]}, ValueError, "item 0 has no 'a', it has image"),
+        (
+            [(IMAGES[0], IMAGES[1])],
+            {"attributes": ["a"]},
+            TypeError,
+            "item 0's 'a' must be a number or text, got ndarr",
+        ),
+        ([], {}, ValueError, "dataset must hold at least one item"),
+        (Endless(), {}, TypeError, "dataset must have a length and items by number, or be iterable; got a Endless"),
+        (3, {}, TypeError, "dataset must have a length"),
+        ([IMAGES[0]], {"size": 0}, ValueError, "size must be a positive int"),
+        (DataLoader([1], collate_fn=lambda _: (IMAGES[:2], [1])), {}, ValueError, r"one length, got \[1, 2\]"),
+    ],
+)
+def test_what_does_not_fit_is_named(dataset, options, error, words):
+    with pytest.raises(error, match=words):
+        from_dataset(dataset, **options)
+
+
+class TestTrainingAndAttribution:
+    """A data set in place of arrays is those arrays."""
+
+    GRID = RegionGrid((16, 12), 8, 4)
+
+    def trained(self, *data, **options):
+        classifier = DenseRegionClassifier(self.GRID, 2, width=4, random_state=0)
+        fit_region_classifier(classifier, *data, epochs=2, random_state=0, **options)
+        return classifier
+
+    def test_all_give_the_same(self, folder, tmp_path):
+        read = from_dataset(ImageFolder(folder))
+        labels = read.labels("label")
+        expected = self.trained(read.images, labels, within=["a", "b"] * 3, validation=(read.images, labels))
+        twice = AttributeImages(read.images, read.attributes.assign(other=["a", "b"] * 3))
+        doubled = [(image.repeat(2, 1).repeat(2, 2), label) for image, label in zip(read.images, labels, strict=True)]
+        options = {"within": ["a", "b"] * 3}
+        classifiers = [
+            self.trained(ImageFolder(folder), validation=(ImageFolder(folder), None), **options),
+            self.trained(DataLoader(ImageFolder(folder, v2.ToImage()), 4), validation=(twice, "label"), **options),
+            self.trained(twice, "label", within="other", validation=(read, None)),
+        ]
+        for classifier in classifiers:
+            assert classifier.class_names == ("cats", "dogs")
+            for name, value in expected.state_dict().items():
+                torch.testing.assert_close(classifier.state_dict()[name], value, rtol=0, atol=0)
+        attribution = RegionAttribution(expected)
+        mean = attribution.mean_map(read.images)
+        for given in (ImageFolder(folder), read, DataLoader(ImageFolder(folder, v2.ToImage()), 4)):
+            torch.testing.assert_close(attribution.mean_map(given), mean, rtol=0, atol=0)
+            assert attribution.region_map(given).shape == (6, *self.GRID.shape)
+        assert attribution.region_map(DataLoader(doubled, 2)).shape == (6, *self.GRID.shape)  # resized
+        maps = attribute_dataset(attribution, ImageFolder(folder), tmp_path / "maps")
+        torch.testing.assert_close(maps.mean(), mean, rtol=0, atol=1e-3)
+
+    @pytest.mark.parametrize(
+        ("data", "words"),
+        [
+            ((IMAGES,), "labels must be given, for images have none with them"),
+            ((TensorDataset(torch.from_numpy(IMAGES), torch.zeros(6), torch.zeros(6)),), "labels must name one of"),
+            ((TensorDataset(torch.from_numpy(IMAGES)),), r"one of the attributes of images, \[\]"),
+            ((TensorDataset(torch.from_numpy(IMAGES), torch.zeros(6)), "hat"), "'hat' is no attribute of these images"),
+        ],
+    )
+    def test_labels_that_are_not_there_are_named(self, data, words):
+        with pytest.raises(ValueError, match=words):
+            self.trained(*data)
