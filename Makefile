@@ -27,7 +27,7 @@ docs: $(VENV)/installed
 	$(BIN)/python -m sphinx -W docs docs/_build/html
 
 bench: $(VENV)/installed
-	$(BIN)/python -m captum_region.comparison.speed --out bench.json
+	$(BIN)/python -m captum_region.comparison.speed --out bench.json --force
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check

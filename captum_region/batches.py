@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from captum_region.datasets.conversion import from_dataset, is_dataset
 from captum_region.datasets.images import AttributeImages
+from captum_region.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +86,7 @@ def batches(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    with tqdm(total=len(images), initial=start, desc=desc, unit="img", disable=not show_progress) as bar:
+    with progress_bar(total=len(images), initial=start, desc=desc, unit="img", disable=not show_progress) as bar:
         for first in range(start, len(images), batch_size):
             batch = take(images, slice(first, first + batch_size))
             _release(images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from captum_region import completion
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -20,6 +23,18 @@ if TYPE_CHECKING:
 
     from captum_region import RegionClassifier
     from captum_region.datasets import AttributeImages
+
+
+def _usable(device: str) -> str:
+    """Return `device` if torch can compute there."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise typer.BadParameter(f"{device}: {str(error).splitlines()[0]}") from error
+    return device
+
 
 app = typer.Typer(
     help="Where in images the information about an attribute sits.",
@@ -29,12 +44,23 @@ app = typer.Typer(
 
 Out = Annotated[Path, typer.Option(help="Folder for the results; new or empty unless --force.")]
 Force = Annotated[bool, typer.Option("--force", help="Write into --out even if it holds files.")]
+ReplaceFile = Annotated[bool, typer.Option("--force", help="Replace --out if it is there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Seed = Annotated[int, typer.Option(help="Decides all that is random.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps ...")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="cpu, cuda, cuda:1, mps ...", callback=_usable, autocompletion=completion.one_of("cpu", "cuda", "mps")
+    ),
+]
 Data = Annotated[
-    str, typer.Option(help="celeba, fairface, utkface, table (a csv with a column 'image'), or faces (synthetic).")
+    str,
+    typer.Option(
+        help="celeba, fairface, utkface, table (a csv with a column 'image'), or faces (synthetic).",
+        autocompletion=completion.one_of("celeba", "fairface", "utkface", "table", "faces"),
+    ),
 ]
 Root = Annotated[Path, typer.Option(help="Folder of the data set, or the table's file; not for faces.")]
 Size = Annotated[int, typer.Option(help="Side in pixels that images are resized to.")]
@@ -55,8 +81,11 @@ def _main(
 
 
 @contextmanager
-def told_in_one_line(debug: bool) -> Iterator[None]:
-    """Turn what a user's input can cause into one line on stderr and exit code 2."""
+def told_in_one_line(debug: bool, resumes: Path | None = None) -> Iterator[None]:
+    """Turn what a user's input can cause into one line on stderr and exit code 2, and Ctrl-C into one and 130.
+
+    `resumes` is where the command keeps what the same command with --force then need not do again.
+    """
     try:
         yield
     except (ValueError, TypeError, OSError) as error:
@@ -64,6 +93,12 @@ def told_in_one_line(debug: bool) -> Iterator[None]:
             raise
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
+    except KeyboardInterrupt as error:
+        kept = "nothing is kept, the same command begins anew"
+        if resumes is not None and resumes.exists():
+            kept = f"{resumes} keeps what was done, and the same command with --force goes on from there"
+        typer.echo(f"stopped: {kept}", err=True)
+        raise typer.Exit(130) from error
 
 
 def check_out(out: Path, force: bool) -> None:
@@ -72,6 +107,25 @@ def check_out(out: Path, force: bool) -> None:
         raise ValueError(f"--out must be a folder, {out} is a file")
     if out.exists() and any(out.iterdir()) and not force:
         raise ValueError(f"--out {out} holds files already; name another folder, or write into it with --force")
+
+
+def check_file(out: Path, force: bool) -> None:
+    """Raise ValueError if `out` is there and may not be replaced."""
+    if out.exists() and not force:
+        raise ValueError(f"{out} is there already; name another file with --out, or replace it with --force")
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print single results, a line each."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    for name, value in result.items():
+        text = f"{value:.3f}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+        table.add_row(name.replace("_", " "), text)
+    # A pipe has no width: nothing is cut there.
+    Console(width=None if Console().is_terminal else 200, highlight=False, markup=False).print(table)
 
 
 def _partitions(kind: str) -> tuple[str, ...]:
@@ -100,6 +154,8 @@ def read_data(
     from captum_region import datasets
 
     if kind == "faces":
+        if not quiet:
+            typer.echo("drawing faces ...", err=True)
         return datasets.make_faces(4000, size, random_state=0), datasets.make_faces(1000, size, random_state=1)
     partitions = _partitions(kind)
     reader = getattr(datasets, f"load_{kind}")
@@ -167,15 +223,28 @@ def set_apart(images: AttributeImages, apart: AttributeImages | None) -> tuple[A
 @app.command()
 def train(
     data: Data,
-    attribute: Annotated[str, typer.Option(help="Attribute to find, of any number of classes, or attribute=value.")],
+    attribute: Annotated[
+        str,
+        typer.Option(
+            help="Attribute to find, of any number of classes, or attribute=value.",
+            autocompletion=completion.attributes,
+        ),
+    ],
     out: Out,
     root: Root = Path(),
     within: Annotated[
         str | None,
-        typer.Option(help="Target attribute to train within the classes of, so that only --attribute shows."),
+        typer.Option(
+            help="Target attribute to train within the classes of, so that only --attribute shows.",
+            autocompletion=completion.attributes,
+        ),
     ] = None,
     kind: Annotated[
-        str, typer.Option(help="dense (all regions in one pass) or patch (the paper's ResNet18).")
+        str,
+        typer.Option(
+            help="dense (all regions in one pass) or patch (the paper's ResNet18).",
+            autocompletion=completion.one_of("dense", "patch"),
+        ),
     ] = "dense",
     size: Size = 64,
     patch_size: Annotated[int | None, typer.Option(help="Side of a region; a quarter of the image by default.")] = None,
@@ -186,6 +255,7 @@ def train(
     cache: Cache = None,
     skip_damaged: SkipDamaged = False,
     force: Force = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -243,9 +313,13 @@ def train(
             "mean_region_accuracy": None if accuracy is None else float(accuracy.mean()),
             "best_region_accuracy": None if accuracy is None else float(accuracy.max()),
         }
+        text = json.dumps(result, indent=1)
         with replacing(out / "training.json") as path:
-            path.write_text(json.dumps(result, indent=1) + "\n")
-        typer.echo(json.dumps({name: value for name, value in result.items() if name != "skipped"}))
+            path.write_text(text + "\n")
+        if as_json:
+            typer.echo(text)
+        else:
+            show(result | {"skipped": len(images.skipped)})
 
 
 @app.command()
@@ -255,21 +329,32 @@ def attribute(
     out: Out,
     root: Root = Path(),
     by: Annotated[
-        str | None, typer.Option(help="Also the mean map of each class of this attribute, or attribute=value.")
+        str | None,
+        typer.Option(
+            help="Also the mean map of each class of this attribute, or attribute=value.",
+            autocompletion=completion.attributes,
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Attribute only the first so many images.")] = None,
-    confidence: Annotated[str, typer.Option(help="negative_entropy, top_softmax or margin.")] = "negative_entropy",
+    confidence: Annotated[
+        str,
+        typer.Option(
+            help="negative_entropy, top_softmax or margin.",
+            autocompletion=completion.one_of("negative_entropy", "top_softmax", "margin"),
+        ),
+    ] = "negative_entropy",
     batch_size: Annotated[int, typer.Option(help="Images at a time; more may be faster on a GPU.")] = 16,
     device: Device = "cpu",
     cache: Cache = None,
     skip_damaged: SkipDamaged = False,
     force: Force = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Map a data set: --out gets a store of region maps, maps.npy (float16) and maps.json, their mean and its picture.
 
-    The same command on an --out where it was stopped goes on from there.
+    Where it was stopped, the same command with --force goes on.
 
     Example: captum-region attribute eyeglasses --data celeba --root DATA --by Male --out maps
     """
@@ -281,9 +366,8 @@ def attribute(
     from captum_region.files import replacing
     from captum_region.plotting import STYLE, plot_maps
 
-    with told_in_one_line(debug):
-        if not (out / "maps.json").exists():
-            check_out(out, force)
+    with told_in_one_line(debug, resumes=out / "maps.json"):
+        check_out(out, force)
         loaded, images = read_both(classifier, data, root, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
         images = images if limit is None else images.subset(slice(limit))
         labels = None if by is None else images.labels(by)
@@ -301,14 +385,23 @@ def attribute(
             plot_maps(pixels, images=mean_image, axes=figure.subplots(1, len(means), squeeze=False))
         with replacing(out / "mean_map.png") as path:
             figure.savefig(path, dpi=150)
-        typer.echo(out / "mean_map.png")
+        if as_json:
+            typer.echo((out / "maps.json").read_text(), nl=False)
+        else:
+            typer.echo(out / "mean_map.png")
 
 
 @app.command()
 def calibrate(
     classifier: Checkpoint,
     data: Data,
-    attribute: Annotated[str, typer.Option(help="Attribute that the classifier was trained on, or attribute=value.")],
+    attribute: Annotated[
+        str,
+        typer.Option(
+            help="Attribute that the classifier was trained on, or attribute=value.",
+            autocompletion=completion.attributes,
+        ),
+    ],
     out: Out,
     root: Root = Path(),
     temperature: Annotated[
@@ -321,6 +414,7 @@ def calibrate(
     cache: Cache = None,
     skip_damaged: SkipDamaged = False,
     force: Force = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -378,9 +472,13 @@ def calibrate(
             figure.savefig(path, dpi=150)
         with replacing(out / "reliability.csv") as path:
             found[next(reversed(found))].bins.to_csv(path, index=False)
+        text = json.dumps(result, indent=1)
         with replacing(out / "calibration.json") as path:
-            path.write_text(json.dumps(result, indent=1) + "\n")
-        typer.echo(json.dumps(result))
+            path.write_text(text + "\n")
+        if as_json:
+            typer.echo(text)
+        else:
+            show(result)
 
 
 def _read_compared(
@@ -416,7 +514,10 @@ def _read_masks(
 def compare(
     data: Data,
     attribute: Annotated[
-        list[str], typer.Option(help="Attribute to find, or attribute=value; give it again for more.")
+        list[str],
+        typer.Option(
+            help="Attribute to find, or attribute=value; give it again for more.", autocompletion=completion.attributes
+        ),
     ],
     out: Out,
     root: Root = Path(),
@@ -449,24 +550,28 @@ def compare(
     cache: Cache = None,
     skip_damaged: SkipDamaged = False,
     force: Force = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Compare region attribution with saliency methods, on images whose true regions are known.
 
     Trains a classifier to be explained and region classifiers on the same images. --out gets table.csv, scores.csv (of
-    each image), comparison.json and a picture of the maps of each attribute, written anew after each run.
+    each image), comparison.json and a picture of the maps of each attribute, written anew after each run. Where it was
+    stopped, the same command with --force goes on.
 
     The saliency methods explain one model, the region map the data: what a model does not use, they should not show.
 
     Example: captum-region compare --data faces --attribute Eyeglasses --attribute Smiling --seeds 3 --out compare
     """
+    import joblib
     from rich.console import Console
 
     from captum_region.comparison.results import StudyResults
     from captum_region.comparison.study import study_attribute
 
-    with told_in_one_line(debug):
+    kept = out / "memory"
+    with told_in_one_line(debug, resumes=kept):
         check_out(out, force)
         if data != "faces" and (data != "table" or masks is None):
             raise ValueError("--data must be faces, whose true regions are known, or table with --masks")
@@ -485,6 +590,7 @@ def compare(
         results = StudyResults(settings=settings)
         if results.reference in (without or ()):
             raise ValueError(f"--without must not name {results.reference}, which the others are compared with")
+        study_once = joblib.Memory(kept, verbose=0).cache(study_attribute, ignore=["show_progress"])
         for its_seed in range(seed, seed + seeds):
             train, test = _read_compared(
                 data, root, size, images, its_seed, cache=cache, skip_damaged=skip_damaged, quiet=quiet
@@ -492,7 +598,7 @@ def compare(
             for name in attribute:
                 with warnings.catch_warnings(record=True) as told:
                     warnings.simplefilter("always", RuntimeWarning)
-                    study = study_attribute(
+                    study = study_once(
                         train,
                         test,
                         name,
@@ -514,6 +620,10 @@ def compare(
                     typer.echo(f"{name}, seed {its_seed}: {remark}", err=True)
                 results.studies[name, its_seed] = study
                 results.write(out)
+        shutil.rmtree(kept)
+        if as_json:
+            typer.echo((out / "comparison.json").read_text(), nl=False)
+            return
         console = Console(width=None if Console().is_terminal else 175)
         for table in results.rich_tables():
             console.print(table)

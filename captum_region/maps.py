@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from captum_region.batches import batches, check_images, fingerprint
 from captum_region.checkpoint import classifier_digest
@@ -22,6 +21,7 @@ from captum_region.display import RegionMapDisplay
 from captum_region.files import replacing
 from captum_region.grid import RegionGrid
 from captum_region.html import plot_tag
+from captum_region.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -262,26 +262,33 @@ def _write_maps(
     bytes_a_map = 2 * attribution.grid.num_regions
     with (
         (folder / "maps.npy").open("r+b") as file,
-        tqdm(total=count, initial=done, desc="region maps", unit="img", disable=not show_progress) as bar,
+        progress_bar(total=count, initial=done, desc="region maps", unit="img", disable=not show_progress) as bar,
     ):
         np.lib.format.read_magic(file)
         np.lib.format.read_array_header_1_0(file)
         file.seek(file.tell() + done * bytes_a_map)
         saved = done
-        for batch in batches(images, batch_size, start=done):
-            maps = attribution.region_map(batch, description["target"], batch_size=batch_size).cpu().half()
-            if not bool(maps.isfinite().all()):
-                raise ValueError(
-                    f"the classifier gave a map that is not finite among images {done} to {done + len(maps)}"
-                )
-            file.write(maps.numpy().astype("<f2").tobytes())
-            done += len(batch)
-            if done - saved >= _IMAGES_A_SAVE or done == count:
-                file.flush()
-                os.fsync(file.fileno())
-                _write_description(folder, description | {"done": done})
-                saved = done
-            bar.update(len(batch))
+
+        def save() -> None:
+            file.flush()
+            os.fsync(file.fileno())
+            _write_description(folder, description | {"done": done})
+
+        try:
+            for batch in batches(images, batch_size, start=done):
+                maps = attribution.region_map(batch, description["target"], batch_size=batch_size).cpu().half()
+                if not bool(maps.isfinite().all()):
+                    raise ValueError(
+                        f"the classifier gave a map that is not finite among images {done} to {done + len(maps)}"
+                    )
+                file.write(maps.numpy().astype("<f2").tobytes())
+                done += len(batch)
+                if done - saved >= _IMAGES_A_SAVE:
+                    save()
+                    saved = done
+                bar.update(len(batch))
+        finally:
+            save()  # also when the user stops it: a slow classifier takes hours for as many images
 
 
 def _write_description(folder: Path, description: dict[str, Any]) -> None:

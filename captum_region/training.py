@@ -12,7 +12,6 @@ import torch
 from sklearn.utils.class_weight import compute_sample_weight
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from captum_region.batches import batches, check_images, take
 from captum_region.classifiers import Recipe, RegionClassifier
@@ -20,6 +19,7 @@ from captum_region.datasets.conversion import from_dataset, is_dataset
 from captum_region.datasets.images import AttributeImages
 from captum_region.html import plot_tag
 from captum_region.plotting import plot_history
+from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed, seeded
 
 if TYPE_CHECKING:
@@ -188,7 +188,8 @@ def fit_region_classifier(
     seed = draw_seed(random_state)
     generator = torch.Generator().manual_seed(seed)
     history = []
-    with seeded(seed), tqdm(total=epochs * steps_per_epoch, desc="region classifier", disable=not show_progress) as bar:
+    steps = epochs * steps_per_epoch
+    with seeded(seed), progress_bar(total=steps, desc="region classifier", disable=not show_progress) as bar:
         for epoch in range(1, epochs + 1):
             classifier.train()
             row = {"epoch": epoch, "loss": 0.0, "lr": schedule.get_last_lr()[0]}
@@ -209,7 +210,8 @@ def fit_region_classifier(
                     classifier, valid_images, valid_target, recipe, generator
                 )
             history.append(row)
-            bar.set_postfix({name: f"{value:.3g}" for name, value in row.items() if name != "epoch"})
+            shown = {name: f"{value:.3g}" for name, value in row.items() if name != "epoch"}
+            bar.set_postfix(shown, refresh=False)  # drawn with the next step: an epoch may be one
         accuracy = None if validation is None else region_accuracy(classifier, valid_images, valid_target)
     return RegionTraining(pd.DataFrame(history), accuracy)
 

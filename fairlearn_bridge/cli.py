@@ -22,7 +22,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
+from captum_region import completion
 from captum_region.cli import (
+    AsJson,
     Cache,
     Data,
     Debug,
@@ -30,10 +32,12 @@ from captum_region.cli import (
     Force,
     Out,
     Quiet,
+    ReplaceFile,
     Root,
     Seed,
     Size,
     SkipDamaged,
+    check_file,
     check_out,
     read_data,
     read_tables,
@@ -52,6 +56,7 @@ from fairlearn_bridge.experiment import (
     synthetic_data,
 )
 from fairlearn_bridge.inspection import THRESHOLD, cell_counts, find_confounders, name_of
+from fairlearn_bridge.noise import SCHEMES
 from fairlearn_bridge.plotting import plot_cells, plot_confounders
 from fairlearn_bridge.report import write_report, write_side_by_side
 from fairlearn_bridge.sweep import run_sweep
@@ -70,15 +75,22 @@ Schemes = Annotated[
     typer.Option(
         help="Comma-separated: general_ or specific_, then mask, noise or transplant; @predict behind a general mask "
         "or noise perturbs in prediction also, @elsewhere and @random change as many other pixels (both go with the "
-        "first), @auto chooses the quantile on held-out training images in 7 more trainings, auto alone the scheme too."
+        "first), @auto chooses the quantile on held-out training images in 7 more trainings, auto alone the scheme "
+        "too.",
+        autocompletion=completion.list_of((*SCHEMES, "auto")),
     ),
 ]
 Others = Annotated[
     str,
     typer.Option(
         help=f"The mitigators of others to put beside: fast (all but {', '.join(SLOW_OTHERS)}, which trains dozens of "
-        f"classifiers), all, none, or comma-separated of {', '.join(OTHERS)}."
+        f"classifiers), all, none, or comma-separated of {', '.join(OTHERS)}.",
+        autocompletion=completion.list_of((*OTHERS, "fast", "all", "none")),
     ),
+]
+Target = Annotated[
+    str,
+    typer.Option(help="Binary attribute to classify, or attribute=value.", autocompletion=completion.attributes),
 ]
 Quantile = Annotated[float, typer.Option(help="Pixels above this quantile of the map change: 0.7 changes 30 %.")]
 NoiseStd = Annotated[float, typer.Option(help="Standard deviation of the noise, for images in [0, 1].")]
@@ -114,8 +126,12 @@ def _config(options: Mapping[str, Any], **fixed: Any) -> ExperimentConfig:
     return ExperimentConfig(**given | {"random_state": options["seed"], "n_jobs": jobs} | fixed)
 
 
-def _print_table(table: pd.DataFrame, target: str, out: Path) -> None:
-    """Print the means with their intervals to stdout, and say on stderr where the rest is."""
+def _print_run(table: pd.DataFrame, target: str, out: Path, as_json: bool) -> None:
+    """Print the means with their intervals to stdout, or all as JSON, and say on stderr where the rest is."""
+    typer.echo(f"report: {out / 'report.html'}", err=True)
+    if as_json:
+        typer.echo((out / "results.json").read_text(), nl=False)
+        return
     names = {"accuracy[False]": f"not {target}", "accuracy[True]": target, "confounder_gap": "conf. gap"}
     shown = Table("mitigator", box=None)
     measures = table.columns.get_level_values("measure").unique()
@@ -126,7 +142,6 @@ def _print_table(table: pd.DataFrame, target: str, out: Path) -> None:
         shown.add_row(str(name), *cells)
     # A pipe has no width: the table then takes what it needs.
     Console(width=None if sys.stdout.isatty() else 200).print(shown)
-    typer.echo(f"report: {out / 'report.html'}", err=True)
 
 
 @app.command()
@@ -149,21 +164,25 @@ def demo(
     jobs: Jobs = None,
     device: Device = "cpu",
     force: Force = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Run the whole job on synthetic faces with blond hair as the confounder of gender.
 
+    Each training is kept in --out as soon as it is done: where it was stopped, the same command with --force goes on.
+
     Example: fairlearn-bridge demo --out demo
     """
-    with told_in_one_line(debug):
+    with told_in_one_line(debug, resumes=out / "memory"):
         check_out(out, force)
         config = _config(ctx.params, target="Male", confounder="Blond_Hair")
         seconds: dict[str, float] = {}
         with stage("drawing faces", seconds, quiet):
             data = synthetic_data(config, size)
         title = "Blond hair as a confounder of gender, on synthetic faces"
-        _print_table(run_experiment(config, data, out, title=title, seconds=seconds, quiet=quiet), config.target, out)
+        table = run_experiment(config, data, out, title=title, seconds=seconds, quiet=quiet)
+        _print_run(table, config.target, out, as_json)
 
 
 @app.command()
@@ -171,8 +190,13 @@ def run(
     ctx: typer.Context,
     data: Data,
     root: Root,
-    target: Annotated[str, typer.Option(help="Binary attribute to classify, or attribute=value.")],
-    confounder: Annotated[str, typer.Option(help="Binary attribute it is confounded with, or attribute=value.")],
+    target: Target,
+    confounder: Annotated[
+        str,
+        typer.Option(
+            help="Binary attribute it is confounded with, or attribute=value.", autocompletion=completion.attributes
+        ),
+    ],
     out: Out,
     size: Size = 64,
     train_size: Annotated[
@@ -196,14 +220,17 @@ def run(
     cache: Cache = None,
     skip_damaged: SkipDamaged = False,
     force: Force = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Run the whole job on real images.
 
+    Each training is kept in --out as soon as it is done: where it was stopped, the same command with --force goes on.
+
     Example: fairlearn-bridge run --data celeba --root DATA --target Male --confounder Blond_Hair --out runs/blond
     """
-    with told_in_one_line(debug):
+    with told_in_one_line(debug, resumes=out / "memory"):
         check_out(out, force)
         config = _config(ctx.params)
         seconds: dict[str, float] = {}
@@ -214,7 +241,8 @@ def run(
             warnings.simplefilter("ignore", UserWarning)
             parts = split_data(config, train, test)
         title = f"{confounder} as a confounder of {target}, on {data}"
-        _print_table(run_experiment(config, parts, out, title=title, seconds=seconds, quiet=quiet), config.target, out)
+        table = run_experiment(config, parts, out, title=title, seconds=seconds, quiet=quiet)
+        _print_run(table, config.target, out, as_json)
 
 
 def _read_settings(ctx: typer.Context, path: Path | None) -> Path | None:
@@ -247,10 +275,13 @@ def sweep(
     ] = None,
     data: Data = "faces",
     root: Root = Path(),
-    target: Annotated[str, typer.Option(help="Binary attribute to classify, or attribute=value.")] = "Male",
+    target: Target = "Male",
     confounder: Annotated[
         list[str] | None,
-        typer.Option(help="One it is confounded with; give it again for more. The paper's four by default."),
+        typer.Option(
+            help="One it is confounded with; give it again for more. The paper's four by default.",
+            autocompletion=completion.attributes,
+        ),
     ] = None,
     size: Size = 64,
     train_size: Annotated[
@@ -280,17 +311,18 @@ def sweep(
     cache: Cache = None,
     skip_damaged: SkipDamaged = False,
     force: Force = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Run confounders x schemes x quantiles x seeds: Table 1 and Figures 7 and 8 of the paper.
 
-    Each training is kept in --out as soon as it is done: run again with the same options and --force, a sweep that was
-    stopped goes on. --out gets table1.csv, table.csv, validation.csv, trainings.csv, sweep.json and plots.
+    Each training is kept in --out as soon as it is done: where it was stopped, the same command with --force goes on.
+    --out gets table1.csv, table.csv, validation.csv, trainings.csv, sweep.json and plots.
 
     Example: fairlearn-bridge sweep --config examples/celeba_sweep.toml --root DATA --out runs/sweep
     """
-    with told_in_one_line(debug):
+    with told_in_one_line(debug, resumes=out / "memory"):
         check_out(out, force)
         # Faces are drawn as many as asked for; other data are taken as they come.
         sizes = {"train_size": train_size or 2400, "test_per_cell": test_per_cell or 182} if data == "faces" else {}
@@ -311,7 +343,10 @@ def sweep(
                 return split_data(one, *images)
 
         results = run_sweep(configs, data_of, quantile or (0.6, 0.7, 0.8, 0.95), out, quiet=quiet)
-        _print_table1(results.table1(), target)
+        if as_json:
+            typer.echo((out / "sweep.json").read_text(), nl=False)
+        else:
+            _print_table1(results.table1(), target)
 
 
 def _print_table1(table: pd.DataFrame, target: str) -> None:
@@ -335,15 +370,21 @@ def _print_table1(table: pd.DataFrame, target: str) -> None:
 @app.command()
 def inspect(
     data: Data,
-    target: Annotated[str, typer.Option(help="Attribute to classify, of any number of classes, or attribute=value.")],
+    target: Annotated[
+        str,
+        typer.Option(
+            help="Attribute to classify, of any number of classes, or attribute=value.",
+            autocompletion=completion.attributes,
+        ),
+    ],
     root: Root = Path(),
     out: Annotated[Path | None, typer.Option(help="Folder for the results too; new or empty unless --force.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     threshold: Annotated[
         float, typer.Option(help="Cramer's V from which on an attribute is flagged: 0 independent, 1 tells the target.")
     ] = THRESHOLD,
     skip_damaged: SkipDamaged = False,
     force: Force = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Find out which attributes go along with the target in the training images, and could be learnt in its place.
@@ -496,6 +537,7 @@ def report(
         Path | None,
         typer.Option(help="The page; report.html in the run folder by default, of several side_by_side.html here."),
     ] = None,
+    force: ReplaceFile = False,
     debug: Debug = False,
 ) -> None:
     """Write a run's report.html again from its results, or one page of several runs.
@@ -504,6 +546,11 @@ def report(
     """
     with told_in_one_line(debug):
         if len(folders) == 1:
-            typer.echo(write_report(folders[0], out))
+            page = out or folders[0] / "report.html"
+            check_file(page, force)
+            write_report(folders[0], page)
         else:
-            typer.echo(write_side_by_side(folders, out or Path("side_by_side.html")))
+            page = out or Path("side_by_side.html")
+            check_file(page, force)
+            write_side_by_side(folders, page)
+        typer.echo(page)

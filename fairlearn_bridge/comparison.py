@@ -20,8 +20,8 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_memory
-from tqdm.auto import tqdm
 
+from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.baselines import NotApplicableError
 
@@ -246,7 +246,7 @@ def fit_mitigators(
         for name in chains
     ]
     done = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
-    found = list(tqdm(done, total=len(jobs), desc="mitigators", unit="fit", disable=not show_progress))
+    found = list(progress_bar(done, total=len(jobs), desc="mitigators", unit="fit", disable=not show_progress))
     results = {(row["mitigator"], row["seed"]): (table, row) for chain in found for table, row in chain}
     ordered = [results[name, seed] for seed in random_states for name in mitigators]
     trainings = pd.DataFrame([row for _, row in ordered])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 import sys
 import time
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Hashable, Iterator, Mapping
 
-    import joblib
     from numpy.typing import NDArray
 
 FORMAT = 1
@@ -197,6 +198,9 @@ def run_experiment(
 ) -> pd.DataFrame:
     """Run all arms on `data` and write the run folder: results.json, tables, maps, checkpoint, plots, report.html.
 
+    Every training is kept in ``out/memory`` as soon as it is done: a run that was stopped, called again, goes on and
+    ends with the same results. It is removed when the run is complete.
+
     Parameters
     ----------
     config : ExperimentConfig
@@ -218,9 +222,11 @@ def run_experiment(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     seconds = {} if seconds is None else seconds
+    memory = joblib.Memory(out / "memory", verbose=0)
     biased = samples_of(config, data.biased)
     with stage("training the region classifier", seconds, quiet):
-        classifier, training = train_region_classifier(config, data, show_progress=not quiet)
+        train = memory.cache(train_region_classifier, ignore=["show_progress"])
+        classifier, training = train(config, data, show_progress=not quiet)
         save_classifier(classifier, out / "region_classifier")
     with stage("attributing the training images", seconds, quiet):
         attribution = RegionAttribution(classifier)
@@ -231,7 +237,9 @@ def run_experiment(
     arms = build_arms(config, classifier)
     with stage("training the target classifiers", seconds, quiet):
         test = samples_of(config, data.test, with_twins=True)
-        predictions, trainings = fit_arms(config, arms, data, test, maps=maps.numpy(), show_progress=not quiet)
+        predictions, trainings = fit_arms(
+            config, arms, data, test, maps=maps.numpy(), memory=memory, show_progress=not quiet
+        )
     chosen = _chosen(trainings)
     for name, reason in _not_run(trainings).items():
         print(f"{name}: {reason}", file=sys.stderr)
@@ -257,6 +265,7 @@ def run_experiment(
     with replacing(out / "results.json") as path:
         path.write_text(json.dumps(_without_nan(results), indent=1, default=_plain) + "\n")
     write_report(out)
+    shutil.rmtree(out / "memory")
     return table
 
 

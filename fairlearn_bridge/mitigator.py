@@ -10,10 +10,10 @@ import torch
 from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.utils.validation import check_is_fitted
-from tqdm.auto import tqdm
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
 from captum_region.batches import as_floats, take
+from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.comparison import Samples
 from fairlearn_bridge.noise import AttributionNoise, Perturbation, quantile_mask
@@ -272,7 +272,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
             return estimate_crossed_auc(candidate, held_out, train, mask, random_state=seed)
 
         scores = Parallel(n_jobs=self.n_jobs, return_as="generator")(delayed(score)(noise) for noise in candidates)
-        bar = tqdm(scores, total=len(candidates), desc="candidates", unit="fit", disable=not self.show_progress)
+        bar = progress_bar(scores, total=len(candidates), desc="candidates", unit="fit", disable=not self.show_progress)
         rows = [(noise.scheme, noise.quantile, *found) for noise, found in zip(candidates, bar, strict=True)]
         return pd.DataFrame(rows, columns=["scheme", "quantile", "crossed_auc", "standard_error"])
 

@@ -20,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
 from captum_region.batches import batches
-from captum_region.cli import Cache, Data, Debug, Device, Quiet, Root, Seed, Size, read_data, told_in_one_line
+from captum_region.cli import AsJson, Cache, Data, Debug, Device, Quiet, Root, Seed, Size, read_data, told_in_one_line
 from captum_region.comparison.localisation import pixel_auc
 from captum_region.datasets import Faces
 from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData, samples_of, split_data, synthetic_data
@@ -124,15 +124,20 @@ def main(
     seed: Seed = 0,
     device: Device = "cpu",
     cache: Cache = None,
+    as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Compare region classifiers trained on unbiased data, within the classes of biased data, and plainly on it."""
+    """Compare region classifiers trained on unbiased data, within the classes of biased data, and plainly on it.
+
+    Example: python -m fairlearn_bridge.region_study --data faces --confounder Blond_Hair --seeds 1
+    """
     with told_in_one_line(debug):
         images = None
         if data != "faces":
             images = read_data(data, root, size, cache=cache, skip_damaged=False, quiet=quiet)
         console = Console(width=None if Console().is_terminal else 120)
+        found = []
         for name in confounder or ("Blond_Hair", "Eyeglasses", "Smiling", "Wearing_Hat"):
             tables = []
             for its_seed in range(seed, seed + seeds):
@@ -149,7 +154,11 @@ def main(
                     warnings.simplefilter("ignore", UserWarning)  # a balanced set that is not quite: as good as it gets
                     drawn = synthetic_data(config, size) if images is None else split_data(config, *images)
                 tables.append(study_region_training(config, drawn, quantile=quantile, show_progress=not quiet))
-            console.print(_shown(name, tables))
+                found.append(tables[-1].reset_index().assign(confounder=name, seed=its_seed))
+            if not as_json:
+                console.print(_shown(name, tables))
+        if as_json:
+            typer.echo(pd.concat(found).to_json(orient="records", indent=1, double_precision=15))
 
 
 def _shown(name: str, tables: list[pd.DataFrame]) -> Table:

@@ -96,17 +96,19 @@ class SweepResults:
         return html
 
     def write(self, out: Path, settings: dict[str, Any], shown_quantile: float) -> None:
-        """Write the tables, the settings and the plots into `out`."""
+        """Write the tables, Table 1 with the settings as JSON, and the plots into `out`."""
+        table1 = self.table1().pipe(_flat_columns).reset_index()
         for name, table in (
             ("table.csv", self.table),
             ("validation.csv", self.validation),
             ("trainings.csv", self.trainings.drop(columns="losses")),
-            ("table1.csv", self.table1().pipe(_flat_columns).reset_index()),
+            ("table1.csv", table1),
         ):
             with replacing(out / name) as path:
                 table.to_csv(path, index=False)
         with replacing(out / "sweep.json") as path:
-            path.write_text(json.dumps(settings, indent=1) + "\n")
+            records = json.loads(table1.to_json(orient="records", double_precision=15))  # None for NaN
+            path.write_text(json.dumps(settings | {"table1": records}, indent=1) + "\n")
         (out / "plots").mkdir(exist_ok=True)
         for confounder, rows in self.table.groupby("confounder", sort=False):
             of_one = rows["quantile"].isna() | np.isclose(rows["quantile"], shown_quantile)

@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
 from captum_region.classifiers import DenseRegionClassifier
-from captum_region.cli import Debug, Quiet, Seed, Size, told_in_one_line
+from captum_region.cli import AsJson, Debug, Quiet, Seed, Size, told_in_one_line
 from captum_region.comparison.methods import captum_methods
 from captum_region.comparison.study import WholeImageClassifier, grids_for
 from captum_region.datasets import make_faces
@@ -146,17 +146,25 @@ def main(
     images: Annotated[int, typer.Option(help="Faces in each training set.")] = 2000,
     seeds: Annotated[int, typer.Option(help="Runs with seeds --seed, --seed + 1 ...")] = 3,
     seed: Seed = 0,
+    as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Show two models of an attribute with two redundant cues, and the region map of the same data."""
+    """Show two models of an attribute with two redundant cues, and the region map of the same data.
+
+    Example: python -m captum_region.comparison.cues --seeds 1 --json
+    """
     with told_in_one_line(debug):
         tables = [
             study_cues(seed=its, size=size, images=images, show_progress=not quiet).table.assign(seed=its)
             for its in range(seed, seed + seeds)
         ]
+        table = pd.concat(tables)
+        if as_json:
+            typer.echo(table.to_json(orient="records", indent=1, double_precision=15))
+            return
         shown = Table("map", *CUES, "accuracy of the model", title=f"pixel AUC of each cue, {seeds} seeds")
-        for name, part in pd.concat(tables).groupby("map", sort=False):
+        for name, part in table.groupby("map", sort=False):
             columns = (part[key].dropna() for key in (*CUES, "accuracy"))
             shown.add_row(str(name), *map(_mean_and_spread, columns))
         Console(width=None if Console().is_terminal else 120).print(shown)

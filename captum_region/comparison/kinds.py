@@ -19,7 +19,20 @@ from scipy.stats import pearsonr
 
 from captum_region.batches import batches
 from captum_region.calibration import balanced_subset, of_logits
-from captum_region.cli import Cache, Data, Debug, Quiet, Root, Seed, read_both, told_in_one_line
+from captum_region.cli import (
+    AsJson,
+    Cache,
+    Data,
+    Debug,
+    Device,
+    Quiet,
+    ReplaceFile,
+    Root,
+    Seed,
+    check_file,
+    read_both,
+    told_in_one_line,
+)
 from captum_region.comparison.localisation import pixel_auc, rank_accuracy
 from captum_region.confidence import negative_entropy
 from captum_region.datasets import Faces
@@ -80,12 +93,19 @@ def main(
     root: Root = Path(),
     limit: Annotated[int, typer.Option(help="Use at most so many images, of each class equally many.")] = 400,
     seed: Seed = 0,
+    device: Device = "cpu",
     cache: Cache = None,
+    force: ReplaceFile = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Compare two region classifiers on the images that the data set keeps apart from training."""
+    """Compare two region classifiers on the images that the data set keeps apart from training.
+
+    Example: python -m captum_region.comparison.kinds PATCH DENSE --data celeba --root DATA --attribute Eyeglasses
+    """
     with told_in_one_line(debug):
+        check_file(out, force)
         results: dict[str, Any] = {"attribute": attribute, "classifiers": []}
         mean_maps = []
         table = Table(title=f"{data}, {attribute}")
@@ -94,7 +114,7 @@ def main(
                 folder, data, root, cache=cache, skip_damaged=False, quiet=quiet, held_out=True
             )
             chosen = images.subset(balanced_subset(images.labels(attribute), limit=limit, random_state=seed))
-            measures, mean_map = measure_classifier(classifier, chosen, attribute, show_progress=not quiet)
+            measures, mean_map = measure_classifier(classifier.to(device), chosen, attribute, show_progress=not quiet)
             mean_maps.append(mean_map.ravel())
             if not table.columns:
                 for column in ("", "images", *measures):
@@ -103,8 +123,12 @@ def main(
             results["classifiers"].append({"kind": type(classifier).__name__, "images": len(chosen), **measures})
         results["correlation_of_mean_maps"] = float(pearsonr(*mean_maps).statistic)
         out.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(results, indent=1)
         with replacing(out) as path:
-            path.write_text(json.dumps(results, indent=1) + "\n")
+            path.write_text(text + "\n")
+        if as_json:
+            typer.echo(text)
+            return
         # A pipe has no width of its own, and 80 columns would cut the names.
         Console(width=None if Console().is_terminal else 120).print(table)
         typer.echo(f"correlation of the mean maps: {results['correlation_of_mean_maps']:.3f}")

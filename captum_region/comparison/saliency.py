@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from tqdm.auto import tqdm
 
 from captum_region.batches import batches, check_images
 from captum_region.comparison.faithfulness import deletion_insertion
@@ -30,6 +29,7 @@ from captum_region.comparison.localisation import (
     pointing_game,
     rank_accuracy,
 )
+from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def compare_saliency(
     colour = torch.cat([part.mean((2, 3)) for part in parts]).mean(0)[:, None, None]
     maps: dict[str, Tensor] = {}
     seconds, memory, tables = {}, {}, []
-    with tqdm(total=len(methods) * len(images), desc="saliency", unit="map", disable=not show_progress) as bar:
+    with progress_bar(total=len(methods) * len(images), desc="saliency", unit="map", disable=not show_progress) as bar:
         for name, method in methods.items():
             bar.set_postfix_str(name)
             found, took = [], 0.0

@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet18
 
 from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
+from captum_region.cli import AsJson, Debug, Device, Quiet, ReplaceFile, check_file, told_in_one_line
 from captum_region.confidence import negative_entropy
 from captum_region.datasets import make_faces
 from captum_region.files import replacing
@@ -300,31 +301,43 @@ def main(
     out: Annotated[Path, typer.Option(help="File for the results, JSON.")] = Path("bench.json"),
     size: Annotated[int, typer.Option(min=16, help="Side of the images; 128 is the paper's, 49 x 49 regions.")] = 128,
     rounds: Annotated[int, typer.Option(min=1, help="How often each pair is timed; the median counts.")] = 3,
-    device: Annotated[str, typer.Option(help="cpu, cuda ...")] = "cpu",
+    device: Device = "cpu",
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Also under bfloat16 autocast.")] = False,
     only: Annotated[str | None, typer.Option(help="maps, pixels or training; all by default.")] = None,
     images: Annotated[int, typer.Option(min=20, help="Training faces.")] = 1000,
     epochs: Annotated[int | None, typer.Option(help="Epochs of the paper's recipe; its 90 by default.")] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")] = False,
+    force: ReplaceFile = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:
-    """Time the package against what it replaces; nothing else should run on the machine meanwhile."""
-    where, grid = torch.device(device), RegionGrid.for_images(size)
-    parts: dict[str, Callable[[], Iterable[Pair]]] = {
-        "maps": lambda: time_maps(grid, rounds, where, bfloat16=bfloat16),
-        "pixels": lambda: time_to_pixels(grid, rounds),
-        "training": lambda: [time_training(where, images=images, epochs=epochs, show_progress=not quiet)],
-    }
-    if only is not None and only not in parts:
-        raise typer.BadParameter(f"--only must be one of {', '.join(parts)}, got {only!r}")
-    pairs = [pair for name, time_part in parts.items() if only in (None, name) for pair in time_part()]
-    pairs.sort(key=lambda pair: pair.name)
-    result = {"environment": environment(where), "grid": repr(grid), "pairs": [asdict(pair) for pair in pairs]}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as path:
-        path.write_text(json.dumps(result, indent=1) + "\n")
-    console = Console(width=None if Console().is_terminal else 200)
-    console.print(table_of(pairs))
-    console.print(json.dumps(result["environment"]), highlight=False)
+    """Time the package against what it replaces; nothing else should run on the machine meanwhile.
+
+    Example: python -m captum_region.comparison.speed --only maps --size 64 --out maps.json
+    """
+    with told_in_one_line(debug):
+        check_file(out, force)
+        where, grid = torch.device(device), RegionGrid.for_images(size)
+        parts: dict[str, Callable[[], Iterable[Pair]]] = {
+            "maps": lambda: time_maps(grid, rounds, where, bfloat16=bfloat16),
+            "pixels": lambda: time_to_pixels(grid, rounds),
+            "training": lambda: [time_training(where, images=images, epochs=epochs, show_progress=not quiet)],
+        }
+        if only is not None and only not in parts:
+            raise ValueError(f"--only must be one of {', '.join(parts)}, got {only!r}")
+        pairs = [pair for name, time_part in parts.items() if only in (None, name) for pair in time_part()]
+        pairs.sort(key=lambda pair: pair.name)
+        result = {"environment": environment(where), "grid": repr(grid), "pairs": [asdict(pair) for pair in pairs]}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(result, indent=1)
+        with replacing(out) as path:
+            path.write_text(text + "\n")
+        if as_json:
+            typer.echo(text)
+            return
+        console = Console(width=None if Console().is_terminal else 200)
+        console.print(table_of(pairs))
+        console.print(json.dumps(result["environment"]), highlight=False)
 
 
 if __name__ == "__main__":

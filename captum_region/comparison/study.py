@@ -11,7 +11,6 @@ import torch
 from scipy.stats import t as student_t
 from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
 from captum_region.batches import batches, take
@@ -21,6 +20,7 @@ from captum_region.comparison.methods import captum_methods, floors, region_meth
 from captum_region.comparison.saliency import SaliencyComparison, compare_saliency
 from captum_region.datasets import Faces
 from captum_region.grid import RegionGrid
+from captum_region.progress import progress_bar
 from captum_region.randomness import seeded
 from captum_region.training import fit_region_classifier, region_accuracy
 
@@ -221,7 +221,7 @@ def study_attribute(
     )
     left = []
     chosen = {"nothing masked": None, **{name: methods[name] for name in again}} if again else {}
-    for name, method in tqdm(chosen.items(), desc="retraining", unit="method", disable=not show_progress):
+    for name, method in progress_bar(chosen.items(), desc="retraining", unit="method", disable=not show_progress):
         known, judged = (
             (
                 part.images,

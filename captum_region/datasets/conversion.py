@@ -11,12 +11,12 @@ import pandas as pd
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
-from tqdm.auto import tqdm
 
 from captum_region.datasets.decoding import height_width, rgb_pixels, write_header
 from captum_region.datasets.images import AttributeImages
 from captum_region.files import replacing
 from captum_region.plotting import image_array
+from captum_region.progress import progress_bar
 
 if TYPE_CHECKING:
     import os
@@ -87,7 +87,7 @@ def from_dataset(
         raise ValueError(f"dataset must be one split, such as dataset[{next(iter(dataset), None)!r}], got {[*dataset]}")
     shape = None if size is None else height_width(size)
     total = len(dataset) if hasattr(dataset, "__len__") and not isinstance(dataset, DataLoader) else None
-    items = tqdm(_items(dataset), total=total, desc="reading", unit="image", disable=not show_progress)
+    items = progress_bar(_items(dataset), total=total, desc="reading", unit="image", disable=not show_progress)
     columns: dict[Any, list[Any]] = {}
     pixels = _read(items, shape, image_column, attributes, columns)
     if out is None:

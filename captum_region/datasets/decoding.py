@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed, effective_n_jobs
 from PIL import Image, ImageOps, UnidentifiedImageError
-from tqdm import tqdm
 
 from captum_region.files import replacing
+from captum_region.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -195,7 +195,7 @@ def _write_entry(
         write_header(file, len(present), shape)
         start = file.tell()
         decoded = _decode_all([paths[at] for at in present], shape, n_jobs)
-        bar = tqdm(decoded, total=len(present), desc="decoding", unit="image", disable=not show_progress)
+        bar = progress_bar(decoded, total=len(present), desc="decoding", unit="image", disable=not show_progress)
         with closing(decoded), bar:
             for at, pixels in zip(present, bar, strict=True):
                 if not isinstance(pixels, str):

@@ -34,56 +34,73 @@ def trained(source, tmp_path_factory, command):
 
 
 @pytest.mark.slow
-def test_train_on_one_value_within_a_target(source, tmp_path, command):
-    options = ["--attribute", "hair=blond", "--within", "Male", "--size", "20", "--epochs", "1", "--quiet"]
-    done = command("captum_region", "train", *source, *options, "--out", tmp_path / "classifier")
+def test_train_on_one_value_within_a_target(source, tmp_path, command, documented, listed):
+    options = ["--attribute", "hair=blond", "--within", "Male", "--size", "20", "--epochs", "1", "--quiet", "--json"]
+    out = tmp_path / "classifier"
+    done = command("captum_region", "train", *source, *options, "--out", out)
     assert done.stderr == ""
+    assert done.stdout == (out / "training.json").read_text()
     assert json.loads(done.stdout)["images"] == 240  # a fifth is kept apart
-    loaded = load_classifier(tmp_path / "classifier" / "classifier")
+    assert listed(out) == documented("train")
+    loaded = load_classifier(out / "classifier")
     assert loaded.class_names == ("not hair=blond", "hair=blond")
 
 
 @pytest.mark.slow
-def test_attribute_writes_a_store_and_goes_on_with_one_that_was_stopped(source, trained, tmp_path, command):
+def test_attribute_writes_a_store_and_goes_on_with_one_that_was_stopped(
+    source, trained, tmp_path, command, interrupted, documented, listed
+):
     classifier, done = trained
     assert "region classifier: 100%" in done.stderr
+    assert "best region accuracy" in done.stdout
     assert load_classifier(classifier / "classifier").class_names == ("blond", "dark", "hat")
     out = tmp_path / "maps"
-    options = [classifier, *source, "--limit", "30", "--batch-size", "8", "--out", out]
-    done = command("captum_region", "attribute", *options, "--by", "Male")
+    options = [classifier, *source, "--batch-size", "1", "--out", out]
+    done = command("captum_region", "attribute", *options, "--by", "Male", "--json")
     assert "region maps: 100%" in done.stderr
+    assert done.stdout == (out / "maps.json").read_text()
+    assert listed(out) == documented("attribute")
     maps = RegionMaps(out)
-    assert maps.maps.shape == (30, 16, 16)
+    assert maps.maps.shape == (300, 16, 16)
     np.testing.assert_array_equal(np.load(out / "mean_map.npy"), maps.mean().numpy())
     with Image.open(out / "mean_map.png") as picture:
         assert picture.size[0] > 3 * 400  # all images, and each value of Male
     whole = (out / "maps.npy").read_bytes()
-    description = json.loads((out / "maps.json").read_text())
-    (out / "maps.json").write_text(json.dumps(description | {"done": 16}))
-    (out / "maps.npy").write_bytes(whole[: len(whole) // 2 + 999])
-    command("captum_region", "attribute", *options)
-    assert (out / "maps.npy").read_bytes() == whole
-    refused = command("captum_region", "attribute", *options, "--confidence", "margin", check=2)
+    stopped = tmp_path / "stopped"
+    options[-1] = stopped
+    store = stopped / "maps.npy"
+    told = interrupted(
+        lambda: store.exists() and store.stat().st_size > 1000, "captum_region", "attribute", *options, "--quiet"
+    )
+    assert told.startswith(f"stopped: {stopped / 'maps.json'} keeps what was done")
+    assert 0 < json.loads((stopped / "maps.json").read_text())["done"] < 300
+    refused = command("captum_region", "attribute", *options, "--quiet", check=2)
+    assert "holds files already" in refused.stderr
+    command("captum_region", "attribute", *options, "--force")
+    assert store.read_bytes() == whole
+    refused = command("captum_region", "attribute", *options, "--confidence", "margin", "--force", check=2)
     assert "holds maps of another confidence" in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--temperature"]])
-def test_calibrate(options, source, trained, tmp_path, command):
+def test_calibrate(options, source, trained, tmp_path, command, documented, listed):
     out = tmp_path / "calibration"
+    options = [*options, "--json"]
     done = command("captum_region", "calibrate", trained[0], *source, "--attribute", "hair", "--out", out, *options)
-    result = json.loads((out / "calibration.json").read_text())
-    assert json.loads(done.stdout) == result
+    assert done.stdout == (out / "calibration.json").read_text()
+    assert listed(out) | {"classifier"} == documented("calibrate")
+    result = json.loads(done.stdout)
     bins = pd.read_csv(out / "reliability.csv")
     assert len(bins) == 100
     assert bins["patches"].sum() == result["images"] * 256
     gap = ((bins["confidence"] - bins["accuracy"]).abs() * bins["patches"]).sum() / bins["patches"].sum()
-    error = result["calibration_error_with_temperature" if options else "calibration_error"]
+    error = result["calibration_error_with_temperature" if "--temperature" in options else "calibration_error"]
     assert gap == pytest.approx(error, rel=1e-6)
     with Image.open(out / "reliability.png") as picture:
         assert picture.size[0] > 400
-    if options:
+    if "--temperature" in options:
         better = error < result["calibration_error"]
         assert (out / "classifier").is_dir() == better
         if better:

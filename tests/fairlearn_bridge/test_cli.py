@@ -1,24 +1,27 @@
 """The commands as a user runs them: real subprocesses on small data."""
 
 import json
+import random
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from captum_region import load_classifier
 from captum_region.datasets import make_faces
+from fairlearn_bridge.cli import app
 
 SMALL = ["--epochs", "1", "--region-epochs", "1", "--batch-size", "32", "--jobs", "1"]
+DEMO = ["--size", "24", "--train-size", "120", "--test-per-cell", "15", *SMALL, "--seeds", "2"]
 
 
 @pytest.fixture(scope="module")
 def demo(command, tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "run"
-    sizes = ["--size", "24", "--train-size", "120", "--test-per-cell", "15"]
-    return out, command("fairlearn_bridge", "demo", "--out", out, *sizes, *SMALL, "--seeds", "2")
+    return out, command("fairlearn_bridge", "demo", *DEMO, "--out", out)
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +39,9 @@ def table(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_demo_writes_all_it_says(demo):
+def test_demo_writes_all_it_says(demo, documented, listed):
     out, done = demo
-    names = {"report.html", "results.json", "table.csv", "predictions.csv", "maps.npz", "plots", "region_classifier"}
-    assert {path.name for path in out.iterdir()} == names
+    assert listed(out) == documented("demo") == documented("run")
     results = json.loads((out / "results.json").read_text())
     arms = ["original", "balanced", "threshold shifted"]
     arms += ["reweighing", "resampling", "group_dro", "jtt", "last_layer", "masktune"]
@@ -100,15 +102,38 @@ def test_demo_writes_all_it_says(demo):
     assert maps["pixel_map"].shape == (24, 24)
     assert maps["truth_mean"].max() > 0.3
     assert "training the region classifier" in done.stderr
+    # A bar of a log is drawn when it begins and ends, and every ten seconds.
+    assert done.stderr.count("\r") <= 3 * done.stderr.count(" 0%|")
     assert "<html" in (out / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_demo_stopped_at_a_random_moment_goes_on_and_ends_with_the_same(
+    demo, command, interrupted, documented, listed, tmp_path
+):
+    whole, _ = demo
+    out = tmp_path / "run"
+    trained = random.randrange(16)
+    options = [*DEMO, "--out", out]
+    told = interrupted(lambda: len(list(out.rglob("output.pkl"))) > trained, "fairlearn_bridge", "demo", *options)
+    assert told.startswith(f"stopped: {out / 'memory'} keeps what was done"), trained
+    assert not (out / "table.csv").exists()
+    done = command("fairlearn_bridge", "demo", *options, "--force", "--json", "--quiet")
+    assert done.stdout == (out / "results.json").read_text()
+    assert listed(out) == documented("demo")
+    for name in ("table.csv", "predictions.csv", "maps.npz"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), (name, trained)
 
 
 @pytest.mark.slow
 def test_report_again_and_force(command, demo):
     out, _ = demo
     page = (out / "report.html").read_text()
-    (out / "report.html").unlink()
-    assert command("fairlearn_bridge", "report", out).stdout.strip() == str(out / "report.html")
+    refused = CliRunner().invoke(app, ["report", str(out)])
+    assert refused.exit_code == 2
+    assert refused.stderr.startswith(f"error: {out / 'report.html'} is there already")
+    (out / "report.html").write_text("")
+    assert command("fairlearn_bridge", "report", out, "--force").stdout.strip() == str(out / "report.html")
     assert (out / "report.html").read_text() == page
     before = (out / "results.json").read_bytes()
     refused = command("fairlearn_bridge", "demo", "--out", out, check=2)
@@ -185,3 +210,29 @@ def test_help_teaches_and_versions_agree(command):
         command("fairlearn_bridge", "--version").stdout.split()[1]
         == command("captum_region", "--version").stdout.split()[1]
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("run --data ta", ["table"]),
+        ("run --data table --root {table} --target ", ["hair", "Male"]),
+        ("sweep --confounder Eye", ["Eyeglasses"]),
+        ("demo --schemes general_mask,specific_n", ["general_mask,specific_noise"]),
+        ("demo --others jtt,fas", ["jtt,fast"]),
+        ("demo --device cu", ["cuda"]),
+        ("run --data celeba --root nowhere --target Mal", ["Male"]),
+    ],
+)
+def test_the_shell_completes_values(words, completed, table):
+    line = f"fairlearn-bridge {words.format(table=table)}"
+    asked = {"_FAIRLEARN_BRIDGE_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    done = CliRunner().invoke(app, [], env=asked, prog_name="fairlearn-bridge")
+    assert done.stdout.split() == completed
+
+
+def test_a_device_that_is_not_there_is_told(tmp_path):
+    done = CliRunner().invoke(app, ["demo", "--device", "gpu", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert "Invalid value for '--device': gpu" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -260,7 +260,7 @@ def own(tmp_path_factory):
 
 class TestCommand:
     @pytest.mark.slow
-    def test_it_tells_what_to_run_next(self, command, own, tmp_path):
+    def test_it_tells_what_to_run_next(self, command, own, tmp_path, documented, listed):
         out = tmp_path / "inspected"
         arguments = ["inspect", "--data", "table", "--root", own, "--target", "Male", "--out", out]
         done = command("fairlearn_bridge", *arguments)
@@ -271,7 +271,7 @@ class TestCommand:
         following = shlex.split(done.stdout.splitlines()[-1])
         options = ["--data", "table", "--root", str(own), "--target", "Male", "--confounder", "hair=blond"]
         assert following == ["fairlearn-bridge", "run", *options, "--out", "runs/hair=blond"]
-        assert {path.name for path in out.iterdir()} == {"inspect.csv", "inspect.json", "inspect.png"}
+        assert listed(out) == documented("inspect")
         table = pd.read_csv(out / "inspect.csv", index_col="attribute")
         assert table.index[table["flagged"]].tolist() == ["beard", "hair", "tie"]
         written = json.loads((out / "inspect.json").read_text())

@@ -48,8 +48,9 @@ def swept(settings, tmp_path_factory, command):
 
 
 @pytest.mark.slow
-def test_a_sweep_writes_what_it_says(swept):
+def test_a_sweep_writes_what_it_says(swept, documented, listed):
     out, done = swept
+    assert listed(out) == documented("sweep")
     plots = {f"figure{number}_{name}.png" for number in (7, 8) for name in ("Blond_Hair", "Eyeglasses")}
     assert {path.name for path in (out / "plots").iterdir()} == plots
     table = pd.read_csv(out / "table.csv").set_index(["confounder", "mitigator", "measure"]).sort_index()
@@ -80,6 +81,7 @@ def test_a_sweep_writes_what_it_says(swept):
             assert row[f"gap {column}"] == table.loc[(confounder, name, "gap"), "mean"]
     recorded = json.loads((out / "sweep.json").read_text())
     assert recorded["quantiles"] == [0.5, 0.7]
+    pd.testing.assert_frame_equal(pd.DataFrame(recorded["table1"]), table1, rtol=1e-12)
     assert set(recorded["seconds"]) == {"Blond_Hair", "Eyeglasses"}
     assert "confounder" not in recorded["config"]  # of two
     assert recorded["random_states"] == [3, 4]  # --seed goes with the file
@@ -91,9 +93,13 @@ def kept(out):
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on_and_ends_with_the_same(settings, swept, tmp_path, command):
+def test_a_stopped_and_a_killed_sweep_go_on_and_end_with_the_same(settings, swept, tmp_path, command, interrupted):
     out = tmp_path / "out"
     arguments = ["sweep", "--config", settings, "--out", out, "--seed", 3, "--quiet", "--force"]
+    told = interrupted(lambda: len(kept(out)) >= 2, "fairlearn_bridge", *arguments)
+    assert (
+        told == f"stopped: {out / 'memory'} keeps what was done, and the same command with --force goes on from there"
+    )
     with subprocess.Popen([sys.executable, "-m", "fairlearn_bridge", *map(str, arguments)]) as process:
         give_up = time.monotonic() + 200
         while len(kept(out)) < 5 and process.poll() is None and time.monotonic() < give_up:
@@ -101,7 +107,8 @@ def test_a_killed_sweep_goes_on_and_ends_with_the_same(settings, swept, tmp_path
         process.kill()
     before = kept(out)
     assert 5 <= len(before) < len(kept(swept[0]))
-    command("fairlearn_bridge", *arguments)
+    done = command("fairlearn_bridge", *arguments, "--json")
+    assert done.stdout == (out / "sweep.json").read_text()
     after = kept(out)
     assert {path: after[path] for path in before} == before  # read, not trained anew
     for name in TABLES:

@@ -117,19 +117,18 @@ def test_two_cues_are_two_columns():
 
 
 @pytest.mark.slow
-def test_the_command(command, tmp_path):
+def test_the_command(command, interrupted, documented, listed, tmp_path):
     out = tmp_path / "out"
     common = ["--size", 16, "--images", 40, "--epochs", 1, "--region-epochs", 1, "--limit", 3]
     common += ["--without", "XRAI", "--retrain", "none"]
-    done = command(
-        "captum_region", "compare", "--data", "faces", "--attribute", "Smiling", "--out", out, "--quiet", *common
-    )
+    common += ["--data", "faces", "--attribute", "Smiling", "--seeds", 2, "--out", out]
+    told = interrupted(lambda: any(out.rglob("output.pkl")), "captum_region", "compare", *common, "--quiet")
+    assert told.startswith(f"stopped: {out / 'memory'} keeps what was done")
+    done = command("captum_region", "compare", *common, "--force")
     assert "Smiling: explained model" in done.stdout
-    assert all(line.startswith("Smiling, seed 0: a map or its truth") for line in done.stderr.splitlines())
-    assert {path.name for path in out.iterdir()} == {
-        "comparison.json", "table.csv", "scores.csv", "maps_Smiling.png"
-    }  # fmt: skip
-    assert json.loads((out / "comparison.json").read_text())["studies"][0]["images"] == 3
+    assert done.stderr.count("saliency: 100%") == 1  # the first seed was done before
+    assert {name.replace("Smiling", "ATTRIBUTE") for name in listed(out)} == documented("compare")
+    assert [study["images"] for study in json.loads((out / "comparison.json").read_text())["studies"]] == [3, 3]
     refused = command(
         "captum_region", "compare", "--data", "celeba", "--attribute", "Smiling", "--out", tmp_path / "b", check=2
     )

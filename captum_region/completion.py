@@ -1,0 +1,36 @@
+"""What the shell completes after an option: data sets, their attributes, values of a list."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import typer  # noqa: TC002 (typer itself reads the annotation)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+def one_of(*values: str) -> Callable[[], list[str]]:
+    """Return what completes one of `values`."""
+    return lambda: list(values)
+
+
+def list_of(values: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return what completes the last of comma-separated `values`."""
+
+    def complete(incomplete: str) -> list[str]:
+        before = incomplete[: incomplete.rfind(",") + 1]
+        return [before + value for value in values]
+
+    return complete
+
+
+def attributes(ctx: typer.Context) -> list[str]:
+    """Complete attributes of the data that the options before name; where they name none, of synthetic faces."""
+    from captum_region.datasets import faces, read_attributes
+
+    # What cannot be read has nothing to complete; the command itself tells why.
+    with suppress(ValueError, OSError):
+        return [str(name) for name in read_attributes(ctx.params["data"], ctx.params["root"])]
+    return list(faces.ATTRIBUTES)
