@@ -42,6 +42,8 @@ def interrupted():
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # Whoever started the tests in the background may have them ignore it, which children inherit.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as process:
             give_up = time.monotonic() + 200
             while not ready() and process.poll() is None and time.monotonic() < give_up:

@@ -180,9 +180,12 @@ def test_the_estimate_is_near_the_truth(quantile, region_classifier):
 def test_auto_stands_for_lists_that_apply_at_predict_does_not_fit(region_classifier):
     X, y, confounder = biased(80)
     mitigator = AttributionNoiseMitigator(
-        clone(BASE).set_params(max_epochs=1), region_classifier=region_classifier, scheme="auto", quantile="auto"
+        clone(BASE).set_params(max_epochs=1), region_classifier=region_classifier, scheme="auto", quantile=[0.5, 1]
     ).fit(X, y, sensitive_features=confounder)
-    assert len(mitigator.selection_) == 3 * 6 + 1
+    assert len(mitigator.selection_) == 3 + 1
+    mitigator.set_params(scheme="general_mask", quantile="auto").fit(X, y, sensitive_features=confounder)
+    assert list(mitigator.selection_["quantile"]) == [0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1]
+    mitigator.set_params(scheme="auto")
     with pytest.raises(ValueError, match="apply_at_predict needs the scheme general_mask or general_noise, got 'auto'"):
         mitigator.set_params(apply_at_predict=True).fit(X, y, sensitive_features=confounder)
 
