@@ -94,8 +94,11 @@ def estimate_crossed_auc(
     Raises
     ------
     ValueError
-        If a class has no such image, and none can be estimated: no other class has the confounder's values.
+        If a class has no held-out image, or none such, and none can be estimated: no other class has the confounder's
+        values.
     """
+    if absent := set(classifier.classes_) - set(held_out.y):
+        raise ValueError(f"held_out must hold images of every class, it has none of {', '.join(map(str, absent))}")
     generator = np.random.default_rng(draw_seed(random_state))
     answers = _log_probability(classifier, held_out.X)
     code = np.searchsorted(classifier.classes_, held_out.y)
