@@ -24,8 +24,8 @@ from fairlearn_bridge import (
     ThresholdShift,
     compare_mitigators,
     confounded_split,
-    pareto_front,
 )
+from fairlearn_bridge.plotting import plot_trade_off
 
 faces = make_faces(2800, size=32, random_state=0)
 male, blond = faces.binary("Male"), faces.binary("Blond_Hair")
@@ -85,26 +85,11 @@ print(table.xs("mean", axis=1, level="statistic")[measures].round(2).to_string()
 # Two planes
 # ----------
 # Accuracy against the gap is what is mostly shown. The other plane asks what no threshold can mend: how well women are
-# told from men where hair speaks against it, and how often a prediction changes when only the hair does. Filled: no
-# other mitigator is as good in both and better in one (``pareto_front``). Lines are 95 % bootstrap intervals.
-
-
-def plot_plane(ax, less, more):
-    front = pareto_front(table, less=less, more=more)
-    for name, row in table.dropna(how="all").iterrows():
-        x, y = row[more, "mean"], abs(row[less, "mean"])
-        # The gap's interval is of a signed number, so its half-widths are drawn about its size.
-        across = [[x - row[more, "low"]], [row[more, "high"] - x]]
-        upwards = [[row[less, "mean"] - row[less, "low"]], [row[less, "high"] - row[less, "mean"]]]
-        colour = "tab:blue" if name in ("transplant", "elsewhere") else "0.35"
-        ax.errorbar(x, y, upwards, across, "o", color=colour, mfc=colour if front[name] else "white", lw=0.7)
-        aside = {"transplant": (-55, 5), "threshold shifted": (5, -13)}.get(name, (5, 5))
-        ax.annotate(name, (x, y), xytext=aside, textcoords="offset points", color=colour, fontsize=9)
-    ax.margins(x=0.6)  # room for the names
-    ax.set(xlabel=f"{more} (right is better)", ylabel=f"{less} (down is better)")
-
-
+# told from men where hair speaks against it, and how often a prediction changes when only the hair does. What lies
+# above and left of the dashed line is beaten in both (``pareto_front``). Faint lines are 95 % bootstrap intervals.
+kinds = dict.fromkeys(mitigators, "mitigator") | {"original": "reference", "transplant": "scheme"}
+kinds |= {"threshold shifted": "control", "elsewhere": "control"}
 figure, (by_gap, by_use) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-plot_plane(by_gap, "gap", "accuracy")
-plot_plane(by_use, "flip_rate", "crossed_auc")
+plot_trade_off(table, kinds=kinds, ax=by_gap)
+plot_trade_off(table, "flip_rate", "crossed_auc", kinds=kinds, ax=by_use)
 figure.savefig("compare_mitigators.png", dpi=110)

@@ -288,17 +288,22 @@ def plot_measure(
 
 def plot_trade_off(
     table: pd.DataFrame,
+    less: str = "gap",
+    more: str = "accuracy",
     *,
     front: Sequence[str] | None = None,
     kinds: Mapping[str, str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw each mitigator as a point: accuracy to the right, the size of the gap upwards; right and down is better.
+    """Draw each mitigator as a point between two measures; right and down is better. By default accuracy and the gap.
 
     Parameters
     ----------
     table : DataFrame
         From `compare_mitigators`.
+    less, more : str, default="gap" and "accuracy"
+        The measure upwards, whose size should be small, and the one to the right, which should be large; as in
+        `pareto_front`.
     front : sequence of str, optional
         The mitigators that no other beats, by default those of `pareto_front`: a line separates what they beat from
         what would beat them.
@@ -314,7 +319,7 @@ def plot_trade_off(
     Raises
     ------
     ValueError
-        If no mitigator has both.
+        If the table does not have the measures, or no mitigator has both.
 
     Examples
     --------
@@ -326,16 +331,16 @@ def plot_trade_off(
     >>> [text.get_text() for text in ax.texts]
     ['b', 'a']
     """
-    accuracy, gap = _intervals(table, "accuracy"), _intervals(table, "gap")
+    across, upwards = _intervals(table, more), _intervals(table, less)
     points = {
-        name: (accuracy[name], _absolute(gap[name]))
-        for name in accuracy
-        if np.isfinite([accuracy[name].mean, gap[name].mean]).all()
+        name: (across[name], _absolute(upwards[name]))
+        for name in across
+        if np.isfinite([across[name].mean, upwards[name].mean]).all()
     }
     if not points:
-        raise ValueError("table must hold accuracy and gap of a mitigator, it holds no such pair")
+        raise ValueError(f"table must hold {more} and {less} of a mitigator, it holds no such pair")
     if front is None:
-        unbeaten = pareto_front(table)
+        unbeaten = pareto_front(table, less, more)
         front = unbeaten.index[unbeaten].tolist()
     ax = new_axes(1, size=(5.4, 3.8))[0] if ax is None else ax
     for name, (x, y) in points.items():
@@ -352,8 +357,8 @@ def plot_trade_off(
         ax.plot(xs, ys, color="#767676", linewidth=1.2, linestyle="--", drawstyle="steps-pre", zorder=1)
     ax.set_xlim(left=left)
     ax.set_ylim(0, top)
-    ax.set_xlabel("accuracy (right is better)")
-    ax.set_ylabel("size of the gap (down is better)")
+    ax.set_xlabel(f"{literal(more)} (right is better)")
+    ax.set_ylabel(f"{'size of the gap' if less == 'gap' else literal(less)} (down is better)")
     _labels_at_right(ax, {name: (x.mean, y.mean) for name, (x, y) in points.items()})
     return ax
 
