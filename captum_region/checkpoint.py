@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_model, save_model
 
 from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
+from captum_region.files import PARTIAL
 from captum_region.grid import RegionGrid
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def save_classifier(classifier: RegionClassifier, folder: str | os.PathLike[str]
         raise FileExistsError(f"folder must be new or hold a classifier, but {folder} holds other files")
     description = {"format": FORMAT, **_architecture(classifier), "class_names": classifier.class_names}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{PARTIAL}{folder.name}-") as beside:
         whole = Path(beside) / "new"
         whole.mkdir()
         (whole / "classifier.json").write_text(json.dumps(description, indent=2) + "\n")

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
-from torchvision.models import get_model, resnet18
 
 from captum_region.grid import RegionGrid
 from captum_region.randomness import RandomState, draw_seed, seeded
@@ -239,6 +238,8 @@ def forward_regions(
 
 def cifar_resnet18(in_channels: int, num_classes: int) -> nn.Module:
     """Return torchvision's ResNet18 in its CIFAR form: a 3 x 3 first convolution of stride 1, no max pooling."""
+    from torchvision.models import resnet18  # takes seconds to import, which the dense kind need not wait for
+
     network: Any = resnet18(num_classes=num_classes)
     network.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()
@@ -318,6 +319,8 @@ class PatchRegionClassifier(RegionClassifier):
         if backbone == "resnet18":
             return cifar_resnet18(self.in_channels + 1, self.num_classes)
         if isinstance(backbone, str):
+            from torchvision.models import get_model
+
             try:
                 network: nn.Module = get_model(backbone, weights=None, num_classes=self.num_classes)
             except ValueError as error:

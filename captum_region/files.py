@@ -1,15 +1,21 @@
-"""Files that are whole or not there: written beside their place under another name, then renamed."""
+"""Files that are whole or not there, and folders that one process at a time writes into."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock, Timeout
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# How the names begin of what is not whole yet.
+PARTIAL = ".partial-"
 
 
 @contextmanager
@@ -25,7 +31,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     ['table.csv']
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{PARTIAL}{path.name}-", suffix=path.suffix)
     os.close(handle)
     beside = Path(name)
     try:
@@ -39,3 +45,34 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Keep other processes out of `folder`, made with its parents, and clear away what a killed one left half written.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process is in it.
+
+    Examples
+    --------
+    >>> with locked(tempfile.mkdtemp()) as folder, locked(folder):
+    ...     pass
+    Traceback (most recent call last):
+    BlockingIOError: ... is being written by another process
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise BlockingIOError(f"{folder} is being written by another process") from error
+    try:
+        for left in folder.glob(f"{PARTIAL}*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield folder
+    finally:
+        lock.release()

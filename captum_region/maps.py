@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from captum_region.batches import batches, check_images, fingerprint
 from captum_region.checkpoint import classifier_digest
 from captum_region.classifiers import RegionClassifier
 from captum_region.display import RegionMapDisplay
-from captum_region.files import replacing
+from captum_region.files import locked, replacing
 from captum_region.grid import RegionGrid
 from captum_region.html import plot_tag
 from captum_region.progress import progress_bar
@@ -208,14 +207,9 @@ def attribute_dataset(
         "target": target,
         "done": 0,
     }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            done = _claim(folder, description)
-            _write_maps(attribution, images, folder, description, done, batch_size, show_progress)
-    except Timeout as error:
-        raise BlockingIOError(f"{folder} is being written by another process") from error
+    with locked(folder) as folder:
+        done = _claim(folder, description)
+        _write_maps(attribution, images, folder, description, done, batch_size, show_progress)
     return RegionMaps(folder)
 
 

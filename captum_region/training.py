@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from sklearn.utils.class_weight import compute_sample_weight
 from torch import Tensor
 from torch.nn import functional as F
 
-from captum_region.batches import batches, check_images, take
+from captum_region.batches import batches, check_images, fingerprint, take
+from captum_region.checkpoint import classifier_digest
 from captum_region.classifiers import Recipe, RegionClassifier
 from captum_region.datasets.conversion import from_dataset, is_dataset
 from captum_region.datasets.images import AttributeImages
@@ -21,9 +22,10 @@ from captum_region.html import plot_tag
 from captum_region.plotting import plot_history
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed, seeded
+from captum_region.snapshot import Snapshots, random_states, set_random_states
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import os
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -107,6 +109,7 @@ def fit_region_classifier(
     label_smoothing: float = 0.1,
     random_state: RandomState = None,
     device: str | torch.device | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
     show_progress: bool = False,
 ) -> RegionTraining:
     """Train `classifier`, in place, to predict the label of an image from one of its regions.
@@ -145,6 +148,12 @@ def fit_region_classifier(
         Decides the draws of images and regions, and dropout. With the same initial weights, two runs are equal.
     device : str or torch.device, optional
         Where to train; the classifier is moved there. By default where it is.
+    checkpoint_dir : path, optional
+        A folder to keep the state of the training in, every so many steps that it takes no more than 5 % of the time.
+        A training that was stopped, by whatever, goes on from there when it is called again with the same arguments
+        and initial weights, and ends with the same weights, bit for bit on one machine; one that was complete is
+        read. Each training has its own file, three times the size of the weights, without a pickle. Asks for a
+        `random_state`.
     show_progress : bool, default=False
         A progress bar on stderr.
 
@@ -182,28 +191,64 @@ def fit_region_classifier(
         raise ValueError(f"epochs must be at least 1, got {epochs}")
 
     classifier.class_names = [str(name) for name in names]
+    if checkpoint_dir is not None and random_state is None:
+        raise ValueError("random_state must be given where checkpoint_dir is, or a training could not be told again")
+    seed = draw_seed(random_state)
+    snapshots = Snapshots(
+        checkpoint_dir,
+        lambda: (
+            (classifier_digest(classifier), asdict(recipe), epochs, label_smoothing, seed),
+            (fingerprint(images), target, probability),
+            None if validation is None else (fingerprint(valid_images), valid_target),
+        ),
+    )
     classifier.to(device or classifier.device)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = _schedule(optimizer, recipe, epochs, steps_per_epoch)
-    seed = draw_seed(random_state)
     generator = torch.Generator().manual_seed(seed)
-    history = []
+    history: list[dict[str, Any]] = []
+    # Of the epoch under way: the images in their order, how many of them are done, the row of the history.
+    row: dict[str, Any] = {}
+    order, done = torch.empty(0, dtype=torch.long), 0
+
+    def state() -> dict[str, Any]:
+        parts = {"classifier": classifier, "optimizer": optimizer, "schedule": schedule}
+        return {
+            **{name: part.state_dict() for name, part in parts.items()},
+            "random": (generator.get_state(), random_states()),
+            "history": history,
+            "epoch": (order, done, row),
+        }
+
     steps = epochs * steps_per_epoch
     with seeded(seed), progress_bar(total=steps, desc="region classifier", disable=not show_progress) as bar:
-        for epoch in range(1, epochs + 1):
+        if (kept := snapshots.load()) is not None:
+            classifier.load_state_dict(kept["classifier"])
+            optimizer.load_state_dict(kept["optimizer"])
+            schedule.load_state_dict(kept["schedule"])
+            generator.set_state(kept["random"][0])
+            set_random_states(kept["random"][1])
+            history, (order, done, row) = kept["history"], kept["epoch"]
+            bar.update(len(history) * steps_per_epoch + math.ceil(done / recipe.batch_size))
+        while len(history) < epochs:
             classifier.train()
-            row = {"epoch": epoch, "loss": 0.0, "lr": schedule.get_last_lr()[0]}
-            for index in _draw_batches(probability, recipe.batch_size, generator):
+            if not row:
+                order, done = _draw_order(probability, generator), 0
+                row = {"epoch": len(history) + 1, "loss": 0.0, "lr": schedule.get_last_lr()[0]}
+            for first in range(done, len(order), recipe.batch_size):
+                index = order[first : first + recipe.batch_size]
                 patches, region, expected = _random_patches(classifier, images, target, index, recipe, generator)
                 loss = F.cross_entropy(classifier(patches, region), expected, label_smoothing=label_smoothing)
                 if not loss.isfinite():
-                    raise FloatingPointError(f"the loss became {loss.item()} in epoch {epoch}; try a lower lr")
+                    raise FloatingPointError(f"the loss became {loss.item()} in epoch {row['epoch']}; try a lower lr")
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
+                done += len(index)
                 row["loss"] += loss.item() * len(index) / drawn
                 bar.update()
+                snapshots.save_sometimes(state)
             classifier.eval()
             if validation is not None:
                 row["valid_accuracy"] = _random_region_accuracy(
@@ -212,6 +257,9 @@ def fit_region_classifier(
             history.append(row)
             shown = {name: f"{value:.3g}" for name, value in row.items() if name != "epoch"}
             bar.set_postfix(shown, refresh=False)  # drawn with the next step: an epoch may be one
+            row = {}
+        classifier.eval()
+        snapshots.save(state)
         accuracy = None if validation is None else region_accuracy(classifier, valid_images, valid_target)
     return RegionTraining(pd.DataFrame(history), accuracy)
 
@@ -320,22 +368,19 @@ def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, epochs: int, ste
     return torch.optim.lr_scheduler.StepLR(optimizer, max(1, round(epochs * steps_per_epoch * 4 / 9)), gamma=0.1)
 
 
-def _draw_batches(probability: Tensor, batch_size: int, generator: torch.Generator) -> Iterator[NDArray[np.intp]]:
-    """Yield one epoch: each image once where all weigh the same, else as many draws with replacement."""
+def _draw_order(probability: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the images of one epoch: each once where all weigh the same, else as many draws with replacement."""
     drawn = probability.nonzero().squeeze(1)
     if probability[drawn].unique().numel() == 1:
-        order = drawn[torch.randperm(len(drawn), generator=generator)]
-    else:
-        order = torch.multinomial(probability, len(drawn), replacement=True, generator=generator)
-    for index in order.split(batch_size):
-        yield index.numpy()
+        return drawn[torch.randperm(len(drawn), generator=generator)]
+    return torch.multinomial(probability, len(drawn), replacement=True, generator=generator)
 
 
 def _random_patches(
     classifier: RegionClassifier,
     images: ImageData,
     target: Tensor,
-    index: NDArray[np.intp],
+    index: Tensor,
     recipe: Recipe,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -344,8 +389,8 @@ def _random_patches(
     # Two at least: batch normalisation cannot train on one value a channel.
     positions = max(positions, 2) if len(index) == 1 else positions
     region = torch.randint(grid.num_regions, (len(index), positions), generator=generator).to(classifier.device)
-    patches = grid.extract(take(images, index).to(classifier.device), region).flatten(0, 1)
-    expected = target[torch.from_numpy(index)].repeat_interleave(positions).to(classifier.device)
+    patches = grid.extract(take(images, index.numpy()).to(classifier.device), region).flatten(0, 1)
+    expected = target[index].repeat_interleave(positions).to(classifier.device)
     return patches, region.flatten(), expected
 
 
@@ -361,7 +406,7 @@ def _random_region_accuracy(
     with torch.inference_mode():
         for index in torch.arange(len(images)).split(recipe.batch_size):
             patches, region, expected = _random_patches(
-                classifier, images, torch.from_numpy(target), index.numpy(), recipe, generator
+                classifier, images, torch.from_numpy(target), index, recipe, generator
             )
             hit = (classifier(patches, region).argmax(1) == expected).cpu().numpy()
             np.add.at(right, expected.cpu().numpy(), hit)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
 
 from captum_region.batches import as_floats, check_images, take
 from captum_region.randomness import RandomState, draw_seed
@@ -50,6 +49,8 @@ def transplant(images: Tensor, donors: Tensor, mask: Tensor) -> Tensor:
         Floats in [0, 1].
     mask : bool Tensor, shape (N or 1, 1, height, width)
     """
+    from torchvision.transforms.functional import gaussian_blur  # takes seconds to import
+
     # Edges soft over about 1/32 of the image: a hard seam would itself be a cue.
     sigma = max(images.shape[-1] / 64, 0.5)
     weight = gaussian_blur(mask.to(images.dtype), kernel_size=2 * int(np.ceil(2 * sigma)) + 1, sigma=sigma)

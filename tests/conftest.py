@@ -61,6 +61,59 @@ def interrupted():
     return run
 
 
+# One interpreter that forks before it has computed anything: a child is killed, the next goes on.
+KILLING = """
+import os, random, signal, sys, time
+
+def child(out):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work(out)
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return pid
+
+folder = sys.argv[1]
+start = time.monotonic()
+assert os.waitpid(child(folder + "/whole"), 0)[1] == 0
+duration = time.monotonic() - start
+rng, runs, midst = random.Random(0), 0, 0
+for _ in range(20):
+    out = f"{folder}/cut{runs}"
+    pid = child(out)
+    time.sleep(rng.uniform(0, duration))
+    os.kill(pid, signal.SIGKILL)
+    status = os.waitpid(pid, 0)[1]
+    assert status in (0, signal.SIGKILL)
+    runs += status == 0
+    midst += status != 0 and os.path.exists(out)
+assert os.waitpid(child(f"{folder}/cut{runs}"), 0)[1] == 0
+print(midst)
+"""
+
+
+@pytest.fixture(scope="session")
+def kill_and_resume():
+    """Kill ``work(out)``, which `code` defines, at 20 random moments, each time run again.
+
+    Return the folders of an undisturbed run and of those that were killed in their midst once or more.
+    """
+
+    def run(code, folder):
+        ran = subprocess.run(
+            [sys.executable, "-c", code + KILLING, folder], capture_output=True, text=True, timeout=300, check=False
+        )
+        assert ran.returncode == 0, ran.stderr
+        assert int(ran.stdout) >= 8, "few kills came in the midst"
+        return folder / "whole", sorted(folder.glob("cut*"))
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def documented():
     """Return the files that a command leaves in --out, as docs/commands.md has them."""

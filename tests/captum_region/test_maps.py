@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -160,53 +158,29 @@ def test_interrupted_by_an_error_it_goes_on(attribution, images, tmp_path, monke
     np.testing.assert_array_equal(maps.maps, whole.maps)
 
 
-# One interpreter that forks before it has computed anything: a child is killed, the next goes on.
-SCRIPT = """
-import json, os, random, signal, sys, time
+STORE = """
 import numpy as np
 import captum_region.maps
 from captum_region import RegionAttribution, attribute_dataset, load_classifier
 
 captum_region.maps._IMAGES_A_SAVE = 8
-folder = sys.argv[1]
 
-def child(out):
-    pid = os.fork()
-    if pid == 0:
-        images = np.load(folder + "/images.npy", mmap_mode="r")
-        attribute_dataset(RegionAttribution(load_classifier(folder + "/classifier")), images, out, batch_size=4)
-        os._exit(0)
-    return pid
-
-start = time.monotonic()
-assert os.waitpid(child(folder + "/whole"), 0)[1] == 0
-duration = time.monotonic() - start
-rng, done = random.Random(0), []
-for _ in range(20):
-    pid = child(folder + "/cut")
-    time.sleep(rng.uniform(0, duration / 2))
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    if os.path.exists(folder + "/cut/maps.json"):
-        done.append(json.load(open(folder + "/cut/maps.json"))["done"])
-assert os.waitpid(child(folder + "/cut"), 0)[1] == 0
-print(json.dumps(done))
+def work(out):
+    images = np.load(folder + "/images.npy", mmap_mode="r")
+    attribute_dataset(RegionAttribution(load_classifier(folder + "/classifier")), images, out, batch_size=4)
 """
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments_it_leaves_the_same_bytes(tmp_path):
+def test_killed_at_twenty_random_moments_it_leaves_the_same_bytes(tmp_path, kill_and_resume, listed):
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (1600, 3, 16, 16), dtype=np.uint8))
     save_classifier(make_classifier(), tmp_path / "classifier")
-    ran = subprocess.run([sys.executable, "-c", SCRIPT, tmp_path], capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0, ran.stderr
-    done = json.loads(ran.stdout)
-    assert done == sorted(done)
-    assert len({count for count in done if 0 < count < 1600}) >= 2  # some kills came in the midst of it
-    for name in ("maps.npy", "maps.json"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    left = {path.name for path in (tmp_path / "cut").iterdir()}
-    assert {name for name in left if not name.startswith(".")} == {"maps.npy", "maps.json"}
+    whole, cut = kill_and_resume(STORE, tmp_path)
+    for folder in cut:
+        assert listed(folder) == {"maps.npy", "maps.json"}
+        assert not list(folder.glob(".partial-*"))
+        for name in ("maps.npy", "maps.json"):
+            assert (folder / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_the_digest_tells_weights_grids_and_kinds_apart(tmp_path):

@@ -1,12 +1,16 @@
 """Training of region classifiers: what it learns, within classes, equal runs, refusals."""
 
+import re
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save
 
 from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionAttribution, RegionGrid
 from captum_region import fit_region_classifier as fit
-from captum_region.training import _draw_batches, region_accuracy, within_class_weights
+from captum_region.training import _draw_order, region_accuracy, within_class_weights
 
 GRID = RegionGrid(16, 4, 4)
 
@@ -80,10 +84,10 @@ def test_within_class_weights_balance_inside_each_class():
 
 def test_draws_follow_the_weights():
     generator = torch.Generator().manual_seed(0)
-    uniform = np.concatenate(list(_draw_batches(torch.ones(10).double(), 3, generator)))
-    assert sorted(uniform) == list(range(10))
+    uniform = _draw_order(torch.ones(10).double(), generator)
+    assert sorted(uniform.tolist()) == list(range(10))
     weights = torch.tensor([0.0, 1.0, 3.0]).double()
-    drawn = np.concatenate([index for _ in range(4000) for index in _draw_batches(weights, 5, generator)])
+    drawn = np.concatenate([_draw_order(weights, generator) for _ in range(4000)])
     share = np.bincount(drawn, minlength=3) / len(drawn)
     np.testing.assert_allclose(share, [0, 0.25, 0.75], atol=0.02)
 
@@ -196,3 +200,75 @@ def test_bad_input_is_named(changed, error, words):
 def test_a_diverging_loss_is_an_error():
     with pytest.raises(FloatingPointError, match="lower lr"):
         fit(DenseRegionClassifier(GRID, 2, width=4), squares([0, 1] * 8), [0, 1] * 8, lr=1e30, epochs=20)
+
+
+TRAINING = """
+import numpy as np
+import torch._dynamo  # which an optimizer imports, for seconds in each child
+from captum_region import DenseRegionClassifier, RegionGrid, fit_region_classifier, save_classifier
+
+def work(out):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (96, 3, 16, 16), np.uint8), rng.integers(0, 2, 96)
+    classifier = DenseRegionClassifier(RegionGrid(16, 8, 4), 2, width=8, random_state=0)
+    training = fit_region_classifier(
+        classifier, images[:64], labels[:64], validation=(images[64:], labels[64:]), epochs=8, batch_size=8,
+        random_state=0, checkpoint_dir=out + "/memory",
+    )
+    save_classifier(classifier, out + "/classifier")
+    training.history.to_csv(out + "/history.csv")
+    np.save(out + "/accuracy.npy", training.region_accuracy)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments_it_ends_with_the_same(tmp_path, kill_and_resume):
+    whole, cut = kill_and_resume(TRAINING, tmp_path)
+    kept = next((whole / "memory").iterdir()).name
+    for folder in cut:
+        for name in ("classifier/weights.safetensors", "history.csv", "accuracy.npy", f"memory/{kept}"):
+            assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+class TestCheckpointDir:
+    labels = coin(24)
+
+    def train(self, folder, images=None, **options):
+        classifier = DenseRegionClassifier(GRID, 2, width=8, random_state=options.pop("weights", 0))
+        images = squares(self.labels) if images is None else images
+        settings = {"epochs": 2, "batch_size": 8, "random_state": 0, "checkpoint_dir": folder} | options
+        return fit(classifier, images, self.labels, **settings), classifier
+
+    def test_a_complete_training_is_read_and_not_done_again(self, tmp_path):
+        first, trained = self.train(tmp_path)
+        (file,) = tmp_path.iterdir()
+        before = file.read_bytes()
+        second, read = self.train(tmp_path)
+        pd.testing.assert_frame_equal(first.history, second.history)
+        assert not read.training
+        for name, value in trained.state_dict().items():
+            torch.testing.assert_close(read.state_dict()[name], value, rtol=0, atol=0)
+        assert file.read_bytes() == before
+        plain, same = self.train(None)
+        pd.testing.assert_frame_equal(plain.history, first.history)
+        torch.testing.assert_close(same.state_dict(), trained.state_dict(), rtol=0, atol=0)
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"random_state": 1}, {"weights": 1}, {"epochs": 3}, {"lr": 1e-4}, {"images": squares(coin(24), seed=1)}],
+    )
+    def test_another_training_is_not_taken_for_it(self, options, tmp_path):
+        self.train(tmp_path)
+        self.train(tmp_path, **options)
+        assert len(list(tmp_path.iterdir())) == 2
+
+    def test_refusals(self, tmp_path):
+        with pytest.raises(ValueError, match="random_state must be given"):
+            self.train(tmp_path, random_state=None)
+        assert not list(tmp_path.iterdir())
+        self.train(tmp_path)
+        (file,) = tmp_path.iterdir()
+        for damaged in (b"", file.read_bytes()[:-9], b"x" * 100, save({}, {"state": "{}"}), save({"0": torch.ones(1)})):
+            file.write_bytes(damaged)
+            with pytest.raises(ValueError, match=re.escape(file.name) + ".*remove it"):
+                self.train(tmp_path)
