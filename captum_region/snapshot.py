@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from captum_region.files import replacing
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
+
+    from captum_region.randomness import RandomState
 
 FORMAT = 1
 # A snapshot is taken when the training since the last one took this many times as long as that one: 5 % at most.
@@ -54,13 +57,32 @@ class Snapshots:
     ----------
     folder : path or None
         Made, with its parents. With None nothing is kept.
+    random_state : RandomState
+        The user's.
     key : callable
-        Gives what decides the training: see `digest`. Called only where something is kept.
+        Gives all else that decides the training: see `digest`. Called only where something is kept.
+
+    Raises
+    ------
+    ValueError
+        If something is to be kept and `random_state` is None, or the key does not pickle.
     """
 
-    def __init__(self, folder: str | os.PathLike[str] | None, key: Callable[[], Any]) -> None:
-        self.path = None if folder is None else Path(folder) / f"{digest(key())}.safetensors"
+    def __init__(
+        self, folder: str | os.PathLike[str] | None, random_state: RandomState, key: Callable[[], Any]
+    ) -> None:
+        self.path = None
         self._next = 0.0
+        if folder is None:
+            return
+        if random_state is None:
+            raise ValueError("random_state must be given where checkpoint_dir is: a training is told by it")
+        try:
+            name = digest(key())
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            # Its first words: joblib adds all that it was hashing.
+            raise ValueError(f"checkpoint_dir must come with parameters that pickle: {error.args[0]}") from error
+        self.path = Path(folder) / f"{name}.safetensors"
 
     def load(self) -> Any:
         """Return the state that was kept last, or None.

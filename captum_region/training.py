@@ -191,11 +191,10 @@ def fit_region_classifier(
         raise ValueError(f"epochs must be at least 1, got {epochs}")
 
     classifier.class_names = [str(name) for name in names]
-    if checkpoint_dir is not None and random_state is None:
-        raise ValueError("random_state must be given where checkpoint_dir is, or a training could not be told again")
     seed = draw_seed(random_state)
     snapshots = Snapshots(
         checkpoint_dir,
+        random_state,
         lambda: (
             (classifier_digest(classifier), asdict(recipe), epochs, label_smoothing, seed),
             (fingerprint(images), target, probability),

@@ -11,16 +11,18 @@ import numpy as np
 import pandas as pd
 import torch
 from skorch import NeuralNetClassifier
-from skorch.callbacks import LRScheduler
+from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from skorch.utils import to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from captum_region.batches import as_floats, take
+from captum_region.batches import as_floats, fingerprint, take
 from captum_region.randomness import RandomState, draw_seed, seeded
+from captum_region.snapshot import Snapshots, random_states, set_random_states
 from fairlearn_bridge.validation import check_classes, check_rows_or_images
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 
 BatchTransform = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 LossReduction = Callable[[Tensor, Tensor], Tensor]
+# Parameters that do not change what is learnt.
+_BESIDES = ("checkpoint_dir", "device", "verbose", "warm_start")
 
 
 class SmallCNN(nn.Module):
@@ -99,6 +103,27 @@ class _WholeBatches(DataLoader[Any]):
         super().__init__(dataset, collate_fn=_as_it_is, **kwargs)
 
 
+class _KeepState(Callback):  # type: ignore[misc]
+    """Keeps the state of the training after an epoch; to be the last of the callbacks."""
+
+    def __init__(self, snapshots: Snapshots) -> None:
+        self.snapshots = snapshots
+
+    def on_epoch_end(self, net: ImageClassifier, **kwargs: Any) -> None:
+        self.snapshots.save_sometimes(lambda: net._state(complete=False))
+
+
+def _state_of(callback: Callback) -> dict[str, Any]:
+    """Return what of a callback's state can be kept: names to ("state_dict" or "value", that)."""
+    state: dict[str, Any] = {}
+    for name, value in vars(callback).items():
+        if name.endswith("_") and hasattr(value, "state_dict") and not isinstance(value, type):
+            state[name] = "state_dict", value.state_dict()
+        elif name.endswith("_") and isinstance(value, int | float | str | Tensor | Mapping | None):
+            state[name] = "value", value
+    return state
+
+
 class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
     """An image classifier as scikit-learn and fairlearn want one, trained by skorch.
 
@@ -125,6 +150,12 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         `fairlearn_bridge.baselines.GroupDRO` minimises something else.
     random_state : int, NumPy generator or None, default=None
         Decides initial weights, order, dropout and `batch_transform`. The global random states are left alone.
+    checkpoint_dir : path, optional
+        A folder to keep the state of the training in, after as many epochs as take no more than 5 % of the time. A
+        `fit` that was stopped, by whatever, goes on from there when it is called again with the same parameters and
+        data, and ends with the same weights, bit for bit on one machine; one that was complete is read. Each training
+        has its own file, three times the size of the weights, without a pickle. Asks for a `random_state` and
+        for parameters that pickle. Of callbacks, numbers, tensors and what has a ``state_dict`` are kept.
     max_epochs, lr, batch_size, optimizer, optimizer__weight_decay, train_split, verbose
         skorch's. Optimizer, weight decay, batch size and the decay of the rate by 0.95 an epoch (the callback
         ``lr_scheduler``) are those of De Coninck et al. 2024; their rate is 1e-5, ours 1e-3.
@@ -161,6 +192,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         batch_transform: BatchTransform | None = None,
         loss_reduction: LossReduction | None = None,
         random_state: RandomState = None,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         criterion: Any = nn.CrossEntropyLoss,
         optimizer: Any = torch.optim.AdamW,
         optimizer__weight_decay: float = 1e-3,
@@ -193,6 +225,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         self.batch_transform = batch_transform
         self.loss_reduction = loss_reduction
         self.random_state = random_state
+        self.checkpoint_dir = checkpoint_dir
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:
@@ -233,14 +266,64 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         samples = _Samples(X, target, (weight / weight.mean()).astype(np.float32))
         seed = draw_seed(self.random_state)
         self.generator_ = torch.Generator(self.device).manual_seed(seed)
-        # skorch's own fit swallows an interruption.
         with seeded(seed):
             if not (self.warm_start and self.initialized_):
                 self.initialize()
+            snapshots = self._snapshots(samples, seed)
             self.notify("on_train_begin", X=samples, y=target)
-            self.fit_loop(samples, target)
+            end = len(self.history_) + self.max_epochs
+            kept = snapshots.load()
+            if kept is not None:
+                self._load_state(kept)
+            if kept is None or not kept["complete"]:
+                self._train(samples, target, end - len(self.history_), snapshots)
             self.notify("on_train_end", X=samples, y=target)
         return self
+
+    def _snapshots(self, samples: _Samples, seed: int) -> Snapshots:
+        def key() -> Any:
+            params = {name: value for name, value in self.get_params(deep=False).items() if name not in _BESIDES}
+            data = fingerprint(samples.images), samples.target, samples.weight, self.classes_
+            return params, self.module_.state_dict(), data, seed
+
+        return Snapshots(self.checkpoint_dir, self.random_state, key)
+
+    def _train(self, samples: _Samples, target: NDArray[np.intp], epochs: int, snapshots: Snapshots) -> None:
+        self.callbacks_.append(("keep_state", _KeepState(snapshots)))
+        try:
+            self.fit_loop(samples, target, epochs=epochs)
+        except KeyboardInterrupt:
+            # With one EarlyStopping says so; skorch's own fit would swallow the user's too.
+            early = (callback for _, callback in self.callbacks_ if isinstance(callback, EarlyStopping))
+            if not any(callback.misses_ == callback.patience for callback in early):
+                raise
+        finally:
+            self.callbacks_.pop()
+        snapshots.save(lambda: self._state(complete=True))
+
+    def _state(self, *, complete: bool) -> dict[str, Any]:
+        """Return all that a training needs to go on after an epoch."""
+        parts = {f"{name}_": getattr(self, f"{name}_") for name in self._modules + self._criteria + self._optimizers}
+        return {
+            "complete": complete,
+            "parts": {name: part.state_dict() for name, part in parts.items()},
+            "history": list(self.history_),
+            "callbacks": {name: _state_of(callback) for name, callback in self.callbacks_},
+            "random": (self.generator_.get_state(), random_states()),
+        }
+
+    def _load_state(self, kept: dict[str, Any]) -> None:
+        for name, state in kept["parts"].items():
+            getattr(self, name).load_state_dict(state)
+        self.history_[:] = kept["history"]
+        for name, callback in self.callbacks_:
+            for attribute, (kind, value) in kept["callbacks"][name].items():
+                if kind == "state_dict":
+                    getattr(callback, attribute).load_state_dict(value)
+                else:
+                    setattr(callback, attribute, value)
+        self.generator_.set_state(kept["random"][0])
+        set_random_states(kept["random"][1])
 
     @property
     def partial_fit(self) -> Any:

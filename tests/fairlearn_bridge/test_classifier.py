@@ -11,7 +11,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GridSearchCV
-from skorch.callbacks import Callback
+from skorch.callbacks import Callback, EarlyStopping
 from torch import nn
 
 from fairlearn_bridge import ImageClassifier, SmallCNN, ThresholdShift
@@ -238,3 +238,87 @@ def test_bad_prediction_input():
     with pytest.raises(ValueError, match=r"\(3, 8, 8\), got \(3, 4, 8\)"):
         classifier.predict(X[:, :, :4])
     assert classifier.predict(X[:0]).shape == (0,)
+
+
+class WithDropout(Mean):
+    """Draws from the global generator in training."""
+
+    def forward(self, images):
+        return super().forward(nn.functional.dropout(images / 2, 0.3, self.training))
+
+
+def add_noise(images, index, generator):
+    return (images + 0.2 * torch.rand(images.shape, generator=generator)).clamp(0, 1)
+
+
+class Stopping(ImageClassifier):
+    """Stops at the beginning of an epoch; a callback would make it another training."""
+
+    epochs = None
+
+    def run_single_epoch(self, iterator, **arguments):
+        if len(self.history_) == self.epochs:
+            raise KeyboardInterrupt
+        return super().run_single_epoch(iterator, **arguments)
+
+
+class TestCheckpointDir:
+    X, y = bright_and_dark()
+
+    def fit(self, folder, X=X, stop=None, **options):
+        settings = {"max_epochs": 6, "batch_size": 16, "random_state": 0, "batch_transform": add_noise} | options
+        classifier = Stopping(WithDropout, checkpoint_dir=folder, **settings)
+        if stop is None:
+            return classifier.fit(X, self.y)
+        Stopping.epochs = stop + 1
+        with pytest.raises(KeyboardInterrupt):
+            classifier.fit(X, self.y)
+        Stopping.epochs = None
+        return classifier
+
+    @pytest.mark.parametrize("stop", [1, 3, 5])
+    def test_a_stopped_training_goes_on_and_ends_with_the_same(self, stop, tmp_path):
+        whole = self.fit(None)
+        stopped = self.fit(tmp_path, stop=stop)
+        assert len(stopped.history_) == stop + 1
+        resumed = self.fit(tmp_path)
+        for name, value in whole.module_.state_dict().items():
+            torch.testing.assert_close(resumed.module_.state_dict()[name], value, rtol=0, atol=0)
+        for column in ("train_loss", "event_lr", "epoch"):
+            assert resumed.history_[:, column] == whole.history_[:, column]
+        np.testing.assert_array_equal(resumed.predict_proba(self.X), whole.predict_proba(self.X))
+        (file,) = tmp_path.iterdir()
+        before = file.stat()
+        assert self.fit(tmp_path).history_[:, "dur"] == resumed.history_[:, "dur"]  # read, not trained again
+        assert file.stat() == before
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"random_state": 1}, {"lr": 1e-4}, {"batch_transform": None}, {"X": X[::-1]}, {"max_epochs": 7}],
+    )
+    def test_another_training_is_not_taken_for_it(self, options, tmp_path):
+        self.fit(tmp_path)
+        self.fit(tmp_path, **options)
+        assert len(list(tmp_path.iterdir())) == 2
+
+    def test_warm_start_goes_on_from_the_weights_at_hand(self, tmp_path):
+        twice = [ImageClassifier(Mean, max_epochs=2, random_state=0, warm_start=True, checkpoint_dir=tmp_path)] * 2
+        epochs = [len(classifier.fit(self.X, self.y).history_) for classifier in twice]
+        assert epochs == [2, 4]
+        assert len(list(tmp_path.iterdir())) == 2
+
+    def test_early_stopping_counts_on(self, tmp_path):
+        options = {"max_epochs": 30, "lr": 1e-9, "batch_transform": None}
+        stopping = {"callbacks": [EarlyStopping("train_loss", patience=4, threshold=0.5)]}
+        whole = self.fit(None, **options, **stopping)
+        assert len(whole.history_) == 5
+        self.fit(tmp_path, stop=3, **options, **stopping)
+        assert len(self.fit(tmp_path, **options, **stopping).history_) == 5
+        assert len(self.fit(tmp_path, **options, **stopping).history_) == 5  # complete, though of fewer epochs
+
+    def test_refusals(self, tmp_path):
+        with pytest.raises(ValueError, match="random_state must be given"):
+            self.fit(tmp_path, random_state=None)
+        with pytest.raises(ValueError, match="checkpoint_dir must come with parameters that pickle"):
+            self.fit(tmp_path, batch_transform=lambda images, index, generator: images)
+        assert not list(tmp_path.iterdir())
