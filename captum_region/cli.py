@@ -6,7 +6,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from captum_region import completion
+from captum_region.files import CHECKPOINTS, locked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,7 +106,8 @@ def check_out(out: Path, force: bool) -> None:
     """Raise ValueError unless `out` is a folder to be made, an empty one, or one the user lets us write into."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out must be a folder, {out} is a file")
-    if out.exists() and any(out.iterdir()) and not force:
+    # Hidden is what a lock or an interrupted writer has left.
+    if out.exists() and any(not path.name.startswith(".") for path in out.iterdir()) and not force:
         raise ValueError(f"--out {out} holds files already; name another folder, or write into it with --force")
 
 
@@ -276,7 +278,8 @@ def train(
     )
     from captum_region.files import replacing
 
-    with told_in_one_line(debug):
+    states = out / CHECKPOINTS
+    with told_in_one_line(debug, resumes=states), ExitStack() as stack:
         check_out(out, force)
         kinds = {"dense": DenseRegionClassifier, "patch": PatchRegionClassifier}
         if kind not in kinds:
@@ -287,6 +290,7 @@ def train(
         default = RegionGrid.for_images(images.image_size)
         grid = RegionGrid(images.image_size, patch_size or default.patch_size, stride or default.stride)
         classifier = kinds[kind](grid, len(np.unique(labels)), random_state=seed)
+        stack.enter_context(locked(out))
         training = fit_region_classifier(
             classifier,
             images.images,
@@ -297,6 +301,7 @@ def train(
             epochs=epochs,
             random_state=seed,
             device=device,
+            checkpoint_dir=states,
             show_progress=not quiet,
         )
         if labels.dtype == bool:
@@ -316,6 +321,7 @@ def train(
         text = json.dumps(result, indent=1)
         with replacing(out / "training.json") as path:
             path.write_text(text + "\n")
+        shutil.rmtree(states)
         if as_json:
             typer.echo(text)
         else:
@@ -564,14 +570,13 @@ def compare(
 
     Example: captum-region compare --data faces --attribute Eyeglasses --attribute Smiling --seeds 3 --out compare
     """
-    import joblib
     from rich.console import Console
 
     from captum_region.comparison.results import StudyResults
     from captum_region.comparison.study import study_attribute
 
-    kept = out / "memory"
-    with told_in_one_line(debug, resumes=kept):
+    states = out / CHECKPOINTS
+    with told_in_one_line(debug, resumes=states), ExitStack() as stack:
         check_out(out, force)
         if data != "faces" and (data != "table" or masks is None):
             raise ValueError("--data must be faces, whose true regions are known, or table with --masks")
@@ -590,7 +595,7 @@ def compare(
         results = StudyResults(settings=settings)
         if results.reference in (without or ()):
             raise ValueError(f"--without must not name {results.reference}, which the others are compared with")
-        study_once = joblib.Memory(kept, verbose=0).cache(study_attribute, ignore=["show_progress"])
+        stack.enter_context(locked(out))
         for its_seed in range(seed, seed + seeds):
             train, test = _read_compared(
                 data, root, size, images, its_seed, cache=cache, skip_damaged=skip_damaged, quiet=quiet
@@ -598,7 +603,7 @@ def compare(
             for name in attribute:
                 with warnings.catch_warnings(record=True) as told:
                     warnings.simplefilter("always", RuntimeWarning)
-                    study = study_once(
+                    study = study_attribute(
                         train,
                         test,
                         name,
@@ -612,6 +617,7 @@ def compare(
                         retrain_epochs=retrain_epochs,
                         seed=its_seed,
                         device=device,
+                        checkpoint_dir=states,
                         show_progress=not quiet,
                     )
                 remarks = [str(warning.message) for warning in told]
@@ -620,7 +626,7 @@ def compare(
                     typer.echo(f"{name}, seed {its_seed}: {remark}", err=True)
                 results.studies[name, its_seed] = study
                 results.write(out)
-        shutil.rmtree(kept)
+        shutil.rmtree(states)
         if as_json:
             typer.echo((out / "comparison.json").read_text(), nl=False)
             return

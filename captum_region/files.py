@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # How the names begin of what is not whole yet.
 PARTIAL = ".partial-"
+# The folder in a run's folder that keeps what a run which was stopped goes on from.
+CHECKPOINTS = "checkpoints"
 
 
 @contextmanager
@@ -71,8 +73,8 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[Path]:
     except Timeout as error:
         raise BlockingIOError(f"{folder} is being written by another process") from error
     try:
-        for left in folder.glob(f"{PARTIAL}*"):
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        for left in [*folder.rglob(f"{PARTIAL}*")]:
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         yield folder
     finally:
         lock.release()

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
 import torch
 from joblib.hashing import NumpyHasher
 from safetensors import SafetensorError, safe_open
@@ -19,6 +21,8 @@ from captum_region.files import replacing
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
+
+    from numpy.typing import NDArray
 
     from captum_region.randomness import RandomState
 
@@ -49,7 +53,7 @@ def digest(value: Any) -> str:
 
 
 class Snapshots:
-    """Keeps the state of one training in a folder, under a name made of all that decides the training.
+    """Keeps the state of one training, or what came out of it, in a folder, named by all that decides it.
 
     So a training that was stopped finds its state when it is begun again, and another one never takes it for its own.
 
@@ -104,7 +108,7 @@ class Snapshots:
             raise ValueError(f"{self.path} is no state of a training, remove it to begin anew: {error}") from error
 
     def save(self, state: Callable[[], Any]) -> None:
-        """Keep what `state` gives: nested dicts, lists and tuples of tensors and of what JSON has."""
+        """Keep what `state` gives: nested dicts, lists and tuples of tensors, tables, arrays and what JSON has."""
         if self.path is None:
             return
         start = time.monotonic()
@@ -140,11 +144,20 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
         name = str(len(tensors))
         tensors[name] = value.detach().cpu().contiguous().clone()  # safetensors takes none that share memory
         return ["tensor", name]
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return ["array", _pack(torch.tensor(value), tensors)]
+    if isinstance(value, pd.DataFrame):
+        columns = {name: value[name].to_numpy() for name in value}
+        return ["table", _pack({name: _numbers_or_list(column) for name, column in columns.items()}, tensors)]
     if isinstance(value, dict):
         return ["dict", [[key, _pack(item, tensors)] for key, item in value.items()]]
     if isinstance(value, list | tuple):
         return [type(value).__name__, [_pack(item, tensors) for item in value]]
     return value
+
+
+def _numbers_or_list(column: NDArray[Any]) -> Any:
+    return column if column.dtype.kind in "biuf" else column.tolist()
 
 
 def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -153,6 +166,10 @@ def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
     kind, items = value
     if kind == "tensor":
         return tensors[items]
+    if kind == "array":
+        return _unpack(items, tensors).numpy()
+    if kind == "table":
+        return pd.DataFrame(_unpack(items, tensors))
     if kind == "dict":
         return {key: _unpack(item, tensors) for key, item in items}
     return (tuple if kind == "tuple" else list)(_unpack(item, tensors) for item in items)

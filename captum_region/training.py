@@ -229,6 +229,7 @@ def fit_region_classifier(
             set_random_states(kept["random"][1])
             history, (order, done, row) = kept["history"], kept["epoch"]
             bar.update(len(history) * steps_per_epoch + math.ceil(done / recipe.batch_size))
+        is_new = len(history) < epochs
         while len(history) < epochs:
             classifier.train()
             if not row:
@@ -258,7 +259,8 @@ def fit_region_classifier(
             bar.set_postfix(shown, refresh=False)  # drawn with the next step: an epoch may be one
             row = {}
         classifier.eval()
-        snapshots.save(state)
+        if is_new:
+            snapshots.save(state)
         accuracy = None if validation is None else region_accuracy(classifier, valid_images, valid_target)
     return RegionTraining(pd.DataFrame(history), accuracy)
 

@@ -63,9 +63,9 @@ mitigators = {
 # The comparison
 # --------------
 # All are trained with the same seed; two of them build on the fitted original and need not train it again.
-# (``random_states=range(5)`` would show the spread over trainings, ``memory="folder"`` keeps what is done.) What cannot
-# run on these data is told by a warning and has an empty row, *not applicable*: resampling cannot draw the blond man
-# that these data lack. That is no fault of the method, and the others go on.
+# (``random_states=range(5)`` would show the spread over trainings, ``checkpoint_dir="folder"`` keep what is done.)
+# What cannot run on these data is told by a warning and has an empty row, *not applicable*: resampling cannot draw the
+# blond man that these data lack. That is no fault of the method, and the others go on.
 with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")
     table = compare_mitigators(

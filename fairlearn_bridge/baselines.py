@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -163,6 +164,12 @@ class _WorstGroups:
         self.group = torch.tensor(group)  # a copy: pandas may give what cannot be written to
         self.step_size = step_size
         self.weight = torch.full((int(group.max()) + 1,), 1 / (int(group.max()) + 1))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"weight": self.weight}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.weight = state["weight"]
 
     def __call__(self, losses: Tensor, index: Tensor) -> Tensor:
         group = self.group.to(losses.device)[index.to(losses.device)]
@@ -606,12 +613,8 @@ class MaskTune(_Mitigator):
         X = check_images(X, name="X")
         self.estimator_ = clone(self.estimator).fit(X, y)
         self.masks_ = self._masks(X, np.asarray(y))
-        masks = torch.from_numpy(self.masks_)
         lr = self.estimator.lr / 10 if self.tune_lr is None else self.tune_lr
-
-        def hide(images: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
-            return images * ~masks[index.cpu()].to(images.device)[:, None]
-
+        hide = partial(_hide, torch.from_numpy(self.masks_))
         tuned = {"warm_start": True, "max_epochs": self.tune_epochs, "lr": lr, "batch_transform": hide}
         self.estimator_.set_params(**tuned).fit(X, y)
         return self
@@ -632,6 +635,10 @@ class MaskTune(_Mitigator):
             mean, std = (getattr(maps.flatten(1), name)(1)[:, None, None] for name in ("mean", "std"))
             masks.append((maps > mean + 2 * std).cpu().numpy())
         return np.concatenate(masks)
+
+
+def _hide(masks: Tensor, images: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
+    return images * ~masks[index.cpu()].to(images.device)[:, None]
 
 
 def _recall_gap(y_true: NDArray[Any], y_pred: NDArray[Any]) -> float:

@@ -155,7 +155,8 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         `fit` that was stopped, by whatever, goes on from there when it is called again with the same parameters and
         data, and ends with the same weights, bit for bit on one machine; one that was complete is read. Each training
         has its own file, three times the size of the weights, without a pickle. Asks for a `random_state` and
-        for parameters that pickle. Of callbacks, numbers, tensors and what has a ``state_dict`` are kept.
+        for parameters that pickle. Of callbacks, numbers, tensors and what has a ``state_dict`` are kept; a
+        `batch_transform` or `loss_reduction` that has a state needs a ``state_dict``.
     max_epochs, lr, batch_size, optimizer, optimizer__weight_decay, train_split, verbose
         skorch's. Optimizer, weight decay, batch size and the decay of the rate by 0.95 an epoch (the callback
         ``lr_scheduler``) are those of De Coninck et al. 2024; their rate is 1e-5, ours 1e-3.
@@ -303,10 +304,11 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
     def _state(self, *, complete: bool) -> dict[str, Any]:
         """Return all that a training needs to go on after an epoch."""
-        parts = {f"{name}_": getattr(self, f"{name}_") for name in self._modules + self._criteria + self._optimizers}
+        names = [f"{name}_" for name in self._modules + self._criteria + self._optimizers]
+        parts = {name: getattr(self, name) for name in [*names, "batch_transform", "loss_reduction"]}
         return {
             "complete": complete,
-            "parts": {name: part.state_dict() for name, part in parts.items()},
+            "parts": {name: part.state_dict() for name, part in parts.items() if hasattr(part, "state_dict")},
             "history": list(self.history_),
             "callbacks": {name: _state_of(callback) for name, callback in self.callbacks_},
             "random": (self.generator_.get_state(), random_states()),

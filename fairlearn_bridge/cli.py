@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import joblib
 import numpy as np
@@ -44,9 +44,10 @@ from captum_region.cli import (
     told_in_one_line,
 )
 from captum_region.datasets import AttributeImages
-from captum_region.files import replacing
+from captum_region.files import CHECKPOINTS, replacing
 from captum_region.plotting import STYLE, literal
 from fairlearn_bridge.arms import FAST_OTHERS, OTHERS, SLOW_OTHERS
+from fairlearn_bridge.checking import check_experiment
 from fairlearn_bridge.experiment import (
     ExperimentConfig,
     ExperimentData,
@@ -99,6 +100,13 @@ BatchSize = Annotated[int, typer.Option(help="Batch size of the target classifie
 LearningRate = Annotated[float, typer.Option("--lr", help="Learning rate of the target classifiers.")]
 RegionEpochs = Annotated[int | None, typer.Option(help="Epochs of the region classifier; its recipe's by default.")]
 Seeds = Annotated[int, typer.Option(help="Trainings of each arm, with seeds --seed, --seed + 1, ...")]
+Check = Annotated[
+    bool,
+    typer.Option(
+        "--check",
+        help="Write nothing: do a small part of the run in --out again, compare, and exit with 1 if it differs.",
+    ),
+]
 Jobs = Annotated[
     int | None, typer.Option(help="Trainings side by side; as many as processors by default (1 on a GPU).")
 ]
@@ -144,6 +152,19 @@ def _print_run(table: pd.DataFrame, target: str, out: Path, as_json: bool) -> No
     Console(width=None if sys.stdout.isatty() else 200).print(shown)
 
 
+def _check(config: ExperimentConfig, data: ExperimentData, out: Path, as_json: bool) -> NoReturn:
+    """Print what `check_experiment` finds, and exit: with 1 if something differs."""
+    found = check_experiment(config, data, out)
+    differs = found[~found["equal"]]
+    if as_json:
+        typer.echo(json.dumps(found.to_dict("records"), indent=1, default=str))
+    else:
+        for row in differs.itertuples():
+            typer.echo(f"differs: {row.what}: was {row.then}, is {row.now}")
+        typer.echo(f"{len(found) - len(differs)} of {len(found)} comparisons are equal")
+    raise typer.Exit(1 if len(differs) else 0)
+
+
 @app.command()
 def demo(
     ctx: typer.Context,
@@ -164,6 +185,7 @@ def demo(
     jobs: Jobs = None,
     device: Device = "cpu",
     force: Force = False,
+    check: Check = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -174,12 +196,14 @@ def demo(
 
     Example: fairlearn-bridge demo --out demo
     """
-    with told_in_one_line(debug, resumes=out / "memory"):
-        check_out(out, force)
+    with told_in_one_line(debug, resumes=out / CHECKPOINTS):
+        check_out(out, force or check)
         config = _config(ctx.params, target="Male", confounder="Blond_Hair")
         seconds: dict[str, float] = {}
         with stage("drawing faces", seconds, quiet):
             data = synthetic_data(config, size)
+        if check:
+            _check(config, data, out, as_json)
         title = "Blond hair as a confounder of gender, on synthetic faces"
         table = run_experiment(config, data, out, title=title, seconds=seconds, quiet=quiet)
         _print_run(table, config.target, out, as_json)
@@ -220,6 +244,7 @@ def run(
     cache: Cache = None,
     skip_damaged: SkipDamaged = False,
     force: Force = False,
+    check: Check = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -230,8 +255,8 @@ def run(
 
     Example: fairlearn-bridge run --data celeba --root DATA --target Male --confounder Blond_Hair --out runs/blond
     """
-    with told_in_one_line(debug, resumes=out / "memory"):
-        check_out(out, force)
+    with told_in_one_line(debug, resumes=out / CHECKPOINTS):
+        check_out(out, force or check)
         config = _config(ctx.params)
         seconds: dict[str, float] = {}
         with stage("reading images", seconds, quiet):
@@ -240,6 +265,8 @@ def run(
             # That the balanced set is not quite balanced stands among the report's caveats.
             warnings.simplefilter("ignore", UserWarning)
             parts = split_data(config, train, test)
+        if check:
+            _check(config, parts, out, as_json)
         title = f"{confounder} as a confounder of {target}, on {data}"
         table = run_experiment(config, parts, out, title=title, seconds=seconds, quiet=quiet)
         _print_run(table, config.target, out, as_json)
@@ -322,7 +349,7 @@ def sweep(
 
     Example: fairlearn-bridge sweep --config examples/celeba_sweep.toml --root DATA --out runs/sweep
     """
-    with told_in_one_line(debug, resumes=out / "memory"):
+    with told_in_one_line(debug, resumes=out / CHECKPOINTS):
         check_out(out, force)
         # Faces are drawn as many as asked for; other data are taken as they come.
         sizes = {"train_size": train_size or 2400, "test_per_cell": test_per_cell or 182} if data == "faces" else {}

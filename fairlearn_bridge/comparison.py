@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import os
+import shutil
 import time
 import warnings
 from dataclasses import dataclass
@@ -11,24 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from fairlearn.metrics import MetricFrame, count
 from joblib import Parallel, delayed
-from joblib.hashing import NumpyHasher
 from scipy.stats import rankdata
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import accuracy_score
-from sklearn.utils.validation import check_memory
 
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
+from captum_region.snapshot import Snapshots, digest
 from fairlearn_bridge.baselines import NotApplicableError
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
-    import joblib
     from numpy.typing import ArrayLike, NDArray
 
     from captum_region.batches import ImageData
@@ -112,7 +110,7 @@ def compare_mitigators(
     n_bootstrap: int = 1000,
     confidence_level: float = 0.95,
     n_jobs: int | None = None,
-    memory: str | os.PathLike[str] | joblib.Memory | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
     show_progress: bool = False,
 ) -> pd.DataFrame:
     """Train each mitigator with each seed and compare them on the same test images.
@@ -143,10 +141,11 @@ def compare_mitigators(
         Of the intervals.
     n_jobs : int, optional
         Trainings side by side, through joblib: ``joblib.parallel_config`` chooses another backend, such as Dask's.
-    memory : path or joblib.Memory, optional
-        Keeps each training's predictions as soon as they are there, as in scikit-learn's pipelines: a comparison that
-        was stopped, called again with the same mitigators, data and seeds, goes on with what is missing. What could
-        not run is tried again. It holds pickles: name a folder that no one else writes to.
+    checkpoint_dir : path, optional
+        A folder to keep each training's predictions in as soon as they are there, and the states of those under way:
+        each ``checkpoint_dir`` in a mitigator is set to it, see `ImageClassifier`. A comparison that was stopped,
+        called again with the same mitigators, data and seeds, goes on with what is missing. What could not run is
+        tried again. Labels are then to be numbers or strings.
     show_progress : bool, default=False
         A progress bar on stderr.
 
@@ -174,7 +173,7 @@ def compare_mitigators(
         reuse=reuse,
         random_states=random_states,
         n_jobs=n_jobs,
-        memory=memory,
+        checkpoint_dir=checkpoint_dir,
         show_progress=show_progress,
     )
     for row in trainings[trainings["status"] != "done"].itertuples():
@@ -202,7 +201,7 @@ def fit_mitigators(
     reuse: Mapping[str, str] | None = None,
     random_states: Sequence[int] = (0,),
     n_jobs: int | None = None,
-    memory: str | os.PathLike[str] | joblib.Memory | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
     show_progress: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train each mitigator with each seed; parameters as in `compare_mitigators`.
@@ -228,9 +227,6 @@ def fit_mitigators(
     train_on, fit_params, reuse = dict(train_on or {}), dict(fit_params or {}), dict(reuse or {})
     if not mitigators or {*train_on, *reuse, *reuse.values()} - set(mitigators):
         raise ValueError(f"mitigators must be given and include all of train_on and reuse, got {list(mitigators)}")
-    kept = check_memory(os.fspath(memory) if isinstance(memory, os.PathLike) else memory)
-    fit = kept.cache(_fit_chain, ignore=["mitigators", "train", "test", "fit_params"])
-    keep = kept.store_backend is not None
     chains = {
         name: {name: estimator, **{later: mitigators[later] for later, first in reuse.items() if first == name}}
         for name, estimator in mitigators.items()
@@ -238,13 +234,15 @@ def fit_mitigators(
     }
     data = {name: (train_on.get(name, train), test, {} if name in train_on else fit_params) for name in chains}
     # The images are hashed once, not in every job.
-    shared = _digest((train, test, fit_params)) if keep else None
-    own = {name: _digest((chains[name], train_on.get(name))) if keep else None for name in chains}
-    jobs = [
-        delayed(_fit_what_can)(fit, chains[name], *data[name], seed, (shared, own[name]))
+    keep = checkpoint_dir is not None
+    shared = digest((train, test, fit_params)) if keep else None
+    own = {name: digest((chains[name], train_on.get(name))) if keep else None for name in chains}
+    kept = {
+        (name, seed): Snapshots(checkpoint_dir, seed, lambda: (shared, own[name], seed))  # noqa: B023 called at once
         for seed in random_states
         for name in chains
-    ]
+    }
+    jobs = [delayed(_fit_chain)(chains[name], *data[name], seed, state) for (name, seed), state in kept.items()]
     done = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
     found = list(progress_bar(done, total=len(jobs), desc="mitigators", unit="fit", disable=not show_progress))
     results = {(row["mitigator"], row["seed"]): (table, row) for chain in found for table, row in chain}
@@ -256,51 +254,27 @@ def fit_mitigators(
     return pd.concat(tables, ignore_index=True), trainings
 
 
-class _IncompleteError(Exception):
-    """Some of a chain could not run: what there is must not be kept as if it were all."""
-
-    def __init__(self, results: list[tuple[pd.DataFrame | None, dict[str, Any]]]) -> None:
-        super().__init__(results)
-        self.results = results
-
-
-class _Hasher(NumpyHasher):  # type: ignore[misc]
-    """joblib's hash, the same in every process for modules too: a tensor's pickle is not."""
-
-    def save(self, obj: Any) -> None:
-        if isinstance(obj, torch.Tensor):
-            obj = type(obj).__name__, str(obj.dtype), obj.detach().cpu().numpy()
-        super().save(obj)
-
-
-def _digest(value: Any) -> Any:
-    return _Hasher("md5").hash(value)
-
-
-def _fit_what_can(fit: Any, *arguments: Any) -> list[tuple[pd.DataFrame | None, dict[str, Any]]]:
-    try:
-        results: list[tuple[pd.DataFrame | None, dict[str, Any]]] = fit(*arguments)
-    except _IncompleteError as incomplete:
-        return incomplete.results
-    return results
-
-
 def _fit_chain(
     mitigators: Mapping[str, Any],
     train: Samples,
     test: Samples,
     fit_params: Mapping[str, Any],
     seed: int,
-    key: tuple[str | None, str | None],  # of all that joblib's memory ignores
+    kept: Snapshots,
 ) -> list[tuple[pd.DataFrame | None, dict[str, Any]]]:
-    """Fit the first mitigator, and the others on top of it; what cannot run does not stop the rest."""
-    results: list[tuple[pd.DataFrame | None, dict[str, Any]]] = []
+    """Fit the first mitigator, and the others on top of it; what cannot run does not stop the rest, and is not kept."""
+    results: list[tuple[pd.DataFrame | None, dict[str, Any]]] = kept.load() or []
+    if results:
+        return results
+    states = None if kept.path is None else kept.path.with_suffix("")
     first = None
     for name, estimator in mitigators.items():
         try:
             fitted = clone(estimator)
-            seeds = [key for key in fitted.get_params() if key.endswith("random_state")]
-            fitted.set_params(**dict.fromkeys(seeds, seed))
+            names = [*fitted.get_params()]
+            fitted.set_params(**{name: seed for name in names if name.endswith("random_state")})
+            if states is not None:
+                fitted.set_params(**{name: states for name in names if name.endswith("checkpoint_dir")})
             if results:
                 if first is None:
                     raise NotApplicableError(f"it builds on {next(iter(mitigators))!r}, which could not run")
@@ -317,8 +291,9 @@ def _fit_chain(
                 "chosen": "",
             }
             results.append((None, {"mitigator": name, "seed": seed, **status, "seconds": np.nan, "losses": []}))
-    if any(table is None for table, _ in results):
-        raise _IncompleteError(results)
+    if states is not None and all(table is not None for table, _ in results):
+        kept.save(lambda: results)
+        shutil.rmtree(states, ignore_errors=True)
     return results
 
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import sys
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -28,9 +23,12 @@ from captum_region import (
     fit_region_classifier,
     save_classifier,
 )
+from captum_region.batches import fingerprint
 from captum_region.calibration import Calibration, balanced_subset, measure_calibration
 from captum_region.datasets import AttributeImages, Faces, make_faces
-from captum_region.files import replacing
+from captum_region.files import CHECKPOINTS, locked, replacing
+from captum_region.provenance import provenance
+from captum_region.snapshot import digest
 from fairlearn_bridge.arms import FAST_OTHERS, OTHERS, Arm, build_arms, is_automatic, scheme_parameters
 from fairlearn_bridge.comparison import Samples, alignment, fit_mitigators, metric_frame, pareto_front, summarize
 from fairlearn_bridge.noise import SCHEMES, AttributionNoise
@@ -40,6 +38,7 @@ from fairlearn_bridge.report import write_report
 if TYPE_CHECKING:
     import os
     from collections.abc import Hashable, Iterator, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -198,8 +197,8 @@ def run_experiment(
 ) -> pd.DataFrame:
     """Run all arms on `data` and write the run folder: results.json, tables, maps, checkpoint, plots, report.html.
 
-    Every training is kept in ``out/memory`` as soon as it is done: a run that was stopped, called again, goes on and
-    ends with the same results. It is removed when the run is complete.
+    The state of each training and what came out of it are kept in ``out/checkpoints``: a run that was stopped, called
+    again, goes on and ends with the same results. They are removed when the run is complete.
 
     Parameters
     ----------
@@ -219,14 +218,17 @@ def run_experiment(
     DataFrame
         The table of `summarize`.
     """
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    seconds = {} if seconds is None else seconds
-    memory = joblib.Memory(out / "memory", verbose=0)
+    with locked(out) as folder:
+        return _run(config, data, folder, title, {} if seconds is None else seconds, quiet)
+
+
+def _run(
+    config: ExperimentConfig, data: ExperimentData, out: Path, title: str, seconds: dict[str, float], quiet: bool
+) -> pd.DataFrame:
+    states = out / CHECKPOINTS
     biased = samples_of(config, data.biased)
     with stage("training the region classifier", seconds, quiet):
-        train = memory.cache(train_region_classifier, ignore=["show_progress"])
-        classifier, training = train(config, data, show_progress=not quiet)
+        classifier, training = train_region_classifier(config, data, checkpoint_dir=states, show_progress=not quiet)
         save_classifier(classifier, out / "region_classifier")
     with stage("attributing the training images", seconds, quiet):
         attribution = RegionAttribution(classifier)
@@ -238,7 +240,7 @@ def run_experiment(
     with stage("training the target classifiers", seconds, quiet):
         test = samples_of(config, data.test, with_twins=True)
         predictions, trainings = fit_arms(
-            config, arms, data, test, maps=maps.numpy(), memory=memory, show_progress=not quiet
+            config, arms, data, test, maps=maps.numpy(), checkpoint_dir=states, show_progress=not quiet
         )
     chosen = _chosen(trainings)
     for name, reason in _not_run(trainings).items():
@@ -265,12 +267,16 @@ def run_experiment(
     with replacing(out / "results.json") as path:
         path.write_text(json.dumps(_without_nan(results), indent=1, default=_plain) + "\n")
     write_report(out)
-    shutil.rmtree(out / "memory")
+    shutil.rmtree(states)
     return table
 
 
 def train_region_classifier(
-    config: ExperimentConfig, data: ExperimentData, *, show_progress: bool = False
+    config: ExperimentConfig,
+    data: ExperimentData,
+    *,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    show_progress: bool = False,
 ) -> tuple[DenseRegionClassifier, RegionTraining]:
     """Train a region classifier of the confounder on the biased set, within the classes of the target."""
     biased, validation = samples_of(config, data.biased), samples_of(config, data.validation)
@@ -285,6 +291,7 @@ def train_region_classifier(
         epochs=config.region_epochs,
         random_state=config.random_state,
         device=config.device,
+        checkpoint_dir=checkpoint_dir,
         show_progress=show_progress,
     )
     return classifier, training
@@ -313,7 +320,7 @@ def fit_arms(
     test: Samples,
     *,
     maps: NDArray[np.float32] | None = None,
-    memory: joblib.Memory | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
     show_progress: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train each arm with each seed on the biased set, "balanced" on the balanced one, and predict `test`.
@@ -330,7 +337,7 @@ def fit_arms(
         reuse={name: "original" for name, arm in arms.items() if arm.on_original},
         random_states=range(config.random_state, config.random_state + config.seeds),
         n_jobs=config.n_jobs,
-        memory=memory,
+        checkpoint_dir=checkpoint_dir,
         show_progress=show_progress,
     )
 
@@ -352,6 +359,7 @@ def _results(
         "target_names": {"False": f"not {config.target}", "True": config.target},
         "confounder_names": {"False": f"not {config.confounder}", "True": config.confounder},
         "counts": _counts(data.counts),
+        "data": fingerprints(data),
         "region_classifier": {
             "history": training.history.to_dict("records"),
             "mean_region_accuracy": float(training.region_accuracy.mean()),  # type: ignore[union-attr]
@@ -371,6 +379,12 @@ def _results(
         "caveats": _caveats(config, data),
         "confidence_level": 0.95,
     }
+
+
+def fingerprints(data: ExperimentData) -> dict[str, str]:
+    """Return a digest of the images of each set, with their attributes."""
+    sets = {name: getattr(data, name) for name in ("biased", "balanced", "validation", "test")}
+    return {name: digest((fingerprint(images.images), images.attributes.to_csv())) for name, images in sets.items()}
 
 
 def _not_run(trainings: pd.DataFrame) -> dict[str, str]:
@@ -495,13 +509,9 @@ def image_names(images: AttributeImages, positions: NDArray[np.intp]) -> NDArray
 
 
 def how_it_was_run(config: ExperimentConfig, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Return the command, time, versions, configuration and durations, as JSON can hold them."""
-    packages = ("captum-region", "captum", "fairlearn", "numpy", "scikit-learn", "skorch", "torch", "torchvision")
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """Return the provenance, the configuration and the durations, as JSON can hold them."""
     return {
-        "command": command,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        **provenance(),
         "config": asdict(config),
         "random_states": list(range(config.random_state, config.random_state + config.seeds)),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},

@@ -294,6 +294,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
             within=labels,
             epochs=self.region_epochs,
             random_state=seed,
+            checkpoint_dir=getattr(self.estimator, "checkpoint_dir", None),
             show_progress=self.show_progress,
         )
         return classifier

@@ -6,15 +6,13 @@ import json
 import sys
 from dataclasses import dataclass, field
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import joblib
 import numpy as np
 import pandas as pd
 
 from captum_region import RegionAttribution
-from captum_region.files import replacing
+from captum_region.files import CHECKPOINTS, locked, replacing
 from fairlearn_bridge.arms import build_arms, is_automatic
 from fairlearn_bridge.comparison import Samples, alignment, measure, summarize
 from fairlearn_bridge.experiment import (
@@ -30,6 +28,7 @@ from fairlearn_bridge.report.figures import accuracy_by_group, accuracy_by_quant
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData
 
@@ -133,7 +132,8 @@ def run_sweep(
 ) -> SweepResults:
     """Run each confounder's schemes at each quantile with each seed, and write tables and plots after each confounder.
 
-    Every training is kept in ``out/memory`` as soon as it is done: a sweep that was stopped, run again, goes on.
+    The state of each training and what came out of it are kept in ``out/checkpoints``: a sweep that was stopped, run
+    again, goes on, and one with more seeds or quantiles does only what is new.
 
     Parameters
     ----------
@@ -165,13 +165,21 @@ def run_sweep(
         raise ValueError(f"configs must have one target and a confounder each, got the confounders {confounders}")
     if min(config.validation_per_cell for config in configs) < 1:
         raise ValueError("validation_per_cell must be at least 1: quantiles are chosen on the validation images")
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    memory = joblib.Memory(out / "memory", verbose=0)
+    with locked(out) as folder:
+        return _run(configs, data, quantiles, folder, quiet)
+
+
+def _run(
+    configs: Sequence[ExperimentConfig],
+    data: Callable[[ExperimentConfig], ExperimentData],
+    quantiles: Sequence[float],
+    out: Path,
+    quiet: bool,
+) -> SweepResults:
     results = SweepResults()
     run: dict[str, Any] = {
         "target": configs[0].target,
-        "confounders": confounders,
+        "confounders": [config.confounder for config in configs],
         "quantiles": quantiles,
         "seconds": {},
     }
@@ -179,7 +187,7 @@ def run_sweep(
         if not quiet:
             print(f"{config.confounder}:", file=sys.stderr)
         seconds: dict[str, float] = {}
-        found = _sweep_one(config, data(config), quantiles, memory, seconds, quiet)
+        found = _sweep_one(config, data(config), quantiles, out / CHECKPOINTS, seconds, quiet)
         for name in ("table", "validation", "trainings"):
             part = getattr(found, name)
             part.insert(0, "confounder", config.confounder)
@@ -195,7 +203,7 @@ def _sweep_one(
     config: ExperimentConfig,
     data: ExperimentData,
     quantiles: Sequence[float],
-    memory: joblib.Memory,
+    states: Path,
     seconds: dict[str, float],
     quiet: bool,
 ) -> SweepResults:
@@ -205,8 +213,7 @@ def _sweep_one(
         samples_of(config, data.validation),
     )
     with stage("training the region classifier", seconds, quiet):
-        train = memory.cache(train_region_classifier, ignore=["show_progress"])
-        classifier, _ = train(config, data, show_progress=not quiet)
+        classifier, _ = train_region_classifier(config, data, checkpoint_dir=states, show_progress=not quiet)
     with stage("attributing the training images", seconds, quiet):
         maps = RegionAttribution(classifier).region_map(biased.X, show_progress=not quiet)
     classifier.cpu()
@@ -217,7 +224,7 @@ def _sweep_one(
     )
     with stage("training the target classifiers", seconds, quiet):
         predictions, trainings = fit_arms(
-            config, arms, data, both, maps=maps.numpy(), memory=memory, show_progress=not quiet
+            config, arms, data, both, maps=maps.numpy(), checkpoint_dir=states, show_progress=not quiet
         )
     for row in trainings[trainings["status"] != "done"].drop_duplicates("mitigator").itertuples():
         print(f"{row.mitigator}: {row.status}: {row.reason}", file=sys.stderr)

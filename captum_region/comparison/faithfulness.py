@@ -15,6 +15,8 @@ from captum_region.randomness import RandomState, draw_seed
 from captum_region.training import fit_region_classifier, region_accuracy
 
 if TYPE_CHECKING:
+    import os
+
     from numpy.typing import ArrayLike
 
     from captum_region.batches import ImageData
@@ -76,6 +78,7 @@ def information_left(
     epochs: int | None = None,
     random_state: RandomState = None,
     device: str | torch.device = "cpu",
+    checkpoint_dir: str | os.PathLike[str] | None = None,
 ) -> float:
     """Return how well an attribute is still known when the top of a map is masked in all images: lower is better.
 
@@ -122,7 +125,14 @@ def information_left(
     order = torch.randperm(side * side, generator=torch.Generator().manual_seed(seed))
     masked = [_masked(images, maps, quantile, colour, order) for images, maps, _ in (train, test)]
     fit_region_classifier(
-        classifier, masked[0], train[2], epochs=epochs, positions_per_image=1, random_state=seed, device=device
+        classifier,
+        masked[0],
+        train[2],
+        epochs=epochs,
+        positions_per_image=1,
+        random_state=seed,
+        device=device,
+        checkpoint_dir=checkpoint_dir,
     )
     return float(region_accuracy(classifier, masked[1], classifier.encode(test[2])).mean())
 

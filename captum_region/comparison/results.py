@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -15,6 +14,7 @@ from rich.table import Table
 from captum_region.comparison.saliency import LESS_IS_BETTER, saliency_table
 from captum_region.comparison.study import information_table
 from captum_region.files import replacing
+from captum_region.provenance import provenance
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,7 +91,7 @@ class StudyResults:
         table, cost = self.table(), self.cost()
         result = {
             **self.settings,
-            "versions": {name: version(name) for name in ("captum-region", "captum", "torch")},
+            **provenance(),
             "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
             "reference": self.reference,
             "studies": [

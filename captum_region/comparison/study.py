@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
 from captum_region.batches import batches, take
+from captum_region.checkpoint import classifier_digest
 from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, Recipe, RegionClassifier
 from captum_region.comparison.faithfulness import information_left
 from captum_region.comparison.methods import captum_methods, floors, region_methods, superpixel_methods
@@ -22,9 +23,11 @@ from captum_region.datasets import Faces
 from captum_region.grid import RegionGrid
 from captum_region.progress import progress_bar
 from captum_region.randomness import seeded
+from captum_region.snapshot import Snapshots
 from captum_region.training import fit_region_classifier, region_accuracy
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Collection, Sequence
 
     from numpy.typing import ArrayLike, NDArray
@@ -86,11 +89,19 @@ class WholeImageClassifier(nn.Module):
         *,
         epochs: int | None = None,
         random_state: int = 0,
+        checkpoint_dir: str | os.PathLike[str] | None = None,
         show_progress: bool = False,
     ) -> None:
-        """Train it in place."""
-        options: Any = {"random_state": random_state, "show_progress": show_progress}
-        fit_region_classifier(self.classifier, images, labels, epochs=epochs, **options)
+        """Train it in place; the options are those of `fit_region_classifier`."""
+        fit_region_classifier(
+            self.classifier,
+            images,
+            labels,
+            epochs=epochs,
+            random_state=random_state,
+            checkpoint_dir=checkpoint_dir,
+            show_progress=show_progress,
+        )
 
 
 def grids_for(size: int) -> tuple[RegionGrid, RegionGrid]:
@@ -145,6 +156,7 @@ def study_attribute(
     retrain_epochs: int | None = 10,
     seed: int = 0,
     device: str | torch.device = "cpu",
+    checkpoint_dir: str | os.PathLike[str] | None = None,
     show_progress: bool = False,
 ) -> Study:
     """Train a model to be explained and a region classifier on the same images, and compare all methods on new ones.
@@ -176,6 +188,9 @@ def study_attribute(
     seed : int, default=0
         Decides the trainings and what methods draw.
     device : str or torch.device, default="cpu"
+    checkpoint_dir : path, optional
+        A folder to keep the state of each training in, and what was found: called again with the same arguments, it is
+        read, or goes on where it was stopped.
     show_progress : bool, default=False
         Progress bars on stderr.
 
@@ -208,7 +223,18 @@ def study_attribute(
     _check_names("without", without, [*methods, *not_run])
     kept = [name for name in methods if name not in without]
     again = _chosen(retrain, kept)
-    options: Any = {"random_state": seed, "show_progress": show_progress}
+    snapshots = Snapshots(
+        checkpoint_dir,
+        seed,
+        lambda: (
+            (train, labels, test.images, asked, masks, list(map(classifier_digest, region_classifiers))),
+            (kept, again, epochs, region_epochs, quantile, retrain_epochs),
+        ),
+    )
+    if (found := snapshots.load()) is not None:
+        comparison = SaliencyComparison(**found.pop("comparison"))
+        return Study(comparison, images=with_it, truth=masks, not_run=not_run, **found)
+    options: Any = {"random_state": seed, "checkpoint_dir": checkpoint_dir, "show_progress": show_progress}
     model.fit(train.images, labels, epochs=epochs, **options)
     for classifier in () if given else region_classifiers:
         fit_region_classifier(classifier, train.images, labels, epochs=region_epochs, **options)
@@ -231,18 +257,22 @@ def study_attribute(
             for part in (train, test)
         )
         value = information_left(
-            known, judged, quantile=quantile, epochs=retrain_epochs, random_state=seed, device=device
+            known,
+            judged,
+            quantile=quantile,
+            epochs=retrain_epochs,
+            random_state=seed,
+            device=device,
+            checkpoint_dir=checkpoint_dir,
         )
         left.append({"method": name, "information_left": value})
-    return Study(
-        comparison,
-        pd.DataFrame(left, columns=["method", "information_left"]),
-        accuracy=float(balanced_accuracy_score(asked, predicted.cpu().numpy())),
-        region_accuracy=float(region_accuracy(region_classifiers[0], test.images, asked.astype(int)).mean()),
-        images=with_it,
-        truth=masks,
-        not_run=not_run,
-    )
+    found = {
+        "left": pd.DataFrame(left, columns=["method", "information_left"]),
+        "accuracy": float(balanced_accuracy_score(asked, predicted.cpu().numpy())),
+        "region_accuracy": float(region_accuracy(region_classifiers[0], test.images, asked.astype(int)).mean()),
+    }
+    snapshots.save(lambda: found | {"comparison": vars(comparison)})
+    return Study(comparison, images=with_it, truth=masks, not_run=not_run, **found)
 
 
 def _own_truth(images: AttributeImages, attribute: str) -> NDArray[np.bool_]:

@@ -15,6 +15,7 @@ from skorch.callbacks import Callback, EarlyStopping
 from torch import nn
 
 from fairlearn_bridge import ImageClassifier, SmallCNN, ThresholdShift
+from fairlearn_bridge.baselines import _WorstGroups
 
 
 def bright_and_dark(n=60, seed=0, size=8):
@@ -291,6 +292,19 @@ class TestCheckpointDir:
         before = file.stat()
         assert self.fit(tmp_path).history_[:, "dur"] == resumed.history_[:, "dur"]  # read, not trained again
         assert file.stat() == before
+
+    def test_a_loss_goes_on_with_its_state(self, tmp_path):
+        group = np.arange(len(self.y)) % 3
+
+        def options():
+            return {"loss_reduction": _WorstGroups(group, step_size=1.0), "lr": 0.1}
+
+        whole = self.fit(None, **options())
+        self.fit(tmp_path, stop=3, **options())
+        resumed = self.fit(tmp_path, **options())
+        assert whole.loss_reduction.weight.std() > 0.01
+        torch.testing.assert_close(resumed.loss_reduction.weight, whole.loss_reduction.weight, rtol=0, atol=0)
+        assert resumed.history_[:, "train_loss"] == whole.history_[:, "train_loss"]
 
     @pytest.mark.parametrize(
         "options",

@@ -110,14 +110,14 @@ def test_demo_writes_all_it_says(demo, documented, listed):
 
 @pytest.mark.slow
 def test_a_demo_stopped_at_a_random_moment_goes_on_and_ends_with_the_same(
-    demo, command, interrupted, documented, listed, tmp_path
+    demo, command, interrupted, documented, listed, states, tmp_path
 ):
     whole, _ = demo
     out = tmp_path / "run"
     trained = random.randrange(16)
     options = [*DEMO, "--out", out]
-    told = interrupted(lambda: len(list(out.rglob("output.pkl"))) > trained, "fairlearn_bridge", "demo", *options)
-    assert told.startswith(f"stopped: {out / 'memory'} keeps what was done"), trained
+    told = interrupted(lambda: len(states(out)) > trained, "fairlearn_bridge", "demo", *options)
+    assert told.startswith(f"stopped: {out / 'checkpoints'} keeps what was done"), trained
     assert not (out / "table.csv").exists()
     done = command("fairlearn_bridge", "demo", *options, "--force", "--json", "--quiet")
     assert done.stdout == (out / "results.json").read_text()
@@ -185,24 +185,42 @@ def test_run_on_ones_own_table(command, table, tmp_path):
         (["--confounder", "hair=blond", "--data", "imagenet"], "--data must be one of"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(command, arguments, words, table, tmp_path):
+def test_bad_input_is_one_line_and_exit_code_2(refused, arguments, words, table, tmp_path):
     out = tmp_path / "run"
     given = {"--data": "table", "--root": table, "--target": "Male", "--out": out, "--cache": tmp_path / "cache"}
     given |= dict(zip(arguments[::2], arguments[1::2], strict=True))
-    done = command("fairlearn_bridge", "run", *(part for pair in given.items() for part in pair), "--quiet", check=2)
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1, done.stderr
-    assert words in lines[0]
+    assert words in refused(app, "run", *(part for pair in given.items() for part in pair), "--quiet")
     assert not out.exists()
 
 
-@pytest.mark.slow
-def test_that_no_mitigator_could_run_is_one_line(command, table, tmp_path):
+def test_that_no_mitigator_could_run_is_one_line(refused, table, tmp_path):
     arguments = ["--data", "table", "--root", table, "--target", "Male", "--confounder", "hair=blond", "--quiet"]
     options = ["--size", "20", "--cache", tmp_path / "cache", "--test-per-cell", "8", "--others", "none", "--lr=-1"]
-    done = command("fairlearn_bridge", "run", *arguments, *options, "--out", tmp_path / "run", *SMALL, check=2)
-    lines = done.stderr.strip().splitlines()
-    assert lines == ["error: no mitigator could run; the first: ValueError: Invalid learning rate: -1.0"]
+    line = refused(app, "run", *arguments, *options, "--out", tmp_path / "run", *SMALL)
+    assert line == "error: no mitigator could run; the first: ValueError: Invalid learning rate: -1.0"
+
+
+@pytest.mark.slow
+def test_check_does_a_part_again_and_writes_nothing(demo, refused, tmp_path):
+    out = demo[0]
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    arguments = ["demo", *DEMO, "--out", out, "--quiet", "--check"]
+    found = CliRunner().invoke(app, list(map(str, [*arguments, "--json"])))
+    assert found.exit_code == 0, found.stdout
+    assert {row["what"] for row in json.loads(found.stdout)} >= {
+        "biased images",
+        "test images",
+        "mean of the examples' maps",
+        "loss of the original's first epoch",
+    }
+    # Another seed draws the same faces: another split of them, and other weights.
+    other = CliRunner().invoke(app, list(map(str, [*arguments, "--seed", 5])))
+    assert other.exit_code == 1
+    assert "differs: setting random_state: was 0, is 5" in other.stdout
+    assert "differs: biased images: " in other.stdout
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != ".lock"} == before
+    assert "results.json" in refused(app, "demo", *DEMO, "--out", tmp_path / "none", "--quiet", "--check")
+    assert not (tmp_path / "none").exists()
 
 
 def test_help_teaches_and_versions_agree():

@@ -276,7 +276,7 @@ def test_a_stopped_comparison_goes_on(tmp_path):
     samples = Samples(X, target, confounder)
     log, stop = tmp_path / "log", tmp_path / "stop"
     mitigators = {"a": Counts(log, stop)}
-    options = {"random_states": (0, 1, 2), "memory": tmp_path / "memory"}
+    options = {"random_states": (0, 1, 2), "checkpoint_dir": tmp_path / "kept"}
     stop.write_text("interrupt")
     with pytest.raises(KeyboardInterrupt):
         fit_mitigators(mitigators, samples, samples, **options)
@@ -342,10 +342,10 @@ def test_the_key_of_a_training_is_the_same_in_another_process():
 import sys, torch
 from captum_region import DenseRegionClassifier, RegionGrid
 from fairlearn_bridge import AttributionNoiseMitigator, ImageClassifier
-from fairlearn_bridge.comparison import _Hasher
+from captum_region.snapshot import digest
 for seed in (0, 1):
     classifier = DenseRegionClassifier(RegionGrid(16, 4, 4), 2, random_state=seed)
-    print(_Hasher("md5").hash(AttributionNoiseMitigator(ImageClassifier(), region_classifier=classifier)))
+    print(digest(AttributionNoiseMitigator(ImageClassifier(), region_classifier=classifier)))
 """
     first, second = (
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()

@@ -100,17 +100,19 @@ def test_a_scheme_that_chooses_its_quantile_has_one_row(tmp_path):
     assert [path.name for path in (tmp_path / "plots").iterdir()] == ["figure7_Blond_Hair.png"]  # 8 is by quantile
 
 
-def kept(out):
-    return {path: path.stat().st_mtime_ns for path in (out / "memory").rglob("output.pkl")}
+@pytest.fixture
+def kept(states):
+    return lambda out: {path: path.stat().st_mtime_ns for path in states(out)}
 
 
 @pytest.mark.slow
-def test_a_stopped_and_a_killed_sweep_go_on_and_end_with_the_same(settings, swept, tmp_path, command, interrupted):
+def test_a_stopped_and_a_killed_sweep_go_on(settings, swept, tmp_path, command, interrupted, kept):
     out = tmp_path / "out"
     arguments = ["sweep", "--config", settings, "--out", out, "--seed", 3, "--quiet", "--force"]
     told = interrupted(lambda: len(kept(out)) >= 2, "fairlearn_bridge", *arguments)
     assert (
-        told == f"stopped: {out / 'memory'} keeps what was done, and the same command with --force goes on from there"
+        told
+        == f"stopped: {out / 'checkpoints'} keeps what was done, and the same command with --force goes on from there"
     )
     with subprocess.Popen([sys.executable, "-m", "fairlearn_bridge", *map(str, arguments)]) as process:
         give_up = time.monotonic() + 200
@@ -122,7 +124,7 @@ def test_a_stopped_and_a_killed_sweep_go_on_and_end_with_the_same(settings, swep
     done = command("fairlearn_bridge", *arguments, "--json")
     assert done.stdout == (out / "sweep.json").read_text()
     after = kept(out)
-    assert {path: after[path] for path in before} == before  # read, not trained anew
+    assert sum(after[path] != before[path] for path in before) <= 1  # read, not trained anew, but for the one under way
     for name in TABLES:
         assert (out / name).read_bytes() == (swept[0] / name).read_bytes()
 

@@ -117,13 +117,14 @@ def test_two_cues_are_two_columns():
 
 
 @pytest.mark.slow
-def test_the_command(command, interrupted, documented, listed, tmp_path):
+def test_the_command(command, interrupted, states, documented, listed, tmp_path):
     out = tmp_path / "out"
     common = ["--size", 16, "--images", 40, "--epochs", 1, "--region-epochs", 1, "--limit", 3]
     common += ["--without", "XRAI", "--retrain", "none"]
     common += ["--data", "faces", "--attribute", "Smiling", "--seeds", 2, "--out", out]
-    told = interrupted(lambda: any(out.rglob("output.pkl")), "captum_region", "compare", *common, "--quiet")
-    assert told.startswith(f"stopped: {out / 'memory'} keeps what was done")
+    # The first seed's three classifiers and what was found with them.
+    told = interrupted(lambda: len(states(out)) >= 4, "captum_region", "compare", *common, "--quiet")
+    assert told.startswith(f"stopped: {out / 'checkpoints'} keeps what was done")
     done = command("captum_region", "compare", *common, "--force")
     assert "Smiling: explained model" in done.stdout
     assert done.stderr.count("saliency: 100%") == 1  # the first seed was done before

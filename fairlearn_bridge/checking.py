@@ -1,0 +1,78 @@
+"""Whether a run can be believed: a small part of it is done again and compared with what the run has left."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import clone
+
+from captum_region import RegionAttribution, load_classifier
+from fairlearn_bridge.arms import build_arms
+from fairlearn_bridge.experiment import fingerprints, samples_of
+
+if TYPE_CHECKING:
+    import os
+
+    from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData
+
+# What rounding may change, with another number of threads or of images a batch.
+TOLERANCE = 1e-3
+
+
+def check_experiment(config: ExperimentConfig, data: ExperimentData, out: str | os.PathLike[str]) -> pd.DataFrame:
+    """Do a small part of `run_experiment` again and compare it with the run folder `out`; nothing is written.
+
+    Compared are the configuration, the digests of all images and attributes, the region maps of the report's examples,
+    and the loss of the original's first epoch with the first seed.
+
+    Parameters
+    ----------
+    config : ExperimentConfig
+    data : ExperimentData
+    out : path
+        A complete run folder.
+
+    Returns
+    -------
+    DataFrame
+        A row a comparison: ``what``, ``then``, ``now`` and whether they are ``equal``, numbers to 1e-3 of their value.
+
+    Raises
+    ------
+    FileNotFoundError
+        If `out` holds no complete run.
+    """
+    out = Path(out)
+    results = json.loads((out / "results.json").read_text())
+    rows: list[dict[str, Any]] = []
+
+    def compare(what: str, then: Any, now: Any) -> None:
+        numbers = isinstance(then, float) and isinstance(now, float)
+        equal = math.isclose(then, now, rel_tol=TOLERANCE) if numbers else then == now
+        rows.append({"what": what, "then": then, "now": now, "equal": equal})
+
+    now = json.loads(json.dumps(asdict(config)))  # tuples become lists
+    for name, then in results["config"].items():
+        if name not in ("device", "n_jobs"):
+            compare(f"setting {name}", then, now.get(name))
+    for name, value in fingerprints(data).items():
+        compare(f"{name} images", results["data"].get(name), value)
+    classifier = load_classifier(out / "region_classifier").to(config.device)
+    with np.load(out / "maps.npz") as pictures:
+        images, then = pictures["example_images"], pictures["example_maps"]
+    attribution = RegionAttribution(classifier)
+    maps = attribution.grid.to_pixels(attribution.region_map(images).cpu()).numpy()
+    compare("mean of the examples' maps", float(then.mean()), float(maps.mean()))
+    compare("largest difference of the examples' maps below 0.001", True, bool(np.abs(then - maps).max() < TOLERANCE))
+    biased, seed = samples_of(config, data.biased), config.random_state
+    original = clone(build_arms(config, classifier)["original"].estimator)
+    original.set_params(max_epochs=1, random_state=seed).fit(biased.X, biased.y)
+    (recorded,) = [row for row in results["trainings"] if row["mitigator"] == "original" and row["seed"] == seed]
+    compare("loss of the original's first epoch", recorded["losses"][0], float(original.history_[0, "train_loss"]))
+    return pd.DataFrame(rows)

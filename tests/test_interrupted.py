@@ -1,0 +1,138 @@
+"""Runs that are killed, or find a full disk, a read-only folder or another writer: nothing is lost, all is told."""
+
+import resource
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from captum_region.files import locked
+
+TARGET_CLASSIFIER = """
+import numpy as np
+import torch._dynamo  # which an optimizer imports, for seconds in each child
+from safetensors.torch import save_file
+from fairlearn_bridge import ImageClassifier
+
+def work(out):
+    rng = np.random.default_rng(0)
+    X, y = rng.integers(0, 256, (96, 3, 16, 16), np.uint8), rng.integers(0, 2, 96)
+    classifier = ImageClassifier(max_epochs=24, batch_size=32, random_state=0, checkpoint_dir=out).fit(X, y)
+    save_file(classifier.module_.state_dict(), out + "/weights.safetensors")
+    np.save(out + "/losses.npy", classifier.history_[:, "train_loss"])
+"""
+
+SWEEP = """
+import warnings
+import torch._dynamo
+from fairlearn_bridge.experiment import ExperimentConfig, synthetic_data
+from fairlearn_bridge.sweep import run_sweep
+
+sizes = {"train_size": 120, "test_per_cell": 15, "validation_per_cell": 6, "batch_size": 32}
+config = ExperimentConfig(
+    "Male", "Blond_Hair", schemes=("general_mask",), others=("jtt",), epochs=3, region_epochs=2, **sizes
+)
+
+def work(out):
+    warnings.simplefilter("ignore")
+    run_sweep([config], lambda one: synthetic_data(one, 16), [0.5], out, quiet=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_target_classifier_killed_at_twenty_random_moments_ends_with_the_same(tmp_path, kill_and_resume):
+    whole, cut = kill_and_resume(TARGET_CLASSIFIER, tmp_path)
+    for folder in cut:
+        for name in ("weights.safetensors", "losses.npy"):
+            assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_at_twenty_random_moments_ends_with_the_same(tmp_path, kill_and_resume):
+    whole, cut = kill_and_resume(SWEEP, tmp_path)
+    for folder in cut:
+        for name in ("table.csv", "table1.csv", "validation.csv"):
+            assert (folder / name).read_bytes() == (whole / name).read_bytes()
+        trainings, expected = (pd.read_csv(out / "trainings.csv").drop(columns="seconds") for out in (folder, whole))
+        pd.testing.assert_frame_equal(trainings, expected)
+        # What each training kept on its way is gone with its end.
+        kept, wanted = ({path.name for path in (out / "checkpoints").iterdir()} for out in (folder, whole))
+        assert kept == wanted
+        assert all(name.endswith(".safetensors") for name in kept)
+
+
+TRAIN = ["train", "--data", "faces", "--attribute", "Eyeglasses", "--size", 16, "--epochs", 1, "--quiet"]
+
+
+def test_a_folder_in_use_is_told(command, tmp_path):
+    with locked(tmp_path / "out"):
+        for module, arguments in (
+            ("captum_region", TRAIN),
+            ("captum_region", ["compare", "--data", "faces", "--attribute", "Smiling", "--images", 40, "--quiet"]),
+            ("fairlearn_bridge", ["demo", "--size", 16, "--train-size", 100, "--test-per-cell", 5, "--quiet"]),
+        ):
+            done = command(module, *arguments, "--out", tmp_path / "out", check=2)
+            assert done.stderr == f"error: {tmp_path / 'out'} is being written by another process\n"
+    assert [path.name for path in (tmp_path / "out").iterdir()] in ([], [".lock"])
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_and_the_run_goes_on_where_there_is_room(command, tmp_path, listed):
+    out = tmp_path / "out"
+    arguments = [sys.executable, "-m", "captum_region", *map(str, TRAIN), "--out", str(out), "--force"]
+
+    def no_file_beyond(count):
+        return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (count, count))
+
+    for count in (1_000, 50_000):
+        done = subprocess.run(
+            arguments, preexec_fn=no_file_beyond(count), capture_output=True, text=True, timeout=200, check=False
+        )
+        assert done.returncode == 2, done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert done.stderr.startswith("error: ")
+        assert "File too large" in done.stderr
+        assert listed(out) <= {"checkpoints"}
+        assert not list(out.glob("**/.partial-*"))
+    done = command("captum_region", *TRAIN, "--out", out, "--force")
+    assert listed(out) == {"classifier", "history.csv", "training.json"}
+
+
+READ_ONLY = """
+import os, sys
+import numpy as np
+from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, attribute_dataset, fit_region_classifier
+from captum_region import save_classifier
+
+rng = np.random.default_rng(0)
+images, labels = rng.integers(0, 256, (8, 3, 16, 16), np.uint8), np.arange(8) % 2
+classifier = DenseRegionClassifier(RegionGrid(16, 8, 8), 2, random_state=0)
+fit_region_classifier(classifier, images, labels, epochs=1, random_state=0)  # imports all that it needs
+if os.geteuid() == 0:  # whom no permission stops
+    os.setuid(65534)
+out = sys.argv[1]
+for write in (
+    lambda: fit_region_classifier(classifier, images, labels, epochs=1, random_state=0, checkpoint_dir=out),
+    lambda: attribute_dataset(RegionAttribution(classifier), images, out),
+    lambda: save_classifier(classifier, out + "/classifier"),
+):
+    try:
+        write()
+    except PermissionError as error:
+        assert error.filename.startswith(out), error
+        print("told")
+"""
+
+
+def test_a_read_only_folder_is_told(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "kept").write_text("whole")
+    for folder in (out, *tmp_path.parents[:3]):  # pytest's own let nobody else in
+        folder.chmod(0o555 if folder == out else folder.stat().st_mode | 0o055)
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ONLY, out], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.stdout == "told\n" * 3, done.stderr
+    assert [(path.name, path.read_text()) for path in out.iterdir()] == [("kept", "whole")]
