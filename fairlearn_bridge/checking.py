@@ -70,7 +70,7 @@ def check_experiment(config: ExperimentConfig, data: ExperimentData, out: str | 
     maps = attribution.grid.to_pixels(attribution.region_map(images).cpu()).numpy()
     compare("mean of the examples' maps", float(then.mean()), float(maps.mean()))
     compare("largest difference of the examples' maps below 0.001", True, bool(np.abs(then - maps).max() < TOLERANCE))
-    biased, seed = samples_of(config, data.biased), config.random_state
+    biased, seed = samples_of(config, data.biased), results["random_states"][0]
     original = clone(build_arms(config, classifier)["original"].estimator)
     original.set_params(max_epochs=1, random_state=seed).fit(biased.X, biased.y)
     (recorded,) = [row for row in results["trainings"] if row["mitigator"] == "original" and row["seed"] == seed]
