@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from captum_region.batches import as_floats, fingerprint, take
 from captum_region.randomness import RandomState, draw_seed, seeded
 from captum_region.snapshot import Snapshots, random_states, set_random_states
-from fairlearn_bridge.validation import check_classes, check_rows_or_images
+from fairlearn_bridge.validation import check_classes, check_rows_or_images, from_names
 
 if TYPE_CHECKING:
     import os
@@ -239,9 +239,10 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         Parameters
         ----------
         X : array-like or Tensor, shape (N, C, height, width) or (N, n_features)
-            Images of uint8, or float in [0, 1]; a memory map is read batch by batch. Or rows, see `image_shape`.
-        y : array-like of shape (N,)
-            Labels of any kind that sorts, at least two different ones.
+            Images of uint8, or float in [0, 1]; a memory map is read batch by batch. Or rows, see `image_shape`. Or
+            `AttributeImages`, or what `captum_region.datasets.from_dataset` reads.
+        y : array-like of shape (N,), or str
+            Labels of any kind that sorts, at least two different ones. Where X has labels with it, the name of those.
         sample_weight : array-like of shape (N,), optional
             Weights of at least 0 of the samples' losses; only their proportions count.
 
@@ -254,6 +255,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         TypeError, ValueError
             If X, y or the weights have another shape or type, or miss values.
         """
+        X, y = from_names(X, y)
         X = check_rows_or_images(self, X, self.image_shape, reset=True)
         weight = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight, dtype=float)
         if weight.shape != (len(X),) or not (np.isfinite(weight).all() and (weight >= 0).all() and weight.any()):

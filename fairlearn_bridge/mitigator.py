@@ -18,7 +18,7 @@ from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.comparison import Samples
 from fairlearn_bridge.noise import AttributionNoise, Perturbation, quantile_mask
 from fairlearn_bridge.selection import CrossedAUC, estimate_crossed_auc, hold_out
-from fairlearn_bridge.validation import check_classes, check_rows_or_images, check_sensitive
+from fairlearn_bridge.validation import check_classes, check_rows_or_images, check_sensitive, from_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,11 +157,11 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         Parameters
         ----------
         X : array-like or Tensor, shape (N, C, height, width) or (N, n_features)
-            Images of uint8, or float in [0, 1]; or rows, as `ImageClassifier` takes them.
-        y : array-like of shape (N,)
-            The target's labels.
-        sensitive_features : array-like of shape (N,) or (N, confounders)
-            The confounder, whose information is to be removed; of several, their combination.
+            Images of uint8, or float in [0, 1]; or rows, or `AttributeImages` or a data set, as `ImageClassifier` does.
+        y : array-like of shape (N,), or str
+            The target's labels. Where X has labels with it, the name of those.
+        sensitive_features : array-like of shape (N,) or (N, confounders), or str
+            The confounder, whose information is to be removed; of several, their combination. Or its name, as of `y`.
         sample_weight : array-like of shape (N,), optional
             Handed to the estimator.
         region_maps : array-like, shape (N, rows, cols), or (1, rows, cols) for general schemes, optional
@@ -182,6 +182,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
             raise TypeError(
                 f"estimator must have a parameter batch_transform as ImageClassifier, got {self.estimator!r}"
             )
+        X, y, sensitive_features = from_names(X, y, sensitive_features)
         X = check_rows_or_images(self, X, getattr(self.estimator, "image_shape", None), reset=True)
         self.image_shape_ = tuple(X.shape[1:])
         labels = check_classes(y, len(X))

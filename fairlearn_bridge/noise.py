@@ -55,7 +55,7 @@ def transplant(images: Tensor, donors: Tensor, mask: Tensor) -> Tensor:
     sigma = max(images.shape[-1] / 64, 0.5)
     weight = gaussian_blur(mask.to(images.dtype), kernel_size=2 * int(np.ceil(2 * sigma)) + 1, sigma=sigma)
     blended: Tensor = images * (1 - weight) + donors * weight
-    return blended
+    return blended.clamp(0, 1)  # rounding may leave it
 
 
 def quantile_mask(pixel_map: Tensor, quantile: float) -> Tensor:

@@ -24,7 +24,7 @@ from captum_region.plotting import (
 )
 from fairlearn_bridge.comparison import pareto_front
 from fairlearn_bridge.inspection import THRESHOLD, name_of
-from fairlearn_bridge.noise import AttributionNoise
+from fairlearn_bridge.noise import PERTURBATIONS, AttributionNoise, quantile_mask, transplant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -162,7 +162,8 @@ def plot_quantiles(
     pixel_maps: Mapping[str, ArrayLike | torch.Tensor],
     quantiles: Sequence[float] = (0.5, 0.7, 0.9),
     *,
-    perturbations: Sequence[str] = ("mask", "noise"),
+    perturbations: Sequence[str] | None = None,
+    donor: ArrayLike | torch.Tensor | None = None,
     noise_std: float = 0.5,
     random_state: int = 0,
     axes: NDArray[Any] | None = None,
@@ -179,7 +180,10 @@ def plot_quantiles(
         Such as the mean map as ``general`` and the image's own as ``specific``.
     quantiles : sequence of float, default=(0.5, 0.7, 0.9)
         In [0, 1], see `quantile_mask`.
-    perturbations : sequence of {"mask", "noise"}, default=("mask", "noise")
+    perturbations : sequence of {"mask", "noise", "transplant"}, optional
+        All by default, the last where there is a `donor`.
+    donor : Tensor or array-like, like `image`
+        An image with the opposite value of the confounder, whose region is transplanted.
     noise_std : float, default=0.5
         See `AttributionNoise`.
     random_state : int, default=0
@@ -204,18 +208,21 @@ def plot_quantiles(
     >>> [text.get_text() for text in axes[:, 0].ravel().tolist()[1].texts]
     ['general noise']
     """
+    if perturbations is None:
+        perturbations = ("mask", "noise") if donor is None else PERTURBATIONS
+    if wrong := [kind for kind in perturbations if kind not in PERTURBATIONS]:
+        raise ValueError(f"perturbations must be {', '.join(PERTURBATIONS)}, got {wrong[0]!r}")
+    if donor is None and "transplant" in perturbations:
+        raise ValueError("donor must be given where perturbations has a transplant")
     rows = [(title, of_map, kind) for title, of_map in pixel_maps.items() for kind in perturbations]
     columns = 1 + len(quantiles)
     if not rows or columns == 1:
         raise ValueError("pixel_maps, quantiles and perturbations must each hold at least one")
-    if wrong := [kind for kind in perturbations if kind not in ("mask", "noise")]:
-        raise ValueError(f"perturbations must be mask or noise, got {wrong[0]!r}")
     if axes is None:
         size = (1.5 * columns + 1.0, 1.5 * len(rows) + 0.4)
         axes = np.array(new_axes(columns, rows=len(rows), size=size))
     flat = flat_axes(axes, len(rows) * columns, "a row a map and perturbation, one column more than quantiles")
-    picture = image_array(image)
-    pixels = as_floats(torch.from_numpy(np.array(picture)).reshape(*picture.shape[:2], -1).movedim(-1, 0))[None]
+    pixels = _as_batch(image)
     top = scale_top(np.stack([np.asarray(of_map) for of_map in pixel_maps.values()]))
     for row, (title, of_map, kind) in enumerate(rows):
         first, *others = flat[row * columns : (row + 1) * columns]
@@ -223,12 +230,21 @@ def plot_quantiles(
         add_row_title(first, f"{title} {kind}")
         pixel_map = torch.as_tensor(np.asarray(of_map))[None]
         for ax, quantile in zip(others, quantiles, strict=True):
-            noise = AttributionNoise(f"general_{kind}", quantile, noise_std).fit(pixel_map)
-            generator = torch.Generator().manual_seed(random_state)
-            show_image(ax, noise(pixels, torch.tensor([0]), generator)[0])
+            if kind == "transplant":
+                seen = transplant(pixels, _as_batch(donor), quantile_mask(pixel_map, quantile)[:, None])
+            else:
+                noise = AttributionNoise(f"general_{kind}", quantile, noise_std).fit(pixel_map)
+                seen = noise(pixels, torch.tensor([0]), torch.Generator().manual_seed(random_state))
+            show_image(ax, seen[0])
             if row == 0:
                 add_title(ax, f"quantile {quantile:g}")
     return figure_of(flat[0])
+
+
+def _as_batch(image: Any) -> torch.Tensor:
+    """Return an image as 1 x C x height x width, in [0, 1]."""
+    picture = image_array(image)
+    return as_floats(torch.from_numpy(np.array(picture)).reshape(*picture.shape[:2], -1).movedim(-1, 0))[None]
 
 
 def plot_measure(

@@ -13,6 +13,8 @@ from sklearn.utils.validation import column_or_1d, validate_data
 from torch import Tensor
 
 from captum_region.batches import check_images
+from captum_region.datasets import AttributeImages, from_dataset
+from captum_region.datasets.conversion import is_dataset
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +22,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from captum_region.batches import ImageData
+
+
+def from_names(X: Any, *labels: Any) -> tuple[Any, ...]:
+    """Return X and `labels`; of `AttributeImages` or a data set its images, and labels given by their name."""
+    X = from_dataset(X) if is_dataset(X) else X
+    if not isinstance(X, AttributeImages):
+        return X, *labels
+    return X.images, *(X.labels(value) if isinstance(value, str) else value for value in labels)
 
 
 def check_rows_or_images(estimator: Any, X: Any, image_shape: Sequence[int] | None, *, reset: bool) -> ImageData:
@@ -34,7 +44,8 @@ def check_rows_or_images(estimator: Any, X: Any, image_shape: Sequence[int] | No
         Keeps what it was fitted on: ``n_features_in_``, of float rows ``row_scaler_``, of a data frame
         ``feature_names_in_``.
     X : array-like or Tensor, shape (N, C, height, width) or (N, n_features)
-        Images, or rows that are flattened images: uint8, or anything that becomes finite float32.
+        Images, or rows that are flattened images: uint8, or anything that becomes finite float32. Or `AttributeImages`,
+        or what `captum_region.datasets.from_dataset` reads.
     image_shape : (int, int, int) or None
         Channels, height and width that X must have. None takes all, and a row as an image of one channel and one
         pixel's height.
@@ -51,6 +62,7 @@ def check_rows_or_images(estimator: Any, X: Any, image_shape: Sequence[int] | No
     if reset:
         for stale in ("feature_names_in_", "row_scaler_"):
             vars(estimator).pop(stale, None)
+    (X,) = from_names(X)
     if (X if hasattr(X, "ndim") else np.asarray(X)).ndim > 2:
         images = check_images(X, name="X")
         shape = tuple(images.shape[1:])

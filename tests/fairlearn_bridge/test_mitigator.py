@@ -9,8 +9,10 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
+from captum_region.datasets import AttributeImages
 from fairlearn_bridge import AttributionNoiseMitigator, ImageClassifier, Samples, estimate_crossed_auc
 from fairlearn_bridge.mitigator import _least_within_one_standard_error
 from fairlearn_bridge.noise import SCHEMES, quantile_mask
@@ -226,3 +228,19 @@ def test_sensitive_features_are_needed_and_so_is_fit():
         AttributionNoiseMitigator(BASE).fit(X, y)
     with pytest.raises(NotFittedError):
         AttributionNoiseMitigator(BASE).predict(X)
+
+
+def test_data_that_have_their_labels_with_them_are_taken_by_name(region_classifier):
+    X, y, confounder = biased(60)
+    data = AttributeImages(X, pd.DataFrame({"target": y, "square": confounder}))
+    mitigator = AttributionNoiseMitigator(clone(BASE).set_params(max_epochs=2), region_classifier=region_classifier)
+    named = mitigator.set_params(random_state=0).fit(data, "target", sensitive_features="square").predict_proba(data)
+    given = mitigator.fit(X, y, sensitive_features=confounder).predict_proba(X)
+    np.testing.assert_array_equal(named, given)
+    classifier = clone(BASE).set_params(max_epochs=2)
+    for images, labels in ((data, "target"), (TensorDataset(torch.from_numpy(X), torch.from_numpy(y)), y)):
+        np.testing.assert_array_equal(
+            classifier.fit(images, labels).predict_proba(images), classifier.fit(X, y).predict_proba(X)
+        )
+    with pytest.raises(KeyError, match="hat"):
+        classifier.fit(data, "hat")

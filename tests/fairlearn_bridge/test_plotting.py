@@ -44,6 +44,17 @@ class TestQuantiles:
         assert [ax.get_title(loc="left") for ax in axes[0]] == ["map", "quantile 0.25", "quantile 0.75"]
         assert {ax.images[1].get_clim() for ax in axes[:, 0]} == {(0, 1)}  # one scale
 
+    def test_a_donor_shows_through_the_mask(self):
+        axes, donor = Figure().subplots(1, 3), np.full_like(IMAGE, 255)
+        options = {"perturbations": ["transplant"], "donor": donor, "axes": axes}
+        plot_quantiles(IMAGE, {"general": MAPS["general"]}, (0, 1), **options)
+        np.testing.assert_allclose(axes[1].images[0].get_array(), 1, atol=1e-6)
+        np.testing.assert_allclose(axes[2].images[0].get_array(), IMAGE.transpose(1, 2, 0) / 255, atol=1e-6)
+        assert axes[0].texts[0].get_text() == "general transplant"
+        several = Figure().subplots(3, 2)
+        plot_quantiles(IMAGE, {"m": MAPS["general"]}, (0.5,), donor=donor, axes=several)
+        assert [ax.texts[0].get_text() for ax in several[:, 0]] == ["m mask", "m noise", "m transplant"]
+
     def test_grey_and_float_images(self):
         axes = Figure().subplots(1, 2)
         plot_quantiles(IMAGE[:1] / 255, {"m": MAPS["general"]}, [1], perturbations=["noise"], axes=axes)
@@ -56,7 +67,8 @@ class TestQuantiles:
             ({"quantiles": []}, "must each hold at least one"),
             ({"pixel_maps": {}}, "must each hold at least one"),
             ({"pixel_maps": {"m": np.eye(4)}}, "pixel_map must be as large as image"),
-            ({"perturbations": ["transplant"]}, "perturbations must be mask or noise, got 'transplant'"),
+            ({"perturbations": ["blur"]}, "perturbations must be mask, noise, transplant, got 'blur'"),
+            ({"perturbations": ["transplant"]}, "donor must be given where perturbations has a transplant"),
             ({"axes": Figure().subplots(2, 2)}, "axes must be a row a map and perturbation"),
         ],
     )
