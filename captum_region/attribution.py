@@ -229,7 +229,7 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
             raise ValueError("images must hold at least one image for a mean, got none")
         total = torch.zeros(self.grid.shape, dtype=torch.float64)
         for batch in batches(images, batch_size, show_progress=show_progress, desc="mean map"):
-            total += self._region_map(batch, target).double().sum(0).cpu()
+            total += self._region_map(batch, target).cpu().double().sum(0)
         return (total / len(images)).float()
 
     def mean_pixels(

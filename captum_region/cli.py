@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from captum_region.datasets import AttributeImages
 
 
-def _usable(device: str) -> str:
+def _usable(device: str | None) -> str | None:
     """Return `device` if torch can compute there."""
     import torch
 
+    if device is None:
+        return None
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -55,6 +57,18 @@ Device = Annotated[
     typer.Option(
         help="cpu, cuda, cuda:1, mps ...", callback=_usable, autocompletion=completion.one_of("cpu", "cuda", "mps")
     ),
+]
+LaunchedDevice = Annotated[
+    str | None,
+    typer.Option(
+        help="cpu, cuda, cuda:1, mps ...; by default cpu, or where accelerate launch says.",
+        callback=_usable,
+        autocompletion=completion.one_of("cpu", "cuda", "mps"),
+    ),
+]
+MixedPrecision = Annotated[
+    str,
+    typer.Option(help="bf16 computes in bfloat16; no is the default.", autocompletion=completion.one_of("no", "bf16")),
 ]
 Data = Annotated[
     str,
@@ -253,7 +267,8 @@ def train(
     stride: Annotated[int | None, typer.Option(help="Step between regions; 1/64 of the image by default.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the images; the kind's recipe by default.")] = None,
     seed: Seed = 0,
-    device: Device = "cpu",
+    device: LaunchedDevice = None,
+    mixed_precision: MixedPrecision = "no",
     cache: Cache = None,
     skip_damaged: SkipDamaged = False,
     force: Force = False,
@@ -266,6 +281,8 @@ def train(
     A fifth of the images is kept apart to measure the accuracy, or what the data set keeps apart itself.
 
     Example: captum-region train --data celeba --root DATA --attribute Eyeglasses --out eyeglasses
+
+    In several processes: accelerate launch --multi_gpu -m captum_region train ...
     """
     import numpy as np
 
@@ -276,21 +293,29 @@ def train(
         fit_region_classifier,
         save_classifier,
     )
+    from captum_region.distributed import Processes, launched
     from captum_region.files import replacing
 
     states = out / CHECKPOINTS
-    with told_in_one_line(debug, resumes=states), ExitStack() as stack:
-        check_out(out, force)
+    with (
+        told_in_one_line(debug, resumes=states),
+        launched(device) as accelerator,
+        ExitStack() as stack,
+    ):
+        processes = Processes(accelerator)
+        quiet = quiet or not processes.is_main
+        processes.from_main(lambda: check_out(out, force))
         kinds = {"dense": DenseRegionClassifier, "patch": PatchRegionClassifier}
         if kind not in kinds:
             raise ValueError(f"--kind must be dense or patch, got {kind!r}")
-        images, held_out = read_data(data, root, size, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
+        with processes.main_first():
+            images, held_out = read_data(data, root, size, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
         images, held_out = set_apart(images, held_out)
         labels = images.labels(attribute)
         default = RegionGrid.for_images(images.image_size)
         grid = RegionGrid(images.image_size, patch_size or default.patch_size, stride or default.stride)
         classifier = kinds[kind](grid, len(np.unique(labels)), random_state=seed)
-        stack.enter_context(locked(out))
+        processes.from_main(lambda: stack.enter_context(locked(out)))
         training = fit_region_classifier(
             classifier,
             images.images,
@@ -300,10 +325,14 @@ def train(
             validation=None if kind == "patch" else (held_out.images, held_out.labels(attribute)),
             epochs=epochs,
             random_state=seed,
-            device=device,
+            device=device if accelerator is None else None,
+            mixed_precision=mixed_precision,
+            accelerator=accelerator,
             checkpoint_dir=states,
             show_progress=not quiet,
         )
+        if not processes.is_main:
+            return
         if labels.dtype == bool:
             classifier.class_names = [f"not {attribute}", attribute]
         save_classifier(classifier, out / "classifier")
@@ -350,7 +379,8 @@ def attribute(
         ),
     ] = "negative_entropy",
     batch_size: Annotated[int, typer.Option(help="Images at a time; more may be faster on a GPU.")] = 16,
-    device: Device = "cpu",
+    device: LaunchedDevice = None,
+    mixed_precision: MixedPrecision = "no",
     cache: Cache = None,
     skip_damaged: SkipDamaged = False,
     force: Force = False,
@@ -363,22 +393,38 @@ def attribute(
     Where it was stopped, the same command with --force goes on.
 
     Example: captum-region attribute eyeglasses --data celeba --root DATA --by Male --out maps
+
+    In several processes: accelerate launch --multi_gpu -m captum_region attribute ...
     """
     import numpy as np
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     from captum_region import RegionAttribution, attribute_dataset
+    from captum_region.distributed import Processes, launched
     from captum_region.files import replacing
     from captum_region.plotting import STYLE, plot_maps
 
-    with told_in_one_line(debug, resumes=out / "maps.json"):
-        check_out(out, force)
-        loaded, images = read_both(classifier, data, root, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
+    with told_in_one_line(debug, resumes=out / "maps.json"), launched(device) as accelerator:
+        processes = Processes(accelerator)
+        quiet = quiet or not processes.is_main
+        processes.from_main(lambda: check_out(out, force))
+        with processes.main_first():
+            loaded, images = read_both(classifier, data, root, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
         images = images if limit is None else images.subset(slice(limit))
         labels = None if by is None else images.labels(by)
         attribution = RegionAttribution(loaded.to(device), confidence)
-        maps = attribute_dataset(attribution, images.images, out, batch_size=batch_size, show_progress=not quiet)
+        maps = attribute_dataset(
+            attribution,
+            images.images,
+            out,
+            batch_size=batch_size,
+            mixed_precision=mixed_precision,
+            accelerator=accelerator,
+            show_progress=not quiet,
+        )
+        if not processes.is_main:
+            return
         means = {"all images": maps.mean()}
         if labels is not None:
             means |= {f"{by}: {label}": mean for label, mean in maps.mean_by(labels).items()}

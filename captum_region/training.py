@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from captum_region.checkpoint import classifier_digest
 from captum_region.classifiers import Recipe, RegionClassifier
 from captum_region.datasets.conversion import from_dataset, is_dataset
 from captum_region.datasets.images import AttributeImages
+from captum_region.distributed import Processes, autocast, check_mixed_precision, joint_batch_norm
 from captum_region.html import plot_tag
 from captum_region.plotting import plot_history
 from captum_region.progress import progress_bar
@@ -27,6 +29,7 @@ from captum_region.snapshot import Snapshots, random_states, set_random_states
 if TYPE_CHECKING:
     import os
 
+    from accelerate import Accelerator
     from numpy.typing import ArrayLike, NDArray
 
     from captum_region.batches import ImageData, ImageSource
@@ -109,6 +112,8 @@ def fit_region_classifier(
     label_smoothing: float = 0.1,
     random_state: RandomState = None,
     device: str | torch.device | None = None,
+    mixed_precision: str = "no",
+    accelerator: Accelerator | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     show_progress: bool = False,
 ) -> RegionTraining:
@@ -147,13 +152,19 @@ def fit_region_classifier(
     random_state : int, NumPy generator or None
         Decides the draws of images and regions, and dropout. With the same initial weights, two runs are equal.
     device : str or torch.device, optional
-        Where to train; the classifier is moved there. By default where it is.
+        Where to train; the classifier is moved there. By default where it is, or where the accelerator computes.
+    mixed_precision : {"no", "bf16"}, default="no"
+        "bf16" runs the network in bfloat16, and keeps weights and loss in float32.
+    accelerator : accelerate.Accelerator, optional
+        Of several processes, each of which calls this with the same arguments: they divide each batch, so that
+        `batch_size` is that of all of them, and what they learn is what one process would, to rounding. Batch
+        normalisation takes its statistics over the whole batch. Its mixed precision counts where it has one.
     checkpoint_dir : path, optional
         A folder to keep the state of the training in, every so many steps that it takes no more than 5 % of the time.
         A training that was stopped, by whatever, goes on from there when it is called again with the same arguments
-        and initial weights, and ends with the same weights, bit for bit on one machine; one that was complete is
-        read. Each training has its own file, three times the size of the weights, without a pickle. Asks for a
-        `random_state`.
+        and initial weights, and ends with the same weights, bit for bit on one machine and with as many processes; one
+        that was complete is read. Each training has its own file, three times the size of the weights, without a
+        pickle; only the main process needs it. Asks for a `random_state`.
     show_progress : bool, default=False
         A progress bar on stderr.
 
@@ -184,6 +195,12 @@ def fit_region_classifier(
     recipe = _with_overrides(classifier.recipe, batch_size, positions_per_image, lr, weight_decay)
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
+    mixed_precision = check_mixed_precision(mixed_precision, accelerator)
+    processes = Processes(accelerator)
+    if accelerator is not None:
+        if device is not None:
+            raise ValueError(f"device must be left out where accelerator is given, which has its own; got {device}")
+        device = accelerator.device
     drawn = int((probability > 0).sum())
     steps_per_epoch = math.ceil(drawn / recipe.batch_size)
     epochs = max(recipe.epochs, math.ceil(recipe.min_steps / steps_per_epoch)) if epochs is None else epochs
@@ -191,17 +208,19 @@ def fit_region_classifier(
         raise ValueError(f"epochs must be at least 1, got {epochs}")
 
     classifier.class_names = [str(name) for name in names]
-    seed = draw_seed(random_state)
+    own_seed = draw_seed(random_state)
+    seed = processes.from_main(lambda: own_seed)
+    classifier.to(device or classifier.device)
+    processes.share_weights(classifier)
     snapshots = Snapshots(
-        checkpoint_dir,
+        checkpoint_dir if processes.is_main else None,
         random_state,
         lambda: (
-            (classifier_digest(classifier), asdict(recipe), epochs, label_smoothing, seed),
+            (classifier_digest(classifier), asdict(recipe), epochs, label_smoothing, mixed_precision, seed),
             (fingerprint(images), target, probability),
             None if validation is None else (fingerprint(valid_images), valid_target),
         ),
     )
-    classifier.to(device or classifier.device)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = _schedule(optimizer, recipe, epochs, steps_per_epoch)
     generator = torch.Generator().manual_seed(seed)
@@ -220,8 +239,12 @@ def fit_region_classifier(
         }
 
     steps = epochs * steps_per_epoch
-    with seeded(seed), progress_bar(total=steps, desc="region classifier", disable=not show_progress) as bar:
-        if (kept := snapshots.load()) is not None:
+    with (
+        seeded(seed),
+        joint_batch_norm(classifier, processes),
+        progress_bar(total=steps, desc="region classifier", disable=not (show_progress and processes.is_main)) as bar,
+    ):
+        if (kept := processes.from_main(snapshots.load)) is not None:
             classifier.load_state_dict(kept["classifier"])
             optimizer.load_state_dict(kept["optimizer"])
             schedule.load_state_dict(kept["schedule"])
@@ -237,36 +260,61 @@ def fit_region_classifier(
                 row = {"epoch": len(history) + 1, "loss": 0.0, "lr": schedule.get_last_lr()[0]}
             for first in range(done, len(order), recipe.batch_size):
                 index = order[first : first + recipe.batch_size]
-                patches, region, expected = _random_patches(classifier, images, target, index, recipe, generator)
-                loss = F.cross_entropy(classifier(patches, region), expected, label_smoothing=label_smoothing)
-                if not loss.isfinite():
-                    raise FloatingPointError(f"the loss became {loss.item()} in epoch {row['epoch']}; try a lower lr")
+                patches, region, expected = _random_patches(
+                    classifier, images, target, index, recipe, generator, processes.share
+                )
+                if not processes.is_main:  # dropout of its own, and the same where a training goes on
+                    torch.manual_seed(draw_seed(np.random.default_rng((seed, processes.rank, row["epoch"], done))))
+                with autocast(classifier.device, mixed_precision):
+                    logits = classifier(patches, region)
+                    # The last batch may have no image for this process, which takes part with a loss of 0.
+                    mean = (
+                        F.cross_entropy(logits, expected, label_smoothing=label_smoothing)
+                        if len(logits)
+                        else logits.sum()
+                    )
+                    loss = mean * (len(index[processes.share]) / len(index))
                 optimizer.zero_grad()
                 loss.backward()
+                processes.sum_gradients(classifier)
+                value = processes.sum(loss.detach()).item()
+                if not math.isfinite(value):
+                    raise FloatingPointError(f"the loss became {value} in epoch {row['epoch']}; try a lower lr")
                 optimizer.step()
                 schedule.step()
                 done += len(index)
-                row["loss"] += loss.item() * len(index) / drawn
+                row["loss"] += value * len(index) / drawn
                 bar.update()
                 snapshots.save_sometimes(state)
             classifier.eval()
             if validation is not None:
-                row["valid_accuracy"] = _random_region_accuracy(
-                    classifier, valid_images, valid_target, recipe, generator
-                )
+                with autocast(classifier.device, mixed_precision):
+                    row["valid_accuracy"] = _random_region_accuracy(
+                        classifier, valid_images, valid_target, recipe, generator, processes
+                    )
             history.append(row)
             shown = {name: f"{value:.3g}" for name, value in row.items() if name != "epoch"}
             bar.set_postfix(shown, refresh=False)  # drawn with the next step: an epoch may be one
-            row = {}
+            row, done = {}, 0
         classifier.eval()
         if is_new:
             snapshots.save(state)
-        accuracy = None if validation is None else region_accuracy(classifier, valid_images, valid_target)
+        with autocast(classifier.device, mixed_precision):
+            accuracy = (
+                None
+                if validation is None
+                else region_accuracy(classifier, valid_images, valid_target, accelerator=accelerator)
+            )
     return RegionTraining(pd.DataFrame(history), accuracy)
 
 
 def region_accuracy(
-    classifier: RegionClassifier, images: ImageData, target: ArrayLike, *, batch_size: int = 16
+    classifier: RegionClassifier,
+    images: ImageData,
+    target: ArrayLike,
+    *,
+    batch_size: int = 16,
+    accelerator: Accelerator | None = None,
 ) -> NDArray[np.float64]:
     """Return each region's balanced accuracy: the mean over the classes present of the share classified right.
 
@@ -278,21 +326,24 @@ def region_accuracy(
         Class numbers, as the logits are ordered.
     batch_size : int, default=16
         Images at a time.
+    accelerator : accelerate.Accelerator, optional
+        Of several processes, which divide the batches; each returns the accuracy on all images.
 
     Returns
     -------
     ndarray of shape (rows, cols)
         In [0, 1].
     """
-    target = np.asarray(target)
-    right = torch.zeros(classifier.num_classes, *classifier.grid.shape, dtype=torch.float64)
+    target, processes = np.asarray(target), Processes(accelerator)
+    counts = torch.zeros(classifier.num_classes, *classifier.grid.shape, dtype=torch.long)
     with torch.inference_mode():
-        for number, batch in enumerate(batches(images, batch_size)):
+        for number, batch in islice(enumerate(batches(images, batch_size)), processes.rank, None, processes.count):
             expected = torch.as_tensor(target[number * batch_size :][: len(batch)])
             predicted = classifier.forward_grid(batch.to(classifier.device)).argmax(1).cpu()
-            right.index_add_(0, expected, (predicted == expected[:, None, None]).double())
+            counts.index_add_(0, expected, (predicted == expected[:, None, None]).long())
+        right = processes.sum(counts.to(classifier.device)).cpu().numpy()
     present = np.bincount(target, minlength=classifier.num_classes)
-    accuracy: NDArray[np.float64] = (right.numpy()[present > 0] / present[present > 0, None, None]).mean(0)
+    accuracy: NDArray[np.float64] = (right[present > 0] / present[present > 0, None, None]).mean(0)
     return accuracy
 
 
@@ -384,12 +435,17 @@ def _random_patches(
     index: Tensor,
     recipe: Recipe,
     generator: torch.Generator,
+    share: slice,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return patches (N * P) x C x k x k, their regions and their classes, on the classifier's device."""
+    """Return patches (N * P) x C x k x k, their regions and their classes, on the classifier's device.
+
+    They are those of a `share` of the images. The draws are those for all, so that each process draws the same.
+    """
     grid, positions = classifier.grid, recipe.positions_per_image
     # Two at least: batch normalisation cannot train on one value a channel.
     positions = max(positions, 2) if len(index) == 1 else positions
-    region = torch.randint(grid.num_regions, (len(index), positions), generator=generator).to(classifier.device)
+    region = torch.randint(grid.num_regions, (len(index), positions), generator=generator)
+    index, region = index[share], region[share].to(classifier.device)
     patches = grid.extract(take(images, index.numpy()).to(classifier.device), region).flatten(0, 1)
     expected = target[index].repeat_interleave(positions).to(classifier.device)
     return patches, region.flatten(), expected
@@ -401,15 +457,16 @@ def _random_region_accuracy(
     target: NDArray[np.intp],
     recipe: Recipe,
     generator: torch.Generator,
+    processes: Processes,
 ) -> float:
     """Return the balanced accuracy on the recipe's number of random regions of each image."""
-    right, seen = np.zeros(classifier.num_classes), np.zeros(classifier.num_classes)
+    counts = torch.zeros(2, classifier.num_classes, dtype=torch.long, device=classifier.device)  # right, and seen
     with torch.inference_mode():
         for index in torch.arange(len(images)).split(recipe.batch_size):
             patches, region, expected = _random_patches(
-                classifier, images, torch.from_numpy(target), index, recipe, generator
+                classifier, images, torch.from_numpy(target), index, recipe, generator, processes.share
             )
-            hit = (classifier(patches, region).argmax(1) == expected).cpu().numpy()
-            np.add.at(right, expected.cpu().numpy(), hit)
-            np.add.at(seen, expected.cpu().numpy(), 1)
+            hit = (classifier(patches, region).argmax(1) == expected).long()
+            counts.index_add_(1, expected, torch.stack([hit, torch.ones_like(hit)]))
+        right, seen = processes.sum(counts).cpu().numpy()
     return float((right[seen > 0] / seen[seen > 0]).mean())

@@ -22,6 +22,7 @@ from fairlearn_bridge.comparison import (
     signed_gap,
     summarize,
 )
+from fairlearn_bridge.distributed import AcceleratedImageClassifier
 from fairlearn_bridge.inspection import cell_counts, find_confounders
 from fairlearn_bridge.mitigator import AttributionNoiseMitigator
 from fairlearn_bridge.noise import AttributionNoise, additive_noise, grey_out, quantile_mask
@@ -30,6 +31,7 @@ from fairlearn_bridge.selection import CrossedAUC, estimate_crossed_auc
 
 __all__ = [
     "JTT",
+    "AcceleratedImageClassifier",
     "AdversarialLastLayer",
     "AttributionNoise",
     "AttributionNoiseMitigator",

@@ -268,7 +268,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         self.image_shape_ = tuple(X.shape[1:])
         samples = _Samples(X, target, (weight / weight.mean()).astype(np.float32))
         seed = draw_seed(self.random_state)
-        self.generator_ = torch.Generator(self.device).manual_seed(seed)
+        self.generator_ = torch.Generator(self.device or "cpu").manual_seed(seed)
         with seeded(seed):
             if not (self.warm_start and self.initialized_):
                 self.initialize()
@@ -404,13 +404,13 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         images: Tensor = to_device(x["images"] if isinstance(x, Mapping) else x, self.device)
         return as_floats(images).contiguous(memory_format=torch.channels_last)
 
-    def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
+    def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
         """Perturb the batch, then take skorch's step."""
         if self.batch_transform is not None:
             inputs, target = batch
             perturbed = self.batch_transform(self._images(inputs), inputs["index"], self.generator_)
             batch = inputs | {"images": perturbed}, target
-        step: dict[str, Tensor] = super().train_step_single(batch, **fit_params)
+        step: dict[str, Tensor] = super().train_step(batch, **fit_params)
         return step
 
     def get_loss(self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False) -> Tensor:

@@ -46,6 +46,24 @@ def refused():
 
 
 @pytest.fixture(scope="session")
+def launched():
+    """Start a script, or -m a module, in two processes on the CPU, as accelerate does."""
+    options = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    options += ["--dynamo_backend", "no", "--main_process_port", "0"]  # a free one
+
+    def start(*arguments):
+        return subprocess.Popen(
+            [sys.executable, "-m", "accelerate.commands.launch", *options, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+    return start
+
+
+@pytest.fixture(scope="session")
 def interrupted():
     """Press Ctrl-C in the midst of a command, as soon as `ready` is true; return its one line about it."""
 

@@ -242,5 +242,5 @@ def test_data_that_have_their_labels_with_them_are_taken_by_name(region_classifi
         np.testing.assert_array_equal(
             classifier.fit(images, labels).predict_proba(images), classifier.fit(X, y).predict_proba(X)
         )
-    with pytest.raises(KeyError, match="hat"):
+    with pytest.raises(ValueError, match="'hat' is no attribute"):
         classifier.fit(data, "hat")

@@ -1,0 +1,85 @@
+"""AcceleratedImageClassifier: `ImageClassifier` in several processes, by skorch's mixin for accelerate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from skorch.hf import AccelerateMixin
+from torch import Tensor, nn
+
+from captum_region.distributed import Processes, joint_batch_norm
+from fairlearn_bridge.classifier import ImageClassifier
+
+
+class AcceleratedImageClassifier(AccelerateMixin, ImageClassifier):  # type: ignore[misc]
+    """`ImageClassifier` trained through Hugging Face's accelerate: on several devices, or in mixed precision.
+
+    Each process makes one with the same parameters and calls the same methods with the same data, `predict` too; each
+    step divides its images among them. With as many images a step it learns what one process does, but for dropout and
+    rounding: batch normalisation takes its statistics over the whole step, and the losses in `history_` are means over
+    the processes, so that callbacks decide alike in all.
+
+    Parameters
+    ----------
+    module, **kwargs
+        As of `ImageClassifier`, but for `device`, which the accelerator decides. An epoch's last step is filled up with
+        images of its first, and a `loss_reduction` sees the images of its process.
+    accelerator : accelerate.Accelerator
+        With ``dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True)`` the
+        `batch_size` is that of all processes together, and they see the images in the order that one does; by default
+        it is that of each process.
+    unwrap_after_train : bool, default=True
+        See ``skorch.hf.AccelerateMixin``.
+    """
+
+    _criteria: list[str]
+    callbacks__print_log__sink: Any
+
+    def get_params(self, deep: bool = True, **kwargs: Any) -> dict[str, Any]:
+        """Return the parameters, without what the mixin keeps beside them."""
+        params: dict[str, Any] = super().get_params(deep, **kwargs)
+        params.pop("_wrapped_with_accelerator", None)
+        return params
+
+    def _initialize_accelerator(self) -> Any:
+        # accelerate would wrap a criterion in DistributedDataParallel too, which refuses one that has no weights.
+        every = self._criteria
+        losses = {name: getattr(self, f"{name}_") for name in every}
+        weightless = [name for name, loss in losses.items() if isinstance(loss, nn.Module) and not [*loss.parameters()]]
+        for name in weightless:
+            losses[name].to(self.accelerator.device)
+        self._criteria = [name for name in every if name not in weightless]
+        try:
+            return super()._initialize_accelerator()
+        finally:
+            self._criteria = every
+
+    def _initialize_callbacks(self) -> Any:
+        if self.callbacks__print_log__sink == "auto" and not self.verbose:
+            self.callbacks__print_log__sink = print  # into any other skorch prints, whatever `verbose` says
+        return super()._initialize_callbacks()
+
+    def fit_loop(self, X: Any, y: Any = None, epochs: int | None = None, **fit_params: Any) -> Any:
+        """Train with batch normalisation over all processes, and perturbations of its own in each."""
+        seed = self.generator_.initial_seed() + self.accelerator.process_index
+        self.generator_ = torch.Generator(self.accelerator.device).manual_seed(seed)
+        with joint_batch_norm(self.module_, Processes(self.accelerator)):
+            return super().fit_loop(X, y, epochs, **fit_params)
+
+    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
+        """Give each process but the main one dropout of its own; the order of the images has been drawn before."""
+        super().on_epoch_begin(net, **kwargs)
+        if not self.accelerator.is_main_process:
+            torch.manual_seed(torch.initial_seed() + self.accelerator.process_index)
+
+    def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
+        """Take skorch's step; the loss that it tells is the mean over the processes."""
+        return self._with_mean_loss(super().train_step_single(batch, **fit_params))
+
+    def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
+        """Take skorch's step; the loss that it tells is the mean over the processes."""
+        return self._with_mean_loss(super().validation_step(batch, **fit_params))
+
+    def _with_mean_loss(self, step: dict[str, Tensor]) -> dict[str, Tensor]:
+        return step | {"loss": self.accelerator.reduce(step["loss"].detach(), "mean")}

@@ -1,0 +1,96 @@
+"""AcceleratedImageClassifier in real processes: the losses and answers of one process, perturbed as it is."""
+
+import json
+import runpy
+
+import numpy as np
+import pytest
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from sklearn.base import clone
+
+from fairlearn_bridge import AcceleratedImageClassifier
+
+WORK = """
+import json, sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from skorch.dataset import ValidSplit
+from torch import nn
+
+from fairlearn_bridge import AcceleratedImageClassifier
+
+
+class Network(nn.Module):
+    def __init__(self, image_shape, num_classes):
+        super().__init__()
+        channels, height, width = image_shape
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
+            nn.Linear(4 * (height - 2) * (width - 2), num_classes),
+        )
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+def darken(images, index, generator):
+    return images * (index % 2).view(-1, 1, 1, 1)
+
+
+def work(**options):
+    rng = np.random.default_rng(0)
+    X, y = rng.integers(0, 256, (64, 3, 8, 8), np.uint8), rng.integers(0, 2, 64)  # 48 to train on, whole batches
+    loading = DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True)
+    accelerator = Accelerator(cpu=True, dataloader_config=loading)
+    classifier = AcceleratedImageClassifier(
+        Network, accelerator=accelerator, max_epochs=3, batch_size=16, random_state=0, train_split=ValidSplit(4),
+        optimizer=torch.optim.SGD, lr=0.1, callbacks__valid_acc=None, **options,
+    )
+    classifier.fit(X, y, sample_weight=np.arange(64) % 3)
+    losses = {name: list(map(float, classifier.history_[:, name])) for name in ("train_loss", "valid_loss")}
+    return accelerator.process_index, losses | {"probability": classifier.predict_proba(X[:37])[:, 1].tolist()}
+
+
+if __name__ == "__main__":
+    rank, found = work(batch_transform=darken, verbose=1)
+    Path(sys.argv[1], f"{rank}.json").write_text(json.dumps(found))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _fresh_state():
+    """Let accelerate forget its settings, which it keeps for the next accelerator."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path, launched, capsys):
+    script = tmp_path / "work.py"
+    script.write_text(WORK)
+    with launched(script, tmp_path) as process:
+        stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert stdout.count("train_loss") == 1  # one process prints
+    work = runpy.run_path(str(script))
+    _, alone = work["work"](batch_transform=work["darken"])
+    assert capsys.readouterr().out == ""
+    _, unperturbed = work["work"]()
+    for rank in (0, 1):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        for name, values in alone.items():
+            np.testing.assert_allclose(found[name], values, rtol=1e-4)
+    assert abs(alone["train_loss"][0] - unperturbed["train_loss"][0]) > 0.01
+
+
+def test_it_is_cloned():
+    rng = np.random.default_rng(0)
+    X, y = rng.integers(0, 256, (20, 3, 8, 8), np.uint8), ["man", "woman"] * 10
+    classifier = AcceleratedImageClassifier(accelerator=Accelerator(cpu=True), max_epochs=1, random_state=0)
+    first = classifier.fit(X, y).predict_proba(X)
+    np.testing.assert_array_equal(clone(classifier).fit(X, y).predict_proba(X), first)
+    assert set(classifier.predict(X)) <= {"man", "woman"}
