@@ -14,7 +14,7 @@ from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from skorch.utils import to_device
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from captum_region.batches import as_floats, fingerprint, take
 from captum_region.randomness import RandomState, draw_seed, seeded
@@ -90,6 +90,11 @@ class _Samples(Dataset[Any]):
         inputs = {"images": take(self.images, rows), "index": torch.from_numpy(rows)}
         inputs["weight"] = torch.from_numpy(self.weight[rows])
         return inputs, torch.from_numpy(self.target[rows])
+
+
+def _is_checked(X: Any) -> bool:
+    """Return whether X is a part of the images that are being trained on, as skorch's own scoring hands it over."""
+    return isinstance(X, _Samples) or (isinstance(X, Subset) and _is_checked(X.dataset))
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -345,6 +350,9 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             If X has another type or image shape.
         """
         self.check_is_fitted(["classes_inferred_"])
+        if _is_checked(X):
+            of_part: NDArray[np.float64] = super().predict_proba(X)
+            return of_part
         X = check_rows_or_images(self, X, self.image_shape_, reset=False)
         if not len(X):
             return np.zeros((0, len(self.classes_)))
@@ -356,7 +364,8 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
     def predict(self, X: ImageData) -> NDArray[Any]:
         """Return the likeliest label of each image, shape (N,)."""
         likeliest = self.predict_proba(X).argmax(1)
-        predicted: NDArray[Any] = self.classes_[likeliest]
+        # skorch's scoring compares it with the numbers of the classes.
+        predicted: NDArray[Any] = likeliest if _is_checked(X) else self.classes_[likeliest]
         return predicted
 
     def get_params(self, deep: bool = True, **kwargs: Any) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GridSearchCV
 from skorch.callbacks import Callback, EarlyStopping
+from skorch.dataset import ValidSplit
 from torch import nn
 
 from fairlearn_bridge import ImageClassifier, SmallCNN, ThresholdShift
 from fairlearn_bridge.baselines import _WorstGroups
+from fairlearn_bridge.classifier import _Samples
 
 
 def bright_and_dark(n=60, seed=0, size=8):
@@ -166,6 +168,18 @@ def test_skorch_parameters_work():
     assert classifier.get_params()["optimizer__weight_decay"] == 1e-3
     decayed = ImageClassifier(Mean, max_epochs=3, lr=0.1).fit(X, y)
     np.testing.assert_allclose(decayed.history[:, "event_lr"], [0.1, 0.095, 0.09025], rtol=1e-6)
+
+
+@pytest.mark.parametrize("names", [(0, 1), ("dark", "bright")])
+def test_a_part_kept_for_validation_is_scored(names):
+    X, y = bright_and_dark(200)
+    classifier = ImageClassifier(Mean, train_split=ValidSplit(5, stratified=True), max_epochs=3, lr=0.3, random_state=0)
+    classifier.fit(X, np.array(names)[y])
+    *_, last = classifier.history_
+    _, held_out = classifier.get_split_datasets(_Samples(X, y, np.ones(200, np.float32)), y)
+    right = classifier.predict(X[held_out.indices]) == np.array(names)[y[held_out.indices]]
+    assert last["valid_acc"] == pytest.approx(right.mean())
+    assert last["valid_acc"] > 0.6
 
 
 def test_an_interruption_is_not_swallowed():
