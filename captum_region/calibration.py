@@ -11,7 +11,6 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.classification import MulticlassCalibrationError
 
 from captum_region.batches import batches, check_images
 from captum_region.randomness import RandomState, draw_seed
@@ -23,6 +22,15 @@ if TYPE_CHECKING:
 
     from captum_region.batches import ImageData
     from captum_region.classifiers import RegionClassifier
+
+
+__all__ = [
+    "Calibration",
+    "balanced_subset",
+    "fit_temperature",
+    "measure_calibration",
+    "of_logits",
+]
 
 
 @dataclass(frozen=True)
@@ -142,6 +150,8 @@ def of_logits(batches_of_logits: Iterable[tuple[Tensor, Tensor]], *, bins: int =
     ValueError
         If `bins` is below 1.
     """
+    from torchmetrics.classification import MulticlassCalibrationError  # takes seconds to import
+
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
     metric = right = each = None

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 
     from captum_region.calibration import Calibration
 
+__all__ = [
+    "plot_history",
+    "plot_maps",
+    "plot_region_map",
+    "plot_reliability",
+    "plot_saliency",
+    "show_image",
+]
+
 COLORMAP = "inferno"
 # Of Okabe and Ito, which the colour-blind can tell apart too.
 LINE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#8a6d00", "#000000", "#7f7f7f")

@@ -35,6 +35,7 @@ html_show_sphinx = False
 
 # The pages follow __all__, so that no public name is forgotten; a module without one shows what it defines.
 autosummary_ignore_module_all = False
+autosummary_imported_members = True  # of those in __all__, which are imported from the modules they are in
 autodoc_preserve_defaults = True
 autodoc_typehints = "none"  # numpydoc's sections tell the types
 # scikit-learn makes these of each fit and predict; its docstrings refer to pages of its own.

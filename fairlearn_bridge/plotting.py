@@ -34,6 +34,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike, NDArray
 
+__all__ = [
+    "plot_cells",
+    "plot_confounders",
+    "plot_losses",
+    "plot_measure",
+    "plot_quantiles",
+    "plot_trade_off",
+]
+
 # Of Okabe and Ito, darkened until they can be read on white: what a mitigator is to a comparison.
 KIND_COLORS = {"reference": "#5f5f5f", "control": "#b25000", "mitigator": "#00795c", "scheme": "#0072b2"}
 KIND_MARKERS = {"reference": "s", "control": "D", "mitigator": "^", "scheme": "o"}

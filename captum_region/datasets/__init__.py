@@ -1,18 +1,6 @@
 """Images with attributes: synthetic faces with exact truth, and readers of real data sets."""
 
-from captum_region.datasets.conversion import from_dataset
-from captum_region.datasets.faces import Faces, make_faces
-from captum_region.datasets.images import AttributeImages
-from captum_region.datasets.readers import load_celeba, load_fairface, load_table, load_utkface, read_attributes
+import lazy_loader
 
-__all__ = [
-    "AttributeImages",
-    "Faces",
-    "from_dataset",
-    "load_celeba",
-    "load_fairface",
-    "load_table",
-    "load_utkface",
-    "make_faces",
-    "read_attributes",
-]
+# The names are those of __init__.pyi, each imported when it is first used: a command's --help need not wait for torch.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,27 @@
+from .attribution import MultiScaleRegionAttribution, RegionAttribution
+from .checkpoint import load_classifier, save_classifier
+from .classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
+from .confidence import margin, negative_entropy, top_softmax
+from .display import RegionMapDisplay
+from .grid import RegionGrid
+from .maps import RegionMaps, attribute_dataset
+from .training import RegionTraining, fit_region_classifier
+
+__all__ = [
+    "DenseRegionClassifier",
+    "MultiScaleRegionAttribution",
+    "PatchRegionClassifier",
+    "RegionAttribution",
+    "RegionClassifier",
+    "RegionGrid",
+    "RegionMapDisplay",
+    "RegionMaps",
+    "RegionTraining",
+    "attribute_dataset",
+    "fit_region_classifier",
+    "load_classifier",
+    "margin",
+    "negative_entropy",
+    "save_classifier",
+    "top_softmax",
+]

@@ -1,0 +1,62 @@
+from .baselines import (
+    JTT,
+    AdversarialLastLayer,
+    BalancedResampling,
+    EmbeddingCorrelationRemoval,
+    GroupDRO,
+    LastLayerRetraining,
+    MaskTune,
+    NotApplicableError,
+    Reweighing,
+    ThresholdShift,
+)
+from .classifier import ImageClassifier, SmallCNN
+from .comparison import (
+    Samples,
+    compare_mitigators,
+    fit_mitigators,
+    measure,
+    pareto_front,
+    signed_gap,
+    summarize,
+)
+from .distributed import AcceleratedImageClassifier
+from .inspection import cell_counts, find_confounders
+from .mitigator import AttributionNoiseMitigator
+from .noise import AttributionNoise, additive_noise, grey_out, quantile_mask
+from .protocol import ConfoundedSplit, confounded_split
+from .selection import CrossedAUC, estimate_crossed_auc
+
+__all__ = [
+    "JTT",
+    "AcceleratedImageClassifier",
+    "AdversarialLastLayer",
+    "AttributionNoise",
+    "AttributionNoiseMitigator",
+    "BalancedResampling",
+    "ConfoundedSplit",
+    "CrossedAUC",
+    "EmbeddingCorrelationRemoval",
+    "GroupDRO",
+    "ImageClassifier",
+    "LastLayerRetraining",
+    "MaskTune",
+    "NotApplicableError",
+    "Reweighing",
+    "Samples",
+    "SmallCNN",
+    "ThresholdShift",
+    "additive_noise",
+    "cell_counts",
+    "compare_mitigators",
+    "confounded_split",
+    "estimate_crossed_auc",
+    "find_confounders",
+    "fit_mitigators",
+    "grey_out",
+    "measure",
+    "pareto_front",
+    "quantile_mask",
+    "signed_gap",
+    "summarize",
+]
