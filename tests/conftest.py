@@ -1,6 +1,7 @@
 """What several tests use."""
 
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -59,6 +60,26 @@ def interrupted():
         return told
 
     return run
+
+
+class _Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """An object to be pickled into a file that is then read: the test fails if that unpickles it."""
+    made = _Trap(tmp_path / "sprung")
+    yield made
+    assert not made.path.exists()
+    pickle.loads(pickle.dumps(made))
+    assert made.path.exists()  # as it would have been
 
 
 # One interpreter that forks before it has computed anything: a child is killed, the next goes on.

@@ -169,7 +169,7 @@ def _refuse(error: type[Exception], paths: Sequence[str], reasons: dict[int, str
     """Raise `error` about the first of the images that have a reason to be left out."""
     for at, reason in reasons.items():
         others = f" ({len(reasons) - 1} more like it)" if len(reasons) > 1 else ""
-        raise error(f"{_shown(paths[at])}: {reason}{others}; on_error='skip' leaves such images out")
+        raise error(f"{_shown(paths[at])}: {reason}{others}; on_error='skip', --skip-damaged, leaves such images out")
 
 
 def _shown(path: str) -> str:
