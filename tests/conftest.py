@@ -10,6 +10,17 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Property tests take a minute with the second, which tests/test_properties.py runs them with.
+settings.register_profile("quick", max_examples=30, deadline=None)
+settings.register_profile(
+    "thorough",
+    max_examples=1000,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("quick")
 
 ROOT = Path(__file__).parents[1]
 
