@@ -210,9 +210,11 @@ def _trainings(rows: Any) -> pd.DataFrame:
     frame = _frame(rows, "trainings", ["mitigator", "seed"], ["seconds"])
     if not all(isinstance(row.get("losses"), list) for row in rows):
         raise ValueError("'losses' of 'trainings' must be lists")
+    # JSON has no NaN, which the losses of a training that diverged are.
     for row in rows:
-        _check_numbers("trainings.losses", dict(enumerate(row["losses"])))
-    return frame.assign(losses=[row["losses"] for row in rows])
+        _check_numbers("trainings.losses", {at: loss for at, loss in enumerate(row["losses"]) if loss is not None})
+    losses = [[math.nan if loss is None else loss for loss in row["losses"]] for row in rows]
+    return frame.assign(losses=pd.Series(losses, dtype=object))
 
 
 def _check_values(results: dict[str, Any]) -> None:

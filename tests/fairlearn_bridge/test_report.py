@@ -24,7 +24,7 @@ from fairlearn_bridge import noise, plotting
 from fairlearn_bridge.cli import app
 from fairlearn_bridge.noise import SCHEMES, quantile_mask
 from fairlearn_bridge.plotting import Interval
-from fairlearn_bridge.report import examples, figures, page, words, write_report, write_side_by_side
+from fairlearn_bridge.report import examples, figures, page, pictures, words, write_report, write_side_by_side
 from fairlearn_bridge.report.examples import mask_levels
 from fairlearn_bridge.report.run import ARRAYS, LABELS, read_run
 
@@ -416,6 +416,14 @@ def test_results_that_are_none_are_named(tmp_path, text, message):
     (folder / "results.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=f"results.json {message}"):
         write_report(folder)
+
+
+def test_a_training_that_diverged_is_drawn_as_far_as_it_went(run_of):
+    content = results()
+    content["trainings"][0]["losses"] = [0.7, None]
+    run = run_of(content)
+    assert np.isnan(run.trainings["losses"][0][1])
+    assert [picture.name for picture in pictures.training_pictures(run)] == ["region_training", "training_losses"]
 
 
 def test_a_lacking_key_is_named(tmp_path):
