@@ -6,25 +6,40 @@ import hashlib
 import json
 import shutil
 import tempfile
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_model, save_model
+from torch import nn
 
 from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
-from captum_region.files import PARTIAL
+from captum_region.files import PARTIAL, read_json
 from captum_region.grid import RegionGrid
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
 
-    from torch import nn
+    from torch import Tensor
 
 FORMAT = 1
 KINDS: dict[str, type[DenseRegionClassifier] | type[PatchRegionClassifier]] = {
     "DenseRegionClassifier": DenseRegionClassifier,
     "PatchRegionClassifier": PatchRegionClassifier,
+}
+
+_DESCRIPTION: dict[str, type] = {
+    "kind": str,
+    "image_size": list,
+    "patch_size": int,
+    "stride": int,
+    "in_channels": int,
+    "config": dict,
+    "class_names": list,
 }
 
 
@@ -87,6 +102,9 @@ def _architecture(classifier: RegionClassifier) -> dict[str, Any]:
 def load_classifier(folder: str | os.PathLike[str], *, backbone: nn.Module | None = None) -> RegionClassifier:
     """Read a classifier that `save_classifier` wrote, in eval mode and on the CPU.
 
+    The folder may be a stranger's: nothing in it is executed, and before memory is taken for the classifier, the
+    description must agree with the shapes in the weights' header, which safetensors holds to the size of the file.
+
     Parameters
     ----------
     folder : path
@@ -99,33 +117,73 @@ def load_classifier(folder: str | os.PathLike[str], *, backbone: nn.Module | Non
     FileNotFoundError
         If a file is missing.
     ValueError
-        If the files are damaged, do not fit together, are of another format version, or need `backbone`.
+        If the files are damaged, do not fit together, are of another format version, or need `backbone`, or a weight is
+        not finite.
     """
     folder = Path(folder)
-    path = folder / "classifier.json"
+    path, weights = folder / "classifier.json", folder / "weights.safetensors"
+    description = read_json(path, FORMAT, largest=2**20)
+    if not weights.is_file():
+        raise FileNotFoundError(f"there is no {weights}")
     try:
-        description: dict[str, Any] = json.loads(path.read_text())
-        version = description["format"]
-        if version != FORMAT:
-            raise ValueError(f"its format is version {version!r}, this package reads version {FORMAT}")
+        wrong = [key for key, wanted in _DESCRIPTION.items() if type(description[key]) is not wanted]
+        if wrong:
+            raise TypeError(f"{wrong[0]} must be of type {_DESCRIPTION[wrong[0]].__name__}")
         grid = RegionGrid(tuple(description["image_size"]), description["patch_size"], description["stride"])
-        kind = KINDS[description["kind"]]
-        config = dict(description["config"])
-        names = list(description["class_names"])
-        in_channels = int(description["in_channels"])
-    except FileNotFoundError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        kind, config, names = KINDS[description["kind"]], description["config"], description["class_names"]
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("class_names must be texts")
+        if description["in_channels"] < 1:
+            raise ValueError(f"in_channels must be at least 1, got {description['in_channels']}")
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not describe a region classifier: {type(error).__name__}: {error}") from error
-    if kind is PatchRegionClassifier:
-        if config.get("backbone") is None and backbone is None:
+    if kind is PatchRegionClassifier and config.get("backbone") is None:
+        if backbone is None:
             raise ValueError(f"backbone must be given: {folder} was saved with a module of its user's")
-        config["backbone"] = backbone if config.get("backbone") is None else config["backbone"]
+        config["backbone"] = backbone
     try:
-        classifier = kind(grid, len(names), class_names=names, in_channels=in_channels, random_state=0, **config)
-        load_model(classifier, str(folder / "weights.safetensors"))
-    except FileNotFoundError:
-        raise
+        build = partial(
+            kind,
+            grid,
+            len(names),
+            class_names=names,
+            in_channels=description["in_channels"],
+            random_state=0,
+            **config,
+        )
+        _check_header(weights, _without_memory(build, grid))
+        classifier: RegionClassifier = build()
+        load_model(classifier, str(weights))
+        for name, value in classifier.state_dict().items():
+            if not bool(value.isfinite().all()):
+                raise ValueError(f"{name} holds values that are not finite")
     except Exception as error:
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
     return classifier.eval()
+
+
+def _without_memory(build: partial[Any], grid: RegionGrid) -> dict[str, Tensor]:
+    """Return tensors without memory, of the shapes that a classifier would have."""
+    with torch.device("meta"):
+        if not isinstance(build.keywords.get("backbone"), nn.Module):
+            # RegNets compute their sizes with tensors, for which these need values.
+            with suppress(NotImplementedError):
+                described: dict[str, Tensor] = build().state_dict()
+                return described
+        # What the description decides of a backbone that is given, or of one of torchvision's.
+        own = {"mean": (build.keywords["in_channels"],), "embedding.weight": (grid.num_regions, grid.patch_size**2)}
+        return {name: torch.empty(shape) for name, shape in own.items()}
+
+
+def _check_header(weights: Path, described: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless the file says that it holds all tensors that are described."""
+    with safe_open(weights, "pt") as file:
+        names = set(file.keys())
+        for name, tensor in described.items():
+            if name not in names:
+                raise ValueError(f"{weights.name} lacks {name}")
+            found = file.get_slice(name)
+            if tuple(found.get_shape()) != tuple(tensor.shape):
+                raise ValueError(f"{name} must have shape {tuple(tensor.shape)}, got {tuple(found.get_shape())}")
+            if found.get_dtype().startswith(("F", "BF")) != tensor.is_floating_point():
+                raise ValueError(f"{name} must be like {tensor.dtype}, got {found.get_dtype()}")

@@ -319,14 +319,12 @@ class PatchRegionClassifier(RegionClassifier):
         if backbone == "resnet18":
             return cifar_resnet18(self.in_channels + 1, self.num_classes)
         if isinstance(backbone, str):
-            from torchvision.models import get_model
+            from torchvision import models
 
-            try:
-                network: nn.Module = get_model(backbone, weights=None, num_classes=self.num_classes)
-            except ValueError as error:
-                raise ValueError(
-                    f"backbone must be a module or a torchvision model's name, got {backbone!r}"
-                ) from error
+            # Of this module alone: models of detection would download weights of their own.
+            if backbone not in models.list_models(models):
+                raise ValueError(f"backbone must be a module or a torchvision model's name, got {backbone!r}")
+            network: nn.Module = models.get_model(backbone, weights=None, num_classes=self.num_classes)
         elif isinstance(backbone, nn.Module):
             network = copy.deepcopy(backbone)
         else:

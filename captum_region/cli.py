@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -106,7 +106,8 @@ def told_in_one_line(debug: bool, resumes: Path | None = None) -> Iterator[None]
     except (ValueError, TypeError, OSError) as error:
         if debug:
             raise
-        typer.echo(f"error: {error}", err=True)
+        lines = (line.strip() for line in str(error).splitlines())
+        typer.echo(f"error: {'; '.join(filter(None, lines))}", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
         kept = "nothing is kept, the same command begins anew"
@@ -224,6 +225,11 @@ def read_both(
     return loaded, images
 
 
+def skipped_in(*parts: AttributeImages | None) -> list[dict[Hashable, Any]]:
+    """Return what readers left out, as records of image and reason."""
+    return [row for part in parts if part is not None for row in part.skipped.to_dict("records")]
+
+
 def set_apart(images: AttributeImages, apart: AttributeImages | None) -> tuple[AttributeImages, AttributeImages]:
     """Return the images to train on and those kept apart: a fifth, always the same, where the data set names none."""
     from sklearn.model_selection import GroupShuffleSplit
@@ -232,8 +238,16 @@ def set_apart(images: AttributeImages, apart: AttributeImages | None) -> tuple[A
         return images, apart
     # A person whose images were on both sides would make the classifier look better than it is.
     groups = range(len(images)) if images.identities is None else images.identities
+    if len(set(groups)) < 2:
+        raise ValueError("a fifth of the images is kept apart, but there is one alone, or one person alone")
     train, test = next(GroupShuffleSplit(1, test_size=0.2, random_state=0).split(groups, groups=groups))
     return images.subset(train), images.subset(test)
+
+
+def check_values(attribute: str, labels: NDArray[Any]) -> None:
+    """Raise ValueError if all images are of one class: there is nothing to tell apart."""
+    if len(values := set(labels.tolist())) < 2:
+        raise ValueError(f"--attribute {attribute} must take at least two values in the images, it takes {values}")
 
 
 @app.command()
@@ -310,8 +324,10 @@ def train(
             raise ValueError(f"--kind must be dense or patch, got {kind!r}")
         with processes.main_first():
             images, held_out = read_data(data, root, size, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
+        skipped = skipped_in(images, held_out)
         images, held_out = set_apart(images, held_out)
         labels = images.labels(attribute)
+        check_values(attribute, labels)
         default = RegionGrid.for_images(images.image_size)
         grid = RegionGrid(images.image_size, patch_size or default.patch_size, stride or default.stride)
         classifier = kinds[kind](grid, len(np.unique(labels)), random_state=seed)
@@ -343,7 +359,7 @@ def train(
             "attribute": attribute,
             "classes": classifier.class_names,
             "images": len(images),
-            "skipped": images.skipped.to_dict("records"),
+            "skipped": skipped,
             "mean_region_accuracy": None if accuracy is None else float(accuracy.mean()),
             "best_region_accuracy": None if accuracy is None else float(accuracy.max()),
         }
@@ -354,7 +370,7 @@ def train(
         if as_json:
             typer.echo(text)
         else:
-            show(result | {"skipped": len(images.skipped)})
+            show(result | {"skipped": len(skipped)})
 
 
 @app.command()
@@ -416,7 +432,7 @@ def attribute(
         attribution = RegionAttribution(loaded.to(device), confidence)
         maps = attribute_dataset(
             attribution,
-            images.images,
+            images,
             out,
             batch_size=batch_size,
             mixed_precision=mixed_precision,
@@ -492,6 +508,7 @@ def calibrate(
             classifier, data, root, cache=cache, skip_damaged=skip_damaged, quiet=quiet, held_out=True
         )
         loaded = loaded.to(device)
+        check_values(attribute, images.labels(attribute))
         images = images.subset(balanced_subset(images.labels(attribute), limit=limit, random_state=seed))
         judged = images
         if temperature:
@@ -509,6 +526,7 @@ def calibrate(
             "images": before.images,
             "mean_region_accuracy": before.accuracy,
             "calibration_error": before.error,
+            "skipped": skipped_in(images),
         }
         if temperature:
             value = fit_temperature(loaded, fitted_on.images, fitted_on.labels(attribute), show_progress=not quiet)
@@ -530,7 +548,7 @@ def calibrate(
         if as_json:
             typer.echo(text)
         else:
-            show(result)
+            show(result | {"skipped": len(images.skipped)})
 
 
 def _read_compared(
@@ -550,16 +568,21 @@ def _read_masks(
     column: str, root: Path, size: int, cache: Path | None, quiet: bool, chosen: AttributeImages
 ) -> NDArray[np.bool_]:
     """Return where the mask images that a table's column names are bright, N x height x width."""
+    import numpy as np
+    import pandas as pd
+
     from captum_region.datasets import load_table
 
     if column not in chosen.attributes:
         raise ValueError(
             f"--masks must be a column of {root}, of {', '.join(map(str, chosen.attributes))}; got {column}"
         )
-    table = chosen.attributes[[column]]
+    # Several images may have one mask.
+    files, numbers = np.unique(chosen.labels(column), return_inverse=True)
+    table = pd.DataFrame({column: files})
     masks = load_table(table, column, root=root.parent, size=size, cache=cache, show_progress=not quiet)
     bright: NDArray[np.bool_] = masks.images.mean(1) > 127
-    return bright
+    return bright[numbers]
 
 
 @app.command()
@@ -646,6 +669,7 @@ def compare(
             train, test = _read_compared(
                 data, root, size, images, its_seed, cache=cache, skip_damaged=skip_damaged, quiet=quiet
             )
+            results.settings["skipped"] = skipped_in(train)
             for name in attribute:
                 with warnings.catch_warnings(record=True) as told:
                     warnings.simplefilter("always", RuntimeWarning)
@@ -676,7 +700,7 @@ def compare(
         if as_json:
             typer.echo((out / "comparison.json").read_text(), nl=False)
             return
-        console = Console(width=None if Console().is_terminal else 175)
+        console = Console(width=None if Console().is_terminal else 175, markup=False)
         for table in results.rich_tables():
             console.print(table)
         console.print(

@@ -1,13 +1,14 @@
-"""Files that are whole or not there, and folders that one process at a time writes into."""
+"""Files that are whole or not there, folders that one process at a time writes into, JSON that may be a stranger's."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -18,6 +19,58 @@ if TYPE_CHECKING:
 PARTIAL = ".partial-"
 # The folder in a run's folder that keeps what a run which was stopped goes on from.
 CHECKPOINTS = "checkpoints"
+
+
+def read_json(path: str | os.PathLike[str], version: int, *, largest: int = 2**25) -> dict[str, Any]:
+    """Read a JSON object whose ``format`` says its version.
+
+    Parameters
+    ----------
+    path : path
+    version : int
+        The one format version that is read.
+    largest : int, default=2**25
+        In bytes: parsed, a file may take some forty times as much memory.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file is too large, holds no JSON object, or is of another format version than `version`.
+
+    Examples
+    --------
+    >>> path = Path(tempfile.mkdtemp()) / "results.json"
+    >>> _ = path.write_text('{"format": 3}')
+    >>> read_json(path, 1)
+    Traceback (most recent call last):
+    ValueError: ...results.json is of format version 3, this package reads version 1
+    """
+    path = Path(path)
+    if (size := path.stat().st_size) > largest:
+        raise ValueError(f"{path} must have at most {largest:,} bytes, it has {size:,}")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged, it holds no JSON: {error}") from error
+    if not isinstance(content, dict) or "format" not in content:
+        raise ValueError(f"{path} must hold a JSON object that says its format version")
+    found = content["format"]
+    if type(found) is not int or found != version:  # True is 1 in Python
+        raise ValueError(f"{path} is of format version {found!r}, this package reads version {version}")
+    return content
+
+
+def plain_name(text: str) -> str:
+    """Return `text`, such as the name of an attribute, as part of a file's name.
+
+    Examples
+    --------
+    >>> plain_name("race=East Asian/../x")
+    'race=East_Asian____x'
+    """
+    return "".join(letter if letter.isalnum() or letter in "_-=" else "_" for letter in text)
 
 
 @contextmanager

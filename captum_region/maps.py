@@ -7,8 +7,9 @@ import math
 import os
 from contextlib import ExitStack
 from html import escape
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,9 +18,10 @@ from torch import Tensor
 from captum_region.batches import batches, check_images, fingerprint
 from captum_region.checkpoint import classifier_digest
 from captum_region.classifiers import RegionClassifier
+from captum_region.datasets.images import AttributeImages
 from captum_region.display import RegionMapDisplay
 from captum_region.distributed import Processes, autocast, check_mixed_precision
-from captum_region.files import locked, replacing
+from captum_region.files import locked, read_json, replacing
 from captum_region.grid import RegionGrid
 from captum_region.html import plot_tag
 from captum_region.progress import progress_bar
@@ -64,7 +66,8 @@ class RegionMaps:
     class_names : tuple of str
         Of the region classifier.
     description : dict
-        What ``maps.json`` says: the digest of the classifier, the fingerprint of the images, confidence and target.
+        What ``maps.json`` says: the digest of the classifier, the fingerprint of the images, confidence and target,
+        and which images a reader had left out (``skipped``).
 
     Raises
     ------
@@ -83,12 +86,15 @@ class RegionMaps:
                 f"{self.folder} holds {done} of {count} maps; attribute_dataset with the same classifier and images "
                 "goes on from there"
             )
-        grid = self.description["grid"]
-        self.grid = RegionGrid(tuple(grid["image_size"]), grid["patch_size"], grid["stride"])
+        self.grid = _grid_of(self.description)
         self.class_names = tuple(self.description["class_names"])
-        self.maps: NDArray[np.float16] = np.load(self.folder / "maps.npy", mmap_mode="r", allow_pickle=False)
+        path = self.folder / "maps.npy"
+        try:
+            self.maps: NDArray[np.float16] = np.lib.format.open_memmap(path, mode="r")
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
         if self.maps.shape != (count, *self.grid.shape) or self.maps.dtype != np.float16:
-            raise ValueError(f"{self.folder / 'maps.npy'} does not hold the maps that maps.json describes")
+            raise ValueError(f"{path} does not hold the maps that maps.json describes")
 
     def __len__(self) -> int:
         return len(self.maps)
@@ -208,6 +214,7 @@ def attribute_dataset(
         raise ValueError(f"target must be None or one of the classes 0 to {classifier.num_classes - 1}, got {target!r}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    skipped = images.skipped.to_dict("records") if isinstance(images, AttributeImages) else []
     images = check_images(images, image_size=attribution.grid.image_size)
     grid = attribution.grid
     mixed_precision = check_mixed_precision(mixed_precision, accelerator)
@@ -226,6 +233,7 @@ def attribute_dataset(
             "confidence": _name(attribution.confidence),
             "target": target,
             "mixed_precision": mixed_precision,
+            "skipped": skipped,
             "done": 0,
         }
     )
@@ -258,12 +266,16 @@ def _claim(folder: Path, description: dict[str, Any]) -> int:
                 f"{folder} holds maps of {words}: {key} {found[key]}, this is {description[key]}; name another folder"
             )
     if not path.exists():
-        shape = (description["images"], *RegionGrid(**description["grid"]).shape)
         # Only the header: the maps follow batch by batch, so that a full disk is an error and not a crash.
         with replacing(path) as beside, beside.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+            _write_header(file, description)
     done: int = found["done"]
     return done
+
+
+def _write_header(file: IO[bytes], description: dict[str, Any]) -> None:
+    shape = (description["images"], *_grid_of(description).shape)
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
 
 
 def _write_maps(
@@ -283,8 +295,11 @@ def _write_maps(
         (folder / "maps.npy").open("r+b") as file,
         progress_bar(total=count, initial=done, desc="region maps", unit="img", disable=not show_progress) as bar,
     ):
-        np.lib.format.read_magic(file)
-        np.lib.format.read_array_header_1_0(file)
+        # The header as it was begun with: what the file has may lie.
+        header = BytesIO()
+        _write_header(header, description)
+        if file.read(header.tell()) != header.getvalue():
+            raise ValueError(f"{folder / 'maps.npy'} does not hold the maps that maps.json describes")
         start = file.tell()
 
         def save(done: int) -> None:
@@ -331,18 +346,24 @@ def _write_description(folder: Path, description: dict[str, Any]) -> None:
 
 def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / "maps.json"
-    description: Any = None
+    description = read_json(path, FORMAT)
     try:
-        description = json.loads(path.read_text())
-        if description["format"] != FORMAT:
-            raise ValueError(f"its format is version {description['format']!r}, this package reads version {FORMAT}")
         description.setdefault("mixed_precision", "no")  # which older stores do not tell
-        whole = {"images", "grid", "class_names", "done", *_DIFFERENCES} <= set(description)
-        if not (whole and 0 <= description["done"] <= description["images"]):
-            raise ValueError("something is missing")
-    except FileNotFoundError:
-        raise
+        done, count, names = (description[key] for key in ("done", "images", "class_names"))
+        if not (type(done) is type(count) is int and 0 <= done <= count):
+            raise ValueError(
+                f"done and images must be numbers, the first at most the second, got {done!r} of {count!r}"
+            )
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise TypeError("class_names must be a list of texts")
+        if missing := set(_DIFFERENCES) - set(description):
+            raise KeyError(min(missing))
+        _grid_of(description)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not describe region maps: {type(error).__name__}: {error}") from error
-    described: dict[str, Any] = description
-    return described
+    return description
+
+
+def _grid_of(description: dict[str, Any]) -> RegionGrid:
+    grid = description["grid"]
+    return RegionGrid(tuple(grid["image_size"]), grid["patch_size"], grid["stride"])

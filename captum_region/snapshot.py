@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from joblib.hashing import NumpyHasher
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from captum_region.files import replacing
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -98,13 +99,18 @@ class Snapshots:
         """
         if self.path is None or not self.path.exists():
             return None
+        with self.restoring(), safe_open(self.path, "pt") as file:
+            packed = json.loads((file.metadata() or {})["state"])
+            if type(packed["format"]) is not int or packed["format"] != FORMAT:
+                raise ValueError(f"its format is version {packed['format']!r}, this package reads {FORMAT}")
+            return _unpack(packed["state"], {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Name the file in whatever is raised where its state is put to use: it may be a stranger's."""
         try:
-            with safe_open(self.path, "pt") as file:
-                packed = json.loads((file.metadata() or {})["state"])
-                if packed["format"] != FORMAT:
-                    raise ValueError(f"its format is version {packed['format']!r}, this package reads {FORMAT}")
-                return _unpack(packed["state"], {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            yield
+        except Exception as error:  # on a state of wrong types, torch raises nearly any
             raise ValueError(f"{self.path} is no state of a training, remove it to begin anew: {error}") from error
 
     def save(self, state: Callable[[], Any]) -> None:

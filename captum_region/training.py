@@ -188,7 +188,7 @@ def fit_region_classifier(
     if validation is not None:
         valid_images, valid_labels, _ = _with_labels(*validation, None, name="validation images", image_size=size)
         valid_labels = np.asarray(valid_labels)
-        unknown = set(np.unique(valid_labels)) - set(names)
+        unknown = set(valid_labels.tolist()) - set(names.tolist())
         if unknown or len(valid_labels) != len(valid_images):
             raise ValueError(f"validation must have a known label an image; unknown labels: {sorted(unknown)}")
         valid_target = np.searchsorted(names, valid_labels)
@@ -245,13 +245,16 @@ def fit_region_classifier(
         progress_bar(total=steps, desc="region classifier", disable=not (show_progress and processes.is_main)) as bar,
     ):
         if (kept := processes.from_main(snapshots.load)) is not None:
-            classifier.load_state_dict(kept["classifier"])
-            optimizer.load_state_dict(kept["optimizer"])
-            schedule.load_state_dict(kept["schedule"])
-            generator.set_state(kept["random"][0])
-            set_random_states(kept["random"][1])
-            history, (order, done, row) = kept["history"], kept["epoch"]
-            bar.update(len(history) * steps_per_epoch + math.ceil(done / recipe.batch_size))
+            with snapshots.restoring():
+                classifier.load_state_dict(kept["classifier"])
+                optimizer.load_state_dict(kept["optimizer"])
+                schedule.load_state_dict(kept["schedule"])
+                generator.set_state(kept["random"][0])
+                set_random_states(kept["random"][1])
+                history, (order, done, row) = kept["history"], kept["epoch"]
+                if not (isinstance(history, list) and isinstance(row, dict)):
+                    raise TypeError("its history is none")
+                bar.update(len(history) * steps_per_epoch + math.ceil(done / recipe.batch_size))
         is_new = len(history) < epochs
         while len(history) < epochs:
             classifier.train()

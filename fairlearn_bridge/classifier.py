@@ -282,7 +282,8 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             end = len(self.history_) + self.max_epochs
             kept = snapshots.load()
             if kept is not None:
-                self._load_state(kept)
+                with snapshots.restoring():
+                    self._load_state(kept)
             if kept is None or not kept["complete"]:
                 self._train(samples, target, end - len(self.history_), snapshots)
             self.notify("on_train_end", X=samples, y=target)

@@ -41,6 +41,7 @@ from captum_region.cli import (
     check_out,
     read_data,
     read_tables,
+    skipped_in,
     told_in_one_line,
 )
 from captum_region.datasets import AttributeImages
@@ -149,7 +150,7 @@ def _print_run(table: pd.DataFrame, target: str, out: Path, as_json: bool) -> No
         cells = [f"{row[m, 'mean']:.3f}\n[{row[m, 'low']:.2f}, {row[m, 'high']:.2f}]" for m in measures]
         shown.add_row(str(name), *cells)
     # A pipe has no width: the table then takes what it needs.
-    Console(width=None if sys.stdout.isatty() else 200).print(shown)
+    Console(width=None if sys.stdout.isatty() else 200, markup=False).print(shown)
 
 
 def _check(config: ExperimentConfig, data: ExperimentData, out: Path, as_json: bool) -> NoReturn:
@@ -369,7 +370,14 @@ def sweep(
                 warnings.simplefilter("ignore", UserWarning)
                 return split_data(one, *images)
 
-        results = run_sweep(configs, data_of, quantile or (0.6, 0.7, 0.8, 0.95), out, quiet=quiet)
+        results = run_sweep(
+            configs,
+            data_of,
+            quantile or (0.6, 0.7, 0.8, 0.95),
+            out,
+            skipped=skipped_in(*images) if images else [],
+            quiet=quiet,
+        )
         if as_json:
             typer.echo((out / "sweep.json").read_text(), nl=False)
         else:
@@ -390,7 +398,7 @@ def _print_table1(table: pd.DataFrame, target: str) -> None:
         ]
         quantile = "chosen" if np.isnan(row["quantile", ""]) else f"{row['quantile', '']:g}"
         shown.add_row(confounder, scheme, quantile, *cells)
-    Console(width=None if sys.stdout.isatty() else 200).print(shown)
+    Console(width=None if sys.stdout.isatty() else 200, markup=False).print(shown)
     typer.echo("original / balanced data / scheme, and the 95 % interval of the scheme's difference to the original")
 
 
@@ -444,6 +452,7 @@ def inspect(
             "attributes": json.loads(found.reset_index().to_json(orient="records")),
             "cells": json.loads(cells.to_json(orient="records")),
             "next": command,
+            "skipped": [row for part in (train, test) if part is not None for row in part.attrs.get("skipped", ())],
         }
         text = json.dumps(result, indent=1)
         if out is not None:
@@ -476,8 +485,9 @@ def _labels(attributes: pd.DataFrame, target: str) -> pd.Series[Any]:
     column, equals, _ = target.partition("=")
     if column in attributes and not equals:
         return attributes[column]
-    chosen = pd.Series(_without_pixels(attributes).binary(target), attributes.index, name=target)
-    return chosen.where(attributes[column].notna())
+    known = attributes[attributes[column].notna()] if column in attributes else attributes
+    chosen = pd.Series(_without_pixels(known).binary(target), known.index, name=target)
+    return chosen.reindex(attributes.index)
 
 
 def _target_and_confounder(
@@ -536,7 +546,7 @@ def _print_confounders(found: pd.DataFrame, cells: pd.DataFrame, target: str) ->
             ]
         style = "bold" if row["flagged"] else None
         shown.add_row("*" if row["flagged"] else "", str(name), *counts, "; ".join(remarks), style=style)
-    Console(width=None if sys.stdout.isatty() else 200).print(shown)
+    Console(width=None if sys.stdout.isatty() else 200, markup=False).print(shown)
 
 
 def _inspection_figure(found: pd.DataFrame, cells: pd.DataFrame, target: str, threshold: float) -> Figure:

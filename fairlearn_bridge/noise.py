@@ -52,7 +52,7 @@ def transplant(images: Tensor, donors: Tensor, mask: Tensor) -> Tensor:
     from torchvision.transforms.functional import gaussian_blur  # takes seconds to import
 
     # Edges soft over about 1/32 of the image: a hard seam would itself be a cue.
-    sigma = max(images.shape[-1] / 64, 0.5)
+    sigma = max(min(images.shape[-2:]) / 64, 0.5)
     weight = gaussian_blur(mask.to(images.dtype), kernel_size=2 * int(np.ceil(2 * sigma)) + 1, sigma=sigma)
     blended: Tensor = images * (1 - weight) + donors * weight
     return blended.clamp(0, 1)  # rounding may leave it

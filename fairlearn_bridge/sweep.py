@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from captum_region import RegionAttribution
-from captum_region.files import CHECKPOINTS, locked, replacing
+from captum_region.files import CHECKPOINTS, locked, plain_name, replacing
 from fairlearn_bridge.arms import build_arms, is_automatic
 from fairlearn_bridge.comparison import Samples, alignment, measure, summarize
 from fairlearn_bridge.experiment import (
@@ -27,11 +27,12 @@ from fairlearn_bridge.report.figures import accuracy_by_group, accuracy_by_quant
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData
 
+FORMAT = 1
 # Of the quantiles, the one with the best worst cell on the validation images is shown in Table 1.
 CRITERION = "worst_cell"
 COLUMNS = ("accuracy", "accuracy[True]", "accuracy[False]", "gap", "worst_cell", "crossed_auc")
@@ -118,7 +119,7 @@ class SweepResults:
             if rows["quantile"].notna().any():  # not if all are chosen
                 figures[8] = accuracy_by_quantile(rows, groups)
             for number, figure in figures.items():
-                with replacing(out / "plots" / f"figure{number}_{confounder}.png") as path:
+                with replacing(out / "plots" / f"figure{number}_{plain_name(str(confounder))}.png") as path:
                     figure.savefig(path, dpi=150, format="png")
 
 
@@ -128,6 +129,7 @@ def run_sweep(
     quantiles: Sequence[float],
     out: str | os.PathLike[str],
     *,
+    skipped: Sequence[Mapping[Any, Any]] = (),
     quiet: bool = False,
 ) -> SweepResults:
     """Run each confounder's schemes at each quantile with each seed, and write tables and plots after each confounder.
@@ -145,6 +147,8 @@ def run_sweep(
         In [0, 1], see `AttributionNoise`.
     out : path
         A folder; made, with its parents.
+    skipped : sequence of mappings, default=()
+        The images that a reader left out, with the reason: goes into ``sweep.json`` as it is.
     quiet : bool, default=False
         No progress on stderr.
 
@@ -166,7 +170,7 @@ def run_sweep(
     if min(config.validation_per_cell for config in configs) < 1:
         raise ValueError("validation_per_cell must be at least 1: quantiles are chosen on the validation images")
     with locked(out) as folder:
-        return _run(configs, data, quantiles, folder, quiet)
+        return _run(configs, data, quantiles, folder, skipped, quiet)
 
 
 def _run(
@@ -174,13 +178,16 @@ def _run(
     data: Callable[[ExperimentConfig], ExperimentData],
     quantiles: Sequence[float],
     out: Path,
+    skipped: Sequence[Mapping[Any, Any]],
     quiet: bool,
 ) -> SweepResults:
     results = SweepResults()
     run: dict[str, Any] = {
+        "format": FORMAT,
         "target": configs[0].target,
         "confounders": [config.confounder for config in configs],
         "quantiles": quantiles,
+        "skipped": list(skipped),
         "seconds": {},
     }
     for config in configs:

@@ -1,6 +1,7 @@
 """What several tests use."""
 
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -9,7 +10,18 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from typer.testing import CliRunner
+
+# Property tests take a minute with the second, which tests/test_properties.py runs them with.
+settings.register_profile("quick", max_examples=30, deadline=None)
+settings.register_profile(
+    "thorough",
+    max_examples=1000,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("quick")
 
 ROOT = Path(__file__).parents[1]
 
@@ -91,6 +103,26 @@ def interrupted():
         return told
 
     return run
+
+
+class _Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """An object to be pickled into a file that is then read: the test fails if that unpickles it."""
+    made = _Trap(tmp_path / "sprung")
+    yield made
+    assert not made.path.exists()
+    pickle.loads(pickle.dumps(made))
+    assert made.path.exists()  # as it would have been
 
 
 # One interpreter that forks before it has computed anything: a child is killed, the next goes on.

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from captum_region.comparison.saliency import LESS_IS_BETTER, saliency_table
 from captum_region.comparison.study import information_table
-from captum_region.files import replacing
+from captum_region.files import plain_name, replacing
 from captum_region.provenance import provenance
 
 if TYPE_CHECKING:
@@ -159,8 +159,7 @@ def _draw(study: Study, attribute: str, out: Path, pictures: int) -> None:
         rows, columns = len(maps) + 1, len(images)
         figure = Figure(figsize=(1.35 * columns + 1.8, 1.35 * rows + 0.6), layout="constrained")
         plot_saliency(images, maps, truth=study.truth[:pictures], axes=figure.subplots(rows, columns, squeeze=False))
-    safe = "".join(letter if letter.isalnum() or letter in "_-=" else "_" for letter in attribute)
-    with replacing(out / f"maps_{safe}.png") as path:
+    with replacing(out / f"maps_{plain_name(attribute)}.png") as path:
         figure.savefig(path, dpi=110)
 
 

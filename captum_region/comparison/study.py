@@ -232,8 +232,9 @@ def study_attribute(
         ),
     )
     if (found := snapshots.load()) is not None:
-        comparison = SaliencyComparison(**found.pop("comparison"))
-        return Study(comparison, images=with_it, truth=masks, not_run=not_run, **found)
+        with snapshots.restoring():
+            comparison = SaliencyComparison(**found.pop("comparison"))
+            return Study(comparison, images=with_it, truth=masks, not_run=not_run, **found)
     options: Any = {"random_state": seed, "checkpoint_dir": checkpoint_dir, "show_progress": show_progress}
     model.fit(train.images, labels, epochs=epochs, **options)
     for classifier in () if given else region_classifiers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from typing import IO, TYPE_CHECKING, Any
 
@@ -108,13 +109,26 @@ def _items(dataset: Any) -> Iterator[Any]:
             yield from [batch] if dataset.batch_sampler is None else _unbatched(batch)
     elif not isinstance(dataset, IterableDataset) and hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
         # Not by iteration: that would end at an IndexError, which a map-style Dataset need not raise.
-        yield from (dataset[number] for number in range(len(dataset)))
+        for number in range(len(dataset)):
+            with _named_in_errors(number):
+                item = dataset[number]
+            yield item
     elif hasattr(dataset, "__iter__"):
         yield from dataset
     else:
         raise TypeError(
             f"dataset must have a length and items by number, or be iterable; got a {type(dataset).__name__}"
         )
+
+
+@contextmanager
+def _named_in_errors(number: int) -> Iterator[None]:
+    """Say of an error, whichever a data set or Pillow raises, at which item it came."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"while reading item {number} of dataset")
+        raise
 
 
 def _unbatched(batch: Any) -> Iterator[Any]:
@@ -147,7 +161,8 @@ def _read(
     first = None
     for number, item in enumerate(items):
         image, labels = _image_and_labels(item, image_column, attributes, f"item {number}")
-        pixels = _pixels(image, shape, f"item {number}'s image")
+        with _named_in_errors(number):
+            pixels = _pixels(image, shape, f"item {number}'s image")
         first = pixels.shape[1:] if first is None else first
         if pixels.shape[1:] != first:
             raise ValueError(

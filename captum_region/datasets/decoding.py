@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import operator
@@ -110,7 +111,7 @@ def decode_images(
     entry = cache_folder(cache) / _digest(names, stamps, shape)
     try:
         images, reasons = _open_entry(entry, len(names), shape)
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):  # the last of JSON that is nested without end
         _write_entry(entry, paths, stamps, shape, on_error, n_jobs, show_progress)
         images, reasons = _open_entry(entry, len(names), shape)
     if on_error == "raise":
@@ -148,8 +149,12 @@ def _stamp(path: str) -> tuple[int, int] | None:
     """Return byte count and modification time of a file, None where there is none."""
     try:
         status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last of a name that holds a zero byte
         return None
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            return None
+        raise
     return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
@@ -164,14 +169,22 @@ def _refuse(error: type[Exception], paths: Sequence[str], reasons: dict[int, str
     """Raise `error` about the first of the images that have a reason to be left out."""
     for at, reason in reasons.items():
         others = f" ({len(reasons) - 1} more like it)" if len(reasons) > 1 else ""
-        raise error(f"{paths[at]}: {reason}{others}; on_error='skip' leaves such images out")
+        raise error(f"{_shown(paths[at])}: {reason}{others}; on_error='skip', --skip-damaged, leaves such images out")
+
+
+def _shown(path: str) -> str:
+    """Return a path as an error tells it; a name may be a whole file that took a wrong turn."""
+    return path if len(path) <= 500 else f"{path[:500]}... ({len(path):,} characters)"
 
 
 def _open_entry(
     entry: Path, count: int, shape: tuple[int, int]
 ) -> tuple[np.memmap[tuple[int, ...], np.dtype[np.uint8]], dict[int, str]]:
     """Open a cache entry: the images and, by position, why others were left out. ValueError if it is not whole."""
-    reasons = {int(at): reason for at, reason in json.loads(entry.with_suffix(".json").read_text("utf-8")).items()}
+    listed = json.loads(entry.with_suffix(".json").read_text("utf-8"))
+    if not isinstance(listed, dict) or not all(0 <= int(at) < count for at in listed):
+        raise ValueError(f"{entry}.json does not hold what it should")
+    reasons = {int(at): str(reason) for at, reason in listed.items()}
     images = np.lib.format.open_memmap(entry.with_suffix(".npy"), mode="r")
     if images.dtype != np.uint8 or images.shape != (count - len(reasons), 3, *shape):
         raise ValueError(f"{entry}.npy does not hold what it should")
@@ -207,7 +220,9 @@ def _write_entry(
                     reasons[at] = pixels
         if len(reasons) == len(paths):
             first = min(reasons)
-            raise ValueError(f"none of {len(paths)} images can be read, the first is {paths[first]}: {reasons[first]}")
+            raise ValueError(
+                f"none of {len(paths)} images can be read, the first is {_shown(paths[first])}: {reasons[first]}"
+            )
         file.seek(0)
         write_header(file, len(paths) - len(reasons), shape)
         if file.tell() != start:

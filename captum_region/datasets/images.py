@@ -43,7 +43,7 @@ class AttributeImages:
     TypeError
         If `images` is no uint8 array or `attributes` no DataFrame.
     ValueError
-        If `images` is not 4-D or the lengths differ.
+        If `images` is not 4-D, the lengths differ or an attribute is there twice.
 
     Examples
     --------
@@ -68,6 +68,9 @@ class AttributeImages:
             raise ValueError(f"images must have shape (N, channels, height, width), got {self.images.shape}")
         if not isinstance(self.attributes, pd.DataFrame):
             raise TypeError(f"attributes must be a pandas DataFrame, got {type(self.attributes).__name__}")
+        if self.attributes.columns.has_duplicates:
+            twice = self.attributes.columns[self.attributes.columns.duplicated()][0]
+            raise ValueError(f"attributes must have a column once only, {twice!r} is there again")
         if len(self.attributes) != len(self.images):
             raise ValueError(f"attributes must have a row an image: {len(self.attributes)} rows, {len(self)} images")
         if self.identities is not None:
@@ -124,9 +127,7 @@ class AttributeImages:
         (['White', 'Black'], [False, True])
         """
         if name in self.attributes and not self.attributes[name].isin([0, 1]).all():
-            values = self.attributes[name]
-            if values.isna().any():
-                raise ValueError(f"{name!r} is missing for {int(values.isna().sum())} of {len(self)} images")
+            values = self._known(name)
             return (
                 values.to_numpy() if pd.api.types.is_numeric_dtype(values) else values.astype(str).to_numpy(dtype=str)
             )
@@ -151,7 +152,7 @@ class AttributeImages:
             raise ValueError(
                 f"{name!r} is no attribute of these images; there are {', '.join(map(str, self.attributes))}"
             )
-        values = self.attributes[column]
+        values = self._known(column)
         if equals:
             chosen: NDArray[np.bool_] = (values.astype(str) == value).to_numpy(dtype=bool)
             if not chosen.any():
@@ -161,6 +162,15 @@ class AttributeImages:
             some = ", ".join(f"{column}={value}" for value in values.unique()[:3])
             raise ValueError(f"{name!r} is not binary; name one of its values, as in {some}")
         return values.to_numpy(dtype=bool)
+
+    def _known(self, column: str) -> pd.Series[Any]:
+        """Return an attribute that no image lacks; whether one has the value or not would be anybody's guess."""
+        values = self.attributes[column]
+        if missing := self.attributes.index[values.isna()].tolist():
+            raise ValueError(
+                f"{column!r} is missing for {len(missing)} of {len(self)} images, the first is {missing[0]}"
+            )
+        return values
 
 
 def _counted(values: pd.Series[Any]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -209,10 +211,15 @@ def load_table(
 ) -> AttributeImages:
     """Load the images that a table lists, with its other columns as their attributes.
 
+    The table's author decides which files are read: images may lie anywhere that the reader may read, as a table of
+    several data sets needs it. What is no image is refused and none of it is told, so that a stranger's table can
+    bring in pictures of this machine, and nothing else.
+
     Parameters
     ----------
     table : path or DataFrame
-        A .csv, .tsv or .parquet file with a row an image, or such a table. It is not changed.
+        A .csv (commas), .tsv (tabs) or .parquet file with a row an image, or such a table. It is not changed. Text is
+        UTF-8, or UTF-16 with its mark.
     image_column : str
         The column of image files, relative to `root` or absolute. An image may be listed once only: the rows of an
         image listed twice could end up on both sides of a train-test split.
@@ -234,8 +241,10 @@ def load_table(
     FileNotFoundError
         If the table or `root` is missing, or an image and `on_error` is "raise".
     ValueError
-        If a column is missing, has gaps or repeats an image, the table is empty, an argument is invalid or an image
-        damaged.
+        If the table cannot be read, a column is missing, has gaps or repeats an image, the table is empty, an argument
+        is invalid or an image damaged.
+    TypeError
+        If what names an image in a DataFrame is no name.
 
     Examples
     --------
@@ -279,7 +288,8 @@ def read_attributes(
     Returns
     -------
     DataFrame
-        The attributes that the reader would give, one row an image.
+        The attributes that the reader would give, one row an image. ``attrs["skipped"]`` lists the images left out, as
+        records of ``image`` and ``reason``.
 
     Raises
     ------
@@ -306,14 +316,17 @@ def read_attributes(
     split = "train" if split is None else split
     match kind:
         case "celeba":
-            return _list_celeba(root, split).attributes
+            listing = _list_celeba(root, split)
         case "fairface":
-            return _list_fairface(root, split).attributes
+            listing = _list_fairface(root, split)
         case "utkface":
-            return _list_utkface(root, on_error).attributes
+            listing = _list_utkface(root, on_error)
         case "table":
-            return _list_table(root).attributes
-    raise ValueError(f"kind must be celeba, fairface, utkface or table, got {kind!r}")
+            listing = _list_table(root)
+        case _:
+            raise ValueError(f"kind must be celeba, fairface, utkface or table, got {kind!r}")
+    listing.attributes.attrs["skipped"] = [] if listing.skipped is None else listing.skipped.to_dict("records")
+    return listing.attributes
 
 
 @dataclass(frozen=True)
@@ -326,7 +339,9 @@ class _Listing:
     skipped: pd.DataFrame | None = None
 
     def __post_init__(self) -> None:
-        repeated = self.attributes.index[self.attributes.index.duplicated()]
+        # However they are spelt.
+        paths = self.attributes.index.map(os.path.normpath)
+        repeated = self.attributes.index[paths.duplicated()]
         if len(repeated):
             raise ValueError(
                 f"an image may be listed once only, {repeated[0]} is listed again ({len(repeated)} such rows)"
@@ -367,7 +382,7 @@ def _list_utkface(root: str | os.PathLike[str], on_error: str) -> _Listing:
     unnamed = [name for name in found if name not in labels]
     reason = "the file name is not [age]_[gender]_[race]_[date&time].jpg with gender 0-1 and race 0-4"
     if unnamed and on_error == "raise":
-        raise ValueError(f"{folder / unnamed[0]}: {reason}; on_error='skip' leaves such images out")
+        raise ValueError(f"{folder / unnamed[0]}: {reason}; on_error='skip', --skip-damaged, leaves such images out")
     if not labels:
         raise ValueError(f"no image named [age]_[gender]_[race]_[date&time].jpg in {folder}")
     codes = pd.DataFrame.from_dict(labels, orient="index", columns=["age", "gender", "race"]).astype(int)
@@ -398,12 +413,16 @@ def _list_table(
     wanted = [image_column] if identity_column is None else [image_column, identity_column]
     if missing := [column for column in wanted if column not in rows.columns]:
         columns = ", ".join(map(str, rows.columns))
-        raise ValueError(f"{source} has no column {missing[0]!r}; its columns are {columns}")
+        hint = "; a .csv has commas between its values, a .tsv tabs" if rows.shape[1] == 1 else ""
+        raise ValueError(f"{source} has no column {missing[0]!r}; its columns are {columns}{hint}")
     for column in wanted:
         if gaps := np.flatnonzero(rows[column].isna()).tolist():
             raise ValueError(f"{source}, column {column!r}: no value in row {gaps[0] + 1} ({len(gaps)} such rows)")
     if rows.empty:
         raise ValueError(f"{source} lists no image")
+    for row, name in enumerate(rows[image_column], start=1):
+        if not isinstance(name, str | os.PathLike | int | np.integer) or isinstance(name, bool):
+            raise TypeError(f"{source}, column {image_column!r}, row {row}: must name an image, got {name!r}")
     names = pd.Index([os.fspath(name) if isinstance(name, os.PathLike) else str(name) for name in rows[image_column]])
     return _Listing(
         _first_folder("." if root is None else root, ""),
@@ -527,10 +546,38 @@ def _read_table(path: Path, text_column: str | None = None) -> pd.DataFrame:
         raise FileNotFoundError(f"there is no table {path}")
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        return pd.read_parquet(path)
+        try:
+            return pd.read_parquet(path)
+        except (ImportError, OSError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from error
     if suffix not in (".csv", ".tsv"):
         raise ValueError(f"table must be a .csv, .tsv or .parquet file or a DataFrame, got {path}")
+    separator = "," if suffix == ".csv" else "\t"
     try:
-        return pd.read_csv(path, sep="," if suffix == ".csv" else "\t", dtype=text_column and {text_column: str})
+        text = _text(path)
+        header = pd.read_csv(StringIO(text), sep=separator, header=None, nrows=1, dtype=str).iloc[0].dropna()
+        if header.duplicated().any():  # pandas would give the second another name
+            raise ValueError(f"column {header[header.duplicated()].iloc[0]!r} is there twice")
+        with warnings.catch_warnings():
+            # Rows that are longer than the header; without index_col=False their first value would name the row.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            types = None if text_column is None else {text_column: str}
+            return pd.read_csv(StringIO(text), sep=separator, dtype=types, index_col=False)
+    except pd.errors.ParserWarning as error:
+        raise ValueError(f"{path}: rows have more values than the header has columns") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _text(path: Path) -> str:
+    """Return a file's text: UTF-8, or UTF-16 where the file begins with its mark, as Excel writes it."""
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-16" if content[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(f"line {line} is not of UTF-8, in which tables must be stored: {error}") from error
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ValueError(f"line {line} is not of UTF-8, in which tables must be stored: it holds a zero")
+    return text

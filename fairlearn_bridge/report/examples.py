@@ -75,7 +75,7 @@ def strip_content(run: Run) -> dict[str, Any] | None:
         "examples": examples,
         "schemes": [scheme for scheme in SCHEMES if "donor" in drawn[0] or not scheme.endswith("_transplant")],
         "scheme": str(maps["example_schemes"][0]).partition("@")[0] if len(maps["example_schemes"]) else "",
-        "step": round(STEPS * quantile) if isinstance(quantile, int | float) else 70,
+        "step": round(STEPS * quantile) if isinstance(quantile, int | float) and 0 <= quantile <= 1 else 70,
         "steps": STEPS,
         "data": {
             "width": images.shape[3],

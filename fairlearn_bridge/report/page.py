@@ -67,7 +67,7 @@ def write_report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | N
     try:
         sections["maps"] = list(map_pictures(run))
         images = {"strip": strip_content(run), "confident": confident_content(run)}
-    except ValueError as error:
+    except (ValueError, TypeError, IndexError) as error:
         raise ValueError(f"{folder / 'maps.npz'} does not fit together: {error}") from error
     plots = folder / "plots"
     plots.mkdir(exist_ok=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
+import reprlib
+import sys
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
@@ -13,11 +14,12 @@ import numpy as np
 import pandas as pd
 
 from captum_region.calibration import Calibration
+from captum_region.files import read_json
 from fairlearn_bridge.plotting import KIND_COLORS
 from fairlearn_bridge.report.figures import intervals
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -55,6 +57,26 @@ CONTENT: dict[str, type | tuple[type, ...]] = {
     "random_states": list,
     "confidence_level": (int, float),
 }
+
+# Kind of dtype and number of axes of the arrays in maps.npz; those of the schemes are pictures too.
+ARRAYS = {
+    "mean_image": ("u", 3),
+    "mean_map": ("f", 2),
+    "pixel_map": ("f", 2),
+    "region_accuracy": ("f", 2),
+    "truth_mean": ("f", 2),
+    "example_images": ("u", 4),
+    "example_maps": ("f", 3),
+    "example_labels": ("U", 1),
+    "example_names": ("U", 1),
+    "example_schemes": ("U", 1),
+    "donor_images": ("u", 4),
+    "donor_maps": ("f", 3),
+    "confident_images": ("u", 4),
+    "confident_maps": ("f", 3),
+}
+NEEDED = ("mean_image", "pixel_map", "example_images", "example_maps", "example_labels", "example_schemes")
+LARGEST_MAPS = 2**30  # bytes; some sixty pictures of 1024 pixels a side
 
 
 @dataclass(frozen=True)
@@ -128,7 +150,7 @@ def read_run(folder: Path) -> Run:
                 results["cells"], "cells", ["mitigator", "group", "confounder"], ["accuracy", "low", "high", "images"]
             ),
             counts=_frame(results["counts"], "counts", ["set", "target", "confounder"], ["images"]),
-            trainings=_frame(results["trainings"], "trainings", ["mitigator", "seed", "losses"], ["seconds"]),
+            trainings=_trainings(results["trainings"]),
             history=_frame(history, "region_classifier.history", [], ["epoch", "loss"]),
             calibration=_calibration(results["region_classifier"].get("calibration")),
             confident=_frame(confident, "confident", ["image", "label"], ["mean", "max"]),
@@ -136,6 +158,7 @@ def read_run(folder: Path) -> Run:
             not_run={},
             maps={},
         )
+        _check_values(results)
         _check_run(run)
         run = _without_those_not_run(run)
     except ValueError as error:
@@ -145,14 +168,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _read_results(path: Path) -> dict[str, Any]:
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged, it holds no JSON: {error}") from error
-    if not isinstance(results, dict) or "format" not in results:
-        raise ValueError(f"{path} holds no results of a run: its format is not given")
-    if results["format"] != FORMAT:
-        raise ValueError(f"{path} is of format {results['format']!r}, this version reads format {FORMAT}")
+    results = read_json(path, FORMAT)
     for key, wanted in CONTENT.items():
         if key not in results:
             raise ValueError(f"{path} lacks {key!r}")
@@ -166,11 +182,14 @@ def _frame(rows: Any, key: str, columns: Sequence[str], numbers: Sequence[str] =
     wanted = [*columns, *numbers]
     if not isinstance(rows, list) or not all(isinstance(row, dict) and set(wanted) <= set(row) for row in rows):
         raise ValueError(f"{key!r} must be a list of records with {', '.join(wanted)}")
+    for column in columns:
+        if nested := [row[column] for row in rows if isinstance(row[column], list | dict)]:
+            raise ValueError(f"{column!r} of {key!r} must hold texts or numbers, got {nested[0]!r}")
     frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*wanted, *(name for row in rows for name in row)])))
     for column in numbers:
         try:
             frame[column] = pd.to_numeric(frame[column]).astype(float).replace([np.inf, -np.inf], np.nan)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{column!r} of {key!r} must hold numbers: {error}") from error
     return frame
 
@@ -183,7 +202,39 @@ def _calibration(entry: Any) -> Calibration | None:
     bins = _frame(entry["bins"], "calibration.bins", [], ["lower", "upper", "patches", "confidence", "accuracy"])
     if not bins["patches"].sum() > 0:
         raise ValueError("'calibration.bins' must hold patches, it holds none")
+    _check_numbers("region_classifier.calibration", {key: entry[key] for key in ("error", "accuracy", "images")})
     return Calibration(bins, float(entry["error"]), float(entry["accuracy"]), int(entry["images"]))
+
+
+def _trainings(rows: Any) -> pd.DataFrame:
+    frame = _frame(rows, "trainings", ["mitigator", "seed"], ["seconds"])
+    if not all(isinstance(row.get("losses"), list) for row in rows):
+        raise ValueError("'losses' of 'trainings' must be lists")
+    # JSON has no NaN, which the losses of a training that diverged are.
+    for row in rows:
+        _check_numbers("trainings.losses", {at: loss for at, loss in enumerate(row["losses"]) if loss is not None})
+    losses = [[math.nan if loss is None else loss for loss in row["losses"]] for row in rows]
+    return frame.assign(losses=pd.Series(losses, dtype=object))
+
+
+def _check_values(results: dict[str, Any]) -> None:
+    """Raise ValueError unless what is no table holds what the page can show."""
+    for key in ("target_names", "confounder_names", "measures"):
+        if not all(isinstance(name, str) for name in results[key].values()):
+            raise ValueError(f"{key!r} must hold texts, got {list(results[key].values())}")
+    accuracies = [f"{name}_region_accuracy" for name in ("mean", "best")]
+    classifier = results["region_classifier"]
+    _check_numbers("seconds", results["seconds"])
+    _check_numbers("region_classifier", {key: classifier[key] for key in accuracies if classifier.get(key) is not None})
+    _check_numbers("results", {"confidence_level": results["confidence_level"]})
+    _frame(results["skipped"], "skipped", [])
+
+
+def _check_numbers(key: str, values: Mapping[Any, Any]) -> None:
+    for name, value in values.items():
+        # A number of JSON may have more digits than a float can take.
+        if not isinstance(value, int | float) or not -sys.float_info.max <= value <= sys.float_info.max:
+            raise ValueError(f"{name!r} of {key!r} must be a finite number, got {reprlib.repr(value)}")
 
 
 def _check_run(run: Run) -> None:
@@ -206,8 +257,6 @@ def _check_run(run: Run) -> None:
     ):
         if frame.duplicated(columns).any():
             raise ValueError(f"{key!r} holds the same {' and '.join(columns)} twice")
-    if not all(isinstance(losses, list) for losses in run.trainings["losses"]):
-        raise ValueError("'losses' of 'trainings' must be lists")
 
 
 def _without_those_not_run(run: Run) -> Run:
@@ -225,14 +274,46 @@ def _read_maps(path: Path) -> dict[str, NDArray[Any]]:
     try:
         # Opened here: NumPy leaves a file open that it cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            _check_sizes(archive.zip)
             maps = {str(name): archive[name] for name in archive.files}
     except FileNotFoundError:
         raise
-    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        AttributeError,  # of a file that holds a single array
+        EOFError,
+        MemoryError,
+        NotImplementedError,  # of a compression that zipfile does not know
+        OSError,
+        RuntimeError,  # of an archive with a password
+        TypeError,
+        ValueError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise ValueError(f"{path} is damaged, it holds no NumPy arrays: {error}") from error
-    needed = ["mean_image", "pixel_map", "example_images", "example_maps", "example_labels", "example_schemes"]
-    needed += [f"example_{name}" for name in maps.get("example_schemes", np.array([])).ravel()]
-    missing = [name for name in needed if name not in maps]
+    shown = [f"example_{name}" for name in maps.get("example_schemes", np.array([])).ravel()]
+    missing = [name for name in (*NEEDED, *shown) if name not in maps]
     if missing:
         raise ValueError(f"{path} lacks the arrays {', '.join(missing)}")
+    for name, array in maps.items():
+        kind, axes = ARRAYS.get(name, ("u", 4) if name in shown else (array.dtype.kind, array.ndim))
+        # A list of no names has no kind.
+        if array.ndim != axes or (array.size and array.dtype.kind != kind):
+            got = f"shape {array.shape} of {array.dtype}"
+            raise ValueError(f"{path}: {name} must have {axes} axes and a dtype of kind {kind!r}, got {got}")
+        if kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{path}: {name} must be finite")
     return maps
+
+
+def _check_sizes(archive: zipfile.ZipFile) -> None:
+    """Raise ValueError if arrays are larger than a report's pictures can be, or than the files that hold them."""
+    if (total := sum(member.file_size for member in archive.infolist())) > LARGEST_MAPS:
+        raise ValueError(f"its arrays must take at most {LARGEST_MAPS:,} bytes, they take {total:,}")
+    for member in archive.infolist():
+        with archive.open(member) as file:
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
+        if math.prod(shape) * dtype.itemsize > member.file_size:
+            raise ValueError(f"{member.filename} says that it has shape {shape}, its file has {member.file_size} bytes")

@@ -36,7 +36,7 @@
 
   // A Gaussian blur as torchvision's: the weight of a transplant, whose edges are soft.
   const soften = (mask) => {
-    const sigma = Math.max(width / 64, 0.5);
+    const sigma = Math.max(Math.min(width, height) / 64, 0.5);
     const reach = Math.ceil(2 * sigma);
     const kernel = Array.from({ length: 2 * reach + 1 }, (_, at) => Math.exp(-0.5 * ((at - reach) / sigma) ** 2));
     const total = kernel.reduce((sum, weight) => sum + weight);

@@ -1,14 +1,27 @@
 """Checkpoints: round trips, and what is refused."""
 
+import io
 import json
+import math
+import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
+from safetensors.torch import save
 from torch import nn
 
 from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionGrid, load_classifier, save_classifier
 
 GRID = RegionGrid((16, 20), 8, 4)
+NAN = math.nan
+
+
+def change(folder, changes):
+    """Change what a checkpoint says of itself."""
+    path = folder / "classifier.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 @pytest.mark.parametrize(
@@ -68,22 +81,151 @@ def test_a_users_backbone_is_given_again(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("format", 2, "version 2, this package reads version 1"),
-        ("kind", "os.system", "does not describe"),
-        ("patch_size", "8", "does not describe"),
-        ("image_size", [16], "does not describe"),
-        ("class_names", ["a"], "cannot be loaded"),
-        ("stride", 2, "cannot be loaded"),
-        ("config", {"width": 10}, "cannot be loaded"),
-        ("config", {"command": "rm"}, "cannot be loaded"),
+        *(("format", value, "version .*, this package reads version 1") for value in (2, None, "1", True, 1.0, [1])),
+        *(("kind", value, "does not describe") for value in ("os.system", None, 1, ["a"], {"a": 1}, "../x")),
+        *(("patch_size", value, "does not describe") for value in ("8", 8.0, True, None, [8], -1, 10**9, 10**400)),
+        *(("image_size", value, "does not describe") for value in ([16], 16, "16", [16.0, 20], [[16], [20]], [NAN, 1])),
+        *(("image_size", [size, size], "cannot be loaded: .*embedding") for size in (24, 10**5, 10**8)),
+        *(("stride", value, "does not describe") for value in (0, True, None)),
+        *(("stride", value, "cannot be loaded: embedding") for value in (2, 10**9)),
+        *(("in_channels", value, "does not describe") for value in ("3", 3.7, True, None, [3], NAN, 0, -1)),
+        *(("in_channels", value, "cannot be loaded: mean must have shape") for value in (4, 10**9)),
+        *(
+            ("class_names", value, "does not describe")
+            for value in ("ab", None, {"a": 1, "b": 2}, [1, 2], [["a"], "b"])
+        ),
+        *(("class_names", value, "cannot be loaded") for value in (["a"], ["a", "b", "c"])),
+        ("class_names", ["x"] * 10**6, "must have at most 1,048,576 bytes"),
+        *(("config", value, "does not describe") for value in (None, [], [["width", 4]])),
+        *(("config", {"width": value}, "cannot be loaded") for value in (10, 10**6, -1, True, 4.0, "4", [4], NAN)),
+        *(("config", {"width": 32, name: 1}, "cannot be loaded") for name in ("command", "grid", "random_state")),
     ],
 )
 def test_descriptions_that_lie(key, value, words, tmp_path):
     save_classifier(DenseRegionClassifier(GRID, 2, random_state=0), tmp_path / "saved")
-    path = tmp_path / "saved" / "classifier.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    change(tmp_path / "saved", {key: value})
     with pytest.raises(ValueError, match=words):
         load_classifier(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 10**5, "\xff", '{"format": 1}'])
+def test_what_is_no_description(text, tmp_path):
+    save_classifier(DenseRegionClassifier(GRID, 2, random_state=0), tmp_path)
+    (tmp_path / "classifier.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"classifier\.json (is damaged|does not describe)"):
+        load_classifier(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "backbone", ["os.system", "/etc/passwd", "../x", ["resnet18"], "fasterrcnn_resnet50_fpn", "quantized_resnet18"]
+)
+def test_a_backbone_is_one_of_the_classifiers_by_name(backbone, tmp_path):
+    save_classifier(PatchRegionClassifier(GRID, 2, random_state=0), tmp_path)
+    change(tmp_path, {"config": {"backbone": backbone}})
+    with pytest.raises(ValueError, match="backbone must be a module or a torchvision model's name"):
+        load_classifier(tmp_path)
+
+
+def test_a_backbone_that_cannot_be_told_without_memory_is_loaded(tmp_path):
+    grid = RegionGrid(32, 32, 1)
+    classifier = PatchRegionClassifier(grid, 2, "regnet_y_400mf", random_state=0).eval()
+    save_classifier(classifier, tmp_path)
+    images = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(load_classifier(tmp_path).forward_grid(images), classifier.forward_grid(images))
+    for lie in ({"in_channels": 10**9}, {"image_size": [10**6, 10**6]}):
+        change(tmp_path, lie)
+        with pytest.raises(ValueError, match=r"cannot be loaded: .* must have shape"):
+            load_classifier(tmp_path)
+
+
+# May take half a gigabyte more than it has once all is imported.
+LIMITED = """
+import json, pathlib, resource, sys, time
+from captum_region import load_classifier
+import torchvision.models
+
+cases = json.load(sys.stdin)
+held = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + 2**29, held + 2**29))
+for folder, lies in cases.items():
+    file = pathlib.Path(folder, "classifier.json")
+    description = json.loads(file.read_text())
+    for lie in lies:
+        file.write_text(json.dumps(description | lie))
+        start = time.monotonic()
+        try:
+            load_classifier(folder)
+        except ValueError as error:
+            assert "allocate" not in str(error), error
+            assert time.monotonic() - start < 10
+        else:
+            raise AssertionError(lie)
+    file.write_text(json.dumps(description))
+    load_classifier(folder)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_an_enormous_description_takes_no_memory(tmp_path):
+    lies = [{"in_channels": size} for size in (10**9, 10**12)]
+    lies += [{"image_size": [size, size]} for size in (10**5, 10**9)]
+    lies += [{"image_size": [10**9, 10**9], "patch_size": 10**9}, {"image_size": [10**5, 10**5], "stride": 1}]
+    lies += [{"class_names": ["x"] * count} for count in (10**5, 10**7)]
+    cases = {}
+    for kind, config in ((DenseRegionClassifier, {"width": 10**6}), (PatchRegionClassifier, {"backbone": "vgg19"})):
+        save_classifier(kind(GRID, 2, random_state=0), tmp_path / kind.__name__)
+        cases[str(tmp_path / kind.__name__)] = [*lies, {"config": config}]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED],
+        input=json.dumps(cases),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def spoiled_weights(state, trap):
+    """Yield the bytes of weights that are none, or not those of the description, and what is said of them."""
+    header = json.dumps({"mean": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}).encode()
+    enormous = json.dumps({"mean": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}}).encode()
+    yield pickle.dumps(trap), "deserializing header"
+    torch.save({"mean": trap}, buffer := io.BytesIO())
+    yield buffer.getvalue(), "deserializing header"
+    yield (2**62).to_bytes(8, "little") + header, "deserializing header"
+    yield len(enormous).to_bytes(8, "little") + enormous, "deserializing header"
+    yield len(header).to_bytes(8, "little") + header + bytes(11), "deserializing header"
+    yield b"", "deserializing header"
+    yield save(state)[:-1], "deserializing header"
+    yield save({name: value for name, value in state.items() if name != "head.2.bias"}), "lacks head.2.bias"
+    yield save(state | {"more": torch.ones(1)}), "more"
+    for changed, words in (
+        (torch.ones(4), r"mean must have shape \(3,\), got \(4,\)"),
+        (torch.ones(3, dtype=torch.int64), "mean must be like torch.float32, got I64"),
+        (torch.tensor([0.5, math.nan, 0.5]), "mean holds values that are not finite"),
+        (torch.tensor([0.5, math.inf, 0.5]), "mean holds values that are not finite"),
+    ):
+        yield save(state | {"mean": changed}), words
+
+
+def test_weights_that_lie_are_refused_and_nothing_of_them_runs(tmp_path, trap):
+    classifier = DenseRegionClassifier(GRID, 2, width=4, random_state=0)
+    save_classifier(classifier, tmp_path)
+    for content, words in spoiled_weights(classifier.state_dict(), trap):
+        (tmp_path / "weights.safetensors").write_bytes(content)
+        with pytest.raises(ValueError, match=f"(?s)cannot be loaded: .*{words}"):
+            load_classifier(tmp_path)
+
+
+def test_half_precision_and_links_are_read(tmp_path):
+    classifier = DenseRegionClassifier(GRID, 2, width=4, random_state=0).half()
+    save_classifier(classifier, tmp_path / "saved")
+    (tmp_path / "link").symlink_to(tmp_path / "saved")
+    loaded = load_classifier(tmp_path / "saved" / ".." / "link")
+    torch.testing.assert_close(loaded.state_dict(), classifier.float().state_dict())
 
 
 def test_damage_and_absence(tmp_path):
@@ -96,10 +238,10 @@ def test_damage_and_absence(tmp_path):
     with pytest.raises(ValueError, match="cannot be loaded"):
         load_classifier(folder)
     (folder / "weights.safetensors").unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="weights"):
         load_classifier(folder)
     (folder / "classifier.json").write_text("[1, 2]")
-    with pytest.raises(ValueError, match="does not describe"):
+    with pytest.raises(ValueError, match="must hold a JSON object"):
         load_classifier(folder)
     with pytest.raises(TypeError, match="classifier must be one of"):
         save_classifier(nn.Linear(2, 2), folder)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from captum_region.confidence import CONFIDENCES, margin, negative_entropy, resolve_confidence, top_softmax
@@ -38,7 +38,6 @@ def test_uniform_is_0_certain_is_1_and_gradients_stay_finite(confidence, classes
     assert logits.grad.isfinite().all()
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=2, max_size=12))
 def test_in_range_and_blind_to_order_and_shift(values):
     logits = torch.tensor([values])
@@ -47,6 +46,13 @@ def test_in_range_and_blind_to_order_and_shift(values):
         assert 0 <= value.item() <= 1
         torch.testing.assert_close(confidence(logits.flip(1)), value)
         torch.testing.assert_close(confidence(logits.double() + 7).float(), value, atol=1e-4, rtol=1e-4)
+
+
+@given(st.lists(st.floats(-30, 30, width=32), min_size=2, max_size=6), st.floats(1, 10, width=32))
+def test_a_sharper_output_is_no_less_certain(values, factor):
+    logits = torch.tensor([values], dtype=torch.float64)
+    for confidence in CONFIDENCES.values():
+        assert confidence(factor * logits) >= confidence(logits) - 1e-6
 
 
 def test_one_class_and_unknown_names_are_refused():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from captum_region import RegionGrid
@@ -62,7 +62,6 @@ def test_to_pixels_by_hand():
     torch.testing.assert_close(pixels, 2 * axis[:, None] + axis[None, :])
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 20), st.integers(1, 9))
 def test_constant_in_constant_out_and_range_kept(height, width, patch_size, stride):
     grid = RegionGrid((height, width), min(patch_size, height, width), stride)
@@ -72,6 +71,28 @@ def test_constant_in_constant_out_and_range_kept(height, width, patch_size, stri
     assert pixels.shape == (2, 3, height, width)
     assert pixels.min() >= region_map.min() - 1e-6
     assert pixels.max() <= region_map.max() + 1e-6
+
+
+@st.composite
+def grids(draw):
+    height, width = draw(st.integers(1, 14)), draw(st.integers(1, 14))
+    return RegionGrid((height, width), draw(st.integers(1, min(height, width))), draw(st.integers(1, 6)))
+
+
+@given(grids(), st.integers(0, 99))
+def test_any_grid_means_what_algorithm_1_does_and_cuts_what_it_averages(grid, seed):
+    generator = torch.Generator().manual_seed(seed)
+    region_map = torch.rand(grid.shape, generator=generator, dtype=torch.float64)
+    expected = literal_algorithm_1(grid, region_map)
+    covered = ~expected.isnan()
+    torch.testing.assert_close(grid.to_pixels(region_map)[covered], expected[covered])
+    # Each pixel's own number: a patch holds the rows and columns that its region covers.
+    numbers = torch.arange(math.prod(grid.image_size)).view(1, 1, *grid.image_size)
+    region = int(torch.randint(grid.num_regions, (1,), generator=generator))
+    one = torch.zeros(grid.num_regions)
+    one[region] = 1
+    reached = (grid.to_pixels(one.view(grid.shape)) > 0) & covered
+    assert set(grid.extract(numbers, region).flatten().tolist()) == set(numbers[0, 0][reached].tolist())
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)

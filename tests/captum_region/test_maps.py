@@ -1,9 +1,12 @@
 """The store of region maps: what is in it, exact means, going on after a kill, refusals."""
 
+import io
 import json
 import math
+import tracemalloc
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
@@ -18,6 +21,7 @@ from captum_region import (
 )
 from captum_region.checkpoint import classifier_digest, load_classifier
 from captum_region.classifiers import RegionClassifier
+from captum_region.datasets import AttributeImages
 
 GRID = RegionGrid(16, 8, 2)
 
@@ -125,11 +129,88 @@ def test_bad_input_is_named(attribution, images, tmp_path):
         attribute_dataset(attribution, images, tmp_path / "nan")
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "{", '{"format": 99}', '{"format": 1, "done": "all"}'])
-def test_damaged_descriptions_are_refused(text, tmp_path):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{}", "must hold a JSON object that says its format version"),
+        ("[]", "must hold a JSON object that says its format version"),
+        ("{", "is damaged"),
+        ("[" * 10**5, "is damaged"),
+        ('{"format": 99}', "is of format version 99, this package reads version 1"),
+        ('{"format": 1, "done": "all"}', "does not describe region maps"),
+    ],
+)
+def test_damaged_descriptions_are_refused(text, words, tmp_path):
     (tmp_path / "maps.json").write_text(text)
-    with pytest.raises(ValueError, match=r"maps\.json does not describe region maps"):
+    with pytest.raises(ValueError, match=rf"maps\.json {words}"):
         RegionMaps(tmp_path)
+
+
+GRID_OF_STORE = {"image_size": [16, 16], "patch_size": 8, "stride": 2}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("images", value) for value in (None, True, "50", 50.0, -1, [50])),
+        *(("done", value) for value in (None, True, "50", math.nan, 51, -1)),
+        *(("class_names", value) for value in (None, "ab", {"a": 1}, [1, 2])),
+        *(("grid", value) for value in (None, [], {}, "x", [16, 8, 2])),
+        *(("grid", GRID_OF_STORE | {"image_size": value}) for value in (16, "16", [16], [math.nan, 1], [[1], [1]])),
+        *(("grid", GRID_OF_STORE | {"stride": value}) for value in (0, None, 2.0, "2", True)),
+    ],
+)
+def test_descriptions_of_wrong_types_are_refused(key, value, attribution, images, tmp_path):
+    attribute_dataset(attribution, images, tmp_path)
+    path = tmp_path / "maps.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    for read in (RegionMaps, lambda folder: attribute_dataset(attribution, images, folder)):
+        with pytest.raises(ValueError, match=r"maps\.json does not describe region maps"):
+            read(tmp_path)
+
+
+def header(shape, descr="<f2"):
+    np.lib.format.write_array_header_1_0(file := io.BytesIO(), {"descr": descr, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def test_maps_that_are_others_than_described_are_refused(attribution, images, tmp_path):
+    attribute_dataset(attribution, images, tmp_path)
+    whole = (tmp_path / "maps.npy").read_bytes()
+    np.savez(archive := io.BytesIO(), maps=np.zeros(3))
+    np.save(objects := io.BytesIO(), np.array([{}], dtype=object))
+    for spoiled, words in [
+        (b"", "is damaged"),
+        (whole[:-1], "is damaged"),
+        (archive.getvalue(), "is damaged"),
+        (objects.getvalue(), "is damaged"),
+        (header((10**12, 5, 5)), "is damaged"),
+        (header((50, 5, 5), "<f8") + bytes(10**4), "does not hold the maps"),
+        (header((49, 5, 5)) + whole[128:], "does not hold the maps"),
+    ]:
+        (tmp_path / "maps.npy").write_bytes(spoiled)
+        with pytest.raises(ValueError, match=rf"maps\.npy {words}"):
+            RegionMaps(tmp_path)
+        with pytest.raises(ValueError, match=r"maps\.npy"):  # nor is it gone on with
+            attribute_dataset(attribution, images, tmp_path)
+
+
+def test_an_enormous_count_takes_no_memory(attribution, images, tmp_path):
+    attribute_dataset(attribution, images, tmp_path)
+    path = tmp_path / "maps.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"images": 10**15, "done": 10**15}))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"maps\.npy does not hold the maps that maps\.json describes"):
+        RegionMaps(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
+
+
+def test_what_a_reader_left_out_is_listed(attribution, images, tmp_path):
+    skipped = pd.DataFrame({"image": ["<b>.png"], "reason": ["the file is empty"]})
+    faces = AttributeImages(images, pd.DataFrame(index=range(50)), skipped=skipped)
+    maps = attribute_dataset(attribution, faces, tmp_path)
+    assert maps.description["skipped"] == [{"image": "<b>.png", "reason": "the file is empty"}]
 
 
 def test_a_second_writer_is_refused(attribution, images, tmp_path):

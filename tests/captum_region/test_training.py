@@ -1,12 +1,15 @@
 """Training of region classifiers: what it learns, within classes, equal runs, refusals."""
 
+import json
+import pickle
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import save
+from safetensors import safe_open
+from safetensors.torch import load_file, save
 
 from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionAttribution, RegionGrid
 from captum_region import fit_region_classifier as fit
@@ -272,3 +275,32 @@ class TestCheckpointDir:
             file.write_bytes(damaged)
             with pytest.raises(ValueError, match=re.escape(file.name) + ".*remove it"):
                 self.train(tmp_path)
+
+    def test_a_state_of_a_stranger_is_refused_and_runs_nothing(self, tmp_path, trap):
+        folder = tmp_path / "memory"
+        self.train(folder)
+        (file,) = folder.iterdir()
+        tensors = {name: value.clone() for name, value in load_file(file).items()}  # which maps the file
+        with safe_open(file, "pt") as opened:
+            whole = json.loads(opened.metadata()["state"])
+        parts = dict(whole["state"][1])
+
+        def changed(**parts_of_other_kinds):
+            return {"format": 1, "state": ["dict", list((parts | parts_of_other_kinds).items())]}
+
+        states = [whole | {"format": version} for version in (2, None, "1", True, [1])]
+        states += [{"format": 1, "state": value} for value in ("x", 5, [], ["dict", 3], ["tensor", "99"])]
+        states += [{"format": 1, "state": ["dict", []]}, {}, [], None]
+        states += [changed(**{name: value}) for name in parts for value in (None, "x", ["tensor", "0"])]
+        for text in (*map(json.dumps, states), "[" * 10**5, "{"):
+            file.write_bytes(save(tensors, {"state": text}))
+            with pytest.raises(ValueError, match=re.escape(file.name) + ".*remove it"):
+                self.train(folder)
+        for content in (pickle.dumps(trap), (2**62).to_bytes(8, "little") + b"{}"):
+            file.write_bytes(content)
+            with pytest.raises(ValueError, match=re.escape(file.name) + ".*remove it"):
+                self.train(folder)
+        other = {name: torch.zeros(3) for name in tensors}
+        file.write_bytes(save(other, {"state": json.dumps(whole)}))
+        with pytest.raises(ValueError, match="(?s)" + re.escape(file.name) + ".*remove it.*size mismatch"):
+            self.train(folder)

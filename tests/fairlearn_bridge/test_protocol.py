@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fairlearn_bridge import confounded_split
@@ -38,7 +38,6 @@ def test_the_papers_numbers():
     assert split.counts.loc["test"].sum() == len(split.test) == 728
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(4, 600), st.integers(1, 40), st.integers(0, 20))
 def test_no_image_and_no_person_in_two_roles(seed, train_size, test_per_cell, validation_per_cell):
     target, confounder, person = population(seed=seed % 7)

@@ -1,8 +1,13 @@
 """The report: its first sentence agrees with the numbers, it needs nothing beside it, and what comes in is escaped."""
 
+import copy
+import io
 import json
 import math
+import pickle
 import re
+import tracemalloc
+import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from captum_region.datasets import make_faces
@@ -17,9 +24,9 @@ from fairlearn_bridge import noise, plotting
 from fairlearn_bridge.cli import app
 from fairlearn_bridge.noise import SCHEMES, quantile_mask
 from fairlearn_bridge.plotting import Interval
-from fairlearn_bridge.report import examples, figures, page, words, write_report, write_side_by_side
+from fairlearn_bridge.report import examples, figures, page, pictures, words, write_report, write_side_by_side
 from fairlearn_bridge.report.examples import mask_levels
-from fairlearn_bridge.report.run import LABELS, read_run
+from fairlearn_bridge.report.run import ARRAYS, LABELS, read_run
 
 SCRIPT = "<script>alert('x')</script>"
 ARMS = {
@@ -156,7 +163,7 @@ def maps():
 
 
 def write(folder: Path, content=None, arrays=None) -> Path:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results() if content is None else content))
     np.savez(folder / "maps.npz", **(maps() if arrays is None else arrays))
     return folder
@@ -375,7 +382,7 @@ def test_a_missing_file_is_named(tmp_path, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "results.json is of format 2, this version reads format 1"),
+        *(({"format": value}, "results.json is of format version .*, this package reads") for value in (2, "1", True)),
         ({"title": 7}, "'title' is of the wrong type, int"),
         ({"table": [{"mitigator": "original"}]}, "'table' must be a list of records with mitigator, measure, mean"),
         ({"table": []}, "must hold something"),
@@ -395,7 +402,14 @@ def test_damaged_results_are_named(tmp_path, change, message):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "is damaged, it holds no JSON"), ("[]", "holds no results"), ("\xff", "is damaged")]
+    ("text", "message"),
+    [
+        ("{", "is damaged, it holds no JSON"),
+        ("[]", "must hold a JSON object"),
+        ("\xff", "is damaged"),
+        ("[" * 10**5, "is damaged"),
+        (" " * (2**25 + 1), "must have at most"),
+    ],
 )
 def test_results_that_are_none_are_named(tmp_path, text, message):
     folder = write(tmp_path / "run")
@@ -404,11 +418,126 @@ def test_results_that_are_none_are_named(tmp_path, text, message):
         write_report(folder)
 
 
+def test_a_training_that_diverged_is_drawn_as_far_as_it_went(run_of):
+    content = results()
+    content["trainings"][0]["losses"] = [0.7, None]
+    run = run_of(content)
+    assert np.isnan(run.trainings["losses"][0][1])
+    assert [picture.name for picture in pictures.training_pictures(run)] == ["region_training", "training_losses"]
+
+
 def test_a_lacking_key_is_named(tmp_path):
     content = results()
     del content["cells"]
     with pytest.raises(ValueError, match=r"results\.json lacks 'cells'"):
         write_report(write(tmp_path / "run", content))
+
+
+def places(value, at=()):
+    """Yield where in nested JSON something stands; of a list, its first entry."""
+    for key in value if isinstance(value, dict) else range(len(value[:1])) if isinstance(value, list) else ():
+        yield (*at, key)
+        yield from places(value[key], (*at, key))
+
+
+def with_change(value, at, new):
+    if not at:
+        return new
+    changed = copy.copy(value)
+    changed[at[0]] = with_change(value[at[0]], at[1:], new)
+    return changed
+
+
+WRONG = [None, True, -1, 0.5, 1e308, math.nan, math.inf, 10**400, "x", SCRIPT, [], {}, [[1]], {"a": {"b": 1}}]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(list(places(results()))), st.sampled_from(WRONG))
+def test_wrong_values_are_shown_or_refused_by_name(tmp_path, at, wrong):
+    folder = write(tmp_path / "run", with_change(results(), at, wrong))
+    try:
+        run = read_run(folder)
+    except ValueError as error:
+        assert "results.json" in str(error)  # noqa: PT017 - most are shown
+        return
+    shown = {**page.page_content(run), "strip": examples.strip_content(run), "confident": [], **page._script()}
+    html = page.template("report.html.j2").render(pictures={"results": [], "trainings": [], "maps": []}, **shown)
+    assert words.headline(run)
+    assert SCRIPT not in html
+
+
+def lying_archive(path, *, size=None, header=None):
+    """Write maps.npz with an array whose header, or whose entry in the archive, claims more than is there."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in maps().items():
+            buffer = io.BytesIO()
+            np.save(buffer, array)
+            content = buffer.getvalue()
+            if header and name == "pixel_map":
+                np.lib.format.write_array_header_1_0(buffer := io.BytesIO(), header)
+                content = buffer.getvalue() + bytes(100)
+            archive.writestr(f"{name}.npy", content)
+        if size:
+            archive.getinfo("pixel_map.npy").file_size = size
+
+
+def test_maps_that_claim_to_be_enormous_take_no_memory(tmp_path):
+    folder = write(tmp_path / "run")
+    for options in (
+        {"size": 2**40},
+        *(
+            {"header": {"descr": "<f4", "fortran_order": False, "shape": shape}}
+            for shape in ((10**12,), (10**6, 10**6))
+        ),
+    ):
+        lying_archive(folder / "maps.npz", **options)
+        tracemalloc.start()
+        with pytest.raises(
+            ValueError, match=r"maps\.npz is damaged, .* (at most 1,073,741,824 bytes|says that it has)"
+        ):
+            read_run(folder)
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+        tracemalloc.stop()
+
+
+def test_pickles_in_maps_are_refused_and_not_run(tmp_path, trap):
+    folder = write(tmp_path / "run")
+    np.savez(folder / "maps.npz", **maps() | {"example_labels": np.array([trap, trap], dtype=object)})
+    with pytest.raises(ValueError, match=r"maps\.npz is damaged"):
+        write_report(folder)
+    for content in (pickle.dumps(trap), pickle.dumps({"mean_image": trap})):
+        (folder / "maps.npz").write_bytes(content)
+        with pytest.raises(ValueError, match=r"maps\.npz is damaged"):
+            write_report(folder)
+
+
+def test_names_that_climb_write_nothing_elsewhere(tmp_path):
+    content, arrays = results(), maps()
+    climbing = "../../climbed"
+    content["table"] += [row | {"measure": climbing} for row in content["table"] if row["measure"] == "auc"]
+    content["mitigators"][4]["name"] = climbing
+    content = json.loads(json.dumps(content).replace('"mitigator": "general_mask"', f'"mitigator": "{climbing}"'))
+    arrays |= {"example_schemes": np.array([climbing]), f"example_{climbing}": arrays["example_general_mask"]}
+    folder = write(tmp_path / "a" / "b", content, arrays)
+    write_report(folder)
+    assert {
+        path.name for path in tmp_path.rglob("*") if path.is_file() and path.parent.name not in ("b", "plots")
+    } == set()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("name", sorted(ARRAYS))
+def test_arrays_of_other_kinds_are_named(tmp_path, name):
+    array = maps()[name]
+    for wrong in (
+        np.array(3.0),
+        array[None],
+        np.full(array.shape, "x") if array.dtype.kind != "U" else np.ones(array.shape, np.uint8),
+        array.astype(complex) if array.dtype.kind != "U" else array.astype("S"),
+        np.full(array.shape, np.nan, np.float32),
+    ):
+        with pytest.raises(ValueError, match=rf"maps\.npz(: {name} must| lacks the arrays)"):
+            read_run(write(tmp_path / "run", arrays=maps() | {name: wrong}))
 
 
 def test_damaged_maps_are_named(tmp_path):

@@ -209,6 +209,28 @@ class Endless(Dataset):
         return IMAGES[0], 0
 
 
+class Unreadable(Mappings):
+    def __getitem__(self, number):
+        if number == 2:
+            raise OSError("the disk is gone")
+        return super().__getitem__(number)
+
+
+def test_the_item_that_cannot_be_read_is_told_by_its_number(tmp_path):
+    picture(np.repeat(np.repeat(IMAGES[0], 9, 1), 9, 2)).save(tmp_path / "a.jpg")
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
+    with Image.open(tmp_path / "a.jpg") as truncated:  # nothing is decoded yet
+        pairs = [(picture(IMAGES[0]), 0), (truncated, 1)]
+        with pytest.raises(OSError, match=r"(?s)truncated.*while reading item 1 of dataset"):
+            from_dataset(pairs, size=8)
+    for image in (Image.new("F", (8, 8)), Image.fromarray(np.full((8, 8), 10**6, np.int32))):
+        with pytest.raises(ValueError, match=r"(?s)no known range.*while reading item 0"):
+            from_dataset([(image, 1)])
+    with pytest.raises(OSError, match=r"(?s)the disk is gone.*while reading item 2 of dataset"):
+        from_dataset(Unreadable())
+
+
 @pytest.mark.parametrize(
     ("dataset", "options", "error", "words"),
     [

@@ -224,6 +224,16 @@ class TestDamage:
         with pytest.raises(ValueError, match=r"bad\.jpg.*1 more"):
             decode([good, "bad.jpg", "worse.jpg"])
 
+    @pytest.mark.parametrize("name", ["a\0.png", "x" * 10**6, "loop.png", "a.png/b.png"])
+    def test_a_name_that_no_file_can_have_is_missing(self, folder, decode, name):
+        good = save(folder, "a.png", noise())
+        (folder / "loop.png").symlink_to("loop.png")
+        with pytest.raises(FileNotFoundError, match="there is no such file") as raised:
+            decode([good, name])
+        assert len(str(raised.value)) < 700
+        decoded = decode([good, name], on_error="skip")
+        assert decoded.skipped["image"].tolist() == [name]
+
     def test_a_folder_is_no_image(self, folder, decode):
         (folder / "a.jpg").mkdir()
         with pytest.raises(FileNotFoundError, match=r"a\.jpg"):
@@ -305,6 +315,24 @@ class TestCache:
         again = decode(names, on_error="skip")
         np.testing.assert_array_equal(again.images, first)
         assert again.skipped["image"].tolist() == ["missing.png"]
+
+    @pytest.mark.parametrize("listing", ["[]", "null", '{"9": "x"}', '{"-1": "x"}', "[" * 10**5])
+    def test_an_entry_of_a_stranger_is_made_again(self, folder, decode, tmp_path, listing):
+        names = [save(folder, "a.png", noise()), "missing.png"]
+        first = np.array(decode(names, on_error="skip").images)
+        (entry,) = (tmp_path / "cache").glob("*.json")
+        entry.write_text(listing)
+        again = decode(names, on_error="skip")
+        np.testing.assert_array_equal(again.images, first)
+        assert again.skipped["reason"].tolist() == ["there is no such file"]
+
+    @pytest.mark.parametrize("array", [np.array([{}] * 1, dtype=object), np.zeros((1, 3, 8, 8)), np.zeros(())])
+    def test_an_entry_of_other_arrays_is_made_again(self, folder, decode, tmp_path, array):
+        name = save(folder, "a.png", noise())
+        first = np.array(decode([name]).images)
+        (entry,) = (tmp_path / "cache").glob("*.npy")
+        np.save(entry, array)
+        np.testing.assert_array_equal(decode([name]).images, first)
 
     @pytest.mark.parametrize("suffix", [".npy", ".json"])
     def test_an_entry_that_lost_a_file_is_made_again(self, folder, decode, tmp_path, suffix):

@@ -1,11 +1,16 @@
 """The readers: each layout, its variants, and what a malformed one is told."""
 
+import csv
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from captum_region.datasets.readers import (
@@ -445,6 +450,104 @@ class TestTable:
         with pytest.raises(ValueError, match=message):
             load_table(change(table), root=root, **options)
 
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+    @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+    def test_encodings_quotes_and_blanks(self, root, encoding, newline):
+        names = ["with space.png", "quo,ted.png", 'a"b.png', "日本.png"]
+        for value, name in enumerate(names):
+            draw(root / name, 10 * value)
+        rows = ["image,große Brille", "with space.png,ja", '"quo,ted.png",nein', '"a""b.png",ja', "日本.png,nein", ""]
+        (root / "labels.csv").write_bytes(newline.join(rows).encode(encoding))
+        faces = load_table(root / "labels.csv")
+        assert greys(faces) == [0, 10, 20, 30]
+        assert faces.attributes.index.tolist() == names
+        assert faces.attributes["große Brille"].tolist() == ["ja", "nein", "ja", "nein"]
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("image,smile\na.png,1\nü.png,0\n".encode("latin-1"), "line 3 is not of UTF-8"),
+            ("image,smile\na.png,1\n".encode("utf-16-le"), "line 1 is not of UTF-8.*holds a zero"),
+            ("image,smile\na.png,1\n".encode("utf-32"), "line 1 is not of UTF-8.*holds a zero"),
+            (b"image,smile\na.png,1\nb\0.png,1\n", "line 3 is not of UTF-8.*holds a zero"),
+            (b"\x89PNG\r\n\x1a\n" + bytes(99), "line 1 is not of UTF-8"),
+            (b"image;smile\na.png;1\n", "no column 'image'; its columns are image;smile; a .csv has commas"),
+            (b"image\tsmile\na.png\t1\n", "no column 'image'.*a .csv has commas"),
+            (b"Image,smile\na.png,1\n", "no column 'image'; its columns are Image, smile"),
+            (b"image,smile\na.png,1,2\nb.png,1,2\n", "rows have more values than the header"),
+            (b"image,smile,hat,smile\na.png,1,1,0\n", "column 'smile' is there twice"),
+            (b"image,image\na.png,b.png\n", "column 'image' is there twice"),
+            (b"image,smile\n", "lists no image"),
+            (b"\n\n", "No columns"),
+            (b'image,smile\n"a.png,1\nb.png,2\n', "EOF inside string"),
+            (b"image,smile\na.png,1\nNA,0\n", "'image': no value in row 2"),
+            (b"image,smile\na.png,1\n./a.png,0\n", "listed once only, ./a.png is listed again"),
+            (b"image,smile\na.png,1\nb/../a.png,0\n", "listed once only"),
+        ],
+    )
+    def test_tables_that_are_refused(self, root, content, message):
+        draw(root / "a.png")
+        (root / "labels.csv").write_bytes(content)
+        with pytest.raises(ValueError, match=message) as raised:
+            load_table(root / "labels.csv", on_error="skip")
+        assert "labels.csv" in str(raised.value) or "listed once" in message
+
+    def test_a_value_more_or_less_than_the_header_has(self, root):
+        draw(root / "a.png")
+        draw(root / "b.png")
+        (root / "labels.csv").write_text("image,smile,\na.png,1,\nb.png,0,\n")  # as some programs end each row
+        assert load_table(root / "labels.csv").attributes["smile"].tolist() == [1, 0]
+        (root / "labels.csv").write_text("image,smile,hat\na.png,1,1\nb.png,0\n")
+        faces = load_table(root / "labels.csv")
+        assert faces.labels("smile").tolist() == [True, False]  # what lacks a value harms nobody who does not use it
+        for name in ("hat", "hat=1.0"):
+            with pytest.raises(ValueError, match=r"'hat' is missing for 1 of 2 images, the first is b\.png"):
+                faces.labels(name)
+            with pytest.raises(ValueError, match="'hat' is missing"):
+                faces.binary(name)
+
+    def test_images_may_lie_elsewhere_but_only_images_are_read(self, root, tmp_path):
+        draw(tmp_path / "outside.png", 40)
+        (tmp_path / "secret.txt").write_text("the password is 1234")
+        (root / "labels.csv").write_text("image,smile\n../outside.png,1\n../secret.txt,0\n")
+        with pytest.raises(ValueError, match=r"secret\.txt: the file is no image") as raised:
+            load_table(root / "labels.csv")
+        assert "1234" not in str(raised.value)
+        faces = load_table(root / "labels.csv", on_error="skip")
+        assert greys(faces) == [40]
+        assert faces.skipped["image"].tolist() == ["../secret.txt"]
+
+    def test_long_lines(self, root):
+        draw(root / "a.png")
+        (root / "labels.csv").write_text(f"image,smile\na.png,{'x' * 10**6}\n{'y' * 10**6},1\n")
+        with pytest.raises(FileNotFoundError, match=r"y\.\.\. \(1,0\d\d,\d\d\d characters\): there is no such file"):
+            load_table(root / "labels.csv")
+        assert len(load_table(root / "labels.csv", on_error="skip")) == 1
+
+    @pytest.mark.parametrize("name", [1.5, b"a.png", ["a.png"], True, 0.0])
+    def test_what_names_no_image(self, root, name):
+        draw(root / "a.png")
+        with pytest.raises(TypeError, match="table, column 'image', row 2: must name an image, got "):
+            load_table(pd.DataFrame({"image": ["a.png", name]}), root=root)
+
+    def test_a_frame_with_a_column_twice(self, root):
+        draw(root / "a.png")
+        with pytest.raises(ValueError, match="a column once only, 'smile' is there again"):
+            load_table(pd.DataFrame([["a.png", 1, 0]], columns=["image", "smile", "smile"]), root=root)
+
+    def test_a_damaged_parquet_file(self, root):
+        pytest.importorskip("pyarrow")
+        (root / "labels.parquet").write_bytes(b"PAR1 junk")
+        with pytest.raises(ValueError, match=r"labels\.parquet: "):
+            load_table(root / "labels.parquet")
+
+    def test_parquet_without_its_library(self, root, monkeypatch):
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        monkeypatch.setitem(sys.modules, "fastparquet", None)
+        (root / "labels.parquet").touch()
+        with pytest.raises(ValueError, match=r"labels\.parquet: .*pyarrow"):
+            load_table(root / "labels.parquet")
+
     def test_bad_files(self, root, table):
         with pytest.raises(FileNotFoundError, match=r"labels\.csv"):
             load_table(root / "labels.csv")
@@ -512,6 +615,7 @@ class TestAttributesAlone:
         with pytest.raises(ValueError, match=r"39_1_2017\.jpg: the file name is not"):
             read_attributes("utkface", root)
         attributes = read_attributes("utkface", root, on_error="skip")
+        assert [row["image"] for row in attributes.attrs["skipped"]] == ["39_1_2017.jpg"]
         assert (attributes.index.tolist(), attributes["age"].tolist()) == (["2_0_0_2017.jpg"], [2])
 
     def test_of_a_table(self, root):
@@ -532,3 +636,67 @@ class TestAttributesAlone:
             read_attributes(*arguments)
         with pytest.raises(ValueError, match="on_error"):
             read_attributes("table", "own.csv", on_error="ignore")
+
+
+# Of a Unicode text all but control characters, marks of byte order and the like, and halves of pairs.
+TEXT = st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs"]), max_size=12)
+
+
+@st.composite
+def tables(draw):
+    names = draw(st.lists(TEXT.map("{}.png".format), min_size=1, max_size=5, unique_by=os.path.normpath))
+    labels = draw(st.lists(TEXT.map("a{}".format), max_size=3, unique=True))
+    kinds = [st.booleans(), st.integers(-(10**9), 10**9), TEXT.map("v{}".format)]  # told from numbers and from NA
+    columns = {
+        label: draw(st.lists(kind, min_size=len(names), max_size=len(names)))
+        for label, kind in zip(labels, kinds, strict=False)
+    }
+    columns["image"] = names
+    return pd.DataFrame({name: columns[name] for name in draw(st.permutations(list(columns)))})
+
+
+@given(
+    tables(),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    st.sampled_from(["\n", "\r\n", "\r"]),
+    st.sampled_from([",", "\t"]),
+    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC]),
+)
+def test_a_table_is_read_as_it_was_written(folder_of_tables, table, encoding, newline, separator, quoting):
+    path = folder_of_tables / ("table.csv" if separator == "," else "table.tsv")
+    table.to_csv(path, sep=separator, index=False, encoding=encoding, lineterminator=newline, quoting=quoting)
+    attributes = read_attributes("table", path)
+    expected = table.drop(columns="image").set_axis(pd.Index(table["image"], name="image"))
+    pd.testing.assert_frame_equal(attributes, expected)
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 2)), min_size=1, max_size=6),
+    st.integers(0, 2),
+    st.booleans(),
+)
+def test_celebas_files_are_read_as_they_were_written(folder_of_tables, rows, wanted, as_csv):
+    (folder_of_tables / "img_align_celeba").mkdir(exist_ok=True)
+    for old in folder_of_tables.glob("list_*"):
+        old.unlink()
+    listed = {f"{number:06}.jpg": ([2 * one - 1, 2 * two - 1], part) for number, (one, two, part) in enumerate(rows)}
+    separator, suffix = (",", ".csv") if as_csv else (" ", ".txt")
+    attributes = ["image_id,Male,Smiling"] if as_csv else [str(len(rows)), "Male Smiling"]
+    partition = ["image_id,partition"] if as_csv else []
+    attributes += [separator.join([name, *map(str, values)]) for name, (values, _) in listed.items()]
+    partition += [f"{name}{separator}{part}" for name, (_, part) in listed.items()]
+    (folder_of_tables / f"list_attr_celeba{suffix}").write_text("\n".join(attributes) + "\n")
+    (folder_of_tables / f"list_eval_partition{suffix}").write_text("\n".join(partition) + "\n")
+    split = ("train", "valid", "test")[wanted]
+    expected = {name: [value == 1 for value in values] for name, (values, part) in listed.items() if part == wanted}
+    if expected:
+        found = read_attributes("celeba", folder_of_tables, split)
+        assert dict(zip(found.index, found.to_numpy().tolist(), strict=True)) == expected
+    else:
+        with pytest.raises(ValueError, match=f"split '{split}' is empty"):
+            read_attributes("celeba", folder_of_tables, split)
+
+
+@pytest.fixture(scope="module")
+def folder_of_tables(tmp_path_factory):
+    return tmp_path_factory.mktemp("tables")

@@ -1,0 +1,190 @@
+"""What all commands make of bad data: one line that names it, or a list of what was left out."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from captum_region import DenseRegionClassifier, RegionGrid, save_classifier
+from captum_region.cli import app as captum_region
+from captum_region.datasets import make_faces
+from fairlearn_bridge.cli import app as fairlearn_bridge
+
+COUNT = 300
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images, one of them damaged, and a classifier of them."""
+    folder = tmp_path_factory.mktemp("own")
+    for number, image in enumerate(make_faces(COUNT, 16, random_state=0).images):
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{number}.png")
+    (folder / "broken.png").write_bytes(b"no image")
+    grid = RegionGrid.for_images(16)
+    save_classifier(DenseRegionClassifier(grid, 2, width=2, random_state=0), folder / "classifier")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def attributes():
+    """A table without gaps, with names that terminals, file systems and pages may stumble over."""
+    male, smiling = (np.arange(COUNT) // step % 2 for step in (1, 2))
+    return {
+        "image": [f"{number}.png" for number in range(COUNT)],
+        "Male": male,
+        "smiling/[/bold]": smiling,
+        "height [cm]": np.where(male, "<b>tall</b>", "$x_{"),
+    }
+
+
+@pytest.fixture
+def run(folder, tmp_path):
+    """Run a command on a table in this process; return what it said and its --out."""
+
+    def call(app, command, table, *options, check=0):
+        (folder / "table.csv").unlink(missing_ok=True)
+        pd.DataFrame(table).to_csv(folder / "table.csv", index=False)
+        words = [word.format(classifier=folder / "classifier") for word in command.split()]
+        cache = [] if words[0] == "inspect" else ["--cache", str(folder / "cache"), "--quiet"]
+        data = ["--data", "table", "--root", str(folder / "table.csv"), "--out", str(tmp_path / "out"), *cache]
+        done = CliRunner().invoke(app, [*words, *data, *options])
+        assert done.exit_code == check, (done.output, done.exception)
+        assert done.exception is None or isinstance(done.exception, SystemExit)
+        return done, tmp_path / "out"
+
+    return call
+
+
+TRAIN = (captum_region, "train --size 16 --epochs 1")
+ATTRIBUTE = (captum_region, "attribute {classifier}")
+CALIBRATE = (captum_region, "calibrate {classifier}")
+SMALL = "--size 16 --epochs 1 --region-epochs 1 --batch-size 8 --jobs 1 --others none --schemes general_mask"
+SMALL += " --test-per-cell 4 --train-size 24"
+RUN = (fairlearn_bridge, f"run {SMALL} --target Male")
+SWEEP = (fairlearn_bridge, f"sweep {SMALL} --target Male --seeds 1 --validation-per-cell 4 --quantile 0.5")
+COMPARE = (
+    captum_region,
+    "compare --masks mask --size 16 --limit 4 --epochs 1 --region-epochs 1 --retrain none --without XRAI",
+)
+INSPECT = (fairlearn_bridge, "inspect")
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "results"),
+    [
+        (TRAIN, ["--attribute", "smiling/[/bold]"], "training.json"),
+        (TRAIN, ["--attribute", "height [cm]"], "training.json"),
+        (ATTRIBUTE, ["--by", "height [cm]"], "maps.json"),
+        (CALIBRATE, ["--attribute", "Male"], "calibration.json"),
+        pytest.param(RUN, ["--confounder", "smiling/[/bold]"], "results.json", marks=pytest.mark.slow),
+        pytest.param(RUN, ["--confounder", "height [cm]=<b>tall</b>"], "results.json", marks=pytest.mark.slow),
+        pytest.param(SWEEP, ["--confounder", "smiling/[/bold]"], "sweep.json", marks=pytest.mark.slow),
+        pytest.param(COMPARE, ["--attribute", "smiling/[/bold]"], "comparison.json", marks=pytest.mark.slow),
+    ],
+)
+def test_what_was_left_out_is_listed(command, options, results, run, attributes):
+    table = {name: [*values, values[0]] for name, values in attributes.items()}
+    table["image"][-1] = "broken.png"
+    table["mask"] = ["0.png"] * len(table["image"])  # one for all
+    if results == "results.json" and "tall" in options[1]:
+        table["height [cm]"][:COUNT] = np.where(np.arange(COUNT) // 2 % 2, "<b>tall</b>", "$x_{")
+    done, out = run(*command, table, *options, check=2)
+    assert done.stderr.startswith("error: ")
+    assert "broken.png: the file is no image that Pillow knows" in done.stderr
+    assert "--skip-damaged" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (out / results).exists()
+    _, out = run(*command, table, *options, "--skip-damaged", "--force")
+    found = json.loads((out / results).read_text())["skipped"]
+    assert found == [{"image": "broken.png", "reason": "the file is no image that Pillow knows"}]
+    for page in out.glob("*.html"):
+        assert "<b>tall" not in page.read_text()
+
+
+def test_names_that_inspect_left_out_are_listed(tmp_path):
+    for name in (*(f"{age}_{age % 2}_{age % 5}_1.jpg" for age in range(20, 60)), "39_1_2017.jpg"):
+        (tmp_path / name).touch()
+    command = [
+        "inspect",
+        "--data",
+        "utkface",
+        "--root",
+        str(tmp_path),
+        "--target",
+        "Male",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    refused = CliRunner().invoke(fairlearn_bridge, command)
+    assert refused.exit_code == 2
+    assert "39_1_2017.jpg: the file name is not" in refused.stderr
+    done = CliRunner().invoke(fairlearn_bridge, [*command, "--skip-damaged"])
+    assert done.exit_code == 0, done.output
+    (skipped,) = json.loads((tmp_path / "out" / "inspect.json").read_text())["skipped"]
+    assert skipped["image"] == "39_1_2017.jpg"
+
+
+def test_names_in_brackets_stay_in_the_terminal(run, attributes):
+    done, _ = run(*INSPECT, attributes, "--target", "Male")
+    assert "height [cm]" in done.stdout
+    assert "smiling/[/bold]" in done.stdout
+
+
+def without_a_value(values):
+    return [None, *values[1:]]
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "change", "words"),
+    [
+        (TRAIN, ["--attribute", "Male"], {"Male": [1] * COUNT}, "--attribute Male must take at least two values"),
+        (CALIBRATE, ["--attribute", "Male"], {"Male": [1] * COUNT}, "--attribute Male must take at least two values"),
+        (INSPECT, ["--target", "Male"], {"Male": [1] * COUNT}, "target must take at least two values, it takes [1]"),
+        (TRAIN, ["--attribute", "Male"], {"Male": range(COUNT)}, "unknown labels: ["),
+        (TRAIN, ["--attribute", "Male"], {"Male": without_a_value([1] * COUNT)}, "the first is 0.png"),
+        (TRAIN, ["--attribute", "x=a"], {"x": without_a_value(["a", "b"] * (COUNT // 2))}, "'x' is missing for 1 of"),
+        (ATTRIBUTE, ["--by", "x=a"], {"x": without_a_value(["a", "b"] * (COUNT // 2))}, "the first is 0.png"),
+        (RUN, ["--confounder", "x"], {"x": without_a_value([0, 1] * (COUNT // 2))}, "the first is 0.png"),
+        (
+            RUN,
+            ["--confounder", "x=a"],
+            {"x": without_a_value(["a", "b"] * (COUNT // 2))},
+            "'x' is missing for 1 of 300",
+        ),
+        (SWEEP, ["--confounder", "x"], {"x": [0] * COUNT}, "test_per_cell asks for 4 images with target="),
+    ],
+)
+def test_attributes_of_one_value_or_with_gaps(command, options, change, words, run, attributes):
+    done, out = run(*command, attributes | change, *options, check=2)
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(out.glob("*.*"))
+
+
+def test_gaps_where_no_attribute_is_used_do_no_harm(run, attributes):
+    table = attributes | {"x": without_a_value(["a", "b"] * (COUNT // 2))}
+    _, out = run(*TRAIN, table, "--attribute", "Male")
+    assert json.loads((out / "training.json").read_text())["images"] == 240
+    _, out = run(*INSPECT, table, "--target", "x=a", "--force")
+    assert json.loads((out / "inspect.json").read_text())["target_missing"] == 1
+
+
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("command", [TRAIN, CALIBRATE])
+def test_no_image_and_one_alone(command, count, run, attributes):
+    table = {name: values[:count] for name, values in attributes.items()}
+    done, _ = run(*command, table, "--attribute", "Male", check=2)
+    assert ("lists no image", "a fifth of the images is kept apart, but there is one alone")[count] in done.stderr
+
+
+@pytest.mark.parametrize("name", ["classifier.json", "weights.safetensors"])
+def test_a_damaged_checkpoint_is_one_line(name, folder, run, attributes, tmp_path):
+    classifier = DenseRegionClassifier(RegionGrid.for_images(16), 2, width=2, random_state=0)
+    save_classifier(classifier, tmp_path / "saved")
+    (tmp_path / "saved" / name).write_bytes((tmp_path / "saved" / name).read_bytes()[:-9])
+    done, _ = run(captum_region, f"attribute {tmp_path / 'saved'}", attributes, check=2)
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert str(tmp_path / "saved") in done.stderr

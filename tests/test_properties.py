@@ -1,0 +1,26 @@
+"""The property tests again, with thousands of cases each."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_ten_thousand_cases():
+    files = [f"captum_region/{name}" for name in ("test_grid.py", "test_confidence.py", "datasets/test_readers.py")]
+    files += [f"fairlearn_bridge/{name}" for name in ("test_noise.py", "test_protocol.py")]
+    options = ["-m", "hypothesis", "--hypothesis-profile", "thorough", "--hypothesis-show-statistics"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, *(f"tests/{name}" for name in files)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert sum(map(int, re.findall(r"(\d+) passing", done.stdout))) >= 10_000, done.stdout
