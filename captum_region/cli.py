@@ -400,6 +400,9 @@ def attribute(
     cache: Cache = None,
     skip_damaged: SkipDamaged = False,
     force: Force = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing: compute some of the maps in --out again and compare.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -416,7 +419,7 @@ def attribute(
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    from captum_region import RegionAttribution, attribute_dataset
+    from captum_region import RegionAttribution, RegionMaps, attribute_dataset
     from captum_region.distributed import Processes, launched
     from captum_region.files import replacing
     from captum_region.plotting import STYLE, plot_maps
@@ -424,12 +427,16 @@ def attribute(
     with told_in_one_line(debug, resumes=out / "maps.json"), launched(device) as accelerator:
         processes = Processes(accelerator)
         quiet = quiet or not processes.is_main
-        processes.from_main(lambda: check_out(out, force))
+        processes.from_main(lambda: check_out(out, force or check))
         with processes.main_first():
             loaded, images = read_both(classifier, data, root, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
         images = images if limit is None else images.subset(slice(limit))
         labels = None if by is None else images.labels(by)
         attribution = RegionAttribution(loaded.to(device), confidence)
+        if check:
+            RegionMaps(out).check(attribution, images, batch_size=batch_size)
+            typer.echo(f"{out} holds the maps of these images: those of the first and the last batch come out again")
+            return
         maps = attribute_dataset(
             attribution,
             images,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_region.batches import batches, check_images, fingerprint
+from captum_region.batches import batches, check_images, fingerprint, take
 from captum_region.checkpoint import classifier_digest
 from captum_region.classifiers import RegionClassifier
 from captum_region.datasets.images import AttributeImages
@@ -149,6 +149,39 @@ class RegionMaps:
             for name, total, count in zip(names.tolist(), totals, counts, strict=True)
         }
 
+    def check(self, attribution: RegionAttribution, images: ImageSource, *, batch_size: int = 16) -> None:
+        """Compute the first and the last batch again and compare them with what is stored.
+
+        Parameters
+        ----------
+        attribution, images, batch_size
+            As given to `attribute_dataset`.
+
+        Raises
+        ------
+        ValueError
+            If these are maps of another classifier, other images or another confidence, or a map is off by more than
+            0.002, four steps of float16 near 1.
+        """
+        images = check_images(images, image_size=self.grid.image_size)
+        found = {
+            "classifier": classifier_digest(attribution.forward_func),
+            "data": fingerprint(images),
+            "confidence": _name(attribution.confidence),
+        }
+        _refuse_differences(self.folder, self.description, found)
+        computing = autocast(attribution.forward_func.device, self.description["mixed_precision"])
+        for start in {0, max(0, (len(self) - 1) // batch_size * batch_size)}:
+            part = slice(start, start + batch_size)
+            with computing:
+                maps = attribution.region_map(take(images, part), self.description["target"], batch_size=batch_size)
+            off = np.abs(maps.cpu().numpy() - self.maps[part])
+            if off.size and not off.max() < 0.002:
+                number = start + int(off.max((1, 2)).argmax())
+                raise ValueError(
+                    f"{self.folder} holds another map of image {number}: it is off by up to {off.max():.3g}"
+                )
+
     def pixels(self, index: int | slice | ArrayLike) -> Tensor:
         """Return the pixel maps of the images at `index`: height x width for an int, else N x height x width."""
         # A copy: torch warns of read-only memory, which a memory map is.
@@ -260,11 +293,7 @@ def _claim(folder: Path, description: dict[str, Any]) -> int:
             raise ValueError(f"{path} was not written by attribute_dataset; name another folder") from None
         _write_description(folder, description)
         found = description
-    for key, words in _DIFFERENCES.items():
-        if found[key] != description[key]:
-            raise ValueError(
-                f"{folder} holds maps of {words}: {key} {found[key]}, this is {description[key]}; name another folder"
-            )
+    _refuse_differences(folder, found, description)
     if not path.exists():
         # Only the header: the maps follow batch by batch, so that a full disk is an error and not a crash.
         with replacing(path) as beside, beside.open("wb") as file:
@@ -276,6 +305,13 @@ def _claim(folder: Path, description: dict[str, Any]) -> int:
 def _write_header(file: IO[bytes], description: dict[str, Any]) -> None:
     shape = (description["images"], *_grid_of(description).shape)
     np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+
+
+def _refuse_differences(folder: Path, kept: dict[str, Any], now: dict[str, Any]) -> None:
+    for key in now.keys() & _DIFFERENCES:
+        if kept[key] != now[key]:
+            words = f"{_DIFFERENCES[key]}: {key} {kept[key]}, this is {now[key]}"
+            raise ValueError(f"{folder} holds maps of {words}; name another folder")
 
 
 def _write_maps(

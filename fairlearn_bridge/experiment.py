@@ -256,6 +256,7 @@ def _run(
     with replacing(out / "maps.npz") as path:
         np.savez_compressed(path, allow_pickle=False, **pictures, **confident_pictures)
     results = _results(config, data, training, calibration, table, predictions, trainings) | {
+        "mean_map": maps.double().mean(0).float().tolist(),
         "title": title,
         "confident": confident,
         **how_it_was_run(config, seconds),
@@ -364,6 +365,7 @@ def _results(
             "history": training.history.to_dict("records"),
             "mean_region_accuracy": float(training.region_accuracy.mean()),  # type: ignore[union-attr]
             "best_region_accuracy": float(training.region_accuracy.max()),  # type: ignore[union-attr]
+            "region_accuracy": training.region_accuracy.tolist(),  # type: ignore[union-attr]
             "calibration": asdict(calibration) | {"bins": calibration.bins.to_dict("records")},
         },
         "table": flat_table(table).to_dict("records"),

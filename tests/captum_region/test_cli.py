@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from captum_region import RegionMaps, load_classifier
 from captum_region.cli import app
@@ -49,7 +50,7 @@ def test_train_on_one_value_within_a_target(source, tmp_path, command, documente
 
 @pytest.mark.slow
 def test_attribute_writes_a_store_and_goes_on_with_one_that_was_stopped(
-    source, trained, tmp_path, command, interrupted, documented, listed
+    source, trained, tmp_path, command, interrupted, refused, documented, listed
 ):
     classifier, done = trained
     assert "region classifier: 100%" in done.stderr
@@ -75,13 +76,16 @@ def test_attribute_writes_a_store_and_goes_on_with_one_that_was_stopped(
     )
     assert told.startswith(f"stopped: {stopped / 'maps.json'} keeps what was done")
     assert 0 < json.loads((stopped / "maps.json").read_text())["done"] < 300
-    refused = command("captum_region", "attribute", *options, "--quiet", check=2)
-    assert "holds files already" in refused.stderr
+    assert "holds files already" in refused(app, "attribute", *options, "--quiet")
+    assert "goes on from there" in refused(app, "attribute", *options, "--quiet", "--check")
     command("captum_region", "attribute", *options, "--force")
     assert store.read_bytes() == whole
-    refused = command("captum_region", "attribute", *options, "--confidence", "margin", "--force", check=2)
-    assert "holds maps of another confidence" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    assert "another confidence" in refused(app, "attribute", *options, "--confidence", "margin", "--force", "--quiet")
+    before = store.stat()
+    checked = CliRunner().invoke(app, list(map(str, ["attribute", *options, "--check", "--quiet"])))
+    assert checked.exit_code == 0
+    assert "come out again" in checked.stdout
+    assert store.stat().st_mtime_ns == before.st_mtime_ns
 
 
 @pytest.mark.slow

@@ -264,6 +264,23 @@ def test_killed_at_twenty_random_moments_it_leaves_the_same_bytes(tmp_path, kill
             assert (folder / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_check_computes_some_again(attribution, images, tmp_path):
+    maps = attribute_dataset(attribution, images, tmp_path)
+    maps.check(attribution, images)
+    maps.check(attribution, images, batch_size=7)
+    with pytest.raises(ValueError, match="holds maps of another classifier"):
+        maps.check(RegionAttribution(make_classifier(1)), images)
+    with pytest.raises(ValueError, match="holds maps of other images"):
+        maps.check(attribution, images[::-1].copy())
+    stored = np.load(tmp_path / "maps.npy", mmap_mode="r+")
+    stored[49, 2, 2] += 0.1
+    stored.flush()
+    with pytest.raises(ValueError, match=r"another map of image 49: it is off by up to 0\.1"):
+        RegionMaps(tmp_path).check(attribution, images)
+    empty = attribute_dataset(attribution, images[:0], tmp_path / "empty")
+    empty.check(attribution, images[:0])
+
+
 def test_the_digest_tells_weights_grids_and_kinds_apart(tmp_path):
     classifier = make_classifier()
     save_classifier(classifier, tmp_path / "classifier")
