@@ -307,8 +307,10 @@ def train(
         fit_region_classifier,
         save_classifier,
     )
+    from captum_region.batches import fingerprint
     from captum_region.distributed import Processes, launched
     from captum_region.files import replacing
+    from captum_region.provenance import provenance
 
     states = out / CHECKPOINTS
     with (
@@ -363,7 +365,8 @@ def train(
             "mean_region_accuracy": None if accuracy is None else float(accuracy.mean()),
             "best_region_accuracy": None if accuracy is None else float(accuracy.max()),
         }
-        text = json.dumps(result, indent=1)
+        made = {"seed": seed, "data": fingerprint(images.images), **provenance()}
+        text = json.dumps(result | made, indent=1)
         with replacing(out / "training.json") as path:
             path.write_text(text + "\n")
         shutil.rmtree(states)
@@ -505,9 +508,11 @@ def calibrate(
     from sklearn.model_selection import train_test_split
 
     from captum_region import save_classifier
+    from captum_region.batches import fingerprint
     from captum_region.calibration import balanced_subset, fit_temperature, measure_calibration
     from captum_region.files import replacing
     from captum_region.plotting import STYLE, plot_reliability
+    from captum_region.provenance import provenance
 
     with told_in_one_line(debug):
         check_out(out, force)
@@ -549,7 +554,8 @@ def calibrate(
             figure.savefig(path, dpi=150)
         with replacing(out / "reliability.csv") as path:
             found[next(reversed(found))].bins.to_csv(path, index=False)
-        text = json.dumps(result, indent=1)
+        made = {"seed": seed, "data": fingerprint(images.images), **provenance()}
+        text = json.dumps(result | made, indent=1)
         with replacing(out / "calibration.json") as path:
             path.write_text(text + "\n")
         if as_json:

@@ -16,6 +16,7 @@ from captum_region.files import CHECKPOINTS, locked, plain_name, replacing
 from fairlearn_bridge.arms import build_arms, is_automatic
 from fairlearn_bridge.comparison import Samples, alignment, measure, summarize
 from fairlearn_bridge.experiment import (
+    fingerprints,
     fit_arms,
     flat_table,
     how_it_was_run,
@@ -188,13 +189,16 @@ def _run(
         "confounders": [config.confounder for config in configs],
         "quantiles": quantiles,
         "skipped": list(skipped),
+        "data": {},
         "seconds": {},
     }
     for config in configs:
         if not quiet:
             print(f"{config.confounder}:", file=sys.stderr)
         seconds: dict[str, float] = {}
-        found = _sweep_one(config, data(config), quantiles, out / CHECKPOINTS, seconds, quiet)
+        images = data(config)
+        run["data"][config.confounder] = fingerprints(images)
+        found = _sweep_one(config, images, quantiles, out / CHECKPOINTS, seconds, quiet)
         for name in ("table", "validation", "trainings"):
             part = getattr(found, name)
             part.insert(0, "confounder", config.confounder)

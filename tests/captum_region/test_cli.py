@@ -1,10 +1,12 @@
 """The command captum-region as a user runs it: real subprocesses on small data."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -42,6 +44,11 @@ def test_train_on_one_value_within_a_target(source, tmp_path, command, documente
     done = command("captum_region", "train", *source, *options, "--out", out)
     assert done.stderr == ""
     assert done.stdout == (out / "training.json").read_text()
+    result = json.loads(done.stdout)
+    assert result["versions"]["torch"] == torch.__version__
+    assert result["seed"] == 0
+    assert re.fullmatch("[0-9a-f]{32}", result["data"])
+    assert result["git"] is None or re.fullmatch("[0-9a-f]{40}(-dirty)?", result["git"])
     assert json.loads(done.stdout)["images"] == 240  # a fifth is kept apart
     assert listed(out) == documented("train")
     loaded = load_classifier(out / "classifier")
