@@ -23,7 +23,7 @@ demo: $(VENV)/installed
 
 # One thread each: torch's own threads collapse when several processes share the cores.
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 docs: $(VENV)/installed
 	$(BIN)/python -m sphinx -W docs docs/_build/html

@@ -24,7 +24,7 @@ study = study_attribute(
     "Blond_Hair",
     limit=12,
     epochs=15,
-    region_epochs=40,
+    region_epochs=20,
     without=["KernelShap", "XRAI"],  # they take their time, and an extra: pip install 'captum-region[comparison]'
     retrain="none",
 )
@@ -46,7 +46,7 @@ figure.savefig("saliency.png", bbox_inches="tight")
 # model uses. The region map is of the data, where either cue would do. On so few small faces it finds the hat and
 # hardly the mouth; on 2,000 of 48 px it shows both: areas under the ROC of 0.98 and 0.76
 # (`python -m captum_region.comparison.cues --seeds 1`).
-cues = study_cues(size=32, images=800, epochs=15, region_epochs=40)
+cues = study_cues(size=32, images=800, epochs=15, region_epochs=20)
 print(cues.table.round(2).to_string(index=False))
 
 # %%

@@ -189,7 +189,7 @@ def documented():
 @pytest.fixture(scope="session")
 def states():
     """Return the files in which a run keeps the states and results of its trainings."""
-    return lambda out: list((out / "checkpoints").glob("*.safetensors"))
+    return lambda out: list((out / "checkpoints").glob("[!.]*.safetensors"))
 
 
 @pytest.fixture(scope="session")

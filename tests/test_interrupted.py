@@ -31,7 +31,7 @@ from fairlearn_bridge.sweep import run_sweep
 
 sizes = {"train_size": 120, "test_per_cell": 15, "validation_per_cell": 6, "batch_size": 32}
 config = ExperimentConfig(
-    "Male", "Blond_Hair", schemes=("general_mask",), others=("jtt",), epochs=3, region_epochs=2, **sizes
+    "Male", "Blond_Hair", schemes=("general_mask",), others=("jtt",), epochs=2, region_epochs=2, **sizes
 )
 
 def work(out):
