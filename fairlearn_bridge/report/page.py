@@ -106,7 +106,8 @@ def page_content(run: Run) -> dict[str, Any]:
         "region_accuracy": {name: number(value) for name, value in accuracies.items() if value is not None},
         "counts": _count_rows(run),
         "cells": [run.cell_name(*cell) for cell in _cells()],
-        "versions": results["versions"],
+        # Runs of a package that was installed, and older ones, know no commit.
+        "versions": results["versions"] | ({"commit": results["git"]} if results.get("git") else {}),
         "config": {name: shown(value) for name, value in results["config"].items()},
         "seeds": shown(results["random_states"]),
         "seconds": {name: _duration(value) for name, value in results["seconds"].items()},
