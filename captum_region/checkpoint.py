@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
@@ -60,6 +60,8 @@ def save_classifier(classifier: RegionClassifier, folder: str | os.PathLike[str]
         If `classifier` is none of the two kinds.
     FileExistsError
         If the folder is there and holds something else.
+    OSError
+        If it cannot be written.
     """
     if type(classifier) not in KINDS.values():
         raise TypeError(f"classifier must be one of {sorted(KINDS)}, got {type(classifier).__name__}")
@@ -73,7 +75,10 @@ def save_classifier(classifier: RegionClassifier, folder: str | os.PathLike[str]
         whole = Path(beside) / "new"
         whole.mkdir()
         (whole / "classifier.json").write_text(json.dumps(description, indent=2) + "\n")
-        save_model(classifier, str(whole / "weights.safetensors"))
+        try:
+            save_model(classifier, str(whole / "weights.safetensors"))
+        except SafetensorError as error:  # such as a full disk
+            raise OSError(f"{folder} cannot be written: {error}") from error
         if folder.exists():
             shutil.move(folder, Path(beside) / "old")
         whole.rename(folder)

@@ -13,6 +13,7 @@ from safetensors.torch import save
 from torch import nn
 
 from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionGrid, load_classifier, save_classifier
+from captum_region.checkpoint import classifier_digest
 
 GRID = RegionGrid((16, 20), 8, 4)
 NAN = math.nan
@@ -245,3 +246,24 @@ def test_damage_and_absence(tmp_path):
         load_classifier(folder)
     with pytest.raises(TypeError, match="classifier must be one of"):
         save_classifier(nn.Linear(2, 2), folder)
+
+
+def test_a_full_disk_is_told_and_what_was_there_stays_whole(tmp_path):
+    script = """
+import resource, sys
+from captum_region import DenseRegionClassifier, RegionGrid, save_classifier
+
+first, second = (DenseRegionClassifier(RegionGrid(16, 8, 4), 2, width=4, random_state=seed) for seed in (0, 1))
+save_classifier(first, sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+try:
+    save_classifier(second, sys.argv[1])
+except OSError as error:
+    print(error)
+"""
+    folder = tmp_path / "classifier"
+    done = subprocess.run([sys.executable, "-c", script, folder], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith(f"{folder} cannot be written: "), done.stderr
+    whole = DenseRegionClassifier(RegionGrid(16, 8, 4), 2, width=4, random_state=0)
+    assert classifier_digest(load_classifier(folder)) == classifier_digest(whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["classifier"]
