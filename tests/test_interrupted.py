@@ -7,6 +7,8 @@ import sys
 import pandas as pd
 import pytest
 
+import captum_region.cli
+import fairlearn_bridge.cli
 from captum_region.files import locked
 
 TARGET_CLASSIFIER = """
@@ -62,25 +64,28 @@ def test_a_sweep_killed_at_twenty_random_moments_ends_with_the_same(tmp_path, ki
         assert all(name.endswith(".safetensors") for name in kept)
 
 
-TRAIN = ["train", "--data", "faces", "--attribute", "Eyeglasses", "--size", 16, "--epochs", 1, "--quiet"]
+TRAIN = ["train", "--data", "faces", "--attribute", "Eyeglasses", "--size", 16, "--epochs", 1]
 
 
-def test_a_folder_in_use_is_told(command, tmp_path):
+def test_a_folder_in_use_is_told(refused, tmp_path):
     with locked(tmp_path / "out"):
-        for module, arguments in (
-            ("captum_region", TRAIN),
-            ("captum_region", ["compare", "--data", "faces", "--attribute", "Smiling", "--images", 40, "--quiet"]),
-            ("fairlearn_bridge", ["demo", "--size", 16, "--train-size", 100, "--test-per-cell", 5, "--quiet"]),
+        for app, arguments in (
+            (captum_region.cli.app, TRAIN),
+            (
+                captum_region.cli.app,
+                ["compare", "--data", "faces", "--attribute", "Smiling", "--images", 40],
+            ),
+            (fairlearn_bridge.cli.app, ["demo", "--size", 16, "--train-size", 100, "--test-per-cell", 5]),
         ):
-            done = command(module, *arguments, "--out", tmp_path / "out", check=2)
-            assert done.stderr == f"error: {tmp_path / 'out'} is being written by another process\n"
+            told = refused(app, *arguments, "--quiet", "--out", tmp_path / "out")
+            assert told == f"error: {tmp_path / 'out'} is being written by another process"
     assert [path.name for path in (tmp_path / "out").iterdir()] in ([], [".lock"])
 
 
 @pytest.mark.slow
 def test_a_full_disk_is_told_and_the_run_goes_on_where_there_is_room(command, tmp_path, listed):
     out = tmp_path / "out"
-    arguments = [sys.executable, "-m", "captum_region", *map(str, TRAIN), "--out", str(out), "--force"]
+    arguments = [sys.executable, "-m", "captum_region", *map(str, TRAIN), "--quiet", "--out", str(out), "--force"]
 
     def no_file_beyond(count):
         return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (count, count))

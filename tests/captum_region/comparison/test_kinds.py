@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid
+from captum_region import (
+    DenseRegionClassifier,
+    RegionAttribution,
+    RegionGrid,
+    fit_region_classifier,
+    save_classifier,
+)
 from captum_region.calibration import measure_calibration
 from captum_region.comparison.kinds import measure_classifier
 from captum_region.comparison.localisation import pixel_auc, rank_accuracy
@@ -31,9 +37,11 @@ def test_measures_of_a_classifier():
 
 @pytest.mark.slow
 def test_the_command(tmp_path, command):
+    faces = make_faces(200, 24, random_state=0)
     for seed in (0, 1):
-        options = ["--data", "faces", "--attribute", "Eyeglasses", "--size", "24", "--epochs", "1", "--seed", seed]
-        command("captum_region", "train", *options, "--out", tmp_path / f"{seed}", "--quiet")
+        classifier = DenseRegionClassifier(RegionGrid.for_images(24), 2, random_state=seed)
+        fit_region_classifier(classifier, faces, "Eyeglasses", epochs=1, random_state=seed)
+        save_classifier(classifier, tmp_path / f"{seed}")
     out = tmp_path / "kinds.json"
     options = ["--data", "faces", "--attribute", "Eyeglasses", "--limit", "60", "--quiet", "--out", out]
     done = command("captum_region.comparison.kinds", tmp_path / "0", tmp_path / "1", *options)

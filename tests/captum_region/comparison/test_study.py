@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupShuffleSplit
 
+from captum_region.cli import app
 from captum_region.comparison.cues import CUES, study_cues
 from captum_region.comparison.methods import floors
 from captum_region.comparison.results import StudyResults
@@ -130,17 +131,18 @@ def test_the_command(command, interrupted, states, documented, listed, tmp_path)
     assert done.stderr.count("saliency: 100%") == 1  # the first seed was done before
     assert {name.replace("Smiling", "ATTRIBUTE") for name in listed(out)} == documented("compare")
     assert [study["images"] for study in json.loads((out / "comparison.json").read_text())["studies"]] == [3, 3]
-    refused = command(
-        "captum_region", "compare", "--data", "celeba", "--attribute", "Smiling", "--out", tmp_path / "b", check=2
-    )
-    assert refused.stderr.startswith("error: --data must be faces")
-    command_line = ["--data", "faces", "--attribute", "Smiling", "--without", "MultiScaleRegionAttribution"]
-    refused = command("captum_region", "compare", *command_line, "--out", tmp_path / "b", check=2)
-    assert "which the others are compared with" in refused.stderr
+
+
+def test_what_cannot_be_compared_is_refused(refused, tmp_path):
+    options = ["--attribute", "Smiling", "--out", tmp_path / "out"]
+    assert refused(app, "compare", "--data", "celeba", *options).startswith("error: --data must be faces")
+    line = refused(app, "compare", "--data", "faces", "--without", "MultiScaleRegionAttribution", *options)
+    assert "which the others are compared with" in line
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_the_command_with_masks_of_ones_own(command, tmp_path):
+def test_the_command_with_masks_of_ones_own(command, refused, tmp_path):
     faces = make_faces(50, 20, random_state=3)
     masks = faces.truth("Wearing_Hat")
     rows = []
@@ -161,7 +163,5 @@ def test_the_command_with_masks_of_ones_own(command, tmp_path):
     centre = floors(0)["centre"](torch.zeros(1, 3, 20, 20), torch.tensor([1]))
     expected = roc_auc_score(masks[first].ravel(), centre.ravel())
     assert scores.loc[("centre", 0), "pixel_auc"] == pytest.approx(expected)
-    done = command(
-        "captum_region", "compare", "--data", "table", "--masks", "hut", "--out", tmp_path / "b", *options, check=2
-    )
-    assert "--masks must be a column" in done.stderr
+    line = refused(app, "compare", "--data", "table", "--masks", "hut", "--out", tmp_path / "b", *options)
+    assert "--masks must be a column" in line
