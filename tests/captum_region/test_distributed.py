@@ -97,6 +97,8 @@ if __name__ == "__main__":
         attribute_dataset(attribution, IMAGES, out / "begun by one", accelerator=accelerator)
     except ValueError as error:
         (out / f"refused {rank}").write_text(str(error))
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
 """
 
 

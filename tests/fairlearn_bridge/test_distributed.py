@@ -52,7 +52,10 @@ def work(**options):
     )
     classifier.fit(X, y, sample_weight=np.arange(64) % 3)
     losses = {name: list(map(float, classifier.history_[:, name])) for name in ("train_loss", "valid_loss")}
-    return accelerator.process_index, losses | {"probability": classifier.predict_proba(X[:37])[:, 1].tolist()}
+    found = losses | {"probability": classifier.predict_proba(X[:37])[:, 1].tolist()}
+    accelerator.wait_for_everyone()
+    accelerator.end_training()  # or a process that is torn down while another still talks to it may abort
+    return accelerator.process_index, found
 
 
 if __name__ == "__main__":
