@@ -13,8 +13,9 @@ import pandas as pd
 from sklearn.base import clone
 
 from captum_region import RegionAttribution, load_classifier
+from captum_region.files import read_json
 from fairlearn_bridge.arms import build_arms
-from fairlearn_bridge.experiment import fingerprints, samples_of
+from fairlearn_bridge.experiment import FORMAT, fingerprints, samples_of
 
 if TYPE_CHECKING:
     import os
@@ -49,7 +50,7 @@ def check_experiment(config: ExperimentConfig, data: ExperimentData, out: str | 
         If `out` holds no complete run.
     """
     out = Path(out)
-    results = json.loads((out / "results.json").read_text())
+    results = read_json(out / "results.json", FORMAT)
     rows: list[dict[str, Any]] = []
 
     def compare(what: str, then: Any, now: Any) -> None:
@@ -62,7 +63,7 @@ def check_experiment(config: ExperimentConfig, data: ExperimentData, out: str | 
         if name not in ("device", "n_jobs"):
             compare(f"setting {name}", then, now.get(name))
     for name, value in fingerprints(data).items():
-        compare(f"{name} images", results["data"].get(name), value)
+        compare(f"{name} images", results.get("data", {}).get(name), value)
     classifier = load_classifier(out / "region_classifier").to(config.device)
     with np.load(out / "maps.npz") as pictures:
         images, then = pictures["example_images"], pictures["example_maps"]

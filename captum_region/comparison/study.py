@@ -228,7 +228,7 @@ def study_attribute(
         seed,
         lambda: (
             (train, labels, test.images, asked, masks, list(map(classifier_digest, region_classifiers))),
-            (kept, again, epochs, region_epochs, quantile, retrain_epochs),
+            (kept, again, epochs, region_epochs, quantile, retrain_epochs, seed),
         ),
     )
     if (found := snapshots.load()) is not None:
