@@ -10,6 +10,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupShuffleSplit
 
+from captum_region import DenseRegionClassifier, RegionGrid
 from captum_region.cli import app
 from captum_region.comparison.cues import CUES, study_cues
 from captum_region.comparison.methods import floors
@@ -131,6 +132,19 @@ def test_the_command(command, interrupted, states, documented, listed, tmp_path)
     assert done.stderr.count("saliency: 100%") == 1  # the first seed was done before
     assert {name.replace("Smiling", "ATTRIBUTE") for name in listed(out)} == documented("compare")
     assert [study["images"] for study in json.loads((out / "comparison.json").read_text())["studies"]] == [3, 3]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # maps of an untrained classifier are flat
+def test_a_kept_study_is_read_and_that_of_another_seed_is_not(tmp_path):
+    train, test = make_faces(40, 16, random_state=0), make_faces(20, 16, random_state=1)
+    given = [DenseRegionClassifier(RegionGrid.for_images(16), 2, random_state=0).eval()]
+    without = ["XRAI", "KernelShap", "Occlusion", "GradientShap", "IntegratedGradients"]
+    options = {"region_classifiers": given, "limit": 2, "epochs": 1, "without": without, "retrain": "none"}
+    options |= {"checkpoint_dir": tmp_path}
+    first, again, other = (study_attribute(train, test, "Smiling", seed=seed, **options) for seed in (0, 0, 1))
+    pd.testing.assert_frame_equal(first.comparison.scores, again.comparison.scores)
+    assert again.comparison.seconds == first.comparison.seconds  # read: measured anew they would differ
+    assert not other.comparison.maps["random"].equal(first.comparison.maps["random"])
 
 
 def test_what_cannot_be_compared_is_refused(refused, tmp_path):
