@@ -438,7 +438,9 @@ def attribute(
         attribution = RegionAttribution(loaded.to(device), confidence)
         if check:
             RegionMaps(out).check(attribution, images, batch_size=batch_size)
-            typer.echo(f"{out} holds the maps of these images: those of the first and the last batch come out again")
+            told = f"{out} holds the maps of these images: those of the first and the last batch come out again"
+            if processes.is_main:
+                typer.echo(json.dumps({"equal": True}) if as_json else told)
             return
         maps = attribute_dataset(
             attribution,
