@@ -186,12 +186,7 @@ def fit_region_classifier(
     names, target = _encode(classifier, labels, len(images))
     probability = _draw_probability(labels, within, sample_weight, len(images))
     if validation is not None:
-        valid_images, valid_labels, _ = _with_labels(*validation, None, name="validation images", image_size=size)
-        valid_labels = np.asarray(valid_labels)
-        unknown = set(valid_labels.tolist()) - set(names.tolist())
-        if unknown or len(valid_labels) != len(valid_images):
-            raise ValueError(f"validation must have a known label an image; unknown labels: {sorted(unknown)}")
-        valid_target = np.searchsorted(names, valid_labels)
+        valid_images, valid_target = _check_validation(*validation, names=names, image_size=size)
     recipe = _with_overrides(classifier.recipe, batch_size, positions_per_image, lr, weight_decay)
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
@@ -268,19 +263,15 @@ def fit_region_classifier(
                 )
                 if not processes.is_main:  # dropout of its own, and the same where a training goes on
                     torch.manual_seed(draw_seed(np.random.default_rng((seed, processes.rank, row["epoch"], done))))
-                with autocast(classifier.device, mixed_precision):
-                    logits = classifier(patches, region)
-                    # The last batch may have no image for this process, which takes part with a loss of 0.
-                    mean = (
-                        F.cross_entropy(logits, expected, label_smoothing=label_smoothing)
-                        if len(logits)
-                        else logits.sum()
-                    )
-                    loss = mean * (len(index[processes.share]) / len(index))
                 optimizer.zero_grad()
-                loss.backward()
-                processes.sum_gradients(classifier)
-                value = processes.sum(loss.detach()).item()
+                value = _backward(
+                    classifier,
+                    (patches, region, expected),
+                    weight=len(index[processes.share]) / len(index),
+                    label_smoothing=label_smoothing,
+                    mixed_precision=mixed_precision,
+                    processes=processes,
+                )
                 if not math.isfinite(value):
                     raise FloatingPointError(f"the loss became {value} in epoch {row['epoch']}; try a lower lr")
                 optimizer.step()
@@ -385,6 +376,18 @@ def _encode(classifier: RegionClassifier, labels: ArrayLike, count: int) -> tupl
     return names, torch.from_numpy(target)
 
 
+def _check_validation(
+    images: ImageSource, labels: ArrayLike | None, *, names: NDArray[Any], image_size: tuple[int, int]
+) -> tuple[ImageData, NDArray[np.intp]]:
+    """Return the images and their class numbers."""
+    images, labels, _ = _with_labels(images, labels, None, name="validation images", image_size=image_size)
+    values = np.asarray(labels)
+    unknown = set(values.tolist()) - set(names.tolist())
+    if unknown or len(values) != len(images):
+        raise ValueError(f"validation must have a known label an image; unknown labels: {sorted(unknown)}")
+    return images, np.searchsorted(names, values)
+
+
 def _draw_probability(
     labels: ArrayLike, within: ArrayLike | None, weight: str | ArrayLike | None, count: int
 ) -> Tensor:
@@ -452,6 +455,27 @@ def _random_patches(
     patches = grid.extract(take(images, index.numpy()).to(classifier.device), region).flatten(0, 1)
     expected = target[index].repeat_interleave(positions).to(classifier.device)
     return patches, region.flatten(), expected
+
+
+def _backward(
+    classifier: RegionClassifier,
+    batch: tuple[Tensor, Tensor, Tensor],
+    *,
+    weight: float,
+    label_smoothing: float,
+    mixed_precision: str,
+    processes: Processes,
+) -> float:
+    """Add the gradients of the loss over all processes' patches, of which these count by `weight`, and return it."""
+    patches, region, expected = batch
+    with autocast(classifier.device, mixed_precision):
+        logits = classifier(patches, region)
+        # The last batch may have no image for this process, which takes part with a loss of 0.
+        mean = F.cross_entropy(logits, expected, label_smoothing=label_smoothing) if len(logits) else logits.sum()
+        loss = mean * weight
+    loss.backward()
+    processes.sum_gradients(classifier)
+    return processes.sum(loss.detach()).item()
 
 
 def _random_region_accuracy(
