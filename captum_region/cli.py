@@ -279,6 +279,7 @@ def train(
     size: Size = 64,
     patch_size: Annotated[int | None, typer.Option(help="Side of a region; a quarter of the image by default.")] = None,
     stride: Annotated[int | None, typer.Option(help="Step between regions; 1/64 of the image by default.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Train on at most so many images, the first.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the images; the kind's recipe by default.")] = None,
     seed: Seed = 0,
     device: LaunchedDevice = None,
@@ -328,6 +329,7 @@ def train(
             images, held_out = read_data(data, root, size, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
         skipped = skipped_in(images, held_out)
         images, held_out = set_apart(images, held_out)
+        images = images if limit is None else images.subset(slice(limit))
         labels = images.labels(attribute)
         check_values(attribute, labels)
         default = RegionGrid.for_images(images.image_size)
@@ -389,7 +391,7 @@ def attribute(
             autocompletion=completion.attributes,
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Attribute only the first so many images.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Attribute only the first so many images.")] = None,
     confidence: Annotated[
         str,
         typer.Option(
