@@ -161,7 +161,7 @@ def compare_mitigators(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         As `fit_mitigators` and `summarize`, or if the reference could not run.
     """
     predictions, trainings = fit_mitigators(
@@ -221,6 +221,8 @@ def fit_mitigators(
     ------
     ValueError
         If there is no mitigator, or a name in `train_on` or `reuse` is none.
+    TypeError
+        If labels are neither numbers nor strings and `checkpoint_dir` is given.
     NoneCouldRunError
         If no mitigator could run with any seed.
     """
@@ -233,8 +235,12 @@ def fit_mitigators(
         if name not in reuse
     }
     data = {name: (train_on.get(name, train), test, {} if name in train_on else fit_params) for name in chains}
-    # The images are hashed once, not in every job.
     keep = checkpoint_dir is not None
+    for name in ("y", "confounder", "groups") if keep else ():
+        if odd := {type(value) for value in getattr(test, name).tolist()} - {bool, int, float, str}:
+            names = ", ".join(sorted(kind.__name__ for kind in odd))
+            raise TypeError(f"test.{name} must hold numbers or strings where checkpoint_dir is given, got {names}")
+    # The images are hashed once, not in every job.
     shared = digest((train, test, fit_params)) if keep else None
     own = {name: digest((chains[name], train_on.get(name))) if keep else None for name in chains}
     kept = {
@@ -264,9 +270,10 @@ def _fit_chain(
 ) -> list[tuple[pd.DataFrame | None, dict[str, Any]]]:
     """Fit the first mitigator, and the others on top of it; what cannot run does not stop the rest, and is not kept."""
     results: list[tuple[pd.DataFrame | None, dict[str, Any]]] = kept.load() or []
-    if results:
-        return results
     states = None if kept.path is None else kept.path.with_suffix("")
+    if results and states is not None:
+        shutil.rmtree(states, ignore_errors=True)  # a stop may have come between the result and this
+        return results
     first = None
     for name, estimator in mitigators.items():
         try:

@@ -297,6 +297,15 @@ def test_a_stopped_comparison_goes_on(tmp_path):
     assert len(log.read_text().split()) == 5 + 3 + 3
 
 
+def test_labels_that_could_not_be_kept_are_refused_before_any_training(tmp_path):
+    days = np.array(["2024-05-01", "2024-05-02"] * 2, "datetime64[D]")
+    samples = Samples(np.zeros((4, 3, 2, 2), np.uint8), np.arange(4) > 1, days)
+    log = tmp_path / "log"
+    with pytest.raises(TypeError, match=r"test\.confounder must hold numbers or strings .* got date"):
+        fit_mitigators({"a": Counts(log)}, samples, samples, checkpoint_dir=tmp_path / "kept")
+    assert not log.exists()
+
+
 class Refuses(Threshold):
     def __init__(self, error=None, random_state=None):
         super().__init__(random_state)
