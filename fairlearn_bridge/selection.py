@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 RESAMPLES = 200
+_BATCH = 1024  # images that are floats at a time
 
 
 class CrossedAUC(NamedTuple):
@@ -152,14 +153,17 @@ def _estimate(
         pools = [pair for pair in pools if min(map(len, pair)) > 0]
         if present == value or not pools:
             continue
-        images = as_floats(take(held_out.X, receivers))
         effect = np.zeros_like(answers[receivers])
         for draw in range(draws):
-            given = [as_floats(take(donors.X, generator.choice(p, len(images)))) for p in pools[draw % len(pools)]]
-            with_it, without = (
-                _log_probability(classifier, transplant(images, regions, mask[None, None]).numpy()) for regions in given
-            )
-            effect += (with_it - without) / draws
+            given = [generator.choice(pool, len(receivers)) for pool in pools[draw % len(pools)]]
+            for part in np.array_split(np.arange(len(receivers)), -(-len(receivers) // _BATCH)):
+                images = as_floats(take(held_out.X, receivers[part]))
+                regions = (as_floats(take(donors.X, chosen[part])) for chosen in given)
+                with_it, without = (
+                    _log_probability(classifier, transplant(images, region, mask[None, None]).numpy())
+                    for region in regions
+                )
+                effect[part] += (with_it - without) / draws
         estimates.append(answers[receivers] + effect)
     return np.concatenate(estimates) if estimates else np.empty((0, answers.shape[1]))
 
