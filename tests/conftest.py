@@ -141,28 +141,34 @@ def child(out):
         os._exit(0)
     return pid
 
-folder = sys.argv[1]
-start = time.monotonic()
-assert os.waitpid(child(folder + "/whole"), 0)[1] == 0
-duration = time.monotonic() - start
-rng, runs, midst = random.Random(0), 0, 0
-for _ in range(20):
-    out = f"{folder}/cut{runs}"
+def begun(out):
     pid = child(out)
+    while not os.path.exists(out):
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+        time.sleep(0.002)
+    return pid
+
+folder = sys.argv[1]
+pid, start = begun(folder + "/whole"), time.monotonic()
+assert os.waitpid(pid, 0)[1] == 0
+duration = time.monotonic() - start
+rng, runs, kills = random.Random(0), 0, 0
+for _ in range(20):
+    pid = begun(f"{folder}/cut{runs}")
     time.sleep(rng.uniform(0, duration))
     os.kill(pid, signal.SIGKILL)
     status = os.waitpid(pid, 0)[1]
     assert status in (0, signal.SIGKILL)
     runs += status == 0
-    midst += status != 0 and os.path.exists(out)
+    kills += status != 0
 assert os.waitpid(child(f"{folder}/cut{runs}"), 0)[1] == 0
-print(midst)
+print(kills)
 """
 
 
 @pytest.fixture(scope="session")
 def kill_and_resume():
-    """Kill ``work(out)``, which `code` defines, at 20 random moments, each time run again.
+    """Kill ``work(out)``, which `code` defines, at 20 random moments after `out` is there, each time run again.
 
     Return the folders of an undisturbed run and of those that were killed in their midst once or more.
     """
@@ -172,7 +178,7 @@ def kill_and_resume():
             [sys.executable, "-c", code + KILLING, folder], capture_output=True, text=True, timeout=300, check=False
         )
         assert ran.returncode == 0, ran.stderr
-        assert int(ran.stdout) >= 4, "few kills came in the midst"
+        assert int(ran.stdout) >= 4, "few kills came before the end"
         return folder / "whole", sorted(folder.glob("cut*"))
 
     return run
