@@ -17,7 +17,7 @@ from captum_region.comparison.cues import CUES, study_cues
 from captum_region.datasets import make_faces
 from captum_region.plotting import plot_maps, plot_saliency
 
-train, test = make_faces(800, size=32, random_state=0), make_faces(200, size=32, random_state=1)
+train, test = make_faces(600, size=32, random_state=0), make_faces(150, size=32, random_state=1)
 study = study_attribute(
     train,
     test,
@@ -46,7 +46,7 @@ figure.savefig("saliency.png", bbox_inches="tight")
 # model uses. The region map is of the data, where either cue would do. On so few small faces it finds the hat and
 # hardly the mouth; on 2,000 of 48 px it shows both: areas under the ROC of 0.98 and 0.76
 # (`python -m captum_region.comparison.cues --seeds 1`).
-cues = study_cues(size=32, images=800, epochs=15, region_epochs=20)
+cues = study_cues(size=32, images=600, epochs=15, region_epochs=20)
 print(cues.table.round(2).to_string(index=False))
 
 # %%
