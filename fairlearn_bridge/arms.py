@@ -4,30 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fairlearn.postprocessing import ThresholdOptimizer
-from fairlearn.reductions import EqualizedOdds, ExponentiatedGradient
-
-from fairlearn_bridge.baselines import (
-    JTT,
-    AdversarialLastLayer,
-    BalancedResampling,
-    EmbeddingCorrelationRemoval,
-    GroupDRO,
-    LastLayerRetraining,
-    MaskTune,
-    Reweighing,
-    ThresholdShift,
-)
-from fairlearn_bridge.classifier import ImageClassifier
-from fairlearn_bridge.mitigator import AttributionNoiseMitigator
-from fairlearn_bridge.noise import CONTROLS, AttributionNoise
+import fairlearn_bridge
+from fairlearn_bridge.schemes import CONTROLS, is_automatic, scheme_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from fairlearn_bridge import ImageClassifier
     from fairlearn_bridge.experiment import ExperimentConfig
-
-AT_PREDICT = ("general_mask", "general_noise")  # the schemes that can be applied in prediction also
 
 
 class Arm(NamedTuple):
@@ -60,38 +44,63 @@ class Other(NamedTuple):
     on_original: bool = False
 
 
+def _threshold_optimizer(base: ImageClassifier) -> Any:
+    from fairlearn.postprocessing import ThresholdOptimizer
+
+    return ThresholdOptimizer(estimator=base, constraints="equalized_odds", predict_method="predict_proba")
+
+
+def _exponentiated_gradient(base: ImageClassifier) -> Any:
+    from fairlearn.reductions import EqualizedOdds, ExponentiatedGradient
+
+    return ExponentiatedGradient(base, EqualizedOdds(), max_iter=5)
+
+
+# Each class is imported when it is made: a command's --help, which lists the names, need not wait for torch.
 OTHERS = {
-    "reweighing": Other(Reweighing, "Weighs each training image so that {target} and {confounder} are independent."),
-    "resampling": Other(
-        BalancedResampling, "Draws as many training images of each cell, of small cells again and again."
+    "reweighing": Other(
+        lambda base: fairlearn_bridge.Reweighing(base),
+        "Weighs each training image so that {target} and {confounder} are independent.",
     ),
-    "group_dro": Other(GroupDRO, "Minimises the loss of the worst cell (GroupDRO)."),
-    "jtt": Other(JTT, "Trains shortly, then anew with what that got wrong weighed more (JTT), not told {confounder}."),
+    "resampling": Other(
+        lambda base: fairlearn_bridge.BalancedResampling(base),
+        "Draws as many training images of each cell, of small cells again and again.",
+    ),
+    "group_dro": Other(
+        lambda base: fairlearn_bridge.GroupDRO(base), "Minimises the loss of the worst cell (GroupDRO)."
+    ),
+    "jtt": Other(
+        lambda base: fairlearn_bridge.JTT(base),
+        "Trains shortly, then anew with what that got wrong weighed more (JTT), not told {confounder}.",
+    ),
     "last_layer": Other(
-        LastLayerRetraining, "Trains the last layer anew on as many images of each cell (DFR).", on_original=True
+        lambda base: fairlearn_bridge.LastLayerRetraining(base),
+        "Trains the last layer anew on as many images of each cell (DFR).",
+        on_original=True,
     ),
     "masktune": Other(
-        MaskTune, "Trains on with what Grad-CAM says it looks at hidden (MaskTune), not told {confounder}."
+        lambda base: fairlearn_bridge.MaskTune(base),
+        "Trains on with what Grad-CAM says it looks at hidden (MaskTune), not told {confounder}.",
     ),
     "correlation_remover": Other(
-        EmbeddingCorrelationRemoval,
+        lambda base: fairlearn_bridge.EmbeddingCorrelationRemoval(base),
         "Trains the last layer anew on an embedding without its correlation with {confounder} (fairlearn's "
         "CorrelationRemover), of which it is told in prediction also.",
         on_original=True,
     ),
     "adversarial": Other(
-        AdversarialLastLayer,
+        lambda base: fairlearn_bridge.AdversarialLastLayer(base),
         "Trains the last layer anew against an adversary that reads {confounder} off its output (fairlearn's).",
         on_original=True,
     ),
     "threshold_optimizer": Other(
-        lambda base: ThresholdOptimizer(estimator=base, constraints="equalized_odds", predict_method="predict_proba"),
+        _threshold_optimizer,
         "Chooses thresholds with and without {confounder} for equalized odds on the training images (fairlearn's "
         "ThresholdOptimizer), told {confounder} in prediction also.",
         on_original=True,
     ),
     "exponentiated_gradient": Other(
-        lambda base: ExponentiatedGradient(base, EqualizedOdds(), max_iter=5),
+        _exponentiated_gradient,
         "Mixes classifiers, each trained with other weights, towards equalized odds (fairlearn's "
         "ExponentiatedGradient), in 5 rounds of up to 9 trainings, where its default is 50 rounds.",
     ),
@@ -107,12 +116,14 @@ def build_arms(config: ExperimentConfig, classifier: Any, quantiles: Sequence[fl
     With `quantiles` there is each scheme at each of them, named by both, as ``"general_noise 0.7"``; without, each at
     the configuration's, with the first scheme's controls before.
     """
-    base = ImageClassifier(max_epochs=config.epochs, batch_size=config.batch_size, lr=config.lr, device=config.device)
+    base = fairlearn_bridge.ImageClassifier(
+        max_epochs=config.epochs, batch_size=config.batch_size, lr=config.lr, device=config.device
+    )
     arms = {
         "original": Arm(base, "reference", "Trained on the biased set, nothing done about it."),
         "balanced": Arm(base, "reference", "Trained on a balanced set of equal size: what the biased set lacks."),
         "threshold shifted": Arm(
-            ThresholdShift(base),
+            fairlearn_bridge.ThresholdShift(base),
             "control",
             "The original with its threshold moved until both classes of the balanced validation set are recognised "
             "equally well.",
@@ -130,7 +141,9 @@ def build_arms(config: ExperimentConfig, classifier: Any, quantiles: Sequence[fl
         parameters = scheme_parameters(scheme)
         of_scheme = [parameters["quantile"]] if is_automatic(scheme) else quantiles or [config.quantile]
         for quantile in of_scheme:
-            mitigator = AttributionNoiseMitigator(base, region_classifier=classifier, noise_std=config.noise_std)
+            mitigator = fairlearn_bridge.AttributionNoiseMitigator(
+                base, region_classifier=classifier, noise_std=config.noise_std
+            )
             mitigator.set_params(**{"quantile": quantile} | parameters)
             arms[f"{scheme} {quantile:g}" if quantiles and not is_automatic(scheme) else scheme] = Arm(
                 mitigator,
@@ -138,46 +151,6 @@ def build_arms(config: ExperimentConfig, classifier: Any, quantiles: Sequence[fl
                 _describe(parameters, quantile, config.confounder),
             )
     return arms
-
-
-def scheme_parameters(text: str) -> dict[str, Any]:
-    """Return the parameters of `AttributionNoiseMitigator` that a scheme, with what stands behind its @, stands for.
-
-    Raises
-    ------
-    ValueError
-        If there is no such scheme, or what stands behind @ is not known or does not go with it.
-
-    Examples
-    --------
-    >>> scheme_parameters("general_mask@predict")
-    {'scheme': 'general_mask', 'apply_at_predict': True}
-    >>> scheme_parameters("general_transplant@random")
-    {'scheme': 'general_transplant', 'control': 'random'}
-    >>> scheme_parameters("general_transplant@auto")
-    {'scheme': 'general_transplant', 'quantile': 'auto'}
-    """
-    if text == "auto":
-        return {"scheme": "auto", "quantile": "auto"}
-    scheme, at, suffix = text.partition("@")
-    AttributionNoise(scheme).validate()
-    if not at:
-        return {"scheme": scheme}
-    if suffix == "predict" and scheme in AT_PREDICT:
-        return {"scheme": scheme, "apply_at_predict": True}
-    if suffix in CONTROLS:
-        return {"scheme": scheme, "control": suffix}
-    if suffix == "auto":
-        return {"scheme": scheme, "quantile": "auto"}
-    raise ValueError(
-        f"schemes may have @auto, @{', @'.join(CONTROLS)} behind them, and {' and '.join(AT_PREDICT)} @predict, "
-        f"got {text!r}"
-    )
-
-
-def is_automatic(scheme: str) -> bool:
-    """Return whether a scheme's quantile, or both, are chosen in training."""
-    return "quantile" in scheme_parameters(scheme)
 
 
 def _describe(parameters: Mapping[str, Any], quantile: float | str, confounder: str) -> str:

@@ -7,20 +7,12 @@ import shlex
 import sys
 import tomllib
 import warnings
-from contextlib import suppress
 from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import joblib
-import numpy as np
-import pandas as pd
 import typer
-from matplotlib import rc_context
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.table import Table
 
 from captum_region import completion
 from captum_region.cli import (
@@ -44,27 +36,16 @@ from captum_region.cli import (
     skipped_in,
     told_in_one_line,
 )
-from captum_region.datasets import AttributeImages
 from captum_region.files import CHECKPOINTS, replacing
-from captum_region.plotting import STYLE, literal
 from fairlearn_bridge.arms import FAST_OTHERS, OTHERS, SLOW_OTHERS
-from fairlearn_bridge.checking import check_experiment
-from fairlearn_bridge.experiment import (
-    ExperimentConfig,
-    ExperimentData,
-    run_experiment,
-    split_data,
-    stage,
-    synthetic_data,
-)
-from fairlearn_bridge.inspection import THRESHOLD, cell_counts, find_confounders, name_of
-from fairlearn_bridge.noise import SCHEMES
-from fairlearn_bridge.plotting import plot_cells, plot_confounders
-from fairlearn_bridge.report import write_report, write_side_by_side
-from fairlearn_bridge.sweep import run_sweep
+from fairlearn_bridge.schemes import SCHEMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import pandas as pd
+
+    from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData
 
 app = typer.Typer(
     help="Train image classifiers without a confounder, and see what that did.",
@@ -129,6 +110,10 @@ def _names(others: str) -> tuple[str, ...]:
 
 def _config(options: Mapping[str, Any], **fixed: Any) -> ExperimentConfig:
     """Return the configuration that a command's options make, those of the same name as they are."""
+    import joblib
+
+    from fairlearn_bridge.experiment import ExperimentConfig
+
     given = {field.name: options[field.name] for field in fields(ExperimentConfig) if field.name in options}
     given |= {"schemes": tuple(options["schemes"].split(",")), "others": _names(options["others"])}
     jobs = options["jobs"] or (joblib.cpu_count() if options["device"] == "cpu" else 1)
@@ -137,6 +122,9 @@ def _config(options: Mapping[str, Any], **fixed: Any) -> ExperimentConfig:
 
 def _print_run(table: pd.DataFrame, target: str, out: Path, as_json: bool) -> None:
     """Print the means with their intervals to stdout, or all as JSON, and say on stderr where the rest is."""
+    from rich.console import Console
+    from rich.table import Table
+
     typer.echo(f"report: {out / 'report.html'}", err=True)
     if as_json:
         typer.echo((out / "results.json").read_text(), nl=False)
@@ -155,6 +143,8 @@ def _print_run(table: pd.DataFrame, target: str, out: Path, as_json: bool) -> No
 
 def _check(config: ExperimentConfig, data: ExperimentData, out: Path, as_json: bool) -> NoReturn:
     """Print what `check_experiment` finds, and exit: with 1 if something differs."""
+    from fairlearn_bridge.checking import check_experiment
+
     found = check_experiment(config, data, out)
     differs = found[~found["equal"]]
     if as_json:
@@ -197,6 +187,8 @@ def demo(
 
     Example: fairlearn-bridge demo --out demo
     """
+    from fairlearn_bridge.experiment import run_experiment, stage, synthetic_data
+
     with told_in_one_line(debug, resumes=out / CHECKPOINTS):
         check_out(out, force or check)
         config = _config(ctx.params, target="Male", confounder="Blond_Hair")
@@ -256,6 +248,8 @@ def run(
 
     Example: fairlearn-bridge run --data celeba --root DATA --target Male --confounder Blond_Hair --out runs/blond
     """
+    from fairlearn_bridge.experiment import run_experiment, split_data, stage
+
     with told_in_one_line(debug, resumes=out / CHECKPOINTS):
         check_out(out, force or check)
         config = _config(ctx.params)
@@ -350,6 +344,9 @@ def sweep(
 
     Example: fairlearn-bridge sweep --config examples/celeba_sweep.toml --root DATA --out runs/sweep
     """
+    from fairlearn_bridge.experiment import ExperimentConfig, split_data, synthetic_data
+    from fairlearn_bridge.sweep import run_sweep
+
     with told_in_one_line(debug, resumes=out / CHECKPOINTS):
         check_out(out, force)
         # Faces are drawn as many as asked for; other data are taken as they come.
@@ -385,6 +382,10 @@ def sweep(
 
 
 def _print_table1(table: pd.DataFrame, target: str) -> None:
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
     names = {"accuracy": "accuracy", "accuracy[True]": target, "accuracy[False]": f"not {target}"}
     shown = Table("confounder", "scheme", "quantile", box=None)
     measures = [name for name in table.columns.unique(0) if name != "quantile"]
@@ -416,7 +417,7 @@ def inspect(
     out: Annotated[Path | None, typer.Option(help="Folder for the results too; new or empty unless --force.")] = None,
     threshold: Annotated[
         float, typer.Option(help="Cramer's V from which on an attribute is flagged: 0 independent, 1 tells the target.")
-    ] = THRESHOLD,
+    ] = 0.2,
     skip_damaged: SkipDamaged = False,
     force: Force = False,
     as_json: AsJson = False,
@@ -429,17 +430,20 @@ def inspect(
 
     Example: fairlearn-bridge inspect --data celeba --root DATA --target Male
     """
+    from fairlearn_bridge.inspecting import draw_inspection, labels_of, print_confounders, target_and_confounder
+    from fairlearn_bridge.inspection import cell_counts, find_confounders
+
     with told_in_one_line(debug):
         if out is not None:
             check_out(out, force)
         train, test = read_tables(data, root, skip_damaged=skip_damaged)
-        labels = _labels(train, target)
+        labels = labels_of(train, target)
         attributes = train.drop(columns=target.partition("=")[0])
         found = find_confounders(attributes, labels, threshold=threshold)
         if found["cramers_v"].isna().all():
             raise ValueError("; ".join(f"{name}: {note}" for name, note in found["note"].items()))
         cells = cell_counts(attributes[found.index[found["cramers_v"].notna()]], labels)
-        pair = _target_and_confounder(found, cells, target, train, test)
+        pair = target_and_confounder(found, cells, target, train, test)
         command = None
         if pair is not None:
             options = ["--data", data, "--root", str(root), "--target", pair[0], "--confounder", pair[1]]
@@ -462,11 +466,11 @@ def inspect(
             with replacing(out / "inspect.json") as path:
                 path.write_text(text + "\n")
             with replacing(out / "inspect.png") as path:
-                _inspection_figure(found, cells, target, threshold).savefig(path, dpi=150)
+                draw_inspection(found, cells, target, threshold).savefig(path, dpi=150)
         if as_json:
             typer.echo(text)
             return
-        _print_confounders(found, cells, target)
+        print_confounders(found, cells, target)
         typer.echo("V: Cramer's V; NMI: normalised mutual information; p: adjusted for the number of attributes")
         typer.echo("value: the one that a class lacks most; how many images of each class have it")
         typer.echo(f"* flagged: V at least {threshold:g} and more than chance; a model may take the shortcut, or not")
@@ -474,97 +478,6 @@ def inspect(
             typer.echo("nothing flagged has the images that fairlearn-bridge run needs of each cell")
         else:
             typer.echo(f"next, to train without {pair[0]} with {pair[1]}, which these images lack:\n{command}")
-
-
-def _without_pixels(attributes: pd.DataFrame) -> AttributeImages:
-    return AttributeImages(np.empty((len(attributes), 3, 0, 0), np.uint8), attributes)
-
-
-def _labels(attributes: pd.DataFrame, target: str) -> pd.Series[Any]:
-    """Return the classes of the target, missing where they are not known."""
-    column, equals, _ = target.partition("=")
-    if column in attributes and not equals:
-        return attributes[column]
-    known = attributes[attributes[column].notna()] if column in attributes else attributes
-    chosen = pd.Series(_without_pixels(known).binary(target), known.index, name=target)
-    return chosen.reindex(attributes.index)
-
-
-def _target_and_confounder(
-    found: pd.DataFrame, cells: pd.DataFrame, target: str, train: pd.DataFrame, test: pd.DataFrame | None
-) -> tuple[str, str] | None:
-    """Return what to ``run`` with: of the flagged attributes the first that has enough images of each cell.
-
-    ``run`` trains without the images of the target with the confounder: the two are named such that these are what the
-    data lack.
-    """
-
-    def option(name: str, value: Any) -> str:
-        if "=" in name or (value == 1 and train[name].isin([0, 1]).all()):
-            return name
-        return f"{name}={value}"
-
-    images = [_without_pixels(part) for part in (train, test) if part is not None]
-    lacking = cells[cells["residual"] < 0].sort_values("residual")
-    if "=" in target:  # the other class has no name
-        lacking = lacking[lacking["target"].astype(bool)]
-    for name in found.index[found["flagged"]]:
-        for cell in lacking[lacking["attribute"] == name].to_dict("records"):
-            pair = option(target, cell["target"]), option(name, cell["value"])
-            with suppress(ValueError), warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)
-                split_data(ExperimentConfig(*pair), *images)
-                return pair
-    return None
-
-
-def _print_confounders(found: pd.DataFrame, cells: pd.DataFrame, target: str) -> None:
-    """Print a row an attribute, with the counts of the value that a class lacks most."""
-    shown = Table("", "attribute", box=None)
-    classes = list(cells["target"].unique())
-    for header in ("V", "NMI", "p", "value", *(name_of(target, label) for label in classes), "smallest cell"):
-        shown.add_column(header, justify="right")
-    shown.add_column("remarks")
-    lacking = cells.loc[cells.groupby("attribute")["residual"].idxmin()].set_index("attribute")["value"]
-    for row in found.reset_index().to_dict("records"):
-        name, remarks = row["attribute"], [row["note"]] if row["note"] else []
-        if row["missing"]:
-            remarks.append(f"{row['missing']} missing")
-        counts = [""] * (5 + len(classes))
-        if name in lacking:
-            of_value = cells[(cells["attribute"] == name) & (cells["value"] == lacking[name])].set_index("target")
-            by_class = of_value.to_dict("index")
-            counts = [
-                *(f"{row[measure]:.2f}" for measure in ("cramers_v", "normalized_mutual_information")),
-                "" if np.isnan(row["p_value"]) else "<0.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}",
-                str(lacking[name]),
-                *(
-                    f"{by_class[label]['images']} ({by_class[label]['share']:.0%})" if label in by_class else ""
-                    for label in classes
-                ),
-                str(row["smallest_cell"]),
-            ]
-        style = "bold" if row["flagged"] else None
-        shown.add_row("*" if row["flagged"] else "", str(name), *counts, "; ".join(remarks), style=style)
-    Console(width=None if sys.stdout.isatty() else 200, markup=False).print(shown)
-
-
-def _inspection_figure(found: pd.DataFrame, cells: pd.DataFrame, target: str, threshold: float) -> Figure:
-    """Draw the associations and, beside them, the cells of the flagged attributes."""
-    flagged = found.index[found["flagged"]]
-    panels = 2 if len(flagged) else 1
-    # One of two values takes a row beside, others a row a value.
-    rows = max(len(found), int(found.loc[flagged, "values"].replace(2, 1).sum()))
-    with rc_context(STYLE):
-        figure = Figure(figsize=(5.4 * panels, 0.2 * rows + 1.2), layout="constrained")
-        axes = figure.subplots(1, panels, squeeze=False)[0]
-        plot_confounders(found, threshold=threshold, ax=axes[0])
-        axes[0].set_title(literal(f"What goes along with {target}"))
-        if len(flagged):
-            in_order = cells.set_index("attribute").loc[flagged].reset_index()
-            plot_cells(in_order, target=target, ax=axes[1])
-            axes[1].set_title("The flagged attributes within each class")
-    return figure
 
 
 @app.command()
@@ -581,6 +494,8 @@ def report(
 
     Example: fairlearn-bridge report runs/blond runs/hats --out runs/both.html
     """
+    from fairlearn_bridge.report import write_report, write_side_by_side
+
     with told_in_one_line(debug):
         if len(folders) == 1:
             page = out or folders[0] / "report.html"

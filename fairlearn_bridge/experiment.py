@@ -29,11 +29,12 @@ from captum_region.datasets import AttributeImages, Faces, make_faces
 from captum_region.files import CHECKPOINTS, locked, replacing
 from captum_region.provenance import provenance
 from captum_region.snapshot import digest
-from fairlearn_bridge.arms import FAST_OTHERS, OTHERS, Arm, build_arms, is_automatic, scheme_parameters
+from fairlearn_bridge.arms import FAST_OTHERS, OTHERS, Arm, build_arms
 from fairlearn_bridge.comparison import Samples, alignment, fit_mitigators, metric_frame, pareto_front, summarize
-from fairlearn_bridge.noise import SCHEMES, AttributionNoise
+from fairlearn_bridge.noise import AttributionNoise
 from fairlearn_bridge.protocol import confounded_split
 from fairlearn_bridge.report import write_report
+from fairlearn_bridge.schemes import SCHEMES, is_automatic, scheme_parameters
 
 if TYPE_CHECKING:
     import os
@@ -68,7 +69,7 @@ class ExperimentConfig:
     target, confounder : str
         Names of binary attributes.
     schemes : tuple of str
-        Of ``fairlearn_bridge.noise.SCHEMES``; ``@predict`` behind one perturbs in prediction also, ``@elsewhere`` and
+        Of ``fairlearn_bridge.schemes.SCHEMES``; ``@predict`` behind one perturbs in prediction also, ``@elsewhere`` and
         ``@random`` make it a control, ``@auto`` lets it choose its quantile, and ``auto`` alone the scheme too. The
         first is the one that both controls go with.
     others : tuple of str

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from captum_region.batches import as_floats, check_images, take
 from captum_region.randomness import RandomState, draw_seed
+from fairlearn_bridge.schemes import CONTROLS, check_scheme
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -18,11 +19,6 @@ if TYPE_CHECKING:
     from captum_region.batches import ImageData
 
 Perturbation = Callable[[Tensor, Tensor, torch.Generator], Tensor]
-
-REACHES = ("general", "specific")
-PERTURBATIONS = ("mask", "noise", "transplant")
-CONTROLS = ("elsewhere", "random")
-SCHEMES = tuple(f"{reach}_{perturbation}" for reach in REACHES for perturbation in PERTURBATIONS)
 
 
 def grey_out(images: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
@@ -170,8 +166,7 @@ class AttributionNoise:
 
     def validate(self) -> None:
         """Raise TypeError or ValueError if a parameter is out of range."""
-        if self.scheme not in SCHEMES:
-            raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {self.scheme!r}")
+        check_scheme(self.scheme)
         _check_quantile(self.quantile)
         if not self.noise_std >= 0:
             raise ValueError(f"noise_std must be at least 0, got {self.noise_std}")

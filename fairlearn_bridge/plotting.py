@@ -24,7 +24,8 @@ from captum_region.plotting import (
 )
 from fairlearn_bridge.comparison import pareto_front
 from fairlearn_bridge.inspection import THRESHOLD, name_of
-from fairlearn_bridge.noise import PERTURBATIONS, AttributionNoise, quantile_mask, transplant
+from fairlearn_bridge.noise import AttributionNoise, quantile_mask, transplant
+from fairlearn_bridge.schemes import PERTURBATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -13,7 +13,7 @@ import pandas as pd
 
 from captum_region import RegionAttribution
 from captum_region.files import CHECKPOINTS, locked, plain_name, replacing
-from fairlearn_bridge.arms import build_arms, is_automatic
+from fairlearn_bridge.arms import build_arms
 from fairlearn_bridge.comparison import Samples, alignment, measure, summarize
 from fairlearn_bridge.experiment import (
     fingerprints,
@@ -25,6 +25,7 @@ from fairlearn_bridge.experiment import (
     train_region_classifier,
 )
 from fairlearn_bridge.report.figures import accuracy_by_group, accuracy_by_quantile
+from fairlearn_bridge.schemes import is_automatic
 
 if TYPE_CHECKING:
     import os

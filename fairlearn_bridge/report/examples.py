@@ -11,8 +11,9 @@ from matplotlib import colormaps
 
 from captum_region.html import png_source
 from captum_region.plotting import COLORMAP, image_array, scale_top
-from fairlearn_bridge.noise import SCHEMES, quantile_mask
+from fairlearn_bridge.noise import quantile_mask
 from fairlearn_bridge.report.words import number
+from fairlearn_bridge.schemes import SCHEMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -3,6 +3,8 @@
 import json
 import random
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -253,3 +255,11 @@ def test_a_device_that_is_not_there_is_told(tmp_path):
     assert done.exit_code == 2
     assert "Invalid value for '--device': gpu" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_help_and_completion_need_not_wait_for_torch():
+    code = (
+        "import sys, captum_region.cli, fairlearn_bridge.cli; print({'torch', 'sklearn', 'pandas'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

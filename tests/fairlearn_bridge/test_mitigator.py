@@ -15,7 +15,8 @@ from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, 
 from captum_region.datasets import AttributeImages
 from fairlearn_bridge import AttributionNoiseMitigator, ImageClassifier, Samples, estimate_crossed_auc
 from fairlearn_bridge.mitigator import _least_within_one_standard_error
-from fairlearn_bridge.noise import SCHEMES, quantile_mask
+from fairlearn_bridge.noise import quantile_mask
+from fairlearn_bridge.schemes import SCHEMES
 
 
 def biased(n=400, seed=0, shortcut=True):

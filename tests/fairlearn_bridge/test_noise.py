@@ -8,14 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairlearn_bridge.noise import (
-    SCHEMES,
-    AttributionNoise,
-    additive_noise,
-    grey_out,
-    quantile_mask,
-    shift_elsewhere,
-)
+from fairlearn_bridge.noise import AttributionNoise, additive_noise, grey_out, quantile_mask, shift_elsewhere
+from fairlearn_bridge.schemes import SCHEMES
 
 
 def generator(seed=0):

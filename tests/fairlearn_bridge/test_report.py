@@ -22,11 +22,12 @@ from typer.testing import CliRunner
 from captum_region.datasets import make_faces
 from fairlearn_bridge import noise, plotting
 from fairlearn_bridge.cli import app
-from fairlearn_bridge.noise import SCHEMES, quantile_mask
+from fairlearn_bridge.noise import quantile_mask
 from fairlearn_bridge.plotting import Interval
 from fairlearn_bridge.report import examples, figures, page, pictures, words, write_report, write_side_by_side
 from fairlearn_bridge.report.examples import mask_levels
 from fairlearn_bridge.report.run import ARRAYS, LABELS, read_run
+from fairlearn_bridge.schemes import SCHEMES
 
 SCRIPT = "<script>alert('x')</script>"
 ARMS = {

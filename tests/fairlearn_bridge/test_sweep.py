@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from fairlearn_bridge.arms import scheme_parameters
 from fairlearn_bridge.cli import app
 from fairlearn_bridge.experiment import ExperimentConfig, synthetic_data
+from fairlearn_bridge.schemes import scheme_parameters
 from fairlearn_bridge.sweep import SweepResults, run_sweep
 
 SETTINGS = """

@@ -1,0 +1,57 @@
+"""The names of the schemes, and what they stand for; importing this takes no time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+REACHES = ("general", "specific")
+PERTURBATIONS = ("mask", "noise", "transplant")
+CONTROLS = ("elsewhere", "random")
+SCHEMES = tuple(f"{reach}_{perturbation}" for reach in REACHES for perturbation in PERTURBATIONS)
+AT_PREDICT = ("general_mask", "general_noise")  # the schemes that can be applied in prediction also
+
+
+def check_scheme(scheme: str) -> None:
+    """Raise ValueError if there is no such scheme."""
+    if scheme not in SCHEMES:
+        raise ValueError(f"scheme must be one of {', '.join(SCHEMES)}, got {scheme!r}")
+
+
+def scheme_parameters(text: str) -> dict[str, Any]:
+    """Return the parameters of `AttributionNoiseMitigator` that a scheme, with what stands behind its @, stands for.
+
+    Raises
+    ------
+    ValueError
+        If there is no such scheme, or what stands behind @ is not known or does not go with it.
+
+    Examples
+    --------
+    >>> scheme_parameters("general_mask@predict")
+    {'scheme': 'general_mask', 'apply_at_predict': True}
+    >>> scheme_parameters("general_transplant@random")
+    {'scheme': 'general_transplant', 'control': 'random'}
+    >>> scheme_parameters("general_transplant@auto")
+    {'scheme': 'general_transplant', 'quantile': 'auto'}
+    """
+    if text == "auto":
+        return {"scheme": "auto", "quantile": "auto"}
+    scheme, at, suffix = text.partition("@")
+    check_scheme(scheme)
+    if not at:
+        return {"scheme": scheme}
+    if suffix == "predict" and scheme in AT_PREDICT:
+        return {"scheme": scheme, "apply_at_predict": True}
+    if suffix in CONTROLS:
+        return {"scheme": scheme, "control": suffix}
+    if suffix == "auto":
+        return {"scheme": scheme, "quantile": "auto"}
+    raise ValueError(
+        f"schemes may have @auto, @{', @'.join(CONTROLS)} behind them, and {' and '.join(AT_PREDICT)} @predict, "
+        f"got {text!r}"
+    )
+
+
+def is_automatic(scheme: str) -> bool:
+    """Return whether a scheme's quantile, or both, are chosen in training."""
+    return "quantile" in scheme_parameters(scheme)
