@@ -17,6 +17,7 @@ from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.comparison import Samples
 from fairlearn_bridge.noise import AttributionNoise, Perturbation, quantile_mask
+from fairlearn_bridge.schemes import AT_PREDICT
 from fairlearn_bridge.selection import CrossedAUC, estimate_crossed_auc, hold_out
 from fairlearn_bridge.validation import check_classes, check_rows_or_images, check_sensitive, from_names
 
@@ -243,9 +244,8 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
             raise ValueError(f"scheme and quantile must not be empty, got {self.scheme!r} and {self.quantile!r}")
         for noise in candidates:
             noise.validate()
-        at_predict = ("general_mask", "general_noise")
-        if self.apply_at_predict and not {noise.scheme for noise in candidates} <= set(at_predict):
-            raise ValueError(f"apply_at_predict needs the scheme {' or '.join(at_predict)}, got {self.scheme!r}")
+        if self.apply_at_predict and not {noise.scheme for noise in candidates} <= set(AT_PREDICT):
+            raise ValueError(f"apply_at_predict needs the scheme {' or '.join(AT_PREDICT)}, got {self.scheme!r}")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must lie in (0, 1), got {self.validation_fraction!r}")
         return candidates

@@ -36,7 +36,11 @@ def additive_noise(images: Tensor, mask: Tensor, generator: torch.Generator, *, 
     return torch.where(mask, (images + std * noise).clamp(0, 1), images)
 
 
-def transplant(images: Tensor, donors: Tensor, mask: Tensor) -> Tensor:
+# Of the image's smaller side, the blur of a transplant's edges: soft over about twice that.
+EDGE = 1 / 64
+
+
+def transplant(images: Tensor, donors: Tensor, mask: Tensor, *, edge: float = EDGE) -> Tensor:
     """Return `images` with the pixels of `donors` where `mask` is True, blended over the mask's edge.
 
     Parameters
@@ -44,12 +48,15 @@ def transplant(images: Tensor, donors: Tensor, mask: Tensor) -> Tensor:
     images, donors : Tensor, shape (N, C, height, width)
         Floats in [0, 1].
     mask : bool Tensor, shape (N or 1, 1, height, width)
+    edge : float, default=1/64
+        Standard deviation of the blur, of half a pixel at least, as a share of the smaller side; 0 for a hard seam.
     """
     from torchvision.transforms.functional import gaussian_blur  # takes seconds to import
 
-    # Edges soft over about 1/32 of the image: a hard seam would itself be a cue.
-    sigma = max(min(images.shape[-2:]) / 64, 0.5)
-    weight = gaussian_blur(mask.to(images.dtype), kernel_size=2 * int(np.ceil(2 * sigma)) + 1, sigma=sigma)
+    weight = mask.to(images.dtype)
+    if edge:
+        sigma = max(edge * min(images.shape[-2:]), 0.5)
+        weight = gaussian_blur(weight, kernel_size=2 * int(np.ceil(2 * sigma)) + 1, sigma=sigma)
     blended: Tensor = images * (1 - weight) + donors * weight
     return blended.clamp(0, 1)  # rounding may leave it
 
@@ -158,6 +165,7 @@ class AttributionNoise:
         self.perturbation = perturbation
         self.control = control
         self.transplant_share = transplant_share
+        self.edge = EDGE
 
     @property
     def is_general(self) -> bool:
@@ -263,7 +271,8 @@ class AttributionNoise:
         donor = self.donors_.draw(index, generator)
         mask = mask | self._masks(donor, images.device)
         chosen = torch.rand(len(images), generator=generator, device=images.device) < self.transplant_share
-        return transplant(images, self.donors_.take(donor).to(images), mask & chosen[:, None, None, None])
+        donors = self.donors_.take(donor).to(images)
+        return transplant(images, donors, mask & chosen[:, None, None, None], edge=self.edge)
 
     def _masks(self, index: Tensor, device: torch.device) -> Tensor:
         """Return the mask of each image at `index`, N x 1 x height x width."""

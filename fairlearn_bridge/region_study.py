@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,24 +13,24 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
 from scipy.stats import pearsonr
 from sklearn.metrics import roc_auc_score
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
 from captum_region.batches import batches
-from captum_region.cli import AsJson, Cache, Data, Debug, Device, Quiet, Root, Seed, Size, read_data, told_in_one_line
+from captum_region.cli import AsJson, Cache, Data, Debug, Device, Quiet, Root, Seed, Size, told_in_one_line
 from captum_region.comparison.localisation import pixel_auc
 from captum_region.datasets import Faces
-from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData, samples_of, split_data, synthetic_data
+from fairlearn_bridge.experiment import samples_of
 from fairlearn_bridge.noise import quantile_mask
+from fairlearn_bridge.studies import Confounders, RegionEpochs, Seeds, Target, TestPerCell, TrainSize, run_study
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from captum_region import RegionClassifier
     from fairlearn_bridge.comparison import Samples
+    from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData
 
 TRAININGS = ("unbiased", "biased, within classes", "biased, plain")
 
@@ -113,14 +113,14 @@ def _of_probabilities(probability: NDArray[np.float64], test: Samples) -> dict[s
 def main(
     data: Data = "faces",
     root: Root = Path(),
-    target: Annotated[str, typer.Option(help="Binary attribute to classify, or attribute=value.")] = "Male",
-    confounder: Annotated[list[str] | None, typer.Option(help="Again for more; the paper's four by default.")] = None,
+    target: Target = "Male",
+    confounder: Confounders = None,
     size: Size = 64,
-    train_size: Annotated[int | None, typer.Option(help="Images of each training set. Faces: 2400 by default.")] = None,
-    test_per_cell: Annotated[int | None, typer.Option(help="Test images a cell.")] = None,
-    region_epochs: Annotated[int | None, typer.Option(help="Epochs; by default the recipe's.")] = None,
+    train_size: TrainSize = None,
+    test_per_cell: TestPerCell = None,
+    region_epochs: RegionEpochs = None,
     quantile: Annotated[float, typer.Option(help="Of the masks that are compared.")] = 0.7,
-    seeds: Annotated[int, typer.Option(help="Runs with seeds --seed, --seed + 1 ...")] = 3,
+    seeds: Seeds = 3,
     seed: Seed = 0,
     device: Device = "cpu",
     cache: Cache = None,
@@ -133,43 +133,23 @@ def main(
     Example: python -m fairlearn_bridge.region_study --data faces --confounder Blond_Hair --seeds 1
     """
     with told_in_one_line(debug):
-        images = None
-        if data != "faces":
-            images = read_data(data, root, size, cache=cache, skip_damaged=False, quiet=quiet)
-        console = Console(width=None if Console().is_terminal else 120)
-        found = []
-        for name in confounder or ("Blond_Hair", "Eyeglasses", "Smiling", "Wearing_Hat"):
-            tables = []
-            for its_seed in range(seed, seed + seeds):
-                config = ExperimentConfig(
-                    target,
-                    name,
-                    train_size=2400 if images is None and train_size is None else train_size,
-                    test_per_cell=182 if images is None and test_per_cell is None else test_per_cell,
-                    region_epochs=region_epochs,
-                    random_state=its_seed,
-                    device=device,
-                )
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", UserWarning)  # a balanced set that is not quite: as good as it gets
-                    drawn = synthetic_data(config, size) if images is None else split_data(config, *images)
-                tables.append(study_region_training(config, drawn, quantile=quantile, show_progress=not quiet))
-                found.append(tables[-1].reset_index().assign(confounder=name, seed=its_seed))
-            if not as_json:
-                console.print(_shown(name, tables))
-        if as_json:
-            typer.echo(pd.concat(found).to_json(orient="records", indent=1, double_precision=15))
-
-
-def _shown(name: str, tables: list[pd.DataFrame]) -> Table:
-    shown = Table("training", *map(str, tables[0]), title=f"{name}, seeds: {len(tables)}")
-    for training in TRAININGS:
-        of_seeds = np.array([table.loc[training] for table in tables])
-        spread = (
-            [f" ± {value:.2f}" for value in of_seeds.std(0, ddof=1)] if len(tables) > 1 else [""] * of_seeds.shape[1]
+        run_study(
+            partial(study_region_training, quantile=quantile, show_progress=not quiet),
+            data,
+            root,
+            target,
+            confounder,
+            size=size,
+            train_size=train_size,
+            test_per_cell=test_per_cell,
+            seeds=seeds,
+            seed=seed,
+            cache=cache,
+            as_json=as_json,
+            quiet=quiet,
+            region_epochs=region_epochs,
+            device=device,
         )
-        shown.add_row(training, *(f"{mean:.2f}{std}" for mean, std in zip(of_seeds.mean(0), spread, strict=True)))
-    return shown
 
 
 if __name__ == "__main__":

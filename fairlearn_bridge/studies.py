@@ -1,0 +1,83 @@
+"""What the studies of this package share: each is run for each confounder and seed, and shown with its spread."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from captum_region.cli import read_data
+from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData, split_data, synthetic_data
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+Target = Annotated[str, typer.Option(help="Binary attribute to classify, or attribute=value.")]
+Confounders = Annotated[list[str] | None, typer.Option(help="Again for more; the paper's four by default.")]
+TrainSize = Annotated[int | None, typer.Option(help="Images of each training set. Faces: 2400 by default.")]
+TestPerCell = Annotated[int | None, typer.Option(help="Test images a cell. Faces: 182 by default.")]
+RegionEpochs = Annotated[int | None, typer.Option(help="Epochs of region classifiers; by default the recipe's.")]
+Seeds = Annotated[int, typer.Option(help="Runs with seeds --seed, --seed + 1 ...")]
+
+
+def run_study(
+    study: Callable[[ExperimentConfig, ExperimentData], pd.DataFrame],
+    data: str,
+    root: Path,
+    target: str,
+    confounders: list[str] | None,
+    *,
+    size: int,
+    train_size: int | None,
+    test_per_cell: int | None,
+    seeds: int,
+    seed: int,
+    cache: Path | None,
+    as_json: bool,
+    quiet: bool,
+    training_images_alone: bool = False,
+    **settings: Any,
+) -> None:
+    """Print what `study` measures of each confounder: the mean over seeds and its spread, or all of it as JSON.
+
+    With `training_images_alone` no image of a test partition is looked at: the test sets come out of the train
+    partition too.
+    """
+    images = None
+    if data == "faces":
+        train_size, test_per_cell = train_size or 2400, test_per_cell or 182
+    else:
+        images = read_data(data, root, size, cache=cache, skip_damaged=False, quiet=quiet)
+        images = (images[0], None) if training_images_alone else images
+    console = Console(width=None if Console().is_terminal else 120)
+    found = []
+    for name in confounders or ("Blond_Hair", "Eyeglasses", "Smiling", "Wearing_Hat"):
+        tables = []
+        for its_seed in range(seed, seed + seeds):
+            config = ExperimentConfig(
+                target, name, train_size=train_size, test_per_cell=test_per_cell, random_state=its_seed, **settings
+            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # a balanced set that is not quite: as good as it gets
+                drawn = synthetic_data(config, size) if images is None else split_data(config, *images)
+            tables.append(study(config, drawn))
+            found.append(tables[-1].reset_index().assign(confounder=name, seed=its_seed))
+        if not as_json:
+            console.print(_shown(pd.concat(tables), f"{name}, seeds: {seeds}"))
+    if as_json:
+        typer.echo(pd.concat(found).to_json(orient="records", indent=1, double_precision=15))
+
+
+def _shown(found: pd.DataFrame, title: str) -> Table:
+    by_row = found.groupby(level=0, sort=False)
+    means, spreads = by_row.mean(), by_row.std()
+    shown = Table(str(found.index.name), *(str(name).replace("_", " ") for name in means), title=title)
+    for row in means.index:
+        cells = zip(means.loc[row], spreads.loc[row], strict=True)
+        shown.add_row(str(row), *(f"{mean:.2f}" + ("" if pd.isna(std) else f" ± {std:.2f}") for mean, std in cells))
+    return shown
