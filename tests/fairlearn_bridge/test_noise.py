@@ -8,7 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairlearn_bridge.noise import AttributionNoise, additive_noise, grey_out, quantile_mask, shift_elsewhere
+from fairlearn_bridge.noise import (
+    AttributionNoise,
+    additive_noise,
+    grey_out,
+    quantile_mask,
+    shift_elsewhere,
+    transplant,
+)
 from fairlearn_bridge.schemes import SCHEMES
 
 
@@ -158,6 +165,18 @@ def test_transplants_balance_the_confounder_within_each_class():
         assert torch.equal(other_class, (labels[index] == 1) & (confounder[shown] == 1))
     index, shown = after_transplants(labels, confounder, 0.0)
     assert torch.equal(index, shown)
+
+
+def test_the_edges_of_a_transplant_are_as_soft_as_asked_for():
+    mask = torch.zeros(1, 1, 64, 64, dtype=torch.bool)
+    mask[..., 32:] = True
+    images, donors = torch.zeros(1, 3, 64, 64), torch.ones(1, 3, 64, 64)
+    assert torch.equal(transplant(images, donors, mask, edge=0), mask.float().expand(1, 3, 64, 64))
+    for edge, sigma in ((1 / 64, 1.0), (1 / 16, 4.0)):
+        shown = transplant(images, donors, mask, edge=edge)[0, 0, 32]
+        # A step blurred by a Gaussian is its distribution function: 0.84 one sigma inside, where pixels are at halves.
+        place = (torch.arange(64) - 31.5) / sigma
+        torch.testing.assert_close(shown, torch.special.ndtr(place), atol=0.03, rtol=0)
 
 
 def test_long_images_take_transplants():
