@@ -81,6 +81,16 @@ def test_mitigation(tmp_path):
 
 
 @pytest.mark.slow
+def test_two_confounders(tmp_path):
+    table = rows(run("plot_two_confounders.py", tmp_path), "nothing", "hair alone", "hair and hat")
+    misled = {name: values[1] for name, values in table.items()}
+    assert misled["nothing"] + 0.1 < misled["hair alone"] < misled["hair and hat"] - 0.1
+    of_hat = {name: values[3] for name, values in table.items()}
+    assert of_hat["hair alone"] > of_hat["hair and hat"] + 0.2
+    assert (tmp_path / "two_confounders.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
 def test_compare_mitigators(tmp_path):
     printed = run("plot_compare_mitigators.py", tmp_path)
     assert "resampling, seed 0: not applicable: no training image" in printed
