@@ -658,6 +658,7 @@ def compare(
     """
     from rich.console import Console
 
+    from captum_region.batches import fingerprint
     from captum_region.comparison.results import StudyResults
     from captum_region.comparison.study import study_attribute
 
@@ -687,6 +688,8 @@ def compare(
                 data, root, size, images, its_seed, cache=cache, skip_damaged=skip_damaged, quiet=quiet
             )
             results.settings["skipped"] = skipped_in(train)
+            digests = {"train": fingerprint(train.images), "test": fingerprint(test.images)}
+            results.settings.setdefault("digests", {})[str(its_seed)] = digests
             for name in attribute:
                 with warnings.catch_warnings(record=True) as told:
                     warnings.simplefilter("always", RuntimeWarning)

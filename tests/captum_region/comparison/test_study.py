@@ -11,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupShuffleSplit
 
 from captum_region import DenseRegionClassifier, RegionGrid
+from captum_region.batches import fingerprint
 from captum_region.cli import app
 from captum_region.comparison.cues import CUES, study_cues
 from captum_region.comparison.methods import floors
@@ -131,7 +132,10 @@ def test_the_command(command, interrupted, states, documented, listed, tmp_path)
     assert "Smiling: explained model" in done.stdout
     assert done.stderr.count("saliency: 100%") == 1  # the first seed was done before
     assert {name.replace("Smiling", "ATTRIBUTE") for name in listed(out)} == documented("compare")
-    assert [study["images"] for study in json.loads((out / "comparison.json").read_text())["studies"]] == [3, 3]
+    results = json.loads((out / "comparison.json").read_text())
+    assert [study["images"] for study in results["studies"]] == [3, 3]
+    drawn = make_faces(40, 16, random_state=2), make_faces(10, 16, random_state=3)
+    assert results["digests"]["1"] == dict(zip(("train", "test"), (fingerprint(f.images) for f in drawn), strict=True))
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # maps of an untrained classifier are flat
