@@ -60,6 +60,7 @@ sphinx_gallery_conf = {
             "plot_saliency_comparison.py",
             "*",
             "plot_mitigation.py",
+            "plot_two_confounders.py",
             "plot_compare_mitigators.py",
             "seeds_on_dask.py",
         ]
