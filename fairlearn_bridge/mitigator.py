@@ -16,7 +16,7 @@ from captum_region.batches import as_floats, take
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.comparison import Samples
-from fairlearn_bridge.noise import AttributionNoise, Perturbation, quantile_mask
+from fairlearn_bridge.noise import AttributionNoise, Perturbation, protect, quantile_mask
 from fairlearn_bridge.schemes import AT_PREDICT
 from fairlearn_bridge.selection import CrossedAUC, estimate_crossed_auc, hold_out
 from fairlearn_bridge.validation import check_classes, check_rows_or_images, check_sensitive, from_names
@@ -63,6 +63,12 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         of those within one standard error of the best, the one that perturbs the fewest pixels is taken.
     noise_std, perturbation, control, transplant_share
         See `AttributionNoise`.
+    protect_target : float, default=0
+        Spare pixels that tell of the target: its mean map is subtracted with this weight from the confounder's maps,
+        see `fairlearn_bridge.noise.protect`, before the most informative pixels are taken. Above 0 it is the map of a second region
+        classifier, trained to predict `y` within the confounder's values.
+    target_region_classifier : RegionClassifier, optional
+        That one, if there is one already.
     apply_at_predict : bool, default=False
         Perturb also the images given to `predict`, by the general mask. Another method than perturbing in training
         alone: the classifier then never sees the region at all. General schemes of ``mask`` and ``noise`` only.
@@ -85,6 +91,8 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         Mean confidence about the confounder over the training images, in [0, 1].
     pixel_map_ : ndarray of shape (height, width)
         The same by pixel.
+    target_region_classifier_, target_pixel_map_
+        With `protect_target` above 0, the same of the target.
     scheme_, quantile_ : str, float
         Those chosen, or given.
     selection_ : DataFrame
@@ -121,6 +129,8 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         perturbation: Perturbation | None = None,
         control: str | None = None,
         transplant_share: float = 0.5,
+        protect_target: float = 0.0,
+        target_region_classifier: RegionClassifier | None = None,
         apply_at_predict: bool = False,
         confidence: str | Confidence = "negative_entropy",
         validation_fraction: float = 0.25,
@@ -137,6 +147,8 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         self.perturbation = perturbation
         self.control = control
         self.transplant_share = transplant_share
+        self.protect_target = protect_target
+        self.target_region_classifier = target_region_classifier
         self.apply_at_predict = apply_at_predict
         self.confidence = confidence
         self.validation_fraction = validation_fraction
@@ -188,12 +200,23 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         self.image_shape_ = tuple(X.shape[1:])
         labels = check_classes(y, len(X))
         confounder = check_sensitive(sensitive_features, len(X))
+        if self.region_classifier is None and len(np.unique(confounder)) < 2:
+            raise ValueError("sensitive_features must take at least two values, they take one")
         seed = draw_seed(self.random_state)
-        self.region_classifier_ = self._region_classifier(X, labels, confounder, seed)
+        given = self.region_classifier
+        self.region_classifier_ = self._train_regions(X, confounder, labels, seed) if given is None else given
         grid = self.region_classifier_.grid
         maps = self._region_maps(X, region_maps, general=all(noise.is_general for noise in candidates))
         self.region_map_: NDArray[np.float32] = maps.double().mean(0).float().numpy()
         self.pixel_map_: NDArray[np.float32] = grid.to_pixels(torch.from_numpy(self.region_map_)).numpy()
+        if self.protect_target:
+            given = self.target_region_classifier
+            self.target_region_classifier_ = (
+                self._train_regions(X, labels, confounder, seed) if given is None else given
+            )
+            of_target = RegionAttribution(self.target_region_classifier_, self.confidence)
+            target_map = of_target.mean_pixels(X, show_progress=self.show_progress).cpu()
+            self.target_pixel_map_: NDArray[np.float32] = target_map.numpy()
         weights = {} if sample_weight is None else {"sample_weight": np.asarray(sample_weight)}
         noise = candidates[0]
         if len(candidates) > 1:
@@ -201,6 +224,8 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
             noise = candidates[_least_within_one_standard_error(self.selection_)]
         self.scheme_, self.quantile_ = noise.scheme, noise.quantile
         pixel_maps = torch.from_numpy(self.pixel_map_)[None] if noise.is_general else grid.to_pixels(maps)
+        if self.protect_target:
+            pixel_maps = protect(pixel_maps, target_map, self.protect_target)
         self.noise_ = noise.fit(pixel_maps, X, confounder, labels=labels, random_state=seed)
         self.estimator_ = clone(self.estimator).set_params(batch_transform=self.noise_)
         if self.random_state is not None:
@@ -246,6 +271,11 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
             noise.validate()
         if self.apply_at_predict and not {noise.scheme for noise in candidates} <= set(AT_PREDICT):
             raise ValueError(f"apply_at_predict needs the scheme {' or '.join(AT_PREDICT)}, got {self.scheme!r}")
+        weight = self.protect_target
+        if isinstance(weight, bool) or not isinstance(weight, int | float | np.number) or not 0 <= weight < np.inf:
+            raise ValueError(f"protect_target must be a number of at least 0, got {weight!r}")
+        if self.target_region_classifier is not None and not weight:
+            raise ValueError("target_region_classifier must come with protect_target above 0, got 0")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must lie in (0, 1), got {self.validation_fraction!r}")
         return candidates
@@ -267,6 +297,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
                 scheme=noise.scheme,
                 quantile=noise.quantile,
                 region_classifier=self.region_classifier_,
+                target_region_classifier=getattr(self, "target_region_classifier_", None),
                 random_state=None if self.random_state is None else seed,
             )
             candidate.fit(train.X, train.y, sensitive_features=train.confounder, region_maps=maps, **weights)
@@ -277,22 +308,18 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         rows = [(noise.scheme, noise.quantile, *found) for noise, found in zip(candidates, bar, strict=True)]
         return pd.DataFrame(rows, columns=["scheme", "quantile", "crossed_auc", "standard_error"])
 
-    def _region_classifier(
-        self, X: ImageData, labels: NDArray[Any], confounder: NDArray[Any], seed: int
+    def _train_regions(
+        self, X: ImageData, attribute: NDArray[Any], within: NDArray[Any], seed: int
     ) -> RegionClassifier:
-        if self.region_classifier is not None:
-            return self.region_classifier
+        """Train a region classifier of the attribute within the classes of the other."""
         height, width = X.shape[2:]
         grid = RegionGrid.for_images((height, width))
-        count = len(np.unique(confounder))
-        if count < 2:
-            raise ValueError("sensitive_features must take at least two values, they take one")
-        classifier = DenseRegionClassifier(grid, count, in_channels=X.shape[1], random_state=seed)
+        classifier = DenseRegionClassifier(grid, len(np.unique(attribute)), in_channels=X.shape[1], random_state=seed)
         fit_region_classifier(
             classifier,
             X,
-            confounder,
-            within=labels,
+            attribute,
+            within=within,
             epochs=self.region_epochs,
             random_state=seed,
             checkpoint_dir=getattr(self.estimator, "checkpoint_dir", None),

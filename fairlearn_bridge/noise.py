@@ -89,6 +89,35 @@ def quantile_mask(pixel_map: Tensor, quantile: float) -> Tensor:
     return (flat > flat.kthvalue(rank, dim=-1, keepdim=True).values).view(pixel_map.shape)
 
 
+def protect(pixel_maps: Tensor, target_map: Tensor, weight: float = 1.0) -> Tensor:
+    """Return maps that are high where much is told of the confounder and little of the target.
+
+    Parameters
+    ----------
+    pixel_maps : Tensor, shape (N, height, width)
+        Confidence about the confounder.
+    target_map : Tensor, shape (height, width)
+        Confidence about the target.
+    weight : float, default=1
+        Of the target's map, which is subtracted; every map counts as a share of its maximum.
+
+    Returns
+    -------
+    Tensor, shape (N, height, width)
+        At most 1.
+
+    Examples
+    --------
+    >>> protect(torch.tensor([[[0.2, 0.1]]]), torch.tensor([[0.5, 0.0]]))
+    tensor([[[0.0000, 0.5000]]])
+    """
+
+    def of_maximum(maps: Tensor) -> Tensor:
+        return maps / maps.amax((-2, -1), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+
+    return of_maximum(pixel_maps) - weight * of_maximum(target_map)
+
+
 def shift_elsewhere(mask: Tensor) -> tuple[int, int]:
     """Return the circular shift, in rows and columns, that takes `mask` where it overlaps itself least.
 

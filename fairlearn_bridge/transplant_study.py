@@ -23,6 +23,7 @@ from captum_region.cli import AsJson, Cache, Data, Debug, Quiet, Root, Seed, Siz
 from fairlearn_bridge import AttributionNoise, ImageClassifier, fit_mitigators, grey_out, measure, quantile_mask
 from fairlearn_bridge.comparison import alignment
 from fairlearn_bridge.experiment import samples_of
+from fairlearn_bridge.noise import protect
 from fairlearn_bridge.studies import Confounders, RegionEpochs, Seeds, Target, TestPerCell, TrainSize, run_study
 
 if TYPE_CHECKING:
@@ -98,8 +99,7 @@ def study_transplants(
         - ``donors of the other value``: always of the opposite confounder value, whatever their class
         - ``random donors``
         - ``each image's own mask``: ``specific_transplant``
-        - ``target protected``: the pixels that tell most of the confounder and least of the target: the target's map,
-          of a region classifier trained within the confounder's values, is subtracted, each as a share of its maximum
+        - ``target protected``: the pixels that tell most of the confounder and least of the target, see `protect`
         - ``grey in prediction``: the default, and the pixels greyed out in the test images
     """
     biased, balanced, test = (samples_of(config, part) for part in (data.biased, data.balanced, data.test))
@@ -144,7 +144,7 @@ def study_transplants(
         "donors of the other value": noise(labels=biased.confounder),
         "random donors": noise(confounder=random, labels=None),
         "each image's own mask": noise(grid.to_pixels(own), "specific_transplant"),
-        "target protected": noise(mean / mean.max() - of_target / of_target.max()),
+        "target protected": noise(protect(mean, of_target[0])),
     }
     original = ImageClassifier(max_epochs=config.epochs, batch_size=config.batch_size, lr=config.lr)
     variants: dict[str, Any] = {"original": original, "balanced": original}

@@ -100,6 +100,38 @@ def test_what_is_given_is_used_and_not_changed(region_classifier):
     assert np.array_equal(given.predict_proba(X), mitigator.predict_proba(X))
 
 
+def test_what_tells_the_target_too_is_spared():
+    rng = np.random.default_rng(0)
+    X, y = rng.integers(60, 160, (600, 3, 16, 16)), np.arange(600) % 2
+    confounder = (rng.random(600) < np.where(y == 1, 0.2, 0.8)).astype(int)
+    X[confounder == 1, :, 12:, 12:] += 60
+    X[confounder == 1, :, :4, :4] += 60
+    X[y == 1, :, :4, :4] -= 60  # the target's place too
+    X = X.astype(np.uint8)
+
+    def regions(labels, within):
+        classifier = DenseRegionClassifier(RegionGrid(16, 4, 4), 2, width=8, random_state=0)
+        fit_region_classifier(classifier, X, labels, within=within, epochs=40, random_state=0)
+        return classifier
+
+    mitigator = AttributionNoiseMitigator(
+        BASE, region_classifier=regions(confounder, y), scheme="general_mask", quantile=1 - 32 / 256, random_state=0
+    )
+    mask = mitigator.fit(X, y, sensitive_features=confounder).noise_.mask_[0]
+    assert mask[:4, :4].all()
+    assert mask[12:, 12:].all()
+    mitigator.set_params(protect_target=1.0, target_region_classifier=regions(y, confounder), quantile=1 - 16 / 256)
+    for scheme in ("general_mask", "specific_mask"):
+        spared = clone(mitigator).set_params(scheme=scheme).fit(X, y, sensitive_features=confounder)
+        mask = spared.noise_.mask_.float().mean(0)
+        assert mask[12:, 12:].mean() > 0.9
+        assert mask[:4, :4].mean() < 0.1
+        assert spared.target_pixel_map_[:4, :4].min() > spared.target_pixel_map_[12:, 12:].max()
+    trained = clone(mitigator).set_params(target_region_classifier=None, region_epochs=1)
+    trained.fit(X, y, sensitive_features=confounder)
+    assert trained.target_region_classifier_.grid == RegionGrid.for_images(16)
+
+
 def test_apply_at_predict_hides_the_region_for_good(region_classifier):
     X, y, confounder = biased(200)
     mitigator = AttributionNoiseMitigator(
@@ -196,6 +228,9 @@ def test_auto_stands_for_lists_that_apply_at_predict_does_not_fit(region_classif
 @pytest.mark.parametrize(
     ("parameters", "fit", "error", "words"),
     [
+        ({"protect_target": -1}, {}, ValueError, "protect_target must be a number of at least 0, got -1"),
+        ({"protect_target": float("nan")}, {}, ValueError, "protect_target must be a number"),
+        ({"target_region_classifier": object()}, {}, ValueError, "must come with protect_target above 0"),
         ({"scheme": "noise"}, {}, ValueError, "scheme must be one of"),
         ({"quantile": 2}, {}, ValueError, "quantile"),
         ({"quantile": []}, {}, ValueError, r"scheme and quantile must not be empty, got 'general_noise' and \[\]"),
