@@ -222,7 +222,7 @@ def run(
     test_per_cell: Annotated[
         int | None, typer.Option(help="Test images a cell; by default what the data allow, 182 at most.")
     ] = None,
-    schemes: Schemes = "general_transplant,general_mask@predict,general_noise",
+    schemes: Schemes = "general_transplant,specific_transplant,general_mask@predict,general_noise",
     others: Others = "fast",
     quantile: Quantile = 0.7,
     noise_std: NoiseStd = 0.5,

@@ -92,7 +92,7 @@ class ExperimentConfig:
 
     target: str
     confounder: str
-    schemes: tuple[str, ...] = ("general_transplant", "general_mask@predict", "general_noise")
+    schemes: tuple[str, ...] = ("general_transplant", "specific_transplant", "general_mask@predict", "general_noise")
     others: tuple[str, ...] = FAST_OTHERS
     quantile: float = 0.7
     noise_std: float = 0.5
