@@ -171,6 +171,8 @@ class AttributionNoise:
         mean mask overlaps itself least, ``random`` scatters them. What does no worse than these needs no map.
     transplant_share : float, default=0.5
         Share of the images of a batch that get a transplant, in [0, 1].
+    edge : float, default=1/64
+        How soft the edges of transplants are, see `fairlearn_bridge.noise.transplant`.
 
     Attributes
     ----------
@@ -187,6 +189,7 @@ class AttributionNoise:
         perturbation: Perturbation | None = None,
         control: str | None = None,
         transplant_share: float = 0.5,
+        edge: float = EDGE,
     ) -> None:
         self.scheme = scheme
         self.quantile = quantile
@@ -194,7 +197,7 @@ class AttributionNoise:
         self.perturbation = perturbation
         self.control = control
         self.transplant_share = transplant_share
-        self.edge = EDGE
+        self.edge = edge
 
     @property
     def is_general(self) -> bool:
@@ -211,6 +214,8 @@ class AttributionNoise:
             raise ValueError(f"control must be None or one of {', '.join(CONTROLS)}, got {self.control!r}")
         if not 0 <= self.transplant_share <= 1:
             raise ValueError(f"transplant_share must lie in [0, 1], got {self.transplant_share}")
+        if not 0 <= self.edge < np.inf:
+            raise ValueError(f"edge must be a number of at least 0, got {self.edge}")
         if self.perturbation is not None and not callable(self.perturbation):
             raise TypeError(f"perturbation must be callable, got {self.perturbation!r}")
 

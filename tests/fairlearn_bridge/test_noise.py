@@ -177,6 +177,10 @@ def test_the_edges_of_a_transplant_are_as_soft_as_asked_for():
         # A step blurred by a Gaussian is its distribution function: 0.84 one sigma inside, where pixels are at halves.
         place = (torch.arange(64) - 31.5) / sigma
         torch.testing.assert_close(shown, torch.special.ndtr(place), atol=0.03, rtol=0)
+    both = torch.cat([images, donors])
+    noise = AttributionNoise("general_transplant", 0.5, transplant_share=1, edge=0)
+    hard = noise.fit(mask[0].float(), both, [0, 1])(both, torch.arange(2), generator())
+    assert set(hard.unique().tolist()) == {0, 1}
 
 
 def test_long_images_take_transplants():
@@ -264,6 +268,8 @@ def test_random_pixels_are_as_many_and_nowhere_in_particular(maps, scheme):
         ({"noise_std": float("nan")}, ValueError, "noise_std"),
         ({"perturbation": "blur"}, TypeError, "perturbation"),
         ({"transplant_share": 2}, ValueError, "transplant_share"),
+        ({"edge": -1}, ValueError, "edge must be a number of at least 0, got -1"),
+        ({"edge": float("nan")}, ValueError, "edge"),
         ({"control": "nowhere"}, ValueError, "control must be None or one of elsewhere, random, got 'nowhere'"),
     ],
 )
