@@ -20,8 +20,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
 from captum_region.batches import as_floats
 from captum_region.cli import AsJson, Cache, Data, Debug, Quiet, Root, Seed, Size, told_in_one_line
-from fairlearn_bridge import AttributionNoise, ImageClassifier, fit_mitigators, grey_out, measure, quantile_mask
-from fairlearn_bridge.comparison import alignment
+from fairlearn_bridge import AttributionNoise, ImageClassifier, compare_mitigators, grey_out, quantile_mask
 from fairlearn_bridge.experiment import samples_of
 from fairlearn_bridge.noise import protect
 from fairlearn_bridge.studies import Confounders, RegionEpochs, Seeds, Target, TestPerCell, TrainSize, run_study
@@ -124,14 +123,16 @@ def study_transplants(
     of_target = grid.to_pixels(region_maps(biased.y, biased.confounder).mean(0, keepdim=True))
     random = np.random.default_rng(config.random_state).integers(2, size=len(biased.y))
 
-    def noise(maps: Tensor = mean, scheme: str = "general_transplant", **changes: Any) -> AttributionNoise:
-        fitted = {"confounder": biased.confounder, "labels": biased.y} | {
-            name: changes.pop(name) for name in ("confounder", "labels") if name in changes
-        }
-        edge = changes.pop("edge", None)
+    def noise(
+        maps: Tensor = mean,
+        scheme: str = "general_transplant",
+        *,
+        confounder: NDArray[Any] = biased.confounder,
+        labels: NDArray[Any] | None = biased.y,
+        **changes: Any,
+    ) -> AttributionNoise:
         made = AttributionNoise(scheme, **{"quantile": config.quantile} | changes)
-        made.edge = made.edge if edge is None else edge
-        return made.fit(maps, biased.X, **fitted)
+        return made.fit(maps, biased.X, confounder, labels=labels)
 
     transforms = {
         "default": noise(),
@@ -150,21 +151,20 @@ def study_transplants(
     variants: dict[str, Any] = {"original": original, "balanced": original}
     variants |= {name: clone(original).set_params(batch_transform=made) for name, made in transforms.items()}
     variants["grey in prediction"] = GreyInPrediction(original, quantile_mask(mean, config.quantile))
-    predictions, _ = fit_mitigators(
+    table = compare_mitigators(
         variants,
         biased,
         test,
         train_on={"balanced": balanced},
         reuse={"grey in prediction": "default"},
         random_states=[config.random_state],
+        n_bootstrap=1,  # its intervals are not used
         n_jobs=config.n_jobs,
         checkpoint_dir=checkpoint_dir,
         show_progress=show_progress,
     )
-    aligned = alignment(biased.y, biased.confounder)
-    of_variants = predictions.groupby("mitigator", sort=False)
-    measured = {name: measure(rows, aligned=aligned)[[*MEASURES]] for name, rows in of_variants}
-    return pd.DataFrame(measured).T.reindex(list(variants)).rename_axis("variant")
+    means = {name: table[name, "mean"] for name in MEASURES}
+    return pd.DataFrame(means).rename_axis("variant")
 
 
 def main(
