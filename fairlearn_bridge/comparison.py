@@ -237,9 +237,10 @@ def fit_mitigators(
     data = {name: (train_on.get(name, train), test, {} if name in train_on else fit_params) for name in chains}
     keep = checkpoint_dir is not None
     for name in ("y", "confounder", "groups") if keep else ():
-        if odd := {type(value) for value in getattr(test, name).tolist()} - {bool, int, float, str}:
-            names = ", ".join(sorted(kind.__name__ for kind in odd))
-            raise TypeError(f"test.{name} must hold numbers or strings where checkpoint_dir is given, got {names}")
+        values = getattr(test, name).tolist()
+        if odd := {type(value).__name__ for value in values if not isinstance(value, int | float | str)}:
+            got = ", ".join(sorted(odd))
+            raise TypeError(f"test.{name} must hold numbers or strings where checkpoint_dir is given, got {got}")
     # The images are hashed once, not in every job.
     shared = digest((train, test, fit_params)) if keep else None
     own = {name: digest((chains[name], train_on.get(name))) if keep else None for name in chains}

@@ -50,7 +50,8 @@ def run_study(
     """
     images = None
     if data == "faces":
-        train_size, test_per_cell = train_size or 2400, test_per_cell or 182
+        train_size = 2400 if train_size is None else train_size
+        test_per_cell = 182 if test_per_cell is None else test_per_cell
     else:
         images = read_data(data, root, size, cache=cache, skip_damaged=False, quiet=quiet)
         images = (images[0], None) if training_images_alone else images
