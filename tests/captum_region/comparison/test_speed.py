@@ -9,21 +9,24 @@ from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionGr
 from captum_region.comparison.speed import Pair, algorithm_1, patch_by_patch
 
 
-@pytest.mark.parametrize("kind", [DenseRegionClassifier, PatchRegionClassifier])
-def test_the_plain_loop_gives_what_forward_grid_gives(kind):
-    grid = RegionGrid((36, 42), 8, 1)  # enough regions for the copy that is made for inference
+@pytest.mark.parametrize(
+    ("kind", "k"), [(DenseRegionClassifier, 8), (PatchRegionClassifier, 8), (PatchRegionClassifier, 16)]
+)
+def test_the_plain_loop_gives_what_forward_grid_gives(kind, k):
+    # Enough regions for the copy that is made for inference; with k = 16 it takes WinogradConv2d for some layers.
+    grid = RegionGrid((28 + k, 34 + k), k, 1)
     classifier = kind(grid, 3, random_state=0).eval()
     for module in classifier.modules():
         if isinstance(module, torch.nn.BatchNorm2d):  # such as a mistake in folding it in would show
             module.running_mean.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))
             module.running_var.uniform_(0.5, 2, generator=torch.Generator().manual_seed(1))
             module.weight.data.uniform_(0.5, 2, generator=torch.Generator().manual_seed(2))
-    images = torch.rand(1, 3, 36, 42, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(1, 3, *grid.image_size, generator=torch.Generator().manual_seed(0))
     before = [value.clone() for value in classifier.state_dict().values()]
     with torch.no_grad():
         expected = patch_by_patch(classifier, images, batch=100)
-        torch.testing.assert_close(classifier.forward_grid(images), expected, rtol=1e-4, atol=1e-5)
-    assert expected.std() > 0.01
+        torch.testing.assert_close(classifier.forward_grid(images), expected, rtol=1e-4, atol=1e-4)
+    assert expected.std() > 0.05
     assert all(torch.equal(old, new) for old, new in zip(before, classifier.state_dict().values(), strict=True))
     # With gradients the network itself is used.
     classifier.forward_grid(images, regions_per_pass=2000).sum().backward()
