@@ -165,7 +165,7 @@ class RegionMaps:
         """
         images = check_images(images, image_size=self.grid.image_size)
         found = {
-            "classifier": classifier_digest(attribution.forward_func),
+            "classifier": classifier_digest(_classifier_of(attribution)),
             "data": fingerprint(images),
             "confidence": _name(attribution.confidence),
         }
@@ -240,9 +240,7 @@ def attribute_dataset(
     BlockingIOError
         If another process is writing into the folder.
     """
-    classifier = attribution.forward_func
-    if not isinstance(classifier, RegionClassifier):
-        raise TypeError(f"attribution must be that of a RegionClassifier, got one of {type(classifier).__name__}")
+    classifier = _classifier_of(attribution)
     if target is not None and not (isinstance(target, int) and 0 <= target < classifier.num_classes):
         raise ValueError(f"target must be None or one of the classes 0 to {classifier.num_classes - 1}, got {target!r}")
     if batch_size < 1:
@@ -275,6 +273,17 @@ def attribute_dataset(
         done = processes.from_main(lambda: _claim(stack.enter_context(locked(folder)), description))
         _write_maps(attribution, images, Path(folder), description, done, batch_size, processes, show_progress)
     return RegionMaps(folder)
+
+
+def _classifier_of(attribution: RegionAttribution) -> RegionClassifier:
+    from captum_region.attribution import RegionAttribution  # takes Captum, which a store that is only read need not
+
+    if not isinstance(attribution, RegionAttribution):
+        raise TypeError(f"attribution must be a RegionAttribution, got {type(attribution).__name__}")
+    classifier = attribution.forward_func
+    if not isinstance(classifier, RegionClassifier):
+        raise TypeError(f"attribution must be that of a RegionClassifier, got one of {type(classifier).__name__}")
+    return classifier
 
 
 def _name(confidence: Confidence) -> str:

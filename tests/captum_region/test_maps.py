@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from captum_region import (
     DenseRegionClassifier,
+    MultiScaleRegionAttribution,
     RegionAttribution,
     RegionGrid,
     RegionMaps,
@@ -113,6 +114,9 @@ def test_other_classifiers_images_and_settings_are_refused_by_name(attribution, 
 def test_bad_input_is_named(attribution, images, tmp_path):
     with pytest.raises(TypeError, match="RegionClassifier"):
         attribute_dataset(RegionAttribution(lambda patches, region: patches, grid=GRID), images, tmp_path / "x")
+    for other in (attribution.forward_func, MultiScaleRegionAttribution([attribution.forward_func])):
+        with pytest.raises(TypeError, match=f"must be a RegionAttribution, got {type(other).__name__}"):
+            attribute_dataset(other, images, tmp_path / "x")
     with pytest.raises(ValueError, match="target"):
         attribute_dataset(attribution, images, tmp_path / "x", target=2)
     with pytest.raises(ValueError, match="16 x 16"):
