@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from captum_region.snapshot import Snapshots, random_states, set_random_states
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
 
     from accelerate import Accelerator
     from numpy.typing import ArrayLike, NDArray
@@ -219,20 +220,7 @@ def fit_region_classifier(
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = _schedule(optimizer, recipe, epochs, steps_per_epoch)
     generator = torch.Generator().manual_seed(seed)
-    history: list[dict[str, Any]] = []
-    # Of the epoch under way: the images in their order, how many of them are done, the row of the history.
-    row: dict[str, Any] = {}
-    order, done = torch.empty(0, dtype=torch.long), 0
-
-    def state() -> dict[str, Any]:
-        parts = {"classifier": classifier, "optimizer": optimizer, "schedule": schedule}
-        return {
-            **{name: part.state_dict() for name, part in parts.items()},
-            "random": (generator.get_state(), random_states()),
-            "history": history,
-            "epoch": (order, done, row),
-        }
-
+    state = _State(classifier, optimizer, schedule, generator)
     steps = epochs * steps_per_epoch
     with (
         seeded(seed),
@@ -241,28 +229,24 @@ def fit_region_classifier(
     ):
         if (kept := processes.from_main(snapshots.load)) is not None:
             with snapshots.restoring():
-                classifier.load_state_dict(kept["classifier"])
-                optimizer.load_state_dict(kept["optimizer"])
-                schedule.load_state_dict(kept["schedule"])
-                generator.set_state(kept["random"][0])
-                set_random_states(kept["random"][1])
-                history, (order, done, row) = kept["history"], kept["epoch"]
-                if not (isinstance(history, list) and isinstance(row, dict)):
-                    raise TypeError("its history is none")
-                bar.update(len(history) * steps_per_epoch + math.ceil(done / recipe.batch_size))
-        is_new = len(history) < epochs
-        while len(history) < epochs:
+                state.load_state_dict(kept)
+                bar.update(len(state.history) * steps_per_epoch + math.ceil(state.done / recipe.batch_size))
+        is_new = len(state.history) < epochs
+        while len(state.history) < epochs:
             classifier.train()
-            if not row:
-                order, done = _draw_order(probability, generator), 0
-                row = {"epoch": len(history) + 1, "loss": 0.0, "lr": schedule.get_last_lr()[0]}
-            for first in range(done, len(order), recipe.batch_size):
-                index = order[first : first + recipe.batch_size]
+            if not state.row:
+                state.order, state.done = _draw_order(probability, generator), 0
+                state.row = {"epoch": len(state.history) + 1, "loss": 0.0, "lr": schedule.get_last_lr()[0]}
+            row = state.row
+            for first in range(state.done, len(state.order), recipe.batch_size):
+                index = state.order[first : first + recipe.batch_size]
                 patches, region, expected = _random_patches(
                     classifier, images, target, index, recipe, generator, processes.share
                 )
                 if not processes.is_main:  # dropout of its own, and the same where a training goes on
-                    torch.manual_seed(draw_seed(np.random.default_rng((seed, processes.rank, row["epoch"], done))))
+                    torch.manual_seed(
+                        draw_seed(np.random.default_rng((seed, processes.rank, row["epoch"], state.done)))
+                    )
                 optimizer.zero_grad()
                 value = _backward(
                     classifier,
@@ -276,30 +260,30 @@ def fit_region_classifier(
                     raise FloatingPointError(f"the loss became {value} in epoch {row['epoch']}; try a lower lr")
                 optimizer.step()
                 schedule.step()
-                done += len(index)
+                state.done += len(index)
                 row["loss"] += value * len(index) / drawn
                 bar.update()
-                snapshots.save_sometimes(state)
+                snapshots.save_sometimes(state.state_dict)
             classifier.eval()
             if validation is not None:
                 with autocast(classifier.device, mixed_precision):
                     row["valid_accuracy"] = _random_region_accuracy(
                         classifier, valid_images, valid_target, recipe, generator, processes
                     )
-            history.append(row)
+            state.history.append(row)
             shown = {name: f"{value:.3g}" for name, value in row.items() if name != "epoch"}
             bar.set_postfix(shown, refresh=False)  # drawn with the next step: an epoch may be one
-            row, done = {}, 0
+            state.row, state.done = {}, 0
         classifier.eval()
         if is_new:
-            snapshots.save(state)
+            snapshots.save(state.state_dict)
         with autocast(classifier.device, mixed_precision):
             accuracy = (
                 None
                 if validation is None
                 else region_accuracy(classifier, valid_images, valid_target, accelerator=accelerator)
             )
-    return RegionTraining(pd.DataFrame(history), accuracy)
+    return RegionTraining(pd.DataFrame(state.history), accuracy)
 
 
 def region_accuracy(
@@ -339,6 +323,41 @@ def region_accuracy(
     present = np.bincount(target, minlength=classifier.num_classes)
     accuracy: NDArray[np.float64] = (right[present > 0] / present[present > 0, None, None]).mean(0)
     return accuracy
+
+
+@dataclass
+class _State:
+    """What a training that was stopped goes on from: the state of all that has one, and where it was."""
+
+    classifier: RegionClassifier
+    optimizer: torch.optim.Optimizer
+    schedule: Any
+    generator: torch.Generator
+    history: list[dict[str, Any]] = field(default_factory=list)
+    # Of the epoch under way: the images in their order, how many of them are done, the row of the history.
+    order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    done: int = 0
+    row: dict[str, Any] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "classifier": self.classifier.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "random": (self.generator.get_state(), random_states()),
+            "history": self.history,
+            "epoch": (self.order, self.done, self.row),
+        }
+
+    def load_state_dict(self, kept: Mapping[str, Any]) -> None:
+        self.classifier.load_state_dict(kept["classifier"])
+        self.optimizer.load_state_dict(kept["optimizer"])
+        self.schedule.load_state_dict(kept["schedule"])
+        self.generator.set_state(kept["random"][0])
+        set_random_states(kept["random"][1])
+        self.history, (self.order, self.done, self.row) = kept["history"], kept["epoch"]
+        if not (isinstance(self.history, list) and isinstance(self.row, dict)):
+            raise TypeError("its history is none")
 
 
 def _with_labels(
