@@ -24,7 +24,7 @@ _OUTPUT = torch.tensor([[1.0, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4,
 
 
 class WinogradConv2d(nn.Module):
-    """A 3 x 3 convolution by Winograd's minimal filtering, in float32 on a processor.
+    """A 3 x 3 convolution by Winograd's minimal filtering, in float32 on a processor and without gradients.
 
     For each pair of channels, 4 x 4 pixels of the output take 36 multiplications in place of 144. PyTorch's own
     convolutions do so on a GPU, through cuDNN, and do not on a processor.
@@ -69,23 +69,24 @@ class WinogradConv2d(nn.Module):
         height, width = images.shape[2:]
         if min(height, width) < 4:
             return self.convolution(images)  # type: ignore[no-any-return]
+        rows, columns = -(-height // 4), -(-width // 4)
         # The last tiles may reach over the edge.
-        padded = F.pad(images.permute(0, 2, 3, 1), (0, 0, 1, 1 + -width % 4, 1, 1 + -height % 4))
-        at_once = max(1, 16 * self.tiles_per_pass // (height * width))
-        outputs = torch.cat([self._convolve(some) for some in padded.split(at_once)])
-        return outputs[:, :height, :width].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
-
-    def _convolve(self, padded: Tensor) -> Tensor:
-        """N x height + 2 x width + 2 x channels in, N x height x width x channels out."""
-        tiles = padded.unfold(1, 6, 4).unfold(2, 6, 4)
-        count, rows, columns, channels = tiles.shape[:4]
-        pixels = tiles.permute(4, 5, 0, 1, 2, 3).reshape(36, -1)
-        # The transforms of rows and columns as one matrix product: pass by pass they would cost more than they save.
-        transformed = torch.kron(_INPUT, _INPUT) @ pixels
-        products = transformed.view(36, -1, channels) @ self._filters
-        outputs = (torch.kron(_OUTPUT, _OUTPUT) @ products.flatten(1)).view(4, 4, count, rows, columns, -1)
-        outputs = outputs.permute(2, 3, 0, 4, 1, 5).reshape(count, 4 * rows, 4 * columns, -1)
-        return outputs if self.convolution.bias is None else outputs.add_(self.convolution.bias)
+        padded = F.pad(images.permute(0, 2, 3, 1), (0, 0, 1, 4 * columns - width + 1, 1, 4 * rows - height + 1))
+        tiles = (
+            padded.unfold(1, 6, 4).unfold(2, 6, 4).permute(4, 5, 0, 1, 2, 3)
+        )  # 6 x 6 x N x rows x columns x channels
+        outputs = images.new_empty(len(images), rows, 4, columns, 4, self.convolution.out_channels)
+        bias = 0.0 if self.convolution.bias is None else self.convolution.bias
+        # The transforms of rows and of columns at once, as one matrix product: sums one by one cost more than is saved.
+        into, out_of = torch.kron(_INPUT, _INPUT), torch.kron(_OUTPUT, _OUTPUT)
+        at_once = max(1, self.tiles_per_pass // (rows * columns))
+        for some, place in zip(tiles.split(at_once, 2), outputs.split(at_once), strict=True):
+            transformed = into @ some.reshape(36, -1)
+            products = transformed.view(36, -1, images.shape[1]) @ self._filters
+            place = place.permute(2, 4, 0, 1, 3, 5)
+            torch.add((out_of @ products.flatten(1)).view(place.shape), bias, out=place)
+        pixels = outputs.view(len(images), 4 * rows, 4 * columns, -1)[:, :height, :width]
+        return pixels.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
 
 def use_winograd(network: nn.Module) -> None:
