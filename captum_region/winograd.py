@@ -70,11 +70,9 @@ class WinogradConv2d(nn.Module):
         if min(height, width) < 4:
             return self.convolution(images)  # type: ignore[no-any-return]
         rows, columns = -(-height // 4), -(-width // 4)
-        # The last tiles may reach over the edge.
+        # The last tiles may reach over the edge. They are 6 x 6 x N x rows x columns x channels.
         padded = F.pad(images.permute(0, 2, 3, 1), (0, 0, 1, 4 * columns - width + 1, 1, 4 * rows - height + 1))
-        tiles = (
-            padded.unfold(1, 6, 4).unfold(2, 6, 4).permute(4, 5, 0, 1, 2, 3)
-        )  # 6 x 6 x N x rows x columns x channels
+        tiles = padded.unfold(1, 6, 4).unfold(2, 6, 4).permute(4, 5, 0, 1, 2, 3)
         outputs = images.new_empty(len(images), rows, 4, columns, 4, self.convolution.out_channels)
         bias = 0.0 if self.convolution.bias is None else self.convolution.bias
         # The transforms of rows and of columns at once, as one matrix product: sums one by one cost more than is saved.
