@@ -52,17 +52,23 @@ def class_evidence(logits: Tensor, target: Target) -> Tensor:
         If a target is no class, or their number is neither 1 nor N. It is a ValueError and an AssertionError.
     """
     count, classes = logits.shape[:2]
-    index = torch.as_tensor(target, device=logits.device)
-    if index.is_floating_point() or index.dtype == torch.bool:
-        raise TypeError(f"target must be a class number or one for each image, got {target!r}")
-    index = index.flatten()
-    if len(index) not in (1, count):
-        raise TargetError(f"target must be one class or one for each of the {count} images, got {len(index)}")
+    index = _class_numbers(target, count).to(logits.device)
     if len(index) and not 0 <= int(index.min()) <= int(index.max()) < classes:
         raise TargetError(f"target must lie in 0 to {classes - 1}, got {int(index.min())} to {int(index.max())}")
     logits = logits if logits.dtype == torch.float64 else logits.float()
     probability = torch.softmax(logits, 1)[torch.arange(count, device=logits.device), index.long().expand(count)]
     return (probability - 1 / classes) / (1 - 1 / classes)
+
+
+def _class_numbers(target: Target, count: int) -> Tensor:
+    """Return the one class, or those of `count` images, that a target names."""
+    index = torch.as_tensor(target)
+    if index.is_floating_point() or index.dtype == torch.bool:
+        raise TypeError(f"target must be a class number or one for each image, got {target!r}")
+    index = index.flatten()
+    if len(index) not in (1, count):
+        raise TargetError(f"target must be one class or one for each of the {count} images, got {len(index)}")
+    return index
 
 
 class RegionAttribution(Attribution):  # type: ignore[misc]
@@ -201,11 +207,11 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         """
         images = check_images(images, image_size=self.grid.image_size)
         maps = torch.empty(len(images), *self.grid.shape, device=images.device if isinstance(images, Tensor) else None)
+        # Of all images, not of each batch: with as many classes as a batch has images, each would take them all.
+        classes = None if target is None else _class_numbers(target, len(images)).expand(len(images))
         start = 0
         for batch in batches(images, batch_size, show_progress=show_progress, desc="region maps"):
-            part = target if target is None or isinstance(target, int) else torch.as_tensor(target).flatten()
-            if isinstance(part, Tensor) and len(part) == len(images):
-                part = part[start : start + len(batch)]
+            part = None if classes is None else classes[start : start + len(batch)]
             maps[start : start + len(batch)] = self._region_map(batch, part)
             start += len(batch)
         return maps
@@ -227,6 +233,8 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         images = check_images(images, image_size=self.grid.image_size)
         if not len(images):
             raise ValueError("images must hold at least one image for a mean, got none")
+        if target is not None and len(torch.as_tensor(target).flatten()) != 1:
+            raise TargetError(f"target must be one class for all images of a mean, got {target!r}")
         total = torch.zeros(self.grid.shape, dtype=torch.float64)
         for batch in batches(images, batch_size, show_progress=show_progress, desc="mean map"):
             total += self._region_map(batch, target).cpu().double().sum(0)

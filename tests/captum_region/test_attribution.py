@@ -73,6 +73,16 @@ def test_targets(classifier, images):
             attribution.attribute(images, target=bad)
 
 
+def test_targets_are_counted_by_image_and_not_by_batch(classifier, images):
+    attribution = RegionAttribution(classifier)
+    with pytest.raises(ValueError, match="one for each of the 4 images, got 2"):
+        attribution.region_map(images, [0, 1], batch_size=2)
+    with pytest.raises(ValueError, match=r"one class for all images of a mean, got \[0, 1\]"):
+        attribution.mean_map(images, [0, 1], batch_size=2)
+    same = attribution.mean_map(images, 1, batch_size=2)
+    assert torch.equal(attribution.mean_map(images, torch.tensor([1]), batch_size=2), same)
+
+
 def test_a_plain_function_with_a_grid_gives_what_the_classifier_gives(classifier, images, capfd):
     attribution = RegionAttribution(lambda patches, region: classifier(patches, region), grid=GRID)
     expected = RegionAttribution(classifier).attribute(images)
