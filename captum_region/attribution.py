@@ -159,7 +159,7 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         Raises
         ------
         TypeError
-            If the inputs are no tensor or the target no integer.
+            If the inputs are no tensor, or neither uint8 nor float, or the target no integer.
         ValueError
             If the inputs are of another size than the grid's, or, as `TargetError`, more than one tensor or the target
             does not fit.
@@ -170,6 +170,9 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         images = inputs[0] if isinstance(inputs, tuple) else inputs
         if not isinstance(images, Tensor):
             raise TypeError(f"inputs must be a tensor of images, got {type(images).__name__}")
+        # Floats may leave [0, 1]: NoiseTunnel's do.
+        if not (images.is_floating_point() or images.dtype == torch.uint8):
+            raise TypeError(f"inputs must be uint8 or float in [0, 1], got {images.dtype}")
         regions = self._region_map(images, target, perturbations_per_eval, show_progress)
         pixels = self.grid.to_pixels(regions, sigma=self.sigma)
         dtype = images.dtype if images.is_floating_point() else torch.float32

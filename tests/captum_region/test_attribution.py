@@ -104,6 +104,9 @@ def test_tuples_dtypes_and_the_inputs_are_left_alone(classifier, images):
         attribution.attribute((images, images))
     with pytest.raises(TypeError, match="inputs"):
         attribution.attribute(images.numpy())
+    for wrong in (torch.int32, torch.int64, torch.bool):
+        with pytest.raises(TypeError, match=f"inputs must be uint8 or float in .*, got {wrong}"):
+            attribution.attribute((images * 255).to(wrong))
     with pytest.raises(ValueError, match="20, 26"):
         attribution.attribute(images[..., :-1])
     for dtype in (torch.float64, torch.float16, torch.bfloat16):
