@@ -93,7 +93,8 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
     Raises
     ------
     TypeError, ValueError
-        If there is no grid, or the confidence is unknown.
+        If the classifier cannot be called, there is no grid or another than the classifier's, or the confidence is
+        unknown.
 
     Examples
     --------
@@ -116,9 +117,15 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         sigma: float | None = None,
     ) -> None:
         super().__init__(region_classifier)
-        grid = getattr(region_classifier, "grid", None) if grid is None else grid
+        if not callable(region_classifier):  # what has a grid may be an attribution, or a store of maps
+            got = type(region_classifier).__name__
+            raise TypeError(f"region_classifier must be a RegionClassifier or a callable, got {got}")
+        own = getattr(region_classifier, "grid", None)
+        grid = own if grid is None else grid
         if not isinstance(grid, RegionGrid):
             raise TypeError(f"grid must be given as a RegionGrid, as region_classifier has none; got {grid!r}")
+        if isinstance(own, RegionGrid) and grid != own:
+            raise ValueError(f"grid must be left out, or that of region_classifier, {own}; got {grid}")
         if sigma is not None and not sigma > 0:
             raise ValueError(f"sigma must be above 0, got {sigma}")
         self.grid = grid
@@ -266,6 +273,8 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
             else:
                 logits = forward_regions(classifier, self.grid, moved, **options)
             value = self.confidence(logits) if target is None else class_evidence(logits, target)
+        if value.shape != (wanted := (len(images), *self.grid.shape)):
+            raise ValueError(f"confidence must give one value a region, of shape {wanted}, got {tuple(value.shape)}")
         return value.to(images.device)
 
 

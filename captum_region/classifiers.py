@@ -222,6 +222,11 @@ def forward_regions(
     Returns
     -------
     Tensor, shape (N, classes, rows, cols)
+
+    Raises
+    ------
+    ValueError
+        If `regions_per_pass` is below 1, the images are of another size, or `forward` gives something else.
     """
     if regions_per_pass < 1:
         raise ValueError(f"regions_per_pass must be at least 1, got {regions_per_pass}")
@@ -232,7 +237,11 @@ def forward_regions(
     for chunk in progress(regions.split(at_once)):
         region = chunk.expand(len(images), -1)
         patches = grid.extract(images, region).flatten(0, 1)
-        logits.append(forward(patches, region.flatten()).unflatten(0, (len(images), len(chunk))))
+        found = forward(patches, region.flatten())
+        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(patches):
+            got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(f"the classifier must give {len(patches)} x classes logits for as many patches, got {got}")
+        logits.append(found.unflatten(0, (len(images), len(chunk))))
     every: Tensor = torch.cat(logits, 1).movedim(1, 2).unflatten(2, grid.shape)
     return every
 

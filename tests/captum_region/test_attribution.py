@@ -95,6 +95,35 @@ def test_a_plain_function_with_a_grid_gives_what_the_classifier_gives(classifier
         RegionAttribution(lambda patches, region: None)
 
 
+def test_what_has_a_grid_need_not_be_a_classifier(classifier):
+    with pytest.raises(TypeError, match="must be a RegionClassifier or a callable, got RegionAttribution"):
+        RegionAttribution(RegionAttribution(classifier))
+    other = RegionGrid((20, 26), 7, 3)
+    assert other.shape == GRID.shape  # so that a map of pixels would come out, a wrong one
+    with pytest.raises(ValueError, match="grid must be left out, or that of region_classifier"):
+        RegionAttribution(classifier, grid=other)
+    assert RegionAttribution(classifier, grid=RegionGrid((20, 26), 8, 3)).grid == GRID
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (lambda patches, region: patches.mean((1, 2, 3)), r"logits for as many patches, got shape \(12,\)"),
+        (lambda patches, region: np.zeros((len(patches), 2)), "logits for as many patches, got ndarray"),
+        (lambda patches, region: torch.zeros(3, 2), r"12 x classes logits for as many patches, got shape \(3, 2\)"),
+    ],
+)
+def test_functions_that_give_no_logits_are_told(function, words, images):
+    with pytest.raises(ValueError, match=words):
+        RegionAttribution(function, grid=GRID).attribute(images, perturbations_per_eval=12)
+
+
+def test_confidences_that_are_not_of_the_regions_are_told(classifier, images):
+    for confidence in (torch.amax, lambda logits: logits.softmax(1)):
+        with pytest.raises(ValueError, match=r"confidence must give one value a region, of shape \(4, 5, 7\)"):
+            RegionAttribution(classifier, confidence).region_map(images)
+
+
 def test_tuples_dtypes_and_the_inputs_are_left_alone(classifier, images):
     attribution = RegionAttribution(classifier)
     expected, before = attribution.attribute(images), images.clone()
