@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from captum_region.batches import batches, check_images
+from captum_region.classifiers import RegionClassifier, check_evaluating
 from captum_region.randomness import RandomState, draw_seed
 
 if TYPE_CHECKING:
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from captum_region.batches import ImageData
-    from captum_region.classifiers import RegionClassifier
+    from captum_region.batches import ImageData, ImageSource
 
 
 __all__ = [
@@ -92,7 +92,7 @@ def balanced_subset(
 
 def measure_calibration(
     classifier: RegionClassifier,
-    images: ImageData,
+    images: ImageSource,
     labels: ArrayLike,
     *,
     bins: int = 100,
@@ -107,8 +107,10 @@ def measure_calibration(
     Parameters
     ----------
     classifier : RegionClassifier
+        In eval mode, as training and loading leave it.
     images : ndarray or Tensor, shape (N, C, height, width)
-        uint8, or float in [0, 1]; none that it was trained on.
+        uint8, or float in [0, 1]; none that it was trained on. Or another source of images as in
+        `RegionAttribution.region_map`.
     labels : array-like of shape (N,)
         Among the labels it was trained with.
     bins : int, default=100
@@ -128,7 +130,7 @@ def measure_calibration(
     TypeError, ValueError
         If an argument does not fit, named in the message.
     """
-    target = _targets(classifier, images, labels)
+    images, target = _checked(classifier, images, labels)
     return of_logits(_logits(classifier, images, target, batch_size, show_progress, "calibration"), bins=bins)
 
 
@@ -188,7 +190,7 @@ def of_logits(batches_of_logits: Iterable[tuple[Tensor, Tensor]], *, bins: int =
 
 def fit_temperature(
     classifier: RegionClassifier,
-    images: ImageData,
+    images: ImageSource,
     labels: ArrayLike,
     *,
     batch_size: int = 16,
@@ -217,7 +219,7 @@ def fit_temperature(
     TypeError, ValueError
         If an argument does not fit, named in the message.
     """
-    target = _targets(classifier, images, labels)
+    images, target = _checked(classifier, images, labels)
     found = list(_logits(classifier, images, target, batch_size, show_progress, "temperature"))
     logits = torch.cat([part for part, _ in found]) * classifier.temperature.cpu()  # as before any temperature
     expected = target[:, None, None].expand(-1, *classifier.grid.shape)
@@ -230,15 +232,19 @@ def fit_temperature(
     return float(classifier.temperature)
 
 
-def _targets(classifier: RegionClassifier, images: ImageData, labels: ArrayLike) -> Tensor:
-    check_images(images, image_size=classifier.grid.image_size)
+def _checked(classifier: RegionClassifier, images: ImageSource, labels: ArrayLike) -> tuple[ImageData, Tensor]:
+    """Return the images, and the class number of each."""
+    if not isinstance(classifier, RegionClassifier):
+        raise TypeError(f"classifier must be a RegionClassifier, got {type(classifier).__name__}")
+    check_evaluating(classifier)
+    images = check_images(images, image_size=classifier.grid.image_size)
     target = classifier.encode(labels)
     if len(target) != len(images) or not len(target):
         raise ValueError(
             f"labels must have one label for each of the images, at least one; got {len(target)} labels "
             f"for {len(images)} images"
         )
-    return torch.from_numpy(target)
+    return images, torch.from_numpy(target)
 
 
 def _logits(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from captum_region.batches import batches, check_images, fingerprint, take
 from captum_region.checkpoint import classifier_digest
-from captum_region.classifiers import RegionClassifier
+from captum_region.classifiers import RegionClassifier, check_evaluating
 from captum_region.datasets.images import AttributeImages
 from captum_region.display import RegionMapDisplay
 from captum_region.distributed import Processes, autocast, check_mixed_precision
@@ -209,7 +209,7 @@ def attribute_dataset(
     Parameters
     ----------
     attribution : RegionAttribution
-        Of a `RegionClassifier`: a function alone cannot be told from another when a run goes on.
+        Of a `RegionClassifier` in eval mode: a function alone cannot be told from another when a run goes on.
     images : ndarray or Tensor, shape (N, C, height, width)
         uint8, or float in [0, 1]; a memory map is read batch by batch. They are read once more for their fingerprint.
         Or `AttributeImages`, or what `captum_region.datasets.from_dataset` reads, then in memory.
@@ -283,6 +283,7 @@ def _classifier_of(attribution: RegionAttribution) -> RegionClassifier:
     classifier = attribution.forward_func
     if not isinstance(classifier, RegionClassifier):
         raise TypeError(f"attribution must be that of a RegionClassifier, got one of {type(classifier).__name__}")
+    check_evaluating(classifier)
     return classifier
 
 

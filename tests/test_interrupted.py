@@ -119,7 +119,7 @@ if os.geteuid() == 0:  # whom no permission stops
 out = sys.argv[1]
 for write in (
     lambda: fit_region_classifier(classifier, images, labels, epochs=1, random_state=0, checkpoint_dir=out),
-    lambda: attribute_dataset(RegionAttribution(classifier), images, out),
+    lambda: attribute_dataset(RegionAttribution(classifier.eval()), images, out),  # the training stopped in its midst
     lambda: save_classifier(classifier, out + "/classifier"),
 ):
     try:

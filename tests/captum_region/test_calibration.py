@@ -1,14 +1,17 @@
 """Calibration: bins by hand, the error of a classifier whose calibration is known, temperature."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
+from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from captum_region import RegionGrid
+from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid
 from captum_region.calibration import Calibration, balanced_subset, fit_temperature, measure_calibration
 from captum_region.classifiers import RegionClassifier
+from captum_region.datasets import AttributeImages
 from captum_region.plotting import plot_reliability
 
 GRID = RegionGrid(8, 4, 2)
@@ -45,7 +48,7 @@ def drawn(count, classes=3, sharpness=1.0, seed=0):
 def test_by_hand():
     # Two images of nine regions: the first says 0.9 for class 0, the second 0.6 for class 1; both are of class 0.
     said = np.array([[0.9, 0.1], [0.4, 0.6]])[:, :, None, None] * np.ones((1, 1, 3, 3))
-    classifier = FromPixels(GRID, 2, in_channels=2)
+    classifier = FromPixels(GRID, 2, in_channels=2).eval()
     found = measure_calibration(classifier, images_saying(said), ["0", "0"], bins=4)
     assert found.bins["patches"].tolist() == [0, 0, 9, 9]
     np.testing.assert_allclose(found.bins["confidence"], [np.nan, np.nan, 0.6, 0.9], rtol=1e-6)
@@ -58,7 +61,7 @@ def test_by_hand():
 @pytest.mark.parametrize("batch_size", [7, 1000])
 def test_the_error_is_that_of_the_bins_and_of_torchmetrics(batch_size):
     said, labels = drawn(300, sharpness=2)
-    classifier = FromPixels(GRID, 3)
+    classifier = FromPixels(GRID, 3).eval()
     found = measure_calibration(classifier, images_saying(said), labels, bins=20, batch_size=batch_size)
     full = found.bins[found.bins["patches"] > 0]
     of_bins = ((full["confidence"] - full["accuracy"]).abs() * full["patches"]).sum() / full["patches"].sum()
@@ -75,7 +78,7 @@ def test_the_error_is_that_of_the_bins_and_of_torchmetrics(batch_size):
 def test_temperature_undoes_what_made_it_overconfident():
     # said ~ p**2 / sum: the logits are twice those of a calibrated classifier.
     said, labels = drawn(4000, sharpness=2)
-    classifier = FromPixels(GRID, 3)
+    classifier = FromPixels(GRID, 3).eval()
     before = measure_calibration(classifier, images_saying(said), labels, bins=10)
     assert fit_temperature(classifier, images_saying(said), labels) == pytest.approx(2, rel=0.08)
     assert float(classifier.temperature) == pytest.approx(2, rel=0.08)
@@ -112,12 +115,35 @@ def test_balanced_subset():
 def test_bad_input_is_named(labels, options, words):
     said, _ = drawn(3)
     with pytest.raises(ValueError, match=words):
-        measure_calibration(FromPixels(GRID, 3), images_saying(said), labels, **options)
+        measure_calibration(FromPixels(GRID, 3).eval(), images_saying(said), labels, **options)
+
+
+def test_images_are_taken_from_where_training_takes_them():
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 3, 8, 8), dtype=np.uint8)
+    labels = np.array([0, 1, 0, 1, 1, 0])
+    classifier = DenseRegionClassifier(GRID, 2, width=4, random_state=0).eval()
+    expected = measure_calibration(classifier, pixels, labels)
+    found = measure_calibration(classifier, AttributeImages(pixels, pd.DataFrame({"hat": labels})), labels)
+    assert found.error == expected.error
+    pairs = [(torch.from_numpy(image), 0) for image in pixels]
+    assert measure_calibration(classifier, DataLoader(pairs, batch_size=2), labels).error == expected.error
+
+
+@pytest.mark.parametrize("judge", [measure_calibration, fit_temperature])
+def test_what_is_judged_is_a_classifier_that_judging_leaves_alone(judge):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 3, 8, 8), dtype=np.uint8)
+    classifier = DenseRegionClassifier(GRID, 2, width=4, random_state=0)
+    seen = [norm.num_batches_tracked.clone() for norm in classifier.norms]
+    with pytest.raises(ValueError, match="classifier must be in eval mode, got one in train mode"):
+        judge(classifier, pixels, [0, 1, 0, 1, 1, 0])
+    assert [norm.num_batches_tracked for norm in classifier.norms] == seen
+    with pytest.raises(TypeError, match="classifier must be a RegionClassifier, got RegionAttribution"):
+        judge(RegionAttribution(classifier.eval()), pixels, [0, 1, 0, 1, 1, 0])
 
 
 def test_the_plot_shows_the_bins_and_their_sizes():
     said, labels = drawn(300, sharpness=2)
-    classifier = FromPixels(GRID, 3)
+    classifier = FromPixels(GRID, 3).eval()
     found = measure_calibration(classifier, images_saying(said), labels, bins=10)
     figure = plot_reliability({"$a": found, "b": found}, axes=Figure().subplots(2, 1), title="both")
     top, bottom = figure.axes

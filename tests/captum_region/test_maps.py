@@ -133,6 +133,13 @@ def test_bad_input_is_named(attribution, images, tmp_path):
         attribute_dataset(attribution, images, tmp_path / "nan")
 
 
+def test_a_classifier_that_its_images_would_change_is_refused(attribution, images, tmp_path):
+    attribution.forward_func.train()
+    with pytest.raises(ValueError, match="classifier must be in eval mode"):
+        attribute_dataset(attribution, images, tmp_path / "x")  # a second call would not know it again
+    assert not (tmp_path / "x").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
