@@ -56,7 +56,7 @@ class RegionGrid:
     Raises
     ------
     TypeError
-        If a size is no whole number.
+        If a size is no whole number, or the image's no two of them.
     ValueError
         If a size is below 1 or the patch larger than the image.
 
@@ -74,7 +74,10 @@ class RegionGrid:
     stride: int
 
     def __init__(self, image_size: int | tuple[int, int], patch_size: int = 32, stride: int = 2) -> None:
-        height, width = (image_size, image_size) if isinstance(image_size, int | np.integer) else image_size
+        try:
+            height, width = (image_size, image_size) if isinstance(image_size, int | np.integer) else image_size
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"image_size must be a whole number or (height, width), got {image_size!r}") from error
         for name, value in (
             ("image_size", height),
             ("image_size", width),
@@ -147,7 +150,9 @@ class RegionGrid:
         return math.prod(self.shape)
 
     def check_images(self, images: Tensor) -> None:
-        """Raise ValueError unless `images` is N x C x height x width of this grid."""
+        """Raise TypeError or ValueError unless `images` is a tensor of N x C x height x width of this grid."""
+        if not isinstance(images, Tensor):
+            raise TypeError(f"images must be a tensor, got {type(images).__name__}")
         if images.ndim != 4 or tuple(images.shape[2:]) != self.image_size:
             wanted = f"(N, C, {self.image_size[0]}, {self.image_size[1]})"
             raise ValueError(f"images must have shape {wanted}, got {tuple(images.shape)}")
@@ -170,7 +175,7 @@ class RegionGrid:
         Raises
         ------
         TypeError
-            If `region` does not hold integers.
+            If `images` is no tensor, or `region` does not hold integers.
         ValueError
             If the images are not of this grid's size, the shapes do not fit, or a region does not exist.
         """
@@ -212,6 +217,8 @@ class RegionGrid:
 
         Raises
         ------
+        TypeError
+            If `region_map` is no tensor.
         ValueError
             If the last two axes are not this grid's rows and columns, or `sigma` is not above 0.
 
@@ -220,6 +227,8 @@ class RegionGrid:
         >>> RegionGrid((1, 4), patch_size=1, stride=2).to_pixels(torch.tensor([[1.0, 3.0]]))
         tensor([[1., 1., 3., 3.]])
         """
+        if not isinstance(region_map, Tensor):
+            raise TypeError(f"region_map must be a tensor, got {type(region_map).__name__}")
         if tuple(region_map.shape[-2:]) != self.shape:
             raise ValueError(
                 f"region_map must have shape (..., {self.shape[0]}, {self.shape[1]}), got {tuple(region_map.shape)}"

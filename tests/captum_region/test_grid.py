@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captum_region import RegionGrid
+from captum_region import DenseRegionClassifier, RegionGrid
 
 GRIDS = [
     RegionGrid(12, 4, 2),
@@ -126,6 +127,8 @@ def test_extract_copies():
         ((8, 2.5, 1), TypeError, "patch_size must be a whole number"),
         (((8, 0), 1, 1), ValueError, "image_size"),
         ((8, True, 1), TypeError, "patch_size"),
+        ((8.0, 4, 1), TypeError, r"image_size must be a whole number or \(height, width\), got 8.0"),
+        (((3, 8, 8), 4, 1), TypeError, r"image_size must be a whole number or \(height, width\), got \(3, 8, 8\)"),
     ],
 )
 def test_bad_grids(arguments, error, words):
@@ -168,6 +171,16 @@ def test_wrong_sizes_are_named():
         grid.extract(torch.zeros(1, 3, 10, 8), 0)
     with pytest.raises(ValueError, match="region_map"):
         grid.to_pixels(torch.zeros(4, 3))
+
+
+def test_arrays_are_no_tensors():
+    grid = RegionGrid(8, 4, 2)
+    with pytest.raises(TypeError, match="images must be a tensor, got ndarray"):
+        grid.extract(np.zeros((1, 3, 8, 8)), 0)
+    with pytest.raises(TypeError, match="images must be a tensor, got ndarray"):
+        DenseRegionClassifier(grid, 2, width=4).eval().forward_grid(np.zeros((1, 3, 8, 8)))
+    with pytest.raises(TypeError, match="region_map must be a tensor, got ndarray"):
+        grid.to_pixels(np.zeros((3, 3)))
 
 
 def test_far_from_their_centre_regions_count_less():
