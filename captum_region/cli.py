@@ -333,7 +333,11 @@ def train(
         labels = images.labels(attribute)
         check_values(attribute, labels)
         default = RegionGrid.for_images(images.image_size)
-        grid = RegionGrid(images.image_size, patch_size or default.patch_size, stride or default.stride)
+        grid = RegionGrid(
+            images.image_size,
+            default.patch_size if patch_size is None else patch_size,
+            default.stride if stride is None else stride,
+        )
         classifier = kinds[kind](grid, len(np.unique(labels)), random_state=seed)
         processes.from_main(lambda: stack.enter_context(locked(out)))
         training = fit_region_classifier(
@@ -620,7 +624,7 @@ def compare(
     size: Size = 48,
     seeds: Annotated[int, typer.Option(help="Runs with seeds --seed, --seed + 1 ...; their faces are new too.")] = 1,
     images: Annotated[
-        int, typer.Option(help="Train on at most so many images; a quarter as many more faces for the test.")
+        int, typer.Option(min=1, help="Train on at most so many images; a quarter as many more faces for the test.")
     ] = 2000,
     limit: Annotated[int, typer.Option(help="Compare on at most so many images.")] = 100,
     without: Annotated[

@@ -201,12 +201,16 @@ def study_attribute(
     Raises
     ------
     ValueError
-        If images are not square, no test image has the attribute, there is no truth, or `retrain` names what is no
-        method.
+        If images are not square, no test image has the attribute, there is no truth, `limit` or `quantile` is out of
+        range, or `retrain` names what is no method.
     """
     height, width = train.image_size
     if height != width:
         raise ValueError(f"train must hold square images, got {height} x {width}")
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}")
+    if not 0 <= quantile < 1:
+        raise ValueError(f"quantile must lie in [0, 1), got {quantile}")
     labels, asked = train.binary(attribute), test.binary(attribute)
     with_it = test.subset(np.flatnonzero(asked)[:limit])
     if not len(with_it):

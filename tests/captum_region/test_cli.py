@@ -119,6 +119,13 @@ def test_calibrate(options, source, trained, tmp_path, command, documented, list
             assert float(load_classifier(out / "classifier").temperature) == pytest.approx(result["temperature"])
 
 
+@pytest.mark.parametrize("option", ["patch_size", "stride"])
+def test_a_grid_of_nothing_is_not_the_default(option, tmp_path, refused):
+    options = ["--data", "faces", "--size", 16, "--attribute", "Male", "--quiet", f"--{option.replace('_', '-')}", 0]
+    assert f"{option} must be at least 1, got 0" in refused(app, "train", *options, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),

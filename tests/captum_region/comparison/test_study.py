@@ -87,6 +87,8 @@ def test_what_is_left_is_paired_by_seed():
         ({"test": TEST.subset(~TEST.binary("Smiling"))}, "test must hold images with Smiling"),
         ({"train": make_faces(4, (16, 20), random_state=0)}, "train must hold square images, got 16 x 20"),
         ({"test": AttributeImages(TEST.images, TEST.attributes)}, "truth must be given"),
+        ({"limit": -3}, "limit must be at least 1, got -3"),
+        ({"quantile": 1.0, "epochs": 0}, r"quantile must lie in \[0, 1\), got 1.0"),  # a training tells of its epochs
     ],
 )
 def test_bad_input_is_named_before_anything_is_trained(changed, words):
