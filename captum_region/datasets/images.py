@@ -147,7 +147,8 @@ class AttributeImages:
         >>> people.binary("race=Black")
         array([False,  True])
         """
-        column, equals, value = name.partition("=")
+        # A column's own name may hold an equals sign, as one-hot columns' do; or be a number.
+        column, equals, value = (name, "", "") if name in self.attributes else name.partition("=")
         if column not in self.attributes:
             raise ValueError(
                 f"{name!r} is no attribute of these images; there are {', '.join(map(str, self.attributes))}"

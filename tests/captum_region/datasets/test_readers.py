@@ -506,6 +506,14 @@ class TestTable:
             with pytest.raises(ValueError, match="'hat' is missing"):
                 faces.binary(name)
 
+    def test_one_hot_columns_are_attributes(self, root):
+        draw(root / "a.png")
+        draw(root / "b.png")
+        (root / "labels.csv").write_text("image,race=White,race\na.png,1,Asian\nb.png,0,Black\n")
+        faces = load_table(root / "labels.csv")
+        assert faces.labels("race=White").tolist() == faces.binary("race=White").tolist() == [True, False]
+        assert faces.labels("race=Black").tolist() == [False, True]
+
     def test_images_may_lie_elsewhere_but_only_images_are_read(self, root, tmp_path):
         draw(tmp_path / "outside.png", 40)
         (tmp_path / "secret.txt").write_text("the password is 1234")
