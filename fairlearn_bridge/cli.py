@@ -438,7 +438,7 @@ def inspect(
             check_out(out, force)
         train, test = read_tables(data, root, skip_damaged=skip_damaged)
         labels = labels_of(train, target)
-        attributes = train.drop(columns=target.partition("=")[0])
+        attributes = train.drop(columns=target if target in train else target.partition("=")[0])
         found = find_confounders(attributes, labels, threshold=threshold)
         if found["cramers_v"].isna().all():
             raise ValueError("; ".join(f"{name}: {note}" for name, note in found["note"].items()))

@@ -27,9 +27,9 @@ def _without_pixels(attributes: pd.DataFrame) -> AttributeImages:
 
 def labels_of(attributes: pd.DataFrame, target: str) -> pd.Series[Any]:
     """Return the classes of the target, missing where they are not known."""
-    column, equals, _ = target.partition("=")
-    if column in attributes and not equals:
-        return attributes[column]
+    if target in attributes:
+        return attributes[target]
+    column = target.partition("=")[0]
     known = attributes[attributes[column].notna()] if column in attributes else attributes
     chosen = pd.Series(_without_pixels(known).binary(target), known.index, name=target)
     return chosen.reindex(attributes.index)

@@ -293,6 +293,16 @@ class TestCommand:
         done = CliRunner().invoke(app, ["inspect", "--data", "table", "--root", str(own), "--target", "hair=dark"])
         assert "--target hair=dark --confounder Male=0 " in done.stdout.splitlines()[-1]
 
+    def test_a_one_hot_column_is_a_target(self, own, tmp_path):
+        hot = pd.get_dummies(pd.read_csv(own), columns=["hair"], prefix_sep="=")
+        hot.drop(columns="hair=dark").to_csv(tmp_path / "hot.csv", index=False)
+        found = {}
+        for path in (own, tmp_path / "hot.csv"):
+            options = ["--data", "table", "--root", str(path), "--target", "hair=blond", "--json"]
+            found[path] = json.loads(CliRunner().invoke(app, ["inspect", *options]).stdout)
+        of_column, of_value = found[tmp_path / "hot.csv"], found[own]
+        assert of_column["attributes"] == of_value["attributes"]
+
     def test_nothing_to_compare(self, tmp_path):
         table = {"image": range(60), "hat": [0, 1] * 30, "age": range(60)}
         pd.DataFrame(table).to_csv(tmp_path / "own.csv", index=False)
