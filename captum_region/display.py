@@ -167,7 +167,7 @@ class RegionMapDisplay:
         -------
         RegionMapDisplay
         """
-        pixel_map = maps.grid.to_pixels(maps.mean()) if index is None else maps.pixels(index)
+        pixel_map = maps.grid.to_pixels(maps.mean(), sigma=maps.sigma) if index is None else maps.pixels(index)
         return cls(pixel_map, image=image, name=name).plot(ax, **options)
 
 

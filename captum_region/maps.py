@@ -57,6 +57,9 @@ class RegionMaps:
     ----------
     folder : path
         Holds ``maps.npy`` (float16, images x rows x columns) and ``maps.json``.
+    sigma : float, optional
+        Of the pixel maps, see `RegionGrid.to_pixels`; what is stored does not depend on it. `attribute_dataset` passes
+        on that of its attribution.
 
     Attributes
     ----------
@@ -77,8 +80,9 @@ class RegionMaps:
         If the maps are not complete (`attribute_dataset` completes them), damaged or of another format version.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, sigma: float | None = None) -> None:
         self.folder = Path(folder)
+        self.sigma = sigma
         self.description = _read_description(self.folder)
         done, count = self.description["done"], self.description["images"]
         if done < count:
@@ -109,7 +113,8 @@ class RegionMaps:
             return html
         some = self.maps[:: math.ceil(len(self) / _MAPS_SHOWN)]
         words = f"mean of {len(some)} maps"
-        display = RegionMapDisplay(self.grid.to_pixels(torch.from_numpy(some.mean(0, dtype=np.float32))), name=words)
+        mean = torch.from_numpy(some.mean(0, dtype=np.float32))
+        display = RegionMapDisplay(self.grid.to_pixels(mean, sigma=self.sigma), name=words)
         return html + plot_tag(lambda axes: display.plot(axes[0]), words)
 
     def mean(self, *, show_progress: bool = False) -> Tensor:
@@ -186,7 +191,7 @@ class RegionMaps:
         """Return the pixel maps of the images at `index`: height x width for an int, else N x height x width."""
         # A copy: torch warns of read-only memory, which a memory map is.
         chosen = np.array(self.maps[index if isinstance(index, int | slice) else np.asarray(index)], dtype=np.float32)
-        return self.grid.to_pixels(torch.from_numpy(chosen))
+        return self.grid.to_pixels(torch.from_numpy(chosen), sigma=self.sigma)
 
 
 def attribute_dataset(
@@ -272,7 +277,7 @@ def attribute_dataset(
         # The main process keeps other runs out, for all.
         done = processes.from_main(lambda: _claim(stack.enter_context(locked(folder)), description))
         _write_maps(attribution, images, Path(folder), description, done, batch_size, processes, show_progress)
-    return RegionMaps(folder)
+    return RegionMaps(folder, sigma=attribution.sigma)
 
 
 def _classifier_of(attribution: RegionAttribution) -> RegionClassifier:

@@ -10,12 +10,14 @@ import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
+from matplotlib.figure import Figure
 
 from captum_region import (
     DenseRegionClassifier,
     MultiScaleRegionAttribution,
     RegionAttribution,
     RegionGrid,
+    RegionMapDisplay,
     RegionMaps,
     attribute_dataset,
     save_classifier,
@@ -59,6 +61,17 @@ def test_the_store_holds_the_maps(attribution, images, tmp_path):
     torch.testing.assert_close(reopened.pixels([1, 4]), GRID.to_pixels(expected[[1, 4]].half().float()))
     assert reopened.pixels(slice(2)).shape == (2, 16, 16)
     assert "50 maps of 5 x 5 regions" in repr(reopened)
+
+
+def test_pixel_maps_are_those_of_the_attribution(attribution, images, tmp_path):
+    sharp = RegionAttribution(attribution.forward_func, sigma=0.2)
+    maps = attribute_dataset(sharp, images, tmp_path)
+    expected = sharp.pixel_map(images[:3])
+    assert (expected - attribution.pixel_map(images[:3])).abs().max() > 0.01
+    torch.testing.assert_close(maps.pixels(slice(3)), expected, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(RegionMaps(tmp_path, sigma=0.2).pixels(slice(3)), expected, atol=1e-5, rtol=1e-3)
+    shown = RegionMapDisplay.from_maps(maps, ax=Figure().subplots()).pixel_map
+    torch.testing.assert_close(shown, sharp.mean_pixels(images), atol=1e-5, rtol=1e-3)
 
 
 def test_means_are_exact(attribution, images, tmp_path):
