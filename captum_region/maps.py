@@ -123,6 +123,8 @@ class RegionMaps:
         A map's values are multiples of 2**-24 between -1 and 1, so that their sum in float64 is exact for up to 2**29
         images, in whatever order and pieces they are read.
         """
+        if not len(self):
+            raise ValueError(f"{self.folder} must hold at least one map for a mean, it holds none")
         return self.mean_by(np.zeros(len(self), int), show_progress=show_progress)[0]
 
     def mean_by(self, labels: ArrayLike, *, show_progress: bool = False) -> dict[Hashable, Tensor]:
@@ -168,6 +170,8 @@ class RegionMaps:
             If these are maps of another classifier, other images or another confidence, or a map is off by more than
             0.002, four steps of float16 near 1.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         images = check_images(images, image_size=self.grid.image_size)
         found = {
             "classifier": classifier_digest(_classifier_of(attribution)),
@@ -246,8 +250,12 @@ def attribute_dataset(
         If another process is writing into the folder.
     """
     classifier = _classifier_of(attribution)
-    if target is not None and not (isinstance(target, int) and 0 <= target < classifier.num_classes):
-        raise ValueError(f"target must be None or one of the classes 0 to {classifier.num_classes - 1}, got {target!r}")
+    if target is not None:
+        is_number = isinstance(target, int | np.integer) and not isinstance(target, bool)
+        if not is_number or not 0 <= target < classifier.num_classes:
+            classes = f"0 to {classifier.num_classes - 1}"
+            raise ValueError(f"target must be None or one of the classes {classes}, got {target!r}")
+        target = int(target)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     skipped = images.skipped.to_dict("records") if isinstance(images, AttributeImages) else []

@@ -95,6 +95,8 @@ def test_a_target_gives_its_evidence(attribution, images, tmp_path):
     maps = attribute_dataset(attribution, images, tmp_path, target=1)
     np.testing.assert_array_equal(maps.maps, attribution.region_map(images, 1).half().numpy())
     assert maps.maps.min() < 0
+    same = attribute_dataset(attribution, images, tmp_path, target=np.int64(1))
+    assert same.description == maps.description
 
 
 def test_arrays_tensors_and_memory_maps_are_the_same_images(attribution, images, tmp_path):
@@ -130,8 +132,9 @@ def test_bad_input_is_named(attribution, images, tmp_path):
     for other in (attribution.forward_func, MultiScaleRegionAttribution([attribution.forward_func])):
         with pytest.raises(TypeError, match=f"must be a RegionAttribution, got {type(other).__name__}"):
             attribute_dataset(other, images, tmp_path / "x")
-    with pytest.raises(ValueError, match="target"):
-        attribute_dataset(attribution, images, tmp_path / "x", target=2)
+    for target in (2, True, [1]):
+        with pytest.raises(ValueError, match="target must be None or one of the classes 0 to 1"):
+            attribute_dataset(attribution, images, tmp_path / "x", target=target)
     with pytest.raises(ValueError, match="16 x 16"):
         attribute_dataset(attribution, images[:, :, :8], tmp_path / "x")
     assert not (tmp_path / "x").exists()
@@ -303,6 +306,10 @@ def test_check_computes_some_again(attribution, images, tmp_path):
         RegionMaps(tmp_path).check(attribution, images)
     empty = attribute_dataset(attribution, images[:0], tmp_path / "empty")
     empty.check(attribution, images[:0])
+    with pytest.raises(ValueError, match="must hold at least one map for a mean"):
+        empty.mean()
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        maps.check(attribution, images, batch_size=0)
 
 
 def test_the_digest_tells_weights_grids_and_kinds_apart(tmp_path):
