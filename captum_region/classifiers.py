@@ -62,8 +62,8 @@ class Recipe:
 class RegionClassifier(nn.Module, ABC):
     """Predicts an attribute of the whole image from one region of it.
 
-    A kind of its own writes `forward`, and `forward_grid` where all regions can be had faster than one by one.
-    Images and patches are uint8 or float in [0, 1]; they are normalised here.
+    A kind of its own writes `forward`, `forward_grid` where all regions can be had faster than one by one, and `recipe`
+    where it wants another than the paper's. Images and patches are uint8 or float in [0, 1]; they are normalised here.
 
     Parameters
     ----------
@@ -85,7 +85,10 @@ class RegionClassifier(nn.Module, ABC):
         Buffer: what the logits are divided by. 1 until `captum_region.calibration.fit_temperature` sets it.
     """
 
-    recipe: ClassVar[Recipe]
+    # De Coninck et al. 2024, section 3.1.
+    recipe: ClassVar[Recipe] = Recipe(
+        epochs=90, batch_size=256, positions_per_image=1, lr=1e-3, weight_decay=0.01, schedule="step"
+    )
     mean: Tensor
     std: Tensor
     temperature: Tensor
@@ -310,9 +313,6 @@ class PatchRegionClassifier(RegionClassifier):
     >>> classifier(torch.zeros(5, 3, 8, 8), torch.tensor([0, 1, 2, 3, 8])).shape
     torch.Size([5, 2])
     """
-
-    # De Coninck et al. 2024, section 3.1.
-    recipe = Recipe(epochs=90, batch_size=256, positions_per_image=1, lr=1e-3, weight_decay=0.01, schedule="step")
 
     def __init__(
         self,

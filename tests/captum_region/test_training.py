@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save
 
 from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionAttribution, RegionGrid
 from captum_region import fit_region_classifier as fit
+from captum_region.classifiers import RegionClassifier
+from captum_region.randomness import seeded
 from captum_region.training import _draw_order, region_accuracy, within_class_weights
 
 GRID = RegionGrid(16, 4, 4)
@@ -52,6 +54,27 @@ def test_the_map_peaks_where_the_information_is():
     assert list(training.history["epoch"]) == list(range(1, 301))
     assert training.history["loss"].iloc[-1] < training.history["loss"].iloc[0]
     assert not classifier.training
+
+
+class MeanColour(RegionClassifier):
+    """A kind that writes no more than it must."""
+
+    def __init__(self, grid, num_classes):
+        super().__init__(grid, num_classes)
+        with seeded(0):
+            self.last = torch.nn.Linear(3, num_classes)
+
+    def forward(self, patches, region):
+        return self.last(self.normalize(patches).mean((2, 3)))
+
+
+def test_a_kind_of_ones_own_is_trained_by_the_papers_recipe():
+    labels = coin(50)
+    images = (255 * labels[:, None, None, None] * np.ones((3, 16, 16))).astype(np.uint8)
+    classifier = MeanColour(GRID, 2)
+    training = fit(classifier, images, labels, lr=0.1, random_state=0)
+    assert training.history["epoch"].max() == 90
+    assert (region_accuracy(classifier, images, labels) == 1).all()
 
 
 def test_within_classes_shows_the_confounder_and_plainly_trained_shows_the_target_too():
