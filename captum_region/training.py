@@ -187,7 +187,7 @@ def fit_region_classifier(
     names, target = _encode(classifier, labels, len(images))
     probability = _draw_probability(labels, within, sample_weight, len(images))
     if validation is not None:
-        valid_images, valid_target = _check_validation(*validation, names=names, image_size=size)
+        valid_images, valid_target = _check_validation(validation, names=names, image_size=size)
     recipe = _with_overrides(classifier.recipe, batch_size, positions_per_image, lr, weight_decay)
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
@@ -200,6 +200,8 @@ def fit_region_classifier(
     drawn = int((probability > 0).sum())
     steps_per_epoch = math.ceil(drawn / recipe.batch_size)
     epochs = max(recipe.epochs, math.ceil(recipe.min_steps / steps_per_epoch)) if epochs is None else epochs
+    if not isinstance(epochs, int | np.integer):
+        raise TypeError(f"epochs must be a whole number, got {epochs!r}")
     if epochs < 1:
         raise ValueError(f"epochs must be at least 1, got {epochs}")
 
@@ -374,7 +376,7 @@ def _with_labels(
     if isinstance(images, AttributeImages):
         if labels is None and images.attributes.shape[1] != 1:
             raise ValueError(f"labels must name one of the attributes of {name}, {[*images.attributes]}, got None")
-        labels = str(images.attributes.columns[0]) if labels is None else labels
+        labels = images.labels(images.attributes.columns[0]) if labels is None else labels
         labels, within = (images.labels(value) if isinstance(value, str) else value for value in (labels, within))
     elif labels is None:
         raise ValueError(f"labels must be given, for {name} have none with them; got None")
@@ -396,9 +398,12 @@ def _encode(classifier: RegionClassifier, labels: ArrayLike, count: int) -> tupl
 
 
 def _check_validation(
-    images: ImageSource, labels: ArrayLike | None, *, names: NDArray[Any], image_size: tuple[int, int]
+    validation: tuple[ImageSource, ArrayLike | None], *, names: NDArray[Any], image_size: tuple[int, int]
 ) -> tuple[ImageData, NDArray[np.intp]]:
     """Return the images and their class numbers."""
+    if not isinstance(validation, tuple | list) or len(validation) != 2:
+        raise TypeError(f"validation must be (images, labels), got {type(validation).__name__}")
+    images, labels = validation
     images, labels, _ = _with_labels(images, labels, None, name="validation images", image_size=image_size)
     values = np.asarray(labels)
     unknown = set(values.tolist()) - set(names.tolist())
@@ -433,6 +438,8 @@ def _with_overrides(
     chosen = {name: value for name, value in given.items() if value is not None}
     for name, value in chosen.items():
         least = {"lr": 0.0, "weight_decay": 0.0}.get(name, 1)
+        if least == 1 and not isinstance(value, int | np.integer):
+            raise TypeError(f"{name} must be a whole number, got {value!r}")
         if value < least or (name == "lr" and value == 0):
             raise ValueError(f"{name} must be {'above 0' if name == 'lr' else f'at least {least}'}, got {value}")
     return replace(recipe, **chosen)  # type: ignore[arg-type]

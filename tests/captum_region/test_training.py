@@ -206,6 +206,8 @@ def test_progress_goes_to_stderr_when_asked(capfd):
         ({"sample_weight": [-1.0] * 8}, ValueError, "sample_weight"),
         ({"sample_weight": [0.0] * 8}, ValueError, "sample_weight"),
         ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
+        ({"epochs": 1.5}, TypeError, "epochs must be a whole number, got 1.5"),
+        ({"batch_size": 1.5}, TypeError, "batch_size must be a whole number, got 1.5"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
         ({"positions_per_image": 0}, ValueError, "positions_per_image"),
         ({"lr": 0}, ValueError, "lr must be above 0"),
@@ -213,6 +215,7 @@ def test_progress_goes_to_stderr_when_asked(capfd):
         ({"random_state": "0"}, TypeError, "random_state"),
         ({"validation": (np.zeros((2, 3, 16, 16), np.uint8), [0, 7])}, ValueError, "unknown labels: .*7"),
         ({"validation": (np.zeros((2, 3, 16, 16), np.uint8), [0])}, ValueError, "validation"),
+        ({"validation": np.zeros((3, 3, 16, 16), np.uint8)}, TypeError, r"must be \(images, labels\), got ndarray"),
     ],
 )
 def test_bad_input_is_named(changed, error, words):
