@@ -25,7 +25,7 @@ from fairlearn_bridge.baselines import NotApplicableError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -54,7 +54,7 @@ class Samples:
     Raises
     ------
     ValueError
-        If the lengths differ.
+        If the lengths differ, or labels, confounder or groups are missing of an image.
     """
 
     X: ImageData
@@ -69,6 +69,8 @@ class Samples:
             values = np.asarray(getattr(self, name))
             if values.shape != (len(self.X),):
                 raise ValueError(f"{name} must have shape ({len(self.X)},), one an image, got {values.shape}")
+            if (missing := pd.isna(values)).any():
+                raise ValueError(f"{name} must not miss values, got {missing.sum()} missing")
             object.__setattr__(self, name, values)
         if self.twins is not None and self.twins.shape != self.X.shape:
             raise ValueError(f"twins must have the shape of X, {tuple(self.X.shape)}, got {tuple(self.twins.shape)}")
@@ -164,6 +166,10 @@ def compare_mitigators(
     TypeError, ValueError
         As `fit_mitigators` and `summarize`, or if the reference could not run.
     """
+    # Before hours of training, not after them.
+    _check_resampling(confidence_level, n_bootstrap)
+    if reference is not None:
+        _check_reference(reference, mitigators)
     predictions, trainings = fit_mitigators(
         mitigators,
         train,
@@ -220,15 +226,23 @@ def fit_mitigators(
     Raises
     ------
     ValueError
-        If there is no mitigator, or a name in `train_on` or `reuse` is none.
+        If there is no mitigator, a name in `train_on` or `reuse` is none, one that is reused reuses another itself, or
+        there is no seed, or one twice.
     TypeError
-        If labels are neither numbers nor strings and `checkpoint_dir` is given.
+        If the data are no `Samples`, or labels are neither numbers nor strings and `checkpoint_dir` is given.
     NoneCouldRunError
         If no mitigator could run with any seed.
     """
     train_on, fit_params, reuse = dict(train_on or {}), dict(fit_params or {}), dict(reuse or {})
     if not mitigators or {*train_on, *reuse, *reuse.values()} - set(mitigators):
         raise ValueError(f"mitigators must be given and include all of train_on and reuse, got {list(mitigators)}")
+    if chained := set(reuse) & set(reuse.values()):
+        raise ValueError(f"reuse must name mitigators that reuse no other, got {', '.join(sorted(chained))}")
+    if len(random_states) == 0 or len(set(random_states)) < len(random_states):
+        raise ValueError(f"random_states must be given, each once, got {random_states}")
+    for name, samples in {"train": train, "test": test, **train_on}.items():
+        if not isinstance(samples, Samples):
+            raise TypeError(f"{name} must be Samples, got {type(samples).__name__}")
     chains = {
         name: {name: estimator, **{later: mitigators[later] for later, first in reuse.items() if first == name}}
         for name, estimator in mitigators.items()
@@ -401,15 +415,12 @@ def summarize(
     ValueError
         If `confidence_level` or `n_bootstrap` is out of range, or there is no such reference.
     """
-    if not 0 < confidence_level < 1 or n_bootstrap < 1:
-        raise ValueError(
-            f"confidence_level must lie in (0, 1) and n_bootstrap be at least 1, got {confidence_level}, {n_bootstrap}"
-        )
+    _check_resampling(confidence_level, n_bootstrap)
     seed = draw_seed(random_state)
     tail = 100 * (1 - confidence_level) / 2
     by_name = dict(list(predictions.groupby("mitigator", sort=False)))
-    if reference is not None and reference not in by_name:
-        raise ValueError(f"reference must be one of {', '.join(map(str, by_name))}, got {reference!r}")
+    if reference is not None:
+        _check_reference(reference, by_name)
     points, resamples = {}, {}
     for name, of_mitigator in by_name.items():
         of_seeds = [of_seed for _, of_seed in of_mitigator.groupby("seed")]
@@ -426,6 +437,18 @@ def summarize(
             statistics["difference_low"], statistics["difference_high"] = difference
         rows[name] = pd.DataFrame(statistics, index=point.columns).stack()
     return pd.DataFrame(rows).T.rename_axis("mitigator").rename_axis(["measure", "statistic"], axis=1)
+
+
+def _check_resampling(confidence_level: float, n_bootstrap: int) -> None:
+    if not 0 < confidence_level < 1 or n_bootstrap < 1:
+        raise ValueError(
+            f"confidence_level must lie in (0, 1) and n_bootstrap be at least 1, got {confidence_level}, {n_bootstrap}"
+        )
+
+
+def _check_reference(reference: str, names: Collection[str]) -> None:
+    if reference not in names:
+        raise ValueError(f"reference must be one of {', '.join(map(str, names))}, got {reference!r}")
 
 
 def pareto_front(table: pd.DataFrame, less: str = "gap", more: str = "accuracy") -> pd.Series:
@@ -481,7 +504,7 @@ def measure(predictions: pd.DataFrame, *, aligned: Mapping[Any, Any]) -> pd.Seri
     Series
         ``accuracy``; ``accuracy[g]`` of each group; with two groups ``gap``, see `signed_gap`; ``worst_cell``, the
         least accuracy of a cell of group and confounder; ``confounder_gap``, the accuracy with minus without the
-        confounder within each group, its absolute value averaged over groups; with two classes ``auc``, and
+        confounder within each group, its absolute value averaged over groups; with two classes in training ``auc``, and
         ``crossed_auc``: among images whose confounder is not what goes along with their class in training. No
         threshold shift changes the last two. With twins, ``flip_rate``: the share of predictions that change when
         only the confounder is toggled.
@@ -549,7 +572,7 @@ def _is_last_class(predictions: pd.DataFrame) -> NDArray[np.bool_]:
 
 
 def _auc_subsets(predictions: pd.DataFrame, aligned: Mapping[Any, Any]) -> dict[str, NDArray[np.bool_]]:
-    if predictions["target"].nunique() != 2:
+    if len(aligned) != 2:  # scores are of the last of the training classes, whatever two the test images show
         return {}
     crossed = (predictions["confounder"] != predictions["target"].map(aligned)).to_numpy()
     subsets = {"auc": np.ones(len(predictions), bool), "crossed_auc": crossed}

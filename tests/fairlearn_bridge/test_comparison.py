@@ -68,6 +68,21 @@ def test_measures_by_hand():
     assert "flip_rate" not in values
 
 
+def test_no_auc_of_two_of_three_classes():
+    # The score is the probability of the third class, which says nothing of these two.
+    predictions = pd.DataFrame(
+        {
+            "target": [0, 0, 1, 1],
+            "group": [0, 0, 1, 1],
+            "confounder": [True, False] * 2,
+            "predicted": [0, 0, 1, 2],
+            "score": [0.1, 0.2, 0.3, 0.9],
+        }
+    )
+    assert "auc" in measure(predictions, aligned={0: True, 1: False})
+    assert not {"auc", "crossed_auc"} & set(measure(predictions, aligned={0: True, 1: False, 2: False}).index)
+
+
 def test_measures_agree_with_metric_frame_and_scikit_learn():
     predictions = random_predictions()
     values = measure(predictions, aligned=ALIGNED)
@@ -232,6 +247,10 @@ def test_samples_must_fit():
         Samples(X, [0, 1, 1], [0, 1])
     with pytest.raises(ValueError, match="twins"):
         Samples(X, [0, 1, 1], [0, 1, 0], twins=X[:2])
+    for name in ("y", "confounder", "groups"):
+        labels = {"y": [0, 1, 1], "confounder": [0, 1, 0], "groups": ["a", "b", "b"]}
+        with pytest.raises(ValueError, match=f"{name} must not miss values, got 1 missing"):
+            Samples(X, **labels | {name: [0, None, 1]})
     with pytest.raises(ValueError, match="two groups"):
         signed_gap([0, 1], [0, 1], sensitive_features=["a", "a"])
 
@@ -295,6 +314,27 @@ def test_a_stopped_comparison_goes_on(tmp_path):
     fit_mitigators(mitigators, changed, samples, **options)
     assert log.read_text().split()[-3:] == ["0", "1", "2"]
     assert len(log.read_text().split()) == 5 + 3 + 3
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"reference": "b"}, ValueError, "reference must be one of a, c, got 'b'"),
+        ({"confidence_level": 95}, ValueError, r"confidence_level must lie in \(0, 1\) .* got 95"),
+        ({"n_bootstrap": 0}, ValueError, "n_bootstrap be at least 1, got 0.95, 0"),
+        ({"random_states": ()}, ValueError, r"random_states must be given, each once, got \(\)"),
+        ({"random_states": (1, 1)}, ValueError, "random_states must be given, each once"),
+        ({"reuse": {"a": "c", "c": "c"}}, ValueError, "reuse must name mitigators that reuse no other, got c"),
+        ({"train": ([], [], [])}, TypeError, "train must be Samples, got tuple"),
+        ({"train_on": {"c": [0]}}, TypeError, "c must be Samples, got list"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_any_training(tmp_path, options, error, words):
+    samples = Samples(np.zeros((4, 3, 2, 2), np.uint8), np.arange(4) > 1, np.arange(4) % 2)
+    mitigators = {"a": Counts(tmp_path / "log"), "c": Counts(tmp_path / "log")}
+    with pytest.raises(error, match=words):
+        compare_mitigators(mitigators, **{"train": samples, "test": samples} | options)
+    assert not (tmp_path / "log").exists()
 
 
 def test_labels_that_could_not_be_kept_are_refused_before_any_training(tmp_path):
