@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from captum_region.batches import batches, check_images, take
 from captum_region.randomness import RandomState, draw_seed, seeded
-from fairlearn_bridge.validation import check_labels, check_sensitive
+from fairlearn_bridge.validation import check_labels, check_sensitive, from_names
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -35,14 +35,15 @@ class NotApplicableError(ValueError):
     """A mitigator cannot do anything with these training data; the message says why."""
 
 
-def _cells(X: ImageData, y: ArrayLike, sensitive_features: ArrayLike) -> pd.DataFrame:
-    """Return the labels and sensitive features, checked, and the number of each image's cell, by which they sort."""
+def _cells(X: ImageData, y: ArrayLike, sensitive_features: ArrayLike) -> tuple[ImageData, pd.DataFrame]:
+    """Return X, its labels and sensitive features, checked, and the number of each image's cell, by which they sort."""
+    X, y, sensitive_features = from_names(X, y, sensitive_features)
     table = {
         "y": check_labels(y, len(X), name="y"),
         "sensitive_features": check_sensitive(sensitive_features, len(X)),
     }
     cells = pd.DataFrame(table)
-    return cells.assign(cell=cells.groupby(["y", "sensitive_features"]).ngroup())
+    return X, cells.assign(cell=cells.groupby(["y", "sensitive_features"]).ngroup())
 
 
 def _need_all_cells(cells: pd.DataFrame, what: str) -> None:
@@ -72,7 +73,8 @@ class _Mitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # type: i
 
     def predict(self, X: ImageData) -> NDArray[Any]:
         """Return the likeliest label of each image, shape (N,)."""
-        predicted: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(1)]
+        likeliest = self.predict_proba(X).argmax(1)  # first: it tells that there has been no fit
+        predicted: NDArray[Any] = self.classes_[likeliest]
         return predicted
 
 
@@ -100,7 +102,7 @@ class Reweighing(_Mitigator):
 
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> Reweighing:
         """Train on X and y, weighed by cell."""
-        cells = _cells(X, y, sensitive_features)
+        X, cells = _cells(X, y, sensitive_features)
         share = {
             name: cells.groupby(name)[name].transform("size") / len(cells)
             for name in ("y", "sensitive_features", "cell")
@@ -142,8 +144,8 @@ class BalancedResampling(_Mitigator):
         NotApplicableError
             If a cell is empty.
         """
+        X, cells = _cells(X, y, sensitive_features)
         X = check_images(X, name="X")
-        cells = _cells(X, y, sensitive_features)
         _need_all_cells(cells, "there is nothing to draw for that cell")
         generator = np.random.default_rng(draw_seed(self.random_state))
         drawn = [
@@ -217,7 +219,7 @@ class GroupDRO(_Mitigator):
         """
         if not self.step_size > 0:
             raise ValueError(f"step_size must be above 0, got {self.step_size}")
-        cells = _cells(X, y, sensitive_features)
+        X, cells = _cells(X, y, sensitive_features)
         _need_all_cells(cells, "a worst cell that is never seen cannot be minimised")
         reduction = _WorstGroups(cells["cell"].to_numpy(), self.step_size)
         self.estimator_ = clone(self.estimator).set_params(loss_reduction=reduction).fit(X, cells["y"].to_numpy())
@@ -264,10 +266,12 @@ class JTT(_Mitigator):
             raise ValueError(
                 f"first_epochs must be at least 1 and upweight above 0, got {self.first_epochs} and {self.upweight}"
             )
-        first = clone(self.estimator).set_params(max_epochs=self.first_epochs).fit(X, y)
-        self.is_wrong_: NDArray[np.bool_] = first.predict(X) != np.asarray(y)
+        X, y = from_names(X, y)
+        labels = check_labels(y, len(X), name="y")
+        first = clone(self.estimator).set_params(max_epochs=self.first_epochs).fit(X, labels)
+        self.is_wrong_: NDArray[np.bool_] = first.predict(X) != labels
         weight = np.where(self.is_wrong_, self.upweight, 1.0)
-        self.estimator_ = clone(self.estimator).fit(X, y, sample_weight=weight)
+        self.estimator_ = clone(self.estimator).fit(X, labels, sample_weight=weight)
         return self
 
 
@@ -317,7 +321,7 @@ class LastLayerRetraining(_Mitigator):
         """
         if self.draws < 1:
             raise ValueError(f"draws must be at least 1, got {self.draws}")
-        cells = _cells(X, y, sensitive_features)
+        X, cells = _cells(X, y, sensitive_features)
         _need_all_cells(cells, "no draw can be balanced")
         generator = np.random.default_rng(draw_seed(self.random_state))
         labels = cells["y"].to_numpy()
@@ -409,7 +413,7 @@ class EmbeddingCorrelationRemoval(_Mitigator):
         """
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must lie in [0, 1], got {self.alpha}")
-        cells = _cells(X, y, sensitive_features)
+        X, cells = _cells(X, y, sensitive_features)
         labels, sensitive = cells["y"].to_numpy(), cells["sensitive_features"].to_numpy()
         self.sensitive_values_ = np.unique(sensitive)
         self.estimator_ = clone(self.estimator).fit(X, labels)
@@ -440,9 +444,7 @@ class EmbeddingCorrelationRemoval(_Mitigator):
         if sensitive_features is None:
             indicators = np.tile(self.remover_.sensitive_mean_, (len(X), 1))
         else:
-            sensitive = np.asarray(sensitive_features)
-            if sensitive.shape != (len(X),):
-                raise ValueError(f"sensitive_features must have shape ({len(X)},), one an image, got {sensitive.shape}")
+            sensitive = check_sensitive(sensitive_features, len(X))
             if unknown := set(sensitive.tolist()) - set(self.sensitive_values_.tolist()):
                 known = self.sensitive_values_.tolist()
                 raise ValueError(f"sensitive_features must have the values it had in fit, {known}, got {unknown} too")
@@ -452,9 +454,8 @@ class EmbeddingCorrelationRemoval(_Mitigator):
 
     def predict_proba(self, X: ImageData, *, sensitive_features: ArrayLike | None = None) -> NDArray[np.float64]:
         """Return the new layer's probability of each class, N x classes."""
-        probability: NDArray[np.float64] = self.head_.predict_proba(
-            self.embed(X, sensitive_features=sensitive_features)
-        )
+        embedded = self.embed(X, sensitive_features=sensitive_features)
+        probability: NDArray[np.float64] = self.head_.predict_proba(embedded)
         return probability
 
     def predict(self, X: ImageData, *, sensitive_features: ArrayLike | None = None) -> NDArray[Any]:
@@ -529,7 +530,7 @@ class AdversarialLastLayer(_Mitigator):
                 "alpha must be at least 0, lr above 0, epochs and batch_size at least 1, got "
                 f"{self.alpha}, {self.lr}, {self.epochs} and {self.batch_size}"
             )
-        cells = _cells(X, y, sensitive_features)
+        X, cells = _cells(X, y, sensitive_features)
         seed = draw_seed(self.random_state)
         self.estimator_ = clone(self.estimator).fit(X, cells["y"].to_numpy())
         features = last_features(self.estimator_, X)
@@ -610,13 +611,15 @@ class MaskTune(_Mitigator):
         """
         if self.tune_epochs < 1:
             raise ValueError(f"tune_epochs must be at least 1, got {self.tune_epochs}")
+        X, y = from_names(X, y)
         X = check_images(X, name="X")
-        self.estimator_ = clone(self.estimator).fit(X, y)
-        self.masks_ = self._masks(X, np.asarray(y))
+        labels = check_labels(y, len(X), name="y")
+        self.estimator_ = clone(self.estimator).fit(X, labels)
+        self.masks_ = self._masks(X, labels)
         lr = self.estimator.lr / 10 if self.tune_lr is None else self.tune_lr
         hide = partial(_hide, torch.from_numpy(self.masks_))
         tuned = {"warm_start": True, "max_epochs": self.tune_epochs, "lr": lr, "batch_transform": hide}
-        self.estimator_.set_params(**tuned).fit(X, y)
+        self.estimator_.set_params(**tuned).fit(X, labels)
         return self
 
     def _masks(self, X: ImageData, labels: NDArray[Any]) -> NDArray[np.bool_]:
@@ -678,8 +681,9 @@ class ThresholdShift(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # typ
         ValueError
             If y has more than two classes, or the validation data lack one.
         """
-        X_valid, y_valid = validation[0], np.asarray(validation[1])
-        if len(np.unique(np.asarray(y))) != 2 or len(np.unique(y_valid)) != 2:
+        X, y = from_names(X, y)
+        X_valid, y_valid = from_names(*validation)
+        if len(np.unique(np.asarray(y))) != 2 or len(np.unique(np.asarray(y_valid))) != 2:
             raise ValueError("y and the labels of validation must hold two classes, a threshold lies between two")
         self.estimator_ = clone(self.estimator).fit(X, y)
         self.classes_ = self.estimator_.classes_
@@ -691,7 +695,7 @@ class ThresholdShift(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # typ
             cv="prefit",
             refit=False,
         )
-        self.threshold_ = float(tuned.fit(X_valid, y_valid).best_threshold_)
+        self.threshold_ = float(tuned.fit(X_valid, np.asarray(y_valid)).best_threshold_)
         return self
 
     def predict_proba(self, X: ImageData) -> NDArray[np.float64]:

@@ -120,7 +120,9 @@ def check_sensitive(values: Any, count: int) -> NDArray[Any]:
     if columns.ndim != 2 or columns.shape[1] == 1:
         return check_labels(values, count, name="sensitive_features")
     texts = [check_labels(column, count, name="sensitive_features").astype(str) for column in columns.T]
-    merged: NDArray[Any] = np.array([",".join(row) for row in zip(*texts, strict=True)])
+    # A comma within a value is not one between two: "a,b" with "c" is another combination than "a" with "b,c".
+    escaped = ([text.replace("\\", "\\\\").replace(",", "\\,") for text in column] for column in texts)
+    merged: NDArray[Any] = np.array([",".join(row) for row in zip(*escaped, strict=True)])
     return merged
 
 

@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fairlearn.metrics import equalized_odds_difference, plot_model_comparison
@@ -10,6 +11,7 @@ from fairlearn.postprocessing import ThresholdOptimizer
 from fairlearn.reductions import EqualizedOdds, ExponentiatedGradient
 from matplotlib.figure import Figure
 from sklearn.base import clone
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, roc_auc_score
@@ -17,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from captum_region.datasets import AttributeImages
 from fairlearn_bridge import (
     JTT,
     AdversarialLastLayer,
@@ -29,9 +32,11 @@ from fairlearn_bridge import (
     NotApplicableError,
     Reweighing,
     Samples,
+    ThresholdShift,
     fit_mitigators,
 )
 from fairlearn_bridge.baselines import _WorstGroups, last_features
+from fairlearn_bridge.validation import check_sensitive
 
 
 class Net(nn.Module):
@@ -106,6 +111,27 @@ def test_it_is_better_than_the_original_where_the_shortcut_misleads(name, origin
     worse = original.score(X_test[crossed], y_test[crossed])
     assert worse < 0.1
     assert mitigated.score(X_test[crossed], y_test[crossed]) > 0.5
+
+
+@pytest.mark.parametrize("name", MITIGATORS)
+def test_labels_may_be_a_column_or_named(name):
+    X, y, shortcut = faces(60, crossed=0.5)
+    data = AttributeImages(X, pd.DataFrame({"target": y, "square": shortcut}))
+    mitigator = clone(MITIGATORS[name]).set_params(estimator__max_epochs=2)
+    given = mitigator.fit(X, y, sensitive_features=shortcut).predict_proba(X)
+    named = mitigator.fit(data, "target", sensitive_features="square").predict_proba(data)
+    np.testing.assert_array_equal(named, given)
+    with pytest.warns(DataConversionWarning):
+        column = mitigator.fit(X, y[:, None], sensitive_features=pd.DataFrame({"square": shortcut})).predict_proba(X)
+    np.testing.assert_array_equal(column, given)
+
+
+@pytest.mark.parametrize("name", [*MITIGATORS, "threshold"])
+def test_prediction_needs_a_fit(name):
+    mitigator = {**MITIGATORS, "threshold": ThresholdShift(BASE)}[name]
+    for method in (clone(mitigator).predict, clone(mitigator).predict_proba):
+        with pytest.raises(NotFittedError):
+            method(faces(4)[0])
 
 
 @pytest.mark.parametrize("name", ["resampling", "group DRO", "last layer"])
@@ -245,10 +271,35 @@ def test_the_embedding_is_not_correlated_with_the_sensitive_feature(original):
 def test_the_sensitive_feature_in_prediction_is_checked(original):
     X, y, shortcut = faces(60)
     fitted = EmbeddingCorrelationRemoval(FrozenEstimator(original)).fit(X, y, sensitive_features=shortcut)
-    with pytest.raises(ValueError, match=r"sensitive_features must have shape \(60,\), one an image, got \(5,\)"):
+    with pytest.raises(ValueError, match=r"sensitive_features should be .* of shape \(60,\), one an image, got \(5,\)"):
         fitted.predict(X, sensitive_features=shortcut[:5])
     with pytest.raises(ValueError, match=r"sensitive_features must have the values it had in fit, \[0, 1\], got \{2\}"):
         fitted.predict_proba(X, sensitive_features=shortcut + 1)
+
+
+def test_the_sensitive_feature_in_prediction_may_be_what_it_was_in_fit(original):
+    X, y, shortcut = faces(60)
+    frozen = FrozenEstimator(original)
+    frame = pd.DataFrame({"square": shortcut, "even": np.arange(60) % 4 < 2})
+    for columns in (["square"], ["square", "even"]):
+        known = frame[columns]
+        fitted = EmbeddingCorrelationRemoval(frozen).fit(X, y, sensitive_features=known)
+        told = fitted.predict_proba(X, sensitive_features=known)
+        merged = [",".join(map(str, row)) for row in known.to_numpy()]
+        plain = EmbeddingCorrelationRemoval(frozen).fit(X, y, sensitive_features=merged)
+        np.testing.assert_array_equal(told, plain.predict_proba(X, sensitive_features=merged))
+
+
+def test_sensitive_features_are_merged_as_fairlearn_merges_them():
+    pairs = np.array([["a,b", "c"], ["a", "b,c"], ["a\\", "b"], ["a", "b"], ["a", "b"]])
+    merged = check_sensitive(pairs, 5)
+    assert merged.tolist() == ["a\\,b,c", "a,b\\,c", "a\\\\,b", "a,b", "a,b"]
+    assert len(set(merged)) == 4
+    # fairlearn's own, read off what its ThresholdOptimizer keeps by group.
+    optimizer = ThresholdOptimizer(estimator=LogisticRegression(), constraints="demographic_parity", prefit=False)
+    rows = np.repeat(pairs, 2, axis=0)
+    optimizer.set_params(predict_method="predict").fit(np.arange(10)[:, None], [0, 1] * 5, sensitive_features=rows)
+    assert set(optimizer.interpolated_thresholder_.interpolation_dict) == set(merged)
 
 
 def told_of_shortcut(classifier):
