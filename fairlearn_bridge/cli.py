@@ -350,7 +350,10 @@ def sweep(
     with told_in_one_line(debug, resumes=out / CHECKPOINTS):
         check_out(out, force)
         # Faces are drawn as many as asked for; other data are taken as they come.
-        sizes = {"train_size": train_size or 2400, "test_per_cell": test_per_cell or 182} if data == "faces" else {}
+        sizes = {}
+        if data == "faces":
+            sizes["train_size"] = 2400 if train_size is None else train_size
+            sizes["test_per_cell"] = 182 if test_per_cell is None else test_per_cell
         configs = [
             _config(ctx.params, confounder=name, quantile=ExperimentConfig.quantile, **sizes)
             for name in confounder or ("Blond_Hair", "Eyeglasses", "Smiling", "Wearing_Hat")

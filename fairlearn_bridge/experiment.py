@@ -28,6 +28,7 @@ from captum_region.calibration import Calibration, balanced_subset, measure_cali
 from captum_region.datasets import AttributeImages, Faces, make_faces
 from captum_region.files import CHECKPOINTS, locked, replacing
 from captum_region.provenance import provenance
+from captum_region.randomness import draw_seed
 from captum_region.snapshot import digest
 from fairlearn_bridge.arms import FAST_OTHERS, OTHERS, Arm, build_arms
 from fairlearn_bridge.comparison import Samples, alignment, fit_mitigators, metric_frame, pareto_front, summarize
@@ -116,6 +117,10 @@ class ExperimentConfig:
             raise ValueError(f"schemes must name at least one of {', '.join(SCHEMES)}")
         if unknown := set(self.others) - set(OTHERS):
             raise ValueError(f"others must be of {', '.join(OTHERS)}, got {', '.join(sorted(unknown))}")
+        for name in ("epochs", "batch_size", "seeds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        draw_seed(self.random_state)  # which refuses what is none
         if self.target == self.confounder:
             raise ValueError(f"confounder must be another attribute than the target, got {self.confounder!r} for both")
 

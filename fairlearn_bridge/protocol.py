@@ -198,10 +198,10 @@ class _Draw:
             with_it = min(self.available(pool, (value, True)), size // 2)
             without = min(self.available(pool, (value, False)), size - with_it)
             sizes |= {(value, True): min(size - without, self.available(pool, (value, True))), (value, False): without}
-            if abs(sizes[value, True] - without) > 1:
+            if abs(sizes[value, True] - without) > 1 or sizes[value, True] + without < size:
                 warnings.warn(
                     f"the balanced training set is not quite balanced: of target={value} it has "
-                    f"{sizes[value, True]} images with the confounder and {without} without",
+                    f"{sizes[value, True]} images with the confounder and {without} without, where {size} were to be",
                     stacklevel=3,
                 )
         return self.cells("train_size", pool, sizes)
@@ -224,5 +224,5 @@ def _boolean(name: str, values: ArrayLike) -> NDArray[np.bool_]:
     if array.ndim != 1:
         raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}")
     if array.dtype != bool and not (array.dtype.kind in "iuf" and np.isin(array, (0, 1)).all()):
-        raise TypeError(f"{name} must be boolean, or 0 and 1, got {array.dtype} {np.unique(array)[:5]}")
+        raise TypeError(f"{name} must be boolean, or 0 and 1, got {array.dtype} {pd.unique(array)[:5]}")
     return array.astype(bool)

@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,6 +108,15 @@ def test_other_shares():
         confounded_split(target, confounder, shares={(True, True): 0.5})
 
 
+def test_a_class_too_small_for_half_of_a_balanced_set_is_told():
+    target = np.arange(400) < 40
+    confounder = np.arange(400) % 2 == 0
+    shares = {(True, False): 0.05, (False, True): 0.6, (False, False): 0.35}
+    with pytest.warns(UserWarning, match="of target=True it has 19 images .* and 19 without, where 100 were to be"):
+        split = confounded_split(target, confounder, train_size=200, shares=shares, test_per_cell=1, random_state=0)
+    assert list(split.counts.loc["balanced"]) == [19, 19, 50, 50]
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
@@ -129,5 +139,8 @@ def test_attributes_must_be_binary():
         confounded_split(["m", "w"], [True, False])
     with pytest.raises(TypeError, match="confounder must be boolean"):
         confounded_split([0, 1], [0, 2])
+    for missing in (pd.Series([True, None, False], dtype="boolean"), [None, True, False]):
+        with pytest.raises(TypeError, match="target must be boolean, or 0 and 1, got object"):
+            confounded_split(missing, [True, False, True])
     with pytest.raises(ValueError, match="confounder must have a value"):
         confounded_split([0, 1], [0])

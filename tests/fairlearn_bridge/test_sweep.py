@@ -135,6 +135,7 @@ def test_a_stopped_and_a_killed_sweep_go_on(settings, swept, tmp_path, command, 
         ("quantiles = [0.5]", "sets quantiles, the options are"),
         ("quantile = ", "sweep.toml"),
         ("quantile = [0.5, 0.5]", "each once, got [0.5, 0.5]"),
+        ("seeds = 0", "seeds must be at least 1, got 0"),
         ('schemes = "specific_mask@predict"', "general_mask and general_noise @predict"),
     ],
 )
@@ -146,6 +147,13 @@ def test_bad_settings_are_told(text, words, tmp_path):
     told = "".join(done.stderr.replace("│", " ").split())  # typer sets its errors in a box
     assert words.replace(" ", "") in told
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--train-size", "--test-per-cell"])
+def test_a_size_of_0_stands_for_no_default(option, refused, tmp_path):
+    # Were it the default, the region classifier's epochs would be refused.
+    small = ["--size", "16", "--region-epochs", "0", "--quiet", "--out", tmp_path / "out"]
+    assert f"{option[2:].replace('-', '_')} must" in refused(app, "sweep", option, "0", *small)
 
 
 def test_results_without_validation_or_crossed_cells_still_make_a_table():
