@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from captum_region.batches import as_floats, fingerprint, take
 from captum_region.randomness import RandomState, draw_seed, seeded
 from captum_region.snapshot import Snapshots, random_states, set_random_states
-from fairlearn_bridge.validation import check_classes, check_rows_or_images, from_names
+from fairlearn_bridge.validation import check_classes, check_rows_or_images, check_weights, from_names
 
 if TYPE_CHECKING:
     import os
@@ -262,9 +262,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         """
         X, y = from_names(X, y)
         X = check_rows_or_images(self, X, self.image_shape, reset=True)
-        weight = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight, dtype=float)
-        if weight.shape != (len(X),) or not (np.isfinite(weight).all() and (weight >= 0).all() and weight.any()):
-            raise ValueError(f"sample_weight must hold {len(X)} finite weights of at least 0, not all zero")
+        weight = check_weights(sample_weight, len(X))
         labels = check_classes(y, len(X), weight=weight)
         self.classes_inferred_ = np.unique(labels)
         target = pd.Index(self.classes_).get_indexer(pd.Index(labels))

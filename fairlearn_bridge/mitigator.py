@@ -11,7 +11,14 @@ from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
+from captum_region import (
+    DenseRegionClassifier,
+    RegionAttribution,
+    RegionClassifier,
+    RegionGrid,
+    RegionMaps,
+    fit_region_classifier,
+)
 from captum_region.batches import as_floats, take
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
@@ -19,14 +26,13 @@ from fairlearn_bridge.comparison import Samples
 from fairlearn_bridge.noise import AttributionNoise, Perturbation, protect, quantile_mask
 from fairlearn_bridge.schemes import AT_PREDICT
 from fairlearn_bridge.selection import CrossedAUC, estimate_crossed_auc, hold_out
-from fairlearn_bridge.validation import check_classes, check_rows_or_images, check_sensitive, from_names
+from fairlearn_bridge.validation import check_classes, check_rows_or_images, check_sensitive, check_weights, from_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-    from captum_region import RegionClassifier
     from captum_region.batches import ImageData
     from captum_region.confidence import Confidence
 
@@ -164,7 +170,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         *,
         sensitive_features: ArrayLike,
         sample_weight: ArrayLike | None = None,
-        region_maps: ArrayLike | None = None,
+        region_maps: ArrayLike | RegionMaps | None = None,
     ) -> AttributionNoiseMitigator:
         """Find the confounder's regions and train the estimator with them perturbed.
 
@@ -178,9 +184,9 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
             The confounder, whose information is to be removed; of several, their combination. Or its name, as of `y`.
         sample_weight : array-like of shape (N,), optional
             Handed to the estimator.
-        region_maps : array-like, shape (N, rows, cols), or (1, rows, cols) for general schemes, optional
-            What ``RegionAttribution(region_classifier).region_map(X)`` gave before, or its mean, to save the
-            computation; only together with `region_classifier`.
+        region_maps : array-like, shape (N, rows, cols), or (1, rows, cols) for general schemes, or RegionMaps, optional
+            What ``RegionAttribution(region_classifier).region_map(X)`` or `attribute_dataset` gave before, or its mean,
+            to save the computation; only together with `region_classifier`.
 
         Returns
         -------
@@ -192,10 +198,16 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
             If a parameter or the data do not fit, by name.
         """
         candidates = self._candidates()
-        if "batch_transform" not in getattr(self.estimator, "get_params", dict)():
+        is_class = isinstance(self.estimator, type)
+        if is_class or "batch_transform" not in getattr(self.estimator, "get_params", dict)():
             raise TypeError(
-                f"estimator must have a parameter batch_transform as ImageClassifier, got {self.estimator!r}"
+                "estimator must be a classifier that has a parameter batch_transform as ImageClassifier(), "
+                f"got {self.estimator!r}"
             )
+        for name in ("region_classifier", "target_region_classifier"):
+            given = getattr(self, name)
+            if not isinstance(given, RegionClassifier | None):
+                raise TypeError(f"{name} must be a RegionClassifier, got {type(given).__name__}")
         X, y, sensitive_features = from_names(X, y, sensitive_features)
         X = check_rows_or_images(self, X, getattr(self.estimator, "image_shape", None), reset=True)
         self.image_shape_ = tuple(X.shape[1:])
@@ -203,6 +215,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         confounder = check_sensitive(sensitive_features, len(X))
         if self.region_classifier is None and len(np.unique(confounder)) < 2:
             raise ValueError("sensitive_features must take at least two values, they take one")
+        weights = {} if sample_weight is None else {"sample_weight": check_weights(sample_weight, len(X))}
         seed = draw_seed(self.random_state)
         given = self.region_classifier
         self.region_classifier_ = self._train_regions(X, confounder, labels, seed) if given is None else given
@@ -218,7 +231,6 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
             of_target = RegionAttribution(self.target_region_classifier_, self.confidence)
             target_map = of_target.mean_pixels(X, show_progress=self.show_progress).cpu()
             self.target_pixel_map_: NDArray[np.float32] = target_map.numpy()
-        weights = {} if sample_weight is None else {"sample_weight": np.asarray(sample_weight)}
         noise = candidates[0]
         if len(candidates) > 1:
             self.selection_ = self._select(candidates, Samples(X, labels, confounder), weights, maps, seed)
@@ -328,12 +340,13 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         )
         return classifier
 
-    def _region_maps(self, X: ImageData, given: ArrayLike | None, *, general: bool) -> torch.Tensor:
+    def _region_maps(self, X: ImageData, given: ArrayLike | RegionMaps | None, *, general: bool) -> torch.Tensor:
         """Return maps N x rows x cols on the CPU, or only their mean, as 1 x rows x cols, where that will do."""
         if given is not None:
             if self.region_classifier is None:
                 raise ValueError("region_maps must come with the region_classifier that made them, got none")
-            maps = torch.tensor(np.asarray(given))  # a copy: worker processes get read-only memory
+            given = given.maps if isinstance(given, RegionMaps) else np.asarray(given)
+            maps = torch.tensor(given)  # a copy: worker processes get read-only memory
             wanted = (len(X), *self.region_classifier_.grid.shape)
             if maps.shape != wanted and not (general and maps.shape == (1, *wanted[1:])):
                 raise ValueError(f"region_maps must have shape {wanted}, got {tuple(maps.shape)}")

@@ -11,7 +11,13 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
+from captum_region import (
+    DenseRegionClassifier,
+    RegionAttribution,
+    RegionGrid,
+    attribute_dataset,
+    fit_region_classifier,
+)
 from captum_region.datasets import AttributeImages
 from fairlearn_bridge import AttributionNoiseMitigator, ImageClassifier, Samples, estimate_crossed_auc
 from fairlearn_bridge.mitigator import _least_within_one_standard_error
@@ -241,6 +247,15 @@ def test_auto_stands_for_lists_that_apply_at_predict_does_not_fit(region_classif
         ({"validation_fraction": 1}, {}, ValueError, r"validation_fraction must lie in \(0, 1\), got 1"),
         ({"scheme": "specific_noise", "apply_at_predict": True}, {}, ValueError, "apply_at_predict needs"),
         ({"estimator": LogisticRegression()}, {}, TypeError, "batch_transform"),
+        ({"estimator": ImageClassifier}, {}, TypeError, "estimator must be a classifier .*, got <class"),
+        ({"region_classifier": "eyeglasses"}, {}, TypeError, "region_classifier must be a RegionClassifier, got str"),
+        (
+            {"target_region_classifier": BASE, "protect_target": 1},
+            {},
+            TypeError,
+            "target_region_classifier must be a RegionClassifier, got ImageClassifier",
+        ),
+        ({"quantile": [0.5, 1]}, {"sample_weight": [1, 2]}, ValueError, "sample_weight must hold 20 finite weights"),
         ({}, {"sensitive_features": [0]}, ValueError, r"sensitive_features should be a 1d array of shape \(20,\)"),
         ({}, {"sensitive_features": [0, None] * 10}, ValueError, "sensitive_features must not miss values, got 10"),
         ({}, {"y": [0]}, ValueError, r"y should be a 1d array of shape \(20,\)"),
@@ -256,6 +271,23 @@ def test_bad_input_is_named(parameters, fit, error, words):
     mitigator = AttributionNoiseMitigator(**{"estimator": BASE} | parameters)
     with pytest.raises(error, match=words):
         mitigator.fit(**{"X": X, "y": y, "sensitive_features": confounder} | fit)
+
+
+def test_stored_maps_are_taken(region_classifier, tmp_path):
+    X, y, confounder = biased(60)
+    maps = attribute_dataset(RegionAttribution(region_classifier), X, tmp_path / "maps")
+    mitigator = AttributionNoiseMitigator(
+        clone(BASE).set_params(max_epochs=1),
+        region_classifier=region_classifier,
+        scheme="specific_mask",
+        quantile=0.8,
+        random_state=0,
+    )
+    stored = mitigator.fit(X, y, sensitive_features=confounder, region_maps=maps).noise_.mask_
+    given = mitigator.fit(X, y, sensitive_features=confounder, region_maps=maps.maps).noise_.mask_
+    assert torch.equal(stored, given)
+    computed = mitigator.fit(X, y, sensitive_features=confounder).noise_.mask_
+    assert (stored == computed).float().mean() > 0.99  # but for float16
 
 
 def test_sensitive_features_are_needed_and_so_is_fit():
