@@ -446,7 +446,7 @@ def _check_resampling(confidence_level: float, n_bootstrap: int) -> None:
         )
 
 
-def _check_reference(reference: str, names: Collection[str]) -> None:
+def _check_reference(reference: str, names: Collection[Any]) -> None:
     if reference not in names:
         raise ValueError(f"reference must be one of {', '.join(map(str, names))}, got {reference!r}")
 
