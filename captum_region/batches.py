@@ -45,6 +45,10 @@ def check_images(images: Any, *, name: str = "images", image_size: tuple[int, in
         raise TypeError(f"{name} must be uint8 or float in [0, 1], got {images.dtype}")
     if images.ndim != 4:
         raise ValueError(f"{name} must have shape (N, channels, height, width), got {tuple(images.shape)}")
+    if images.shape[3] == 3 and min(images.shape[1:3]) > 4:  # RGB last, as many libraries have it
+        raise ValueError(
+            f"{name} must have shape (N, channels, height, width), channels first, got {tuple(images.shape)}"
+        )
     if image_size is not None and tuple(images.shape[2:]) != image_size:
         raise ValueError(f"{name} must be {image_size[0]} x {image_size[1]} pixels, got {tuple(images.shape[2:])}")
     if floating and len(images):

@@ -227,6 +227,7 @@ def test_threshold_shift_makes_both_classes_equally_well_recognised():
     [
         ({"X": np.zeros((6, 3, 8, 8), np.int64)}, TypeError, "X must be uint8 or float"),
         ({"X": np.zeros((6, 8, 8), np.uint8)}, ValueError, "X must have shape"),
+        ({"X": np.zeros((6, 8, 8, 3), np.uint8)}, ValueError, r"channels first, got \(6, 8, 8, 3\)"),
         ({"X": np.zeros(6)}, ValueError, "Expected 2D array"),
         ({"X": np.full((6, 4), np.nan)}, ValueError, "Input X contains NaN"),
         ({"X": np.full((6, 3, 8, 8), np.nan)}, ValueError, "X of float type"),
