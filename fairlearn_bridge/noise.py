@@ -61,12 +61,13 @@ def transplant(images: Tensor, donors: Tensor, mask: Tensor, *, edge: float = ED
     return blended.clamp(0, 1)  # rounding may leave it
 
 
-def quantile_mask(pixel_map: Tensor, quantile: float) -> Tensor:
+def quantile_mask(pixel_map: Tensor | NDArray[np.floating[Any]], quantile: float) -> Tensor:
     """Return which pixels of each map lie above its `quantile`.
 
     Parameters
     ----------
-    pixel_map : Tensor, shape (..., height, width)
+    pixel_map : Tensor or ndarray, shape (..., height, width)
+        Such as ``pixel_map_`` of `AttributionNoiseMitigator`.
     quantile : float
         In [0, 1]: 0.7 marks the 30 % most informative pixels, 0 marks all, 1 none. The quantile is the least value
         that at least this share of the pixels does not exceed (the inverse of the empirical distribution).
@@ -81,6 +82,7 @@ def quantile_mask(pixel_map: Tensor, quantile: float) -> Tensor:
     tensor([[False, False], [ True,  True]])
     """
     _check_quantile(quantile)
+    pixel_map = torch.as_tensor(pixel_map)
     flat = pixel_map.flatten(-2)
     # Rounded first: 0.7 * 10 is a little more than 7 in binary, which would count one pixel too many.
     rank = int(np.ceil(round(quantile * flat.shape[-1], 6)))
@@ -221,7 +223,7 @@ class AttributionNoise:
 
     def fit(
         self,
-        pixel_maps: Tensor,
+        pixel_maps: Tensor | NDArray[np.floating[Any]],
         images: ImageData | None = None,
         confounder: ArrayLike | None = None,
         *,
@@ -232,7 +234,7 @@ class AttributionNoise:
 
         Parameters
         ----------
-        pixel_maps : Tensor, shape (N, height, width)
+        pixel_maps : Tensor or ndarray, shape (N, height, width)
             Confidence about the confounder of each training image. General schemes use their mean only, and also
             take that alone, as 1 x height x width.
         images : ndarray or Tensor, shape (N, C, height, width), optional
@@ -249,6 +251,7 @@ class AttributionNoise:
         self
         """
         self.validate()
+        pixel_maps = torch.as_tensor(pixel_maps)
         if pixel_maps.ndim != 3:
             raise ValueError(f"pixel_maps must have shape (N, height, width), got {tuple(pixel_maps.shape)}")
         mean_mask = quantile_mask(pixel_maps.mean(0), self.quantile)

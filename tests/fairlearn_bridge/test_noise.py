@@ -228,6 +228,14 @@ def test_a_callable_gets_images_mask_and_generator(images, maps):
     assert torch.equal(changed, torch.where(seen["mask"], 1 - images[:2], images[:2]))
 
 
+def test_maps_may_be_arrays(maps):
+    array = maps.numpy()
+    assert torch.equal(quantile_mask(array, 0.7), quantile_mask(maps, 0.7))
+    for scheme in ("general_mask", "specific_mask"):
+        masks = [AttributionNoise(scheme).fit(given).mask_ for given in (array, maps)]
+        assert torch.equal(*masks)
+
+
 def test_elsewhere_has_equal_area_and_least_overlap(images, maps):
     mask = torch.zeros(8, 9, dtype=torch.bool)
     mask[1:4, 2:6] = True
