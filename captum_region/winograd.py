@@ -8,19 +8,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Lavin & Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4.3: F(4 x 4, 3 x 3).
-_INPUT = torch.tensor(
-    [
-        [4.0, 0, -5, 0, 1, 0],
-        [0, -4, -4, 1, 1, 0],
-        [0, 4, -4, -1, 1, 0],
-        [0, -2, -1, 2, 1, 0],
-        [0, 2, -1, -2, 1, 0],
-        [0, 4, 0, -5, 0, 1],
-    ]
+# Lavin & Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4.3: F(4 x 4, 3 x 3). Rows and columns
+# are transformed at once, as one matrix product: sums one by one cost more than is saved.
+_INPUT = [
+    [4.0, 0, -5, 0, 1, 0],
+    [0, -4, -4, 1, 1, 0],
+    [0, 4, -4, -1, 1, 0],
+    [0, -2, -1, 2, 1, 0],
+    [0, 2, -1, -2, 1, 0],
+    [0, 4, 0, -5, 0, 1],
+]
+_FILTER = [
+    [1 / 4, 0, 0],
+    [-1 / 6] * 3,
+    [-1 / 6, 1 / 6, -1 / 6],
+    [1 / 24, 1 / 12, 1 / 6],
+    [1 / 24, -1 / 12, 1 / 6],
+    [0, 0, 1.0],
+]
+_OUTPUT = [[1.0, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
+_OF_INPUT, _OF_FILTER, _OF_OUTPUT = (
+    torch.kron(one, one) for one in (torch.tensor(_INPUT), torch.tensor(_FILTER), torch.tensor(_OUTPUT))
 )
-_FILTER = torch.tensor([[6.0, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
-_OUTPUT = torch.tensor([[1.0, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
 
 
 class WinogradConv2d(nn.Module):
@@ -49,8 +58,8 @@ class WinogradConv2d(nn.Module):
     @cached_property
     def _filters(self) -> Tensor:
         """36 x channels in x channels out; made at the first image that is large enough."""
-        filters = torch.einsum("ik,ockl,jl->ijco", _FILTER, self.convolution.weight.detach(), _FILTER)
-        return filters.flatten(0, 1).contiguous()
+        weight = self.convolution.weight.detach().flatten(2)
+        return torch.einsum("pk,ock->pco", _OF_FILTER, weight).contiguous()
 
     @staticmethod
     def fits(layer: nn.Module) -> bool:
@@ -68,21 +77,19 @@ class WinogradConv2d(nn.Module):
         """Return what the convolution returns, to rounding; channels last in memory."""
         height, width = images.shape[2:]
         if min(height, width) < 4:
-            return self.convolution(images)  # type: ignore[no-any-return]
+            return F.conv2d(images, self.convolution.weight, self.convolution.bias, padding=1)
         rows, columns = -(-height // 4), -(-width // 4)
         # The last tiles may reach over the edge. They are 6 x 6 x N x rows x columns x channels.
         padded = F.pad(images.permute(0, 2, 3, 1), (0, 0, 1, 4 * columns - width + 1, 1, 4 * rows - height + 1))
         tiles = padded.unfold(1, 6, 4).unfold(2, 6, 4).permute(4, 5, 0, 1, 2, 3)
         outputs = images.new_empty(len(images), rows, 4, columns, 4, self.convolution.out_channels)
         bias = 0.0 if self.convolution.bias is None else self.convolution.bias
-        # The transforms of rows and of columns at once, as one matrix product: sums one by one cost more than is saved.
-        into, out_of = torch.kron(_INPUT, _INPUT), torch.kron(_OUTPUT, _OUTPUT)
         at_once = max(1, self.tiles_per_pass // (rows * columns))
         for some, place in zip(tiles.split(at_once, 2), outputs.split(at_once), strict=True):
-            transformed = into @ some.reshape(36, -1)
+            transformed = _OF_INPUT @ some.reshape(36, -1)
             products = transformed.view(36, -1, images.shape[1]) @ self._filters
             place = place.permute(2, 4, 0, 1, 3, 5)
-            torch.add((out_of @ products.flatten(1)).view(place.shape), bias, out=place)
+            torch.add((_OF_OUTPUT @ products.flatten(1)).view(place.shape), bias, out=place)
         pixels = outputs.view(len(images), 4 * rows, 4 * columns, -1)[:, :height, :width]
         return pixels.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 

@@ -22,8 +22,8 @@ def test_the_plain_loop_gives_what_forward_grid_gives(kind):
     before = [value.clone() for value in classifier.state_dict().values()]
     with torch.no_grad():
         expected = patch_by_patch(classifier, images, batch=100)
-        torch.testing.assert_close(classifier.forward_grid(images), expected, rtol=1e-4, atol=1e-4)
-    assert expected.std() > 0.05
+        torch.testing.assert_close(classifier.forward_grid(images), expected, rtol=1e-4, atol=1e-5)
+    assert expected.std() > 0.01
     assert all(torch.equal(old, new) for old, new in zip(before, classifier.state_dict().values(), strict=True))
     # With gradients the network itself is used.
     classifier.forward_grid(images, regions_per_pass=2000).sum().backward()
