@@ -59,6 +59,22 @@ def check_images(images: Any, *, name: str = "images", image_size: tuple[int, in
     return checked
 
 
+def check_weights(sample_weight: Any, count: int) -> NDArray[np.float64]:
+    """Return the images' weights as floats, all 1 if there are none.
+
+    Raises
+    ------
+    ValueError
+        If they are not `count` finite numbers of at least 0, or all 0.
+    """
+    if sample_weight is None:
+        return np.ones(count)
+    weight: NDArray[np.float64] = np.asarray(sample_weight, dtype=float)
+    if weight.shape != (count,) or not (np.isfinite(weight).all() and (weight >= 0).all() and weight.any()):
+        raise ValueError(f"sample_weight must hold {count} finite weights of at least 0, not all zero")
+    return weight
+
+
 def take(images: ImageData, index: NDArray[np.intp] | slice) -> Tensor:
     """Return the images at `index` as a tensor of their own dtype; those of an array as a copy."""
     if isinstance(images, Tensor):

@@ -14,7 +14,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from torch import Tensor
 from torch.nn import functional as F
 
-from captum_region.batches import batches, check_images, fingerprint, take
+from captum_region.batches import batches, check_images, check_weights, fingerprint, take
 from captum_region.checkpoint import classifier_digest
 from captum_region.classifiers import Recipe, RegionClassifier
 from captum_region.datasets.conversion import from_dataset, is_dataset
@@ -425,10 +425,7 @@ def _draw_probability(
         if weight != "balanced":
             raise ValueError(f"sample_weight must be 'balanced', an array or None, got {weight!r}")
         return torch.from_numpy(compute_sample_weight("balanced", np.asarray(labels)))
-    weights = np.ones(count) if weight is None else np.asarray(weight, dtype=float)
-    if weights.shape != (count,) or not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
-        raise ValueError(f"sample_weight must hold {count} finite weights of at least 0, not all 0")
-    return torch.from_numpy(weights)
+    return torch.from_numpy(check_weights(weight, count))
 
 
 def _with_overrides(

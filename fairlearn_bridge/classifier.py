@@ -16,10 +16,10 @@ from skorch.utils import to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from captum_region.batches import as_floats, fingerprint, take
+from captum_region.batches import as_floats, check_weights, fingerprint, take
 from captum_region.randomness import RandomState, draw_seed, seeded
 from captum_region.snapshot import Snapshots, random_states, set_random_states
-from fairlearn_bridge.validation import check_classes, check_rows_or_images, check_weights, from_names
+from fairlearn_bridge.validation import check_classes, check_rows_or_images, from_names
 
 if TYPE_CHECKING:
     import os

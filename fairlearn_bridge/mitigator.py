@@ -19,14 +19,14 @@ from captum_region import (
     RegionMaps,
     fit_region_classifier,
 )
-from captum_region.batches import as_floats, take
+from captum_region.batches import as_floats, check_weights, take
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.comparison import Samples
 from fairlearn_bridge.noise import AttributionNoise, Perturbation, protect, quantile_mask
 from fairlearn_bridge.schemes import AT_PREDICT
 from fairlearn_bridge.selection import CrossedAUC, estimate_crossed_auc, hold_out
-from fairlearn_bridge.validation import check_classes, check_rows_or_images, check_sensitive, check_weights, from_names
+from fairlearn_bridge.validation import check_classes, check_rows_or_images, check_sensitive, from_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

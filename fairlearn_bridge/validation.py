@@ -126,22 +126,6 @@ def check_sensitive(values: Any, count: int) -> NDArray[Any]:
     return merged
 
 
-def check_weights(sample_weight: Any, count: int) -> NDArray[np.float64]:
-    """Return the samples' weights as floats, all 1 if there are none.
-
-    Raises
-    ------
-    ValueError
-        If they are not `count` finite numbers of at least 0, or all 0.
-    """
-    if sample_weight is None:
-        return np.ones(count)
-    weight: NDArray[np.float64] = np.asarray(sample_weight, dtype=float)
-    if weight.shape != (count,) or not (np.isfinite(weight).all() and (weight >= 0).all() and weight.any()):
-        raise ValueError(f"sample_weight must hold {count} finite weights of at least 0, not all zero")
-    return weight
-
-
 def check_classes(y: Any, count: int, *, weight: NDArray[np.float64] | None = None) -> NDArray[Any]:
     """Return the labels of a classification as `check_labels` does.
 
