@@ -484,7 +484,7 @@ class DenseRegionClassifier(RegionClassifier):
     """
 
     recipe = Recipe(
-        epochs=8, batch_size=128, positions_per_image=4, lr=4e-3, weight_decay=0.01, schedule="onecycle", min_steps=600
+        epochs=8, batch_size=128, positions_per_image=4, lr=4e-3, weight_decay=0.01, schedule="onecycle", min_steps=1200
     )
 
     def __init__(
