@@ -240,4 +240,6 @@ class RegionGrid:
             torch.as_tensor(_averaging(length, self.patch_size, self.stride, sigma)).to(region_map)
             for length in self.image_size
         )
-        return down @ region_map @ across.T
+        # A user's autocast is meant for networks; it would round the means to 8 bits.
+        with torch.autocast(region_map.device.type, enabled=False):
+            return down @ region_map @ across.T

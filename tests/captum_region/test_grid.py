@@ -56,6 +56,15 @@ def test_uncovered_pixels_take_the_nearest_covered_ones_value(grid):
         assert round(pixels[y, x].item(), 9) in nearest
 
 
+def test_to_pixels_is_exact_under_autocast_too():
+    grid = RegionGrid(12, 4, 2)
+    region_map = torch.rand(grid.shape, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        pixels = grid.to_pixels(region_map)
+    assert pixels.dtype == torch.float32
+    assert torch.equal(pixels, grid.to_pixels(region_map))
+
+
 def test_to_pixels_by_hand():
     # 6 x 6 pixels, k = 4, stride 2: pixels 0-1 are in the first region, 2-3 in both, 4-5 in the second, on each axis.
     pixels = RegionGrid(6, 4, 2).to_pixels(torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
