@@ -483,6 +483,7 @@ class DenseRegionClassifier(RegionClassifier):
     torch.Size([1, 2, 49, 49])
     """
 
+    # On 600 to 3,000 faces 600 steps left the maps of hard attributes unfinished, and 2,400 learnt the faces by heart.
     recipe = Recipe(
         epochs=8, batch_size=128, positions_per_image=4, lr=4e-3, weight_decay=0.01, schedule="onecycle", min_steps=1200
     )
