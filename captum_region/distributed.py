@@ -52,11 +52,7 @@ def launched(device: str | None) -> Iterator[Accelerator | None]:
         ) from error
     on_cpu = device == "cpu" or not torch.accelerator.is_available()
     accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=_TIMEOUT)])
-    if accelerator.num_processes != world_size:
-        raise ValueError(
-            f"{world_size} processes were launched, which accelerate cannot join on {accelerator.device}; "
-            "compute elsewhere with --device"
-        )
+    Processes(accelerator)  # raises where it cannot join them
     wanted = accelerator.device if device is None else torch.device(device)
     if wanted.type != accelerator.device.type or wanted.index not in (None, accelerator.device.index):
         raise ValueError(f"--device must be that of the launch, {accelerator.device}, or left out; got {device}")
@@ -71,6 +67,11 @@ class Processes:
     ----------
     accelerator : accelerate.Accelerator or None
 
+    Raises
+    ------
+    ValueError
+        If the accelerator has not joined the processes that were launched: each would take itself for the main one.
+
     Attributes
     ----------
     count, rank : int
@@ -84,6 +85,12 @@ class Processes:
         self.count: int = 1 if accelerator is None else accelerator.num_processes
         self.rank: int = 0 if accelerator is None else accelerator.process_index
         self.share = slice(self.rank, None, self.count)
+        world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        if accelerator is not None and self.count != world_size:
+            raise ValueError(
+                f"accelerator must have joined the {world_size} processes that were launched, got {self.count} on "
+                f"{accelerator.device}; on CPUs Accelerator(cpu=True) joins them, or --device cpu"
+            )
 
     @property
     def is_main(self) -> bool:

@@ -227,11 +227,16 @@ def test_bf16(by, accelerator, tmp_path):
         attribute_dataset(attribution, images, tmp_path)
 
 
-def test_refusals(accelerator):
+def test_refusals(accelerator, monkeypatch):
     with pytest.raises(ValueError, match="mixed_precision must be 'no' or 'bf16', got 'fp16'"):
         train(mixed_precision="fp16")
     with pytest.raises(ValueError, match="device must be left out where accelerator is given"):
         train(accelerator=accelerator, device="cpu")
+    monkeypatch.setenv("WORLD_SIZE", "2")  # an Accelerator() without GPUs stays alone
+    with pytest.raises(
+        ValueError, match="accelerator must have joined the 2 processes that were launched, got 1 on cpu"
+    ):
+        train(accelerator=accelerator)
 
 
 def test_one_process_with_an_accelerator_is_one_without(accelerator):
