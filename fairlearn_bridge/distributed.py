@@ -28,8 +28,8 @@ class AcceleratedImageClassifier(AccelerateMixin, ImageClassifier):  # type: ign
     accelerator : accelerate.Accelerator
         With ``dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True)`` the
         `batch_size` is that of all processes together, and they see the images in the order that one does; by default
-        it is that of each process. End a script of several processes with its ``end_training()``: a process that ends
-        while another still talks to it may abort.
+        it is that of each process. End a script of several processes with its ``free_memory()``, which lets go of the
+        network that was shared, and ``end_training()``: a process that ends while it still holds one may abort.
     unwrap_after_train : bool, default=True
         See ``skorch.hf.AccelerateMixin``.
     """

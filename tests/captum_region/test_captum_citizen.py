@@ -196,8 +196,10 @@ def test_noise_tunnel(attribution, images, kind, expected, batch):
 def test_metrics(attribution, images):
     sensitivity = sensitivity_max(attribution.attribute, images, perturb_radius=0.05, n_perturb_samples=3)
     assert sensitivity.shape == (4,)
-    assert (sensitivity > 0).all()
-    assert torch.equal(sensitivity_max(attribution.attribute, images, perturb_radius=0.0), torch.zeros(4))
+    still = sensitivity_max(attribution.attribute, images, perturb_radius=0.0)
+    # Not 0 to the last bit: a batch of more images may be rounded otherwise.
+    torch.testing.assert_close(still, torch.zeros(4), rtol=0, atol=1e-5)
+    assert (sensitivity > 1e-4).all()
     model = nn.Sequential(nn.Flatten(), nn.Linear(432, 3))
 
     def perturb(inputs):

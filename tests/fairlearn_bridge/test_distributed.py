@@ -54,7 +54,8 @@ def work(**options):
     losses = {name: list(map(float, classifier.history_[:, name])) for name in ("train_loss", "valid_loss")}
     found = losses | {"probability": classifier.predict_proba(X[:37])[:, 1].tolist()}
     accelerator.wait_for_everyone()
-    accelerator.end_training()  # or a process that is torn down while another still talks to it may abort
+    accelerator.free_memory()  # or a process that ends with the shared network in its hands may abort
+    accelerator.end_training()
     return accelerator.process_index, found
 
 

@@ -28,7 +28,7 @@ def test_measures_of_a_classifier():
     assert measures["accuracy"] == pytest.approx(calibration.accuracy)
     assert measures["calibration_error"] == pytest.approx(calibration.error)
     attribution = RegionAttribution(classifier)
-    np.testing.assert_allclose(mean_map, attribution.mean_map(faces.images), rtol=1e-5)
+    np.testing.assert_allclose(mean_map, attribution.mean_map(faces.images), rtol=1e-5, atol=1e-7)
     wearers = faces.subset(faces.attributes["Eyeglasses"])
     pixels, truth = attribution.pixel_map(wearers.images), wearers.truth("Eyeglasses")
     assert measures["top_inside"] == pytest.approx(np.nanmean(rank_accuracy(pixels, truth)), rel=1e-5)
