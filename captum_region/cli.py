@@ -133,12 +133,14 @@ def check_file(out: Path, force: bool) -> None:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print single results, a line each."""
+    """Print single results, a line each; none for what was not measured."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
     for name, value in result.items():
+        if value is None:
+            continue
         text = f"{value:.3f}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
         table.add_row(name.replace("_", " "), text)
     # A pipe has no width: nothing is cut there.

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from captum_region import RegionMaps, load_classifier
+from captum_region import PatchRegionClassifier, RegionMaps, load_classifier
 from captum_region.cli import app
 from captum_region.datasets import make_faces
 
@@ -53,6 +53,16 @@ def test_train_on_one_value_within_a_target(source, tmp_path, command, documente
     assert listed(out) == documented("train")
     loaded = load_classifier(out / "classifier")
     assert loaded.class_names == ("not hair=blond", "hair=blond")
+
+
+@pytest.mark.slow
+def test_train_the_patch_kind(source, tmp_path):
+    options = ["--attribute", "Male", "--kind", "patch", "--size", "20", "--limit", "40", "--epochs", "1", "--quiet"]
+    done = CliRunner().invoke(app, list(map(str, ["train", *source, *options, "--out", tmp_path / "out"])))
+    assert "images" in done.stdout
+    assert "accuracy" not in done.stdout  # its map of every held-out image would take hours
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["mean_region_accuracy"] is None
+    assert isinstance(load_classifier(tmp_path / "out" / "classifier"), PatchRegionClassifier)
 
 
 @pytest.mark.slow
