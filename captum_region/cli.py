@@ -233,7 +233,11 @@ def skipped_in(*parts: AttributeImages | None) -> list[dict[Hashable, Any]]:
 
 
 def set_apart(images: AttributeImages, apart: AttributeImages | None) -> tuple[AttributeImages, AttributeImages]:
-    """Return the images to train on and those kept apart: a fifth, always the same, where the data set names none."""
+    """Return the images to train on and those kept apart: a fifth, always the same, where the data set names none.
+
+    What was divided is in a random order, always the same too: the first of a folder sorted by age are children.
+    """
+    import numpy as np
     from sklearn.model_selection import GroupShuffleSplit
 
     if apart is not None:
@@ -242,8 +246,9 @@ def set_apart(images: AttributeImages, apart: AttributeImages | None) -> tuple[A
     groups = range(len(images)) if images.identities is None else images.identities
     if len(set(groups)) < 2:
         raise ValueError("a fifth of the images is kept apart, but there is one alone, or one person alone")
-    train, test = next(GroupShuffleSplit(1, test_size=0.2, random_state=0).split(groups, groups=groups))
-    return images.subset(train), images.subset(test)
+    parts = next(GroupShuffleSplit(1, test_size=0.2, random_state=0).split(groups, groups=groups))
+    train, test = (images.subset(np.random.default_rng(0).permutation(part)) for part in parts)
+    return train, test
 
 
 def check_values(attribute: str, labels: NDArray[Any]) -> None:
@@ -281,7 +286,10 @@ def train(
     size: Size = 64,
     patch_size: Annotated[int | None, typer.Option(help="Side of a region; a quarter of the image by default.")] = None,
     stride: Annotated[int | None, typer.Option(help="Step between regions; 1/64 of the image by default.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Train on at most so many images, the first.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Train on at most so many images: the first, of a table or UTKFace random ones."),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the images; the kind's recipe by default.")] = None,
     seed: Seed = 0,
     device: LaunchedDevice = None,

@@ -11,8 +11,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from captum_region import PatchRegionClassifier, RegionMaps, load_classifier
-from captum_region.cli import app
-from captum_region.datasets import make_faces
+from captum_region.cli import app, set_apart
+from captum_region.datasets import AttributeImages, make_faces
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,18 @@ def test_train_on_one_value_within_a_target(source, tmp_path, command, documente
     assert listed(out) == documented("train")
     loaded = load_classifier(out / "classifier")
     assert loaded.class_names == ("not hair=blond", "hair=blond")
+
+
+def test_what_is_set_apart_is_in_random_order():
+    age = np.arange(200)  # as UTKFace's file names sort
+    images = AttributeImages(np.zeros((200, 3, 4, 4), np.uint8), pd.DataFrame({"age": age}))
+    train, test = set_apart(images, None)
+    assert sorted([*train.attributes["age"], *test.attributes["age"]]) == age.tolist()
+    assert len(test) == 40
+    assert {number // 50 for number in train.attributes["age"][:40]} == {0, 1, 2, 3}
+    again, _ = set_apart(images, None)
+    np.testing.assert_array_equal(again.attributes["age"], train.attributes["age"])
+    assert set_apart(images, train) == (images, train)
 
 
 @pytest.mark.slow
