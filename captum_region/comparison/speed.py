@@ -148,6 +148,9 @@ def time_maps(
 
         return without
 
+    def map_by_loop() -> Tensor:
+        return patch_by_patch(patch, face)
+
     def map_by_patches() -> Tensor:
         return patch.forward_grid(face)
 
@@ -155,7 +158,7 @@ def time_maps(
         return dense.forward_grid(images)
 
     one: dict[str, Callable[[], Tensor]] = {
-        "loop": no_grad(lambda: patch_by_patch(patch, face)),
+        "loop": no_grad(map_by_loop),
         "grid": no_grad(map_by_patches),
         "dense": no_grad(lambda: dense.forward_grid(face)),
         "occlusion": lambda: occlusion.attribute(images[:1], target=0, **window),
@@ -165,7 +168,10 @@ def time_maps(
         "grad_cam": lambda: grad_cam.attribute(images, target),
     }
     if bfloat16:
-        one |= {"grid, bfloat16": no_grad(map_by_patches, cast=True)}
+        one |= {
+            "loop, bfloat16": no_grad(map_by_loop, cast=True),
+            "grid, bfloat16": no_grad(map_by_patches, cast=True),
+        }
         eight |= {"dense, batch of 8, bfloat16": no_grad(maps_by_dense, cast=True)}
     times: dict[str, list[float]] = {name: [] for name in (*one, *eight, "convolution")}
     short = {"dense", *eight}
@@ -191,6 +197,10 @@ def time_maps(
         note = f"rank correlation of the maps {float(spearmanr(by_loop, halved).statistic):.6f}"
         halved_grid, halved_dense = times["grid, bfloat16"], times["dense, batch of 8, bfloat16"]
         yield Pair("d. in bfloat16", paper, "the same under autocast", times["loop"], halved_grid, 2.5, note=note)
+        cast = "the same loop under autocast"
+        yield Pair(
+            "d. both in bfloat16", cast, "forward_grid under autocast", times["loop, bfloat16"], halved_grid, 2.5
+        )
         yield Pair("b. in bfloat16", cam, "dense under autocast", times["grad_cam"], halved_dense, 1)
     best = "the best convolution's rate"
     rate = dense_gmac / float(np.median(times["dense, batch of 8"]))
