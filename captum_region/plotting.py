@@ -308,7 +308,7 @@ def plot_history(
         ax.plot(history["epoch"].to_numpy(), history[column].to_numpy(float), marker="o", markersize=3, color="#0072b2")
         ax.set_xlabel("epoch")
         ax.set_ylabel(labels[column])
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if title is not None:
         add_title(axes[0], title)
     return figure_of(axes[0])
