@@ -116,18 +116,7 @@ def time_maps(
     images = torch.rand(8, 3, *grid.image_size, generator=generator).to(device)
     face = torch.from_numpy(make_faces(1, grid.image_size[0], random_state=1).images).to(device)
     dense = DenseRegionClassifier(grid, 2, random_state=0).eval().to(device)
-    # Trained a little: without any training the map is noise around 0, and its ranks are those of rounding.
-    patch, faces = PatchRegionClassifier(grid, 2, random_state=0), make_faces(300, grid.image_size[0], random_state=0)
-    fit_region_classifier(
-        patch,
-        faces.images,
-        faces.binary("Blond_Hair"),
-        epochs=5,
-        batch_size=64,
-        random_state=0,
-        device=device,
-        show_progress=show_progress,
-    )
+    patch = _trained_a_little(PatchRegionClassifier(grid, 2, random_state=0), device, show_progress)
     explained = resnet18(weights=None).eval().to(device)
     grad_cam, occlusion = LayerGradCam(explained, explained.layer4), Occlusion(explained)
     window = {
@@ -206,6 +195,22 @@ def time_maps(
     rate = dense_gmac / float(np.median(times["dense, batch of 8"]))
     note = f"{rate:.0f} GMAC/s"
     yield Pair("g. share of the peak", best, "dense", times["convolution"], times["dense, batch of 8"], 0.7, note=note)
+
+
+def _trained_a_little(classifier: RegionClassifier, device: torch.device, show_progress: bool) -> RegionClassifier:
+    # Without any training the map is noise around 0, and its ranks are those of rounding.
+    faces = make_faces(300, classifier.grid.image_size[0], random_state=0)
+    fit_region_classifier(
+        classifier,
+        faces.images,
+        faces.binary("Blond_Hair"),
+        epochs=5,
+        batch_size=64,
+        random_state=0,
+        device=device,
+        show_progress=show_progress,
+    )
+    return classifier
 
 
 def _without_gradient(network: nn.Module, features: Tensor) -> None:
