@@ -29,12 +29,13 @@ docs: $(VENV)/installed
 	$(BIN)/python -m sphinx -W docs docs/_build/html
 
 bench: $(VENV)/installed
-	$(BIN)/python -m captum_region.comparison.speed --out bench.json --force
+	$(BIN)/python examples/benchmarks/speed.py --out bench.json --force
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy examples/benchmarks
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info docs/_build docs/gallery docs/generated

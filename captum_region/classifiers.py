@@ -379,7 +379,7 @@ class PatchRegionClassifier(RegionClassifier):
         Without gradients, in eval mode and for 1,000 patches or more, a copy of the network does it, with its weights
         laid out channels last and, for a backbone from torchvision, its batch normalisations folded into the
         convolutions and, on a processor in float32, its wide convolutions done by `WinogradConv2d`: the same function
-        to rounding (`captum_region.comparison.speed` measures what it gains). Under ``torch.autocast`` it runs in
+        to rounding (``examples/benchmarks/speed.py`` measures what it gains). Under ``torch.autocast`` it runs in
         bfloat16: faster where the processor has units for it, exact nowhere.
         """
         # The copy costs as much as some hundred patches.
@@ -457,7 +457,7 @@ class DenseRegionClassifier(RegionClassifier):
 
     One map of a 128 px image (k = 32, stride 2, 49 x 49 regions) takes 0.96 GMAC, where the paper's ResNet18 takes 2401
     passes of 0.56 GMAC; one of a 64 px image (k = 16, stride 1, 49 x 49 regions) takes 0.53 GMAC. In eval mode each
-    normalisation is folded into its convolution. `captum_region.comparison.speed` times it.
+    normalisation is folded into its convolution. ``examples/benchmarks/speed.py`` times it.
 
     Parameters
     ----------

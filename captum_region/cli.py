@@ -673,8 +673,8 @@ def compare(
     from rich.console import Console
 
     from captum_region.batches import fingerprint
-    from captum_region.comparison.results import StudyResults
-    from captum_region.comparison.study import study_attribute
+    from captum_region.saliency.results import StudyResults
+    from captum_region.saliency.study import study_attribute
 
     states = out / CHECKPOINTS
     with told_in_one_line(debug, resumes=states), ExitStack() as stack:

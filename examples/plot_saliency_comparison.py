@@ -12,10 +12,11 @@ whoever looks for a confounder wants the second: the next model may use what thi
 # ------------
 # Synthetic faces come with the truth, the pixels that change with the attribute. A model of the attribute and region
 # classifiers of two patch sizes learn from the same faces; all methods then map the same new ones.
-from captum_region.comparison import study_attribute
-from captum_region.comparison.cues import CUES, study_cues
+from benchmarks.cues import CUES, study_cues
+
 from captum_region.datasets import make_faces
 from captum_region.plotting import plot_maps, plot_saliency
+from captum_region.saliency import study_attribute
 
 train, test = make_faces(600, size=32, random_state=0), make_faces(150, size=32, random_state=1)
 study = study_attribute(
@@ -45,7 +46,7 @@ figure.savefig("saliency.png", bbox_inches="tight")
 # another where only smiles do. Both are right on these faces, and their maps differ as they should: each shows what its
 # model uses. The region map is of the data, where either cue would do. On so few small faces it finds the hat and
 # hardly the mouth; on 2,000 of 48 px it shows both: areas under the ROC of 0.98 and 0.76
-# (`python -m captum_region.comparison.cues --seeds 1`).
+# (`python examples/benchmarks/cues.py --seeds 1`).
 cues = study_cues(size=32, images=600, epochs=15, region_epochs=20)
 print(cues.table.round(2).to_string(index=False))
 

@@ -28,11 +28,12 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="session")
 def command():
-    """Run a package's command as a user does, in a process of its own; fail unless it exits with `check`."""
+    """Run a command, or a script, as a user does, in a process of its own; fail unless it exits with `check`."""
 
     def run(module, *arguments, check=0):
+        program = [ROOT / module] if module.endswith(".py") else ["-m", module]
         done = subprocess.run(
-            [sys.executable, "-m", module, *map(str, arguments)],
+            [sys.executable, *program, *map(str, arguments)],
             capture_output=True,
             text=True,
             timeout=300,

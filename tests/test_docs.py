@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("captum_region", "captum_region.datasets", "captum_region.comparison", "fairlearn_bridge")
+MODULES = ("captum_region", "captum_region.datasets", "captum_region.saliency", "fairlearn_bridge")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Whether one region classifier is as good as another: accuracy, calibration, localisation, on the same images.
 
-``python -m captum_region.comparison.kinds PATCH DENSE --data celeba --root DATA --attribute Eyeglasses`` compares two
+``python examples/benchmarks/kinds.py PATCH DENSE --data celeba --root DATA --attribute Eyeglasses`` compares two
 that ``captum-region train`` has made.
 """
 
@@ -33,10 +33,10 @@ from captum_region.cli import (
     read_both,
     told_in_one_line,
 )
-from captum_region.comparison.localisation import pixel_auc, rank_accuracy
 from captum_region.confidence import negative_entropy
 from captum_region.datasets import Faces
 from captum_region.files import replacing
+from captum_region.saliency.localisation import pixel_auc, rank_accuracy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,7 +102,7 @@ def main(
 ) -> None:
     """Compare two region classifiers on the images that the data set keeps apart from training.
 
-    Example: python -m captum_region.comparison.kinds PATCH DENSE --data celeba --root DATA --attribute Eyeglasses
+    Example: python examples/benchmarks/kinds.py PATCH DENSE --data celeba --root DATA --attribute Eyeglasses
     """
     with told_in_one_line(debug):
         check_file(out, force)

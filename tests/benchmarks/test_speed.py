@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
+from speed import Pair, algorithm_1, patch_by_patch
 
 from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionGrid
-from captum_region.comparison.speed import Pair, algorithm_1, patch_by_patch
 
 
 @pytest.mark.parametrize("kind", [DenseRegionClassifier, PatchRegionClassifier])
@@ -67,7 +67,7 @@ def test_the_ratio_is_the_median_of_the_rounds():
 def test_the_command_prints_a_table_and_writes_json(tmp_path, command):
     out = tmp_path / "new" / "bench.json"
     options = ["--size", "20", "--rounds", "2", "--images", "24", "--epochs", "1", "--bfloat16", "--quiet"]
-    done = command("captum_region.comparison.speed", "--out", out, *options)
+    done = command("examples/benchmarks/speed.py", "--out", out, *options)
     results = json.loads(out.read_text())
     assert {pair["name"][0] for pair in results["pairs"]} == set("abcdefg")
     for pair in results["pairs"]:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from kinds import measure_classifier
 
 from captum_region import (
     DenseRegionClassifier,
@@ -14,9 +15,8 @@ from captum_region import (
     save_classifier,
 )
 from captum_region.calibration import measure_calibration
-from captum_region.comparison.kinds import measure_classifier
-from captum_region.comparison.localisation import pixel_auc, rank_accuracy
 from captum_region.datasets import make_faces
+from captum_region.saliency.localisation import pixel_auc, rank_accuracy
 
 
 def test_measures_of_a_classifier():
@@ -44,7 +44,7 @@ def test_the_command(tmp_path, command):
         save_classifier(classifier, tmp_path / f"{seed}")
     out = tmp_path / "kinds.json"
     options = ["--data", "faces", "--attribute", "Eyeglasses", "--limit", "60", "--quiet", "--out", out]
-    done = command("captum_region.comparison.kinds", tmp_path / "0", tmp_path / "1", *options)
+    done = command("examples/benchmarks/kinds.py", tmp_path / "0", tmp_path / "1", *options)
     results = json.loads(out.read_text())
     assert [entry["images"] for entry in results["classifiers"]] == [60, 60]
     assert set(results["classifiers"][0]) >= {"accuracy", "calibration_error", "top_inside", "pixel_auc"}

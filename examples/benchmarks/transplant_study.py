@@ -1,6 +1,6 @@
 """What decides how well a transplant works: how large it is, how often, with what edges, from whom, and over what.
 
-``python -m fairlearn_bridge.transplant_study --data celeba --root DATA`` trains and compares, on images of the
+``python examples/benchmarks/transplant_study.py --data celeba --root DATA`` trains and compares, on images of the
 train partition alone.
 """
 
@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 import typer
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from studies import Confounders, RegionEpochs, Seeds, Target, TestPerCell, TrainSize, run_study
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
 from captum_region.batches import as_floats
@@ -23,7 +24,6 @@ from captum_region.cli import AsJson, Cache, Data, Debug, Quiet, Root, Seed, Siz
 from fairlearn_bridge import AttributionNoise, ImageClassifier, compare_mitigators, grey_out, quantile_mask
 from fairlearn_bridge.experiment import samples_of
 from fairlearn_bridge.noise import protect
-from fairlearn_bridge.studies import Confounders, RegionEpochs, Seeds, Target, TestPerCell, TrainSize, run_study
 
 if TYPE_CHECKING:
     import os
@@ -190,7 +190,7 @@ def main(
 ) -> None:
     """Compare transplants of other size, share, edges, donors and masks, on images of the train partition alone.
 
-    Example: python -m fairlearn_bridge.transplant_study --data faces --confounder Blond_Hair --seeds 1
+    Example: python examples/benchmarks/transplant_study.py --data faces --confounder Blond_Hair --seeds 1
     """
     with told_in_one_line(debug):
         run_study(

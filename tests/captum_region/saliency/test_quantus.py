@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from captum_region.comparison.localisation import mass_accuracy, pixel_auc, pointing_game, rank_accuracy
+from captum_region.saliency.localisation import mass_accuracy, pixel_auc, pointing_game, rank_accuracy
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from captum_region.comparison.localisation import (
+from captum_region.saliency.localisation import (
     intersection_over_union,
     mass_accuracy,
     pixel_auc,

@@ -16,13 +16,13 @@ from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribu
 from captum_region.batches import batches, take
 from captum_region.checkpoint import classifier_digest
 from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, Recipe, RegionClassifier
-from captum_region.comparison.faithfulness import information_left
-from captum_region.comparison.methods import captum_methods, floors, region_methods, superpixel_methods
-from captum_region.comparison.saliency import SaliencyComparison, compare_saliency
 from captum_region.datasets import Faces
 from captum_region.grid import RegionGrid
 from captum_region.progress import progress_bar
 from captum_region.randomness import seeded
+from captum_region.saliency.compare import SaliencyComparison, compare_saliency
+from captum_region.saliency.faithfulness import information_left
+from captum_region.saliency.methods import captum_methods, floors, region_methods, superpixel_methods
 from captum_region.snapshot import Snapshots
 from captum_region.training import fit_region_classifier, region_accuracy
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from captum_region.batches import ImageData
-    from captum_region.comparison.methods import Method
     from captum_region.datasets import AttributeImages
+    from captum_region.saliency.methods import Method
 
 # A map of theirs takes hundreds of passes, or XRAI's seconds; masking by it takes a map of every training image.
 SLOW = ("Occlusion", "KernelShap", "XRAI")
@@ -120,7 +120,7 @@ class Study:
         On test images that have the attribute.
     left : DataFrame
         One row a method: ``method``, ``information_left`` (see
-        `captum_region.comparison.faithfulness.information_left`); the first is ``nothing masked``.
+        `captum_region.saliency.faithfulness.information_left`); the first is ``nothing masked``.
     accuracy, region_accuracy : float
         Balanced accuracy on the test images: of the explained model, and of the first region classifier, where it is a
         mean of regions.

@@ -1,6 +1,6 @@
 """How the time and memory of `attribute_dataset` grow with the number of images.
 
-``python -m captum_region.comparison.growth grow --out growth`` maps 1,000 to 20,000 synthetic faces of 64 px, each
+``python examples/benchmarks/growth.py grow --out growth`` maps 1,000 to 20,000 synthetic faces of 64 px, each
 number in a process of its own, and writes growth.json and growth.png.
 """
 
@@ -38,7 +38,7 @@ app = typer.Typer(help=__doc__, pretty_exceptions_enable=False)
 def one(images: Path, size: int) -> None:
     """Map one file of images, and print the seconds and the peak of memory in MB as JSON.
 
-    Example: python -m captum_region.comparison.growth one images.npy 64
+    Example: python examples/benchmarks/growth.py one images.npy 64
     """
     data = np.load(images, mmap_mode="r")
     classifier = DenseRegionClassifier(RegionGrid.for_images(size), 2, random_state=0).eval()
@@ -61,7 +61,7 @@ def grow(
 ) -> None:
     """Map ever more images, and draw time and memory against their number.
 
-    Example: python -m captum_region.comparison.growth grow --counts 1000,2000 --out growth
+    Example: python examples/benchmarks/growth.py grow --counts 1000,2000 --out growth
     """
     with told_in_one_line(debug):
         check_out(out, force)
@@ -75,7 +75,7 @@ def grow(
                 for start in range(0, count, len(faces)):
                     file[start : start + len(faces)] = faces[: count - start]
                 file.flush()
-                command = [sys.executable, "-m", "captum_region.comparison.growth", "one", str(path), str(size)]
+                command = [sys.executable, __file__, "one", str(path), str(size)]
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             found.append(json.loads(done.stdout))
             typer.echo(done.stdout.strip())

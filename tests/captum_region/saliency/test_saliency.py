@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from captum_region.comparison.methods import floors
-from captum_region.comparison.saliency import MEASURES, compare_saliency, saliency_table
 from captum_region.datasets import make_faces
+from captum_region.saliency.compare import MEASURES, compare_saliency, saliency_table
+from captum_region.saliency.methods import floors
 
 
 @pytest.fixture

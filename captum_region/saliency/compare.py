@@ -21,16 +21,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from captum_region.batches import batches, check_images
-from captum_region.comparison.faithfulness import deletion_insertion
-from captum_region.comparison.localisation import (
+from captum_region.progress import progress_bar
+from captum_region.randomness import RandomState, draw_seed
+from captum_region.saliency.faithfulness import deletion_insertion
+from captum_region.saliency.localisation import (
     intersection_over_union,
     mass_accuracy,
     pixel_auc,
     pointing_game,
     rank_accuracy,
 )
-from captum_region.progress import progress_bar
-from captum_region.randomness import RandomState, draw_seed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from captum_region.batches import ImageData
-    from captum_region.comparison.methods import Method
+    from captum_region.saliency.methods import Method
 
 MEASURES: dict[str, Callable[[ArrayLike, ArrayLike], Any]] = {
     "pointing_game": pointing_game,
@@ -172,13 +172,13 @@ def compare_saliency(
     truth : array-like of bool, shape (N, height, width)
         Where the attribute shows, as `captum_region.datasets.Faces.truth` gives it.
     methods : mapping of str to callable
-        (images in [0, 1], targets) -> maps; from `captum_region.comparison.methods` (`captum_methods`,
+        (images in [0, 1], targets) -> maps; from `captum_region.saliency.methods` (`captum_methods`,
         `superpixel_methods`, `region_methods`, `floors`), or one's own.
     target : int or array-like of int, shape (N,)
         The class that is explained, of all images or of each.
     model : nn.Module, optional
         The explained model, images in [0, 1] to logits: adds ``deletion`` and ``insertion``, with the mean colour of
-        the images in place of what is taken, see `captum_region.comparison.faithfulness.deletion_insertion`.
+        the images in place of what is taken, see `captum_region.saliency.faithfulness.deletion_insertion`.
     device : str or torch.device, optional
         Where images and targets are given to the methods and the model; where they are by default.
     batch_size : int, default=16
@@ -202,7 +202,7 @@ def compare_saliency(
 
     Examples
     --------
-    >>> from captum_region.comparison.methods import floors
+    >>> from captum_region.saliency.methods import floors
     >>> from captum_region.datasets import make_faces
     >>> faces = make_faces(4, 32, attributes={"Eyeglasses": 1.0}, random_state=0)
     >>> found = compare_saliency(faces.images, faces.truth("Eyeglasses"), floors(0), target=1)

@@ -11,15 +11,15 @@ import pandas as pd
 import torch
 from rich.table import Table
 
-from captum_region.comparison.saliency import LESS_IS_BETTER, saliency_table
-from captum_region.comparison.study import information_table
 from captum_region.files import plain_name, replacing
 from captum_region.provenance import provenance
+from captum_region.saliency.compare import LESS_IS_BETTER, saliency_table
+from captum_region.saliency.study import information_table
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from captum_region.comparison.study import Study
+    from captum_region.saliency.study import Study
 
 HEADINGS = {
     "pointing_game": "pointing game",

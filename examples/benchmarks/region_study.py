@@ -1,6 +1,6 @@
 """What a region classifier learns from biased data: plainly, within the target's classes, and from unbiased data.
 
-``python -m fairlearn_bridge.region_study --data faces`` trains and compares them.
+``python examples/benchmarks/region_study.py --data faces`` trains and compares them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import torch
 import typer
 from scipy.stats import pearsonr
 from sklearn.metrics import roc_auc_score
+from studies import Confounders, RegionEpochs, Seeds, Target, TestPerCell, TrainSize, run_study
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
 from captum_region.batches import batches
 from captum_region.cli import AsJson, Cache, Data, Debug, Device, Quiet, Root, Seed, Size, told_in_one_line
-from captum_region.comparison.localisation import pixel_auc
 from captum_region.datasets import Faces
+from captum_region.saliency.localisation import pixel_auc
 from fairlearn_bridge.experiment import samples_of
 from fairlearn_bridge.noise import quantile_mask
-from fairlearn_bridge.studies import Confounders, RegionEpochs, Seeds, Target, TestPerCell, TrainSize, run_study
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -130,7 +130,7 @@ def main(
 ) -> None:
     """Compare region classifiers trained on unbiased data, within the classes of biased data, and plainly on it.
 
-    Example: python -m fairlearn_bridge.region_study --data faces --confounder Blond_Hair --seeds 1
+    Example: python examples/benchmarks/region_study.py --data faces --confounder Blond_Hair --seeds 1
     """
     with told_in_one_line(debug):
         run_study(

@@ -9,8 +9,8 @@ from captum.attr import Saliency
 from torch import nn
 
 from captum_region import DenseRegionClassifier, MultiScaleRegionAttribution, RegionAttribution, RegionGrid
-from captum_region.comparison.methods import captum_methods, floors, region_methods, superpixel_methods
 from captum_region.datasets import make_faces
+from captum_region.saliency.methods import captum_methods, floors, region_methods, superpixel_methods
 
 
 @pytest.fixture

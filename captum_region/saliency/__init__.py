@@ -1,8 +1,8 @@
 """Region classifiers against each other and against what else makes maps: how fast, how good."""
 
-from captum_region.comparison.methods import captum_methods, floors, region_methods, superpixel_methods
-from captum_region.comparison.saliency import SaliencyComparison, compare_saliency, saliency_table
-from captum_region.comparison.study import Study, study_attribute
+from captum_region.saliency.compare import SaliencyComparison, compare_saliency, saliency_table
+from captum_region.saliency.methods import captum_methods, floors, region_methods, superpixel_methods
+from captum_region.saliency.study import Study, study_attribute
 
 __all__ = [
     "SaliencyComparison",

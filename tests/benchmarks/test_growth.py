@@ -9,7 +9,7 @@ import pytest
 @pytest.mark.slow
 def test_the_command(tmp_path, command):
     out = tmp_path / "growth"
-    command("captum_region.comparison.growth", "grow", "--out", out, "--counts", "8,24", "--size", "16")
+    command("examples/benchmarks/growth.py", "grow", "--out", out, "--counts", "8,24", "--size", "16")
     result = json.loads((out / "growth.json").read_text())
     assert [row["images"] for row in result["measured"]] == [8, 24]
     seconds = [row["seconds"] for row in result["measured"]]

@@ -3,11 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from region_study import TRAININGS, _of_probabilities, study_region_training
 
 from captum_region.datasets import AttributeImages
 from fairlearn_bridge import Samples
 from fairlearn_bridge.experiment import ExperimentConfig, split_data
-from fairlearn_bridge.region_study import TRAININGS, _of_probabilities, study_region_training
 
 
 def test_accuracy_and_leak_by_hand():

@@ -13,11 +13,10 @@ from sklearn.model_selection import GroupShuffleSplit
 from captum_region import DenseRegionClassifier, RegionGrid
 from captum_region.batches import fingerprint
 from captum_region.cli import app
-from captum_region.comparison.cues import CUES, study_cues
-from captum_region.comparison.methods import floors
-from captum_region.comparison.results import StudyResults
-from captum_region.comparison.study import SLOW, information_table, study_attribute
 from captum_region.datasets import AttributeImages, make_faces
+from captum_region.saliency.methods import floors
+from captum_region.saliency.results import StudyResults
+from captum_region.saliency.study import SLOW, information_table, study_attribute
 
 TRAIN, TEST = make_faces(60, 16, random_state=0), make_faces(24, 16, random_state=1)
 QUICK = {"epochs": 1, "region_epochs": 1, "retrain_epochs": 1, "limit": 5, "without": ("XRAI",)}
@@ -108,17 +107,6 @@ def test_bad_input_is_named_before_anything_is_trained(changed, words):
 def test_a_method_that_is_none_is_named(changed, words):
     with pytest.raises(ValueError, match=words):
         study_attribute(TRAIN, TEST, "Smiling", **(QUICK | changed))
-
-
-@pytest.mark.slow
-def test_two_cues_are_two_columns():
-    study = study_cues(size=16, images=40, epochs=1, region_epochs=1)
-    assert list(study.table.columns) == ["map", *CUES, "accuracy"]
-    assert study.table[list(CUES)].stack().between(0, 1).all()
-    assert study.table["accuracy"].notna().sum() == 4
-    for cue in CUES:
-        assert study.faces.binary(cue).all()
-        assert study.truth[cue].shape == study.maps["RegionAttribution"].shape
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """How fast the package is, as ratios: each pair of ways is timed in turn, in one run, so that they share the machine.
 
-``make bench``, or ``python -m captum_region.comparison.speed --out bench.json``, prints a table and writes JSON.
+``make bench``, or ``python examples/benchmarks/speed.py --out bench.json``, prints a table and writes JSON.
 """
 
 from __future__ import annotations
@@ -338,7 +338,7 @@ def main(
 ) -> None:
     """Time the package against what it replaces; nothing else should run on the machine meanwhile.
 
-    Example: python -m captum_region.comparison.speed --only maps --size 64 --out maps.json
+    Example: python examples/benchmarks/speed.py --only maps --size 64 --out maps.json
     """
     with told_in_one_line(debug):
         check_file(out, force)

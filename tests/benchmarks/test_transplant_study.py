@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from transplant_study import MEASURES, GreyInPrediction
 
 from fairlearn_bridge import ImageClassifier
-from fairlearn_bridge.transplant_study import MEASURES, GreyInPrediction
 
 
 def test_grey_in_prediction_hides_the_pixels_and_leaves_training_alone():
@@ -28,7 +28,7 @@ def test_grey_in_prediction_hides_the_pixels_and_leaves_training_alone():
 def test_the_command_measures_each_variant(command, tmp_path):
     sizes = ["--size", 16, "--train-size", 120, "--test-per-cell", 15, "--epochs", 1, "--region-epochs", 1]
     options = ["--confounder", "Blond_Hair", *sizes, "--seeds", 1, "--jobs", 1, "--quiet", "--json"]
-    done = command("fairlearn_bridge.transplant_study", *options, "--keep", tmp_path / "kept")
+    done = command("examples/benchmarks/transplant_study.py", *options, "--keep", tmp_path / "kept")
     rows = json.loads(done.stdout)
     assert [row["variant"] for row in rows][:3] == ["original", "balanced", "default"]
     assert len(rows) == 15

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from captum_region.comparison.faithfulness import _masked, deletion_insertion, information_left
+from captum_region.saliency.faithfulness import _masked, deletion_insertion, information_left
 
 
 def test_deletion_and_insertion_by_hand():

@@ -1,6 +1,6 @@
 """Two cues for one attribute: each model shows the cue it uses, the region map shows both.
 
-``python -m captum_region.comparison.cues`` trains and measures it on synthetic faces.
+``python examples/benchmarks/cues.py`` trains and measures it on synthetic faces.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from sklearn.metrics import roc_auc_score
 from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
 from captum_region.classifiers import DenseRegionClassifier
 from captum_region.cli import AsJson, Debug, Quiet, Seed, Size, told_in_one_line
-from captum_region.comparison.methods import captum_methods
-from captum_region.comparison.study import WholeImageClassifier, grids_for
 from captum_region.datasets import make_faces
+from captum_region.saliency.methods import captum_methods
+from captum_region.saliency.study import WholeImageClassifier, grids_for
 from captum_region.training import fit_region_classifier
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def main(
 ) -> None:
     """Show two models of an attribute with two redundant cues, and the region map of the same data.
 
-    Example: python -m captum_region.comparison.cues --seeds 1 --json
+    Example: python examples/benchmarks/cues.py --seeds 1 --json
     """
     with told_in_one_line(debug):
         tables = [
