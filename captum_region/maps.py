@@ -9,12 +9,13 @@ from contextlib import ExitStack
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from captum_region.array_files import open_array
 from captum_region.batches import batches, check_images, fingerprint, take
 from captum_region.checkpoint import classifier_digest
 from captum_region.classifiers import RegionClassifier, check_evaluating
@@ -92,13 +93,7 @@ class RegionMaps:
             )
         self.grid = _grid_of(self.description)
         self.class_names = tuple(self.description["class_names"])
-        path = self.folder / "maps.npy"
-        try:
-            self.maps: NDArray[np.float16] = np.lib.format.open_memmap(path, mode="r")
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
-        if self.maps.shape != (count, *self.grid.shape) or self.maps.dtype != np.float16:
-            raise ValueError(f"{path} does not hold the maps that maps.json describes")
+        self.maps: NDArray[np.float16] = open_array(self.folder / "maps.npy", (count, *self.grid.shape), np.float16)
 
     def __len__(self) -> int:
         return len(self.maps)
@@ -283,7 +278,7 @@ def attribute_dataset(
     )
     with ExitStack() as stack:
         # The main process keeps other runs out, for all.
-        done = processes.from_main(lambda: _claim(stack.enter_context(locked(folder)), description))
+        done = processes.from_main(lambda: _claim(stack.enter_context(locked(folder)), description, batch_size))
         _write_maps(attribution, images, Path(folder), description, done, batch_size, processes, show_progress)
     return RegionMaps(folder, sigma=attribution.sigma)
 
@@ -306,9 +301,9 @@ def _name(confidence: Confidence) -> str:
     return repr(confidence) if "<" in name else name
 
 
-def _claim(folder: Path, description: dict[str, Any]) -> int:
+def _claim(folder: Path, description: dict[str, Any], batch_size: int) -> int:
     """Return how many maps `folder` holds already; begin a file for them where it holds none."""
-    path = folder / "maps.npy"
+    path, header = folder / "maps.npy", _header(description)
     try:
         found = _read_description(folder)
     except FileNotFoundError:
@@ -319,15 +314,30 @@ def _claim(folder: Path, description: dict[str, Any]) -> int:
     _refuse_differences(folder, found, description)
     if not path.exists():
         # Only the header: the maps follow batch by batch, so that a full disk is an error and not a crash.
-        with replacing(path) as beside, beside.open("wb") as file:
-            _write_header(file, description)
+        with replacing(path) as beside:
+            beside.write_bytes(header)
+    with path.open("rb") as file:
+        # As it was begun with: what the file has may lie.
+        if file.read(len(header)) != header:
+            raise ValueError(f"{path} does not hold the maps that maps.json describes")
     done: int = found["done"]
+    held = (path.stat().st_size - len(header)) // _bytes_a_map(description)
+    if held < done:
+        # The file was lost or cut short. Whole batches are computed again; written down, for a stop leaves a gap.
+        done = held // batch_size * batch_size
+        _write_description(folder, found | {"done": done})
     return done
 
 
-def _write_header(file: IO[bytes], description: dict[str, Any]) -> None:
+def _header(description: dict[str, Any]) -> bytes:
     shape = (description["images"], *_grid_of(description).shape)
+    file = BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def _bytes_a_map(description: dict[str, Any]) -> int:
+    return 2 * _grid_of(description).num_regions
 
 
 def _refuse_differences(folder: Path, kept: dict[str, Any], now: dict[str, Any]) -> None:
@@ -349,17 +359,11 @@ def _write_maps(
 ) -> None:
     count = len(images)
     computing = autocast(attribution.forward_func.device, description["mixed_precision"])
-    bytes_a_map = 2 * attribution.grid.num_regions
+    start, bytes_a_map = len(_header(description)), _bytes_a_map(description)
     with (
         (folder / "maps.npy").open("r+b") as file,
         progress_bar(total=count, initial=done, desc="region maps", unit="img", disable=not show_progress) as bar,
     ):
-        # The header as it was begun with: what the file has may lie.
-        header = BytesIO()
-        _write_header(header, description)
-        if file.read(header.tell()) != header.getvalue():
-            raise ValueError(f"{folder / 'maps.npy'} does not hold the maps that maps.json describes")
-        start = file.tell()
 
         def save(done: int) -> None:
             file.flush()

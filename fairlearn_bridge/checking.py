@@ -13,6 +13,7 @@ import pandas as pd
 from sklearn.base import clone
 
 from captum_region import RegionAttribution, load_classifier
+from captum_region.array_files import read_arrays
 from captum_region.files import read_json
 from fairlearn_bridge.arms import build_arms
 from fairlearn_bridge.experiment import FORMAT, fingerprints, samples_of
@@ -65,8 +66,8 @@ def check_experiment(config: ExperimentConfig, data: ExperimentData, out: str | 
     for name, value in fingerprints(data).items():
         compare(f"{name} images", results.get("data", {}).get(name), value)
     classifier = load_classifier(out / "region_classifier").to(config.device)
-    with np.load(out / "maps.npz") as pictures:
-        images, then = pictures["example_images"], pictures["example_maps"]
+    pictures = read_arrays(out / "maps.npz")
+    images, then = pictures["example_images"], pictures["example_maps"]
     attribution = RegionAttribution(classifier)
     maps = attribution.grid.to_pixels(attribution.region_map(images).cpu()).numpy()
     compare("mean of the examples' maps", float(then.mean()), float(maps.mean()))

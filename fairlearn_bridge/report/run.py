@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import reprlib
 import sys
-import zipfile
-import zlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from captum_region.array_files import read_arrays
 from captum_region.calibration import Calibration
 from captum_region.files import read_json
 from fairlearn_bridge.plotting import KIND_COLORS
@@ -76,7 +75,6 @@ ARRAYS = {
     "confident_maps": ("f", 3),
 }
 NEEDED = ("mean_image", "pixel_map", "example_images", "example_maps", "example_labels", "example_schemes")
-LARGEST_MAPS = 2**30  # bytes; some sixty pictures of 1024 pixels a side
 
 
 @dataclass(frozen=True)
@@ -271,26 +269,7 @@ def _without_those_not_run(run: Run) -> Run:
 
 
 def _read_maps(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        # Opened here: NumPy leaves a file open that it cannot read.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            _check_sizes(archive.zip)
-            maps = {str(name): archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise
-    except (
-        AttributeError,  # of a file that holds a single array
-        EOFError,
-        MemoryError,
-        NotImplementedError,  # of a compression that zipfile does not know
-        OSError,
-        RuntimeError,  # of an archive with a password
-        TypeError,
-        ValueError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise ValueError(f"{path} is damaged, it holds no NumPy arrays: {error}") from error
+    maps = read_arrays(path)
     shown = [f"example_{name}" for name in maps.get("example_schemes", np.array([])).ravel()]
     missing = [name for name in (*NEEDED, *shown) if name not in maps]
     if missing:
@@ -304,16 +283,3 @@ def _read_maps(path: Path) -> dict[str, NDArray[Any]]:
         if kind == "f" and not np.isfinite(array).all():
             raise ValueError(f"{path}: {name} must be finite")
     return maps
-
-
-def _check_sizes(archive: zipfile.ZipFile) -> None:
-    """Raise ValueError if arrays are larger than a report's pictures can be, or than the files that hold them."""
-    if (total := sum(member.file_size for member in archive.infolist())) > LARGEST_MAPS:
-        raise ValueError(f"its arrays must take at most {LARGEST_MAPS:,} bytes, they take {total:,}")
-    for member in archive.infolist():
-        with archive.open(member) as file:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read(file)
-        if math.prod(shape) * dtype.itemsize > member.file_size:
-            raise ValueError(f"{member.filename} says that it has shape {shape}, its file has {member.file_size} bytes")

@@ -212,14 +212,39 @@ def test_maps_that_are_others_than_described_are_refused(attribution, images, tm
         (archive.getvalue(), "is damaged"),
         (objects.getvalue(), "is damaged"),
         (header((10**12, 5, 5)), "is damaged"),
-        (header((50, 5, 5), "<f8") + bytes(10**4), "does not hold the maps"),
-        (header((49, 5, 5)) + whole[128:], "does not hold the maps"),
+        (header((50, 5, 5), "<f8") + bytes(10**4), "is damaged: it must hold float16 of .* it holds float64"),
+        (header((49, 5, 5)) + whole[128:], r"is damaged: .* shape \(50, 5, 5\), .* shape \(49, 5, 5\)"),
+        *((whole.replace(b"}", damage, 1), "is damaged") for damage in (b"'", b"\\", b"(", b"\x00", b"\xff")),
+        (whole.replace(b"<f2", b"<f9"), "is damaged"),
+        (whole.replace(b"(50,", b"(5" + b"0" * 30 + b","), "is damaged"),
+        (whole.replace(b"50", b"5L"), "is damaged"),
     ]:
         (tmp_path / "maps.npy").write_bytes(spoiled)
         with pytest.raises(ValueError, match=rf"maps\.npy {words}"):
             RegionMaps(tmp_path)
-        with pytest.raises(ValueError, match=r"maps\.npy"):  # nor is it gone on with
-            attribute_dataset(attribution, images, tmp_path)
+        if spoiled != whole[:-1]:
+            with pytest.raises(ValueError, match=r"maps\.npy"):  # nor is it gone on with
+                attribute_dataset(attribution, images, tmp_path)
+
+
+@pytest.mark.parametrize("left", [None, 128, 128 + 7 * 50 + 1, 128 + 49 * 50])
+def test_maps_that_are_lost_are_computed_again(left, attribution, images, tmp_path):
+    path = tmp_path / "maps.npy"
+    attribute_dataset(attribution, images, tmp_path, batch_size=5)
+    whole = path.read_bytes()
+    path.unlink() if left is None else path.write_bytes(whole[:left])
+    with pytest.raises((ValueError, FileNotFoundError), match=r"maps\.npy"):
+        RegionMaps(tmp_path)
+
+    class Stopped(RegionAttribution):
+        def region_map(self, *arguments, **options):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):  # what is done is lowered before anything is computed
+        attribute_dataset(Stopped(attribution.forward_func), images, tmp_path, batch_size=5)
+    assert json.loads((tmp_path / "maps.json").read_text())["done"] == {None: 0, 128: 0, 479: 5, 2578: 45}[left]
+    attribute_dataset(attribution, images, tmp_path, batch_size=5)
+    assert path.read_bytes() == whole
 
 
 def test_an_enormous_count_takes_no_memory(attribution, images, tmp_path):
@@ -227,7 +252,7 @@ def test_an_enormous_count_takes_no_memory(attribution, images, tmp_path):
     path = tmp_path / "maps.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"images": 10**15, "done": 10**15}))
     tracemalloc.start()
-    with pytest.raises(ValueError, match=r"maps\.npy does not hold the maps that maps\.json describes"):
+    with pytest.raises(ValueError, match=r"maps\.npy is damaged: it must hold float16 of shape \(1000000000000000,"):
         RegionMaps(tmp_path)
     assert tracemalloc.get_traced_memory()[1] < 10**6
     tracemalloc.stop()

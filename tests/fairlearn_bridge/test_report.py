@@ -494,7 +494,7 @@ def test_maps_that_claim_to_be_enormous_take_no_memory(tmp_path):
         lying_archive(folder / "maps.npz", **options)
         tracemalloc.start()
         with pytest.raises(
-            ValueError, match=r"maps\.npz is damaged, .* (at most 1,073,741,824 bytes|says that it has)"
+            ValueError, match=r"maps\.npz is damaged: .* (at most 1,073,741,824 bytes|says that it has)"
         ):
             read_run(folder)
         assert tracemalloc.get_traced_memory()[1] < 10**7
