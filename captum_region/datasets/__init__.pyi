@@ -1,7 +1,11 @@
+from .celeba import load_celeba
 from .conversion import from_dataset
 from .faces import Faces, make_faces
+from .fairface import load_fairface
 from .images import AttributeImages
-from .readers import load_celeba, load_fairface, load_table, load_utkface, read_attributes
+from .readers import read_attributes
+from .tables import load_table
+from .utkface import load_utkface
 
 __all__ = [
     "AttributeImages",

@@ -13,14 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from captum_region.datasets.readers import (
-    AGE_GROUPS,
-    load_celeba,
-    load_fairface,
-    load_table,
-    load_utkface,
-    read_attributes,
-)
+from captum_region.datasets import load_celeba, load_fairface, load_table, load_utkface, read_attributes
+from captum_region.datasets.listing import AGE_GROUPS
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the face data are not part of the project")
@@ -210,11 +204,11 @@ class TestCelebA:
     @needs_data
     def test_real_labels(self, root):
         """The counts that the data's README states, read from the labels alone; then a few real images."""
-        from captum_region.datasets.readers import _celeba_rows
+        from captum_region.datasets.celeba import _rows
 
         folder = DATA / "celeba"
-        attributes = _celeba_rows(folder / "list_attr_celeba.txt", allowed=(-1, 1), has_names=True) == 1
-        partition = _celeba_rows(folder / "list_eval_partition.txt", allowed=(0, 1, 2))["value"]
+        attributes = _rows(folder / "list_attr_celeba.txt", allowed=(-1, 1), has_names=True) == 1
+        partition = _rows(folder / "list_eval_partition.txt", allowed=(0, 1, 2))["value"]
         counts = attributes.groupby([partition, "Male", "Blond_Hair"]).size()
         assert counts.to_dict() == {
             (0, True, True): 359,

@@ -1,0 +1,151 @@
+"""Reader of CelebA."""
+
+from __future__ import annotations
+
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from captum_region.datasets.listing import Listing, first_folder, load_listing
+
+if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from captum_region.datasets.images import AttributeImages
+
+_SPLITS = {"train": 0, "valid": 1, "test": 2}
+
+
+def load_celeba(
+    root: str | os.PathLike[str],
+    split: str = "train",
+    *,
+    size: int | tuple[int, int] = 64,
+    cache: str | os.PathLike[str] | None = None,
+    on_error: str = "raise",
+    n_jobs: int | None = None,
+    show_progress: bool = False,
+) -> AttributeImages:
+    """Load CelebA: 40 binary attributes and the identities of faces.
+
+    The files are laid out as ``torchvision.datasets.CelebA`` leaves them, ``root/celeba/`` or ``root/`` with ::
+
+        img_align_celeba/000001.jpg ...   the images, also one img_align_celeba folder further down
+        list_attr_celeba.txt              a count, the 40 names, then for each image its name and -1 or 1 a name
+        list_eval_partition.txt           image and 0 (train), 1 (valid) or 2 (test); not needed for "all"
+        identity_CelebA.txt               image and number of the person; optional
+
+    or with .csv files in place of .txt, each with a header and the image in the first column. The label files may list
+    a part of CelebA: what is loaded is the images that the attributes and the partition both list.
+
+    Parameters
+    ----------
+    root : path
+        The folder that holds ``celeba``, or that folder itself.
+    split : {"train", "valid", "test", "all"}
+        The partition to load.
+    size, cache, on_error, n_jobs, show_progress
+        As in `captum_region.datasets.decoding.decode_images`.
+
+    Returns
+    -------
+    AttributeImages
+        RGB images of shape (N, 3, height, width). The attributes are bool, 1 being True; their index is the file name.
+        The identities are integers, or None where there is no identity file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a folder or label file is missing, or an image and `on_error` is "raise".
+    ValueError
+        If a label file is malformed, the split is empty, an argument is invalid or an image damaged.
+
+    References
+    ----------
+    Liu, Luo, Wang, Tang, "Deep Learning Face Attributes in the Wild", ICCV 2015.
+    """
+    return load_listing(
+        list_celeba(root, split),
+        size=size,
+        cache=cache,
+        on_error=on_error,
+        n_jobs=n_jobs,
+        show_progress=show_progress,
+    )
+
+
+def list_celeba(root: str | os.PathLike[str], split: str) -> Listing:
+    """List CelebA's images of `split`."""
+    if split not in (*_SPLITS, "all"):
+        raise ValueError(f"split must be one of {', '.join(_SPLITS)} and all, got {split!r}")
+    folder = first_folder(root, "celeba", "")
+    path = _file(folder, "list_attr_celeba")
+    attributes = _rows(path, allowed=(-1, 1), has_names=True) == 1
+    if split != "all":
+        path = _file(folder, "list_eval_partition")
+        partition = _rows(path, allowed=tuple(_SPLITS.values())).iloc[:, 0]
+        attributes = attributes[partition.reindex(attributes.index) == _SPLITS[split]]
+    if attributes.empty:
+        raise ValueError(f"split {split!r} is empty: {path} lists no image of it")
+    images = first_folder(folder, "img_align_celeba/img_align_celeba", "img_align_celeba")
+    return Listing(images, attributes, _identities(folder, attributes.index))
+
+
+def _file(folder: Path, name: str) -> Path:
+    for path in (folder / f"{name}.txt", folder / f"{name}.csv"):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"there is no {name}.txt or {name}.csv in {folder}")
+
+
+def _rows(path: Path, allowed: tuple[int, ...] | None = None, has_names: bool = False) -> pd.DataFrame:
+    """Read integers by image; where `has_names`, a text file begins with a count and the names of its columns."""
+    text = path.read_text("utf-8-sig")
+    count = None
+    if path.suffix == ".csv":
+        header, _, text = text.partition("\n")
+        names, separator = header.strip().split(",")[1:], ","
+    elif has_names:
+        total, header, text = (text + "\n\n").split("\n", 2)
+        if not total.strip().isdecimal():
+            raise ValueError(f"{path}, line 1: must be the number of images, got {total.strip()!r}")
+        count, names, separator = int(total), header.split(), r"\s+"
+    else:
+        names, separator = ["value"], r"\s+"
+    if not text.strip():
+        raise ValueError(f"{path} lists no image")
+    try:
+        rows = pd.read_csv(StringIO(text), sep=separator, header=None, index_col=0, dtype={0: str})
+    except pd.errors.ParserError as error:
+        raise ValueError(f"{path}, lines counted after the header: {error}") from error
+    if rows.shape[1] != len(names):
+        raise ValueError(f"{path}, row of {rows.index[0]}: {rows.shape[1]} values for the {len(names)} columns {names}")
+    if count is not None and count != len(rows):
+        raise ValueError(f"{path} has {len(rows)} rows of images, its first line says {count}")
+    if rows.index.has_duplicates:
+        raise ValueError(f"{path} lists {rows.index[rows.index.duplicated()][0]} more than once")
+    numbers = rows.apply(pd.to_numeric, errors="coerce").to_numpy()
+    good = np.isin(numbers, allowed) if allowed else numbers % 1 == 0
+    if not good.all():
+        row, column = np.argwhere(~good)[0]
+        wanted = f"one of {allowed}" if allowed else "an integer"
+        at, value = f"{path}, row {row + 1} ({rows.index[row]})", str(rows.iat[row, column])
+        raise ValueError(f"{at}: {names[column]} must be {wanted}, got {value}")
+    return pd.DataFrame(numbers.astype(int), rows.index, names)
+
+
+def _identities(folder: Path, images: pd.Index[str]) -> NDArray[Any] | None:
+    try:
+        path = _file(folder, "identity_CelebA")
+    except FileNotFoundError:
+        return None
+    identities = _rows(path).iloc[:, 0]
+    unknown = images.difference(identities.index)
+    if len(unknown):
+        raise ValueError(f"{path} has no row for {unknown[0]} ({len(unknown)} such images)")
+    return identities.loc[images].to_numpy()

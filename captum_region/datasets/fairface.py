@@ -1,0 +1,99 @@
+"""Reader of FairFace."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from captum_region.datasets.listing import AGE_GROUPS, Listing, first_folder, load_listing
+from captum_region.datasets.tables import read_table
+
+if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
+    from captum_region.datasets.images import AttributeImages
+
+_SPLITS = {"train": ("train",), "validation": ("val",), "all": ("train", "val")}
+_LABELS = {
+    "age": AGE_GROUPS,
+    "gender": ("Male", "Female"),
+    "race": ("White", "Black", "Latino_Hispanic", "East Asian", "Southeast Asian", "Indian", "Middle Eastern"),
+}
+
+
+def load_fairface(
+    root: str | os.PathLike[str],
+    split: str = "train",
+    *,
+    size: int | tuple[int, int] = 64,
+    cache: str | os.PathLike[str] | None = None,
+    on_error: str = "raise",
+    n_jobs: int | None = None,
+    show_progress: bool = False,
+) -> AttributeImages:
+    """Load FairFace: age group, gender and race of faces.
+
+    ``root/`` holds ``fairface_label_train.csv`` and ``fairface_label_val.csv`` with the columns ``file`` (relative to
+    `root`, as in ``train/1.jpg``), ``age``, ``gender``, ``race`` and ``service_test``.
+
+    Parameters
+    ----------
+    root : path
+        The folder that holds the label files and the images.
+    split : {"train", "validation", "all"}
+        The part to load.
+    size, cache, on_error, n_jobs, show_progress
+        As in `captum_region.datasets.decoding.decode_images`.
+
+    Returns
+    -------
+    AttributeImages
+        RGB images of shape (N, 3, height, width). The attributes are ``age`` (ordered categorical of `AGE_GROUPS`),
+        ``gender`` ("Male", "Female"), ``race`` (one of FairFace's seven) and what other columns there are; their index
+        is the file. No identities.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a label file is missing, or an image and `on_error` is "raise".
+    ValueError
+        If a label file is malformed, the split is empty, an argument is invalid or an image damaged.
+
+    References
+    ----------
+    Kärkkäinen, Joo, "FairFace: Face Attribute Dataset for Balanced Race, Gender, and Age", WACV 2021.
+    """
+    return load_listing(
+        list_fairface(root, split),
+        size=size,
+        cache=cache,
+        on_error=on_error,
+        n_jobs=n_jobs,
+        show_progress=show_progress,
+    )
+
+
+def list_fairface(root: str | os.PathLike[str], split: str) -> Listing:
+    """List FairFace's images of `split`."""
+    if split not in _SPLITS:
+        raise ValueError(f"split must be one of {', '.join(_SPLITS)}, got {split!r}")
+    folder = first_folder(root, "")
+    labels = pd.concat([_rows(folder / f"fairface_label_{part}.csv") for part in _SPLITS[split]])
+    if labels.empty:
+        raise ValueError(f"split {split!r} is empty: the label files in {folder} list no image of it")
+    return Listing(folder, labels.assign(age=pd.Categorical(labels["age"], categories=AGE_GROUPS, ordered=True)))
+
+
+def _rows(path: Path) -> pd.DataFrame:
+    rows = read_table(path)
+    if missing := {"file", *_LABELS} - set(rows.columns):
+        raise ValueError(f"{path} has no column {min(missing)!r}; its columns are {', '.join(rows.columns)}")
+    for column, allowed in _LABELS.items():
+        wrong = np.flatnonzero(~rows[column].isin(allowed))
+        if len(wrong):
+            at = f"{path}, row {wrong[0] + 1} ({rows['file'].iloc[wrong[0]]})"
+            raise ValueError(f"{at}: {column} must be one of {allowed}, got {rows[column].iloc[wrong[0]]!r}")
+    return rows.set_index("file")

@@ -1,0 +1,76 @@
+"""The images that a data set's labels list, before any is opened, and their decoding: what all readers share."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from captum_region.datasets.decoding import decode_images
+from captum_region.datasets.images import AttributeImages
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+AGE_GROUPS = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "more than 70")
+"""FairFace's age groups, in order; the last begins at 70."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The images of a data set, named in the index of their attributes, before any is opened."""
+
+    folder: Path
+    attributes: pd.DataFrame
+    identities: NDArray[Any] | None = None
+    skipped: pd.DataFrame | None = None
+
+    def __post_init__(self) -> None:
+        # However they are spelt.
+        paths = self.attributes.index.map(os.path.normpath)
+        repeated = self.attributes.index[paths.duplicated()]
+        if len(repeated):
+            raise ValueError(
+                f"an image may be listed once only, {repeated[0]} is listed again ({len(repeated)} such rows)"
+            )
+        object.__setattr__(self, "attributes", self.attributes.rename_axis(index="image"))
+
+
+def load_listing(
+    listing: Listing,
+    *,
+    size: int | tuple[int, int],
+    cache: str | os.PathLike[str] | None,
+    on_error: str,
+    n_jobs: int | None,
+    show_progress: bool,
+) -> AttributeImages:
+    """Decode the images of a listing."""
+    decoded = decode_images(
+        listing.folder,
+        listing.attributes.index.tolist(),
+        size,
+        cache=cache,
+        on_error=on_error,
+        n_jobs=n_jobs,
+        show_progress=show_progress,
+    )
+    identities, skipped = listing.identities, listing.skipped
+    return AttributeImages(
+        decoded.images,
+        listing.attributes.iloc[decoded.kept],
+        identities=None if identities is None else identities[decoded.kept],
+        skipped=decoded.skipped if skipped is None else pd.concat([skipped, decoded.skipped], ignore_index=True),
+    )
+
+
+def first_folder(root: str | os.PathLike[str], *below: str) -> Path:
+    """Return the first of the folders `below` the root that exists."""
+    folders = [Path(root).expanduser() / name for name in below]
+    for folder in folders:
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"there is no folder {' or '.join(map(str, folders))}")

@@ -1,0 +1,166 @@
+"""Reader of any table of images, and of the text of tables."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from captum_region.datasets.listing import Listing, first_folder, load_listing
+
+if TYPE_CHECKING:
+    from captum_region.datasets.images import AttributeImages
+
+
+def load_table(
+    table: str | os.PathLike[str] | pd.DataFrame,
+    image_column: str = "image",
+    *,
+    root: str | os.PathLike[str] | None = None,
+    identity_column: str | None = None,
+    size: int | tuple[int, int] = 64,
+    cache: str | os.PathLike[str] | None = None,
+    on_error: str = "raise",
+    n_jobs: int | None = None,
+    show_progress: bool = False,
+) -> AttributeImages:
+    """Load the images that a table lists, with its other columns as their attributes.
+
+    The table's author decides which files are read: images may lie anywhere that the reader may read, as a table of
+    several data sets needs it. What is no image is refused and none of it is told, so that a stranger's table can
+    bring in pictures of this machine, and nothing else.
+
+    Parameters
+    ----------
+    table : path or DataFrame
+        A .csv (commas), .tsv (tabs) or .parquet file with a row an image, or such a table. It is not changed. Text is
+        UTF-8, or UTF-16 with its mark.
+    image_column : str
+        The column of image files, relative to `root` or absolute. An image may be listed once only: the rows of an
+        image listed twice could end up on both sides of a train-test split.
+    root : path, optional
+        Where the images are; by default the folder of the table's file, for a DataFrame the working directory.
+    identity_column : str, optional
+        The column that says which person an image shows; it becomes the identities and is no attribute.
+    size, cache, on_error, n_jobs, show_progress
+        As in `captum_region.datasets.decoding.decode_images`.
+
+    Returns
+    -------
+    AttributeImages
+        RGB images of shape (N, 3, height, width), in the table's order. The attributes are the other
+        columns; their index is the image as the table names it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the table or `root` is missing, or an image and `on_error` is "raise".
+    ValueError
+        If the table cannot be read, a column is missing, has gaps or repeats an image, the table is empty, an argument
+        is invalid or an image damaged.
+    TypeError
+        If what names an image in a DataFrame is no name.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Image.new("RGB", (90, 110)).save(f"{folder}/anna.png")
+    ...     table = pd.DataFrame({"image": ["anna.png", "bob.png"], "Smiling": [True, False]})
+    ...     faces = load_table(table, root=folder, cache=folder, size=(55, 45), on_error="skip")
+    >>> faces.images.shape, faces.attributes["Smiling"].to_dict()
+    ((1, 3, 55, 45), {'anna.png': True})
+    >>> faces.skipped["reason"].tolist()
+    ['there is no such file']
+    """
+    return load_listing(
+        list_table(table, image_column, root, identity_column),
+        size=size,
+        cache=cache,
+        on_error=on_error,
+        n_jobs=n_jobs,
+        show_progress=show_progress,
+    )
+
+
+def list_table(
+    table: str | os.PathLike[str] | pd.DataFrame,
+    image_column: str = "image",
+    root: str | os.PathLike[str] | None = None,
+    identity_column: str | None = None,
+) -> Listing:
+    """List the images of a table."""
+    if isinstance(table, pd.DataFrame):
+        source, rows = "table", table
+    else:
+        source, rows = str(table), read_table(Path(table), text_column=image_column)
+        root = Path(table).parent if root is None else root
+    wanted = [image_column] if identity_column is None else [image_column, identity_column]
+    if missing := [column for column in wanted if column not in rows.columns]:
+        columns = ", ".join(map(str, rows.columns))
+        hint = "; a .csv has commas between its values, a .tsv tabs" if rows.shape[1] == 1 else ""
+        raise ValueError(f"{source} has no column {missing[0]!r}; its columns are {columns}{hint}")
+    for column in wanted:
+        if gaps := np.flatnonzero(rows[column].isna()).tolist():
+            raise ValueError(f"{source}, column {column!r}: no value in row {gaps[0] + 1} ({len(gaps)} such rows)")
+    if rows.empty:
+        raise ValueError(f"{source} lists no image")
+    for row, name in enumerate(rows[image_column], start=1):
+        if not isinstance(name, str | os.PathLike | int | np.integer) or isinstance(name, bool):
+            raise TypeError(f"{source}, column {image_column!r}, row {row}: must name an image, got {name!r}")
+    names = pd.Index([os.fspath(name) if isinstance(name, os.PathLike) else str(name) for name in rows[image_column]])
+    return Listing(
+        first_folder("." if root is None else root, ""),
+        rows.drop(columns=wanted).set_axis(names),
+        None if identity_column is None else rows[identity_column].to_numpy(),
+    )
+
+
+def read_table(path: Path, text_column: str | None = None) -> pd.DataFrame:
+    """Read a file with a header; the values of `text_column` are not taken for numbers."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no table {path}")
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
+        try:
+            return pd.read_parquet(path)
+        except (ImportError, OSError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from error
+    if suffix not in (".csv", ".tsv"):
+        raise ValueError(f"table must be a .csv, .tsv or .parquet file or a DataFrame, got {path}")
+    separator = "," if suffix == ".csv" else "\t"
+    try:
+        text = _text(path)
+        header = pd.read_csv(StringIO(text), sep=separator, header=None, nrows=1, dtype=str).iloc[0].dropna()
+        if header.duplicated().any():  # pandas would give the second another name
+            raise ValueError(f"column {header[header.duplicated()].iloc[0]!r} is there twice")
+        with warnings.catch_warnings():
+            # Rows that are longer than the header; without index_col=False their first value would name the row.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            types = None if text_column is None else {text_column: str}
+            return pd.read_csv(StringIO(text), sep=separator, dtype=types, index_col=False)
+    except pd.errors.ParserWarning as error:
+        raise ValueError(f"{path}: rows have more values than the header has columns") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _text(path: Path) -> str:
+    """Return a file's text: UTF-8, or UTF-16 where the file begins with its mark, as Excel writes it."""
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-16" if content[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise ValueError(f"line {line} is not of UTF-8, in which tables must be stored: {error}") from error
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ValueError(f"line {line} is not of UTF-8, in which tables must be stored: it holds a zero")
+    return text

@@ -1,0 +1,101 @@
+"""Reader of UTKFace."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from captum_region.datasets.listing import AGE_GROUPS, Listing, first_folder, load_listing
+
+if TYPE_CHECKING:
+    from captum_region.datasets.images import AttributeImages
+
+_NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_[^_]+")
+_GENDERS = ("Male", "Female")
+_RACES = ("White", "Black", "Asian", "Indian", "Others")
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+def load_utkface(
+    root: str | os.PathLike[str],
+    *,
+    size: int | tuple[int, int] = 64,
+    cache: str | os.PathLike[str] | None = None,
+    on_error: str = "raise",
+    n_jobs: int | None = None,
+    show_progress: bool = False,
+) -> AttributeImages:
+    """Load UTKFace: age, gender and race of faces, read from the file names.
+
+    The files ``[age]_[gender]_[race]_[date&time].jpg.chip.jpg`` (0 male, 1 female; 0 White, 1 Black, 2 Asian, 3 Indian,
+    4 Others) lie in ``root/images``, ``root/UTKFace`` or `root` itself, the first of these that there is.
+
+    Parameters
+    ----------
+    root : path
+        The folder of the data set.
+    size, cache, on_error, n_jobs, show_progress
+        As in `captum_region.datasets.decoding.decode_images`. A file name without the labels (UTKFace has some) is an
+        error that `on_error` covers.
+
+    Returns
+    -------
+    AttributeImages
+        RGB images of shape (N, 3, height, width), in the order of the file names. The attributes are ``age`` (int),
+        ``age_group`` (ordered categorical of `AGE_GROUPS`), ``gender`` ("Male", "Female"), ``race`` ("White", "Black",
+        "Asian", "Indian", "Others") and ``Male`` (bool); their index is the file name. No identities.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder is missing.
+    ValueError
+        If there is no image, an argument is invalid, or `on_error` is "raise" and a file name has no labels or an
+        image is damaged.
+
+    References
+    ----------
+    Zhang, Song, Qi, "Age Progression/Regression by Conditional Adversarial Autoencoder", CVPR 2017.
+    """
+    return load_listing(
+        list_utkface(root, on_error),
+        size=size,
+        cache=cache,
+        on_error=on_error,
+        n_jobs=n_jobs,
+        show_progress=show_progress,
+    )
+
+
+def list_utkface(root: str | os.PathLike[str], on_error: str) -> Listing:
+    """List UTKFace's images."""
+    folder = first_folder(root, "images", "UTKFace", "")
+    found = sorted(name for name in os.listdir(folder) if _is_image(name))
+    labels = {name: match.groups() for name in found if (match := _NAME.fullmatch(name))}
+    unnamed = [name for name in found if name not in labels]
+    reason = "the file name is not [age]_[gender]_[race]_[date&time].jpg with gender 0-1 and race 0-4"
+    if unnamed and on_error == "raise":
+        raise ValueError(f"{folder / unnamed[0]}: {reason}; on_error='skip', --skip-damaged, leaves such images out")
+    if not labels:
+        raise ValueError(f"no image named [age]_[gender]_[race]_[date&time].jpg in {folder}")
+    codes = pd.DataFrame.from_dict(labels, orient="index", columns=["age", "gender", "race"]).astype(int)
+    decades = pd.cut(codes["age"], [0, 3, *range(10, 80, 10), np.inf], right=False, labels=AGE_GROUPS)
+    attributes = pd.DataFrame(
+        {
+            "age": codes["age"],
+            "age_group": decades,
+            "gender": codes["gender"].map(dict(enumerate(_GENDERS))),
+            "race": codes["race"].map(dict(enumerate(_RACES))),
+            "Male": codes["gender"] == 0,
+        }
+    )
+    return Listing(folder, attributes, skipped=pd.DataFrame({"image": unnamed, "reason": reason}, dtype=object))
+
+
+def _is_image(name: str) -> bool:
+    # Archives made on a Mac hold a hidden "._" file beside each image.
+    return name.lower().endswith(_IMAGE_SUFFIXES) and not name.startswith(".")
