@@ -1,0 +1,219 @@
+"""Drawn faces whose every attribute can be toggled alone, for finding and mitigating confounders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from captum_region.datasets.faces.painting import draw
+from captum_region.datasets.faces.scene import ATTRIBUTES, LATENTS
+from captum_region.datasets.images import AttributeImages
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, Self
+
+    from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Faces(AttributeImages):
+    """Drawn faces, with all that is needed to draw each of them again.
+
+    Parameters
+    ----------
+    images, attributes, identities, skipped
+        As in `AttributeImages`; `attributes` holds the five columns of `make_faces`.
+    latents : DataFrame of N rows, float32 in [0, 1)
+        The scene parameters besides the attributes: pose, light, colours, shapes. One column a parameter.
+    noise_seeds : ndarray of uint64, shape (N,)
+        Seed of the sensor noise of each face.
+
+    Raises
+    ------
+    ValueError
+        If `latents` or `noise_seeds` has not one row a face.
+    """
+
+    latents: pd.DataFrame = field(kw_only=True)
+    noise_seeds: NDArray[np.uint64] = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("latents", "noise_seeds"):
+            if len(getattr(self, name)) != len(self):
+                raise ValueError(f"{name} must have a row a face: {len(getattr(self, name))} rows, {len(self)} faces")
+
+    def subset(self, selection: ArrayLike | slice) -> Self:
+        """Return the faces at `selection`: a slice, a boolean mask of N, or integer positions."""
+        chosen = self.positions(selection)
+        # The base cuts what it knows with `replace`, which checks the lengths, so all is cut in one go here.
+        return replace(
+            self,
+            images=self.images[chosen],
+            attributes=self.attributes.iloc[chosen],
+            identities=None if self.identities is None else self.identities[chosen],
+            latents=self.latents.iloc[chosen],
+            noise_seeds=self.noise_seeds[chosen],
+        )
+
+    def twin(self, attribute: str, selection: ArrayLike | slice = slice(None)) -> NDArray[np.uint8]:
+        """Draw the same faces with `attribute` toggled and everything else equal, the noise of each pixel too.
+
+        Parameters
+        ----------
+        attribute : {"Male", "Blond_Hair", "Eyeglasses", "Smiling", "Wearing_Hat"}
+        selection : slice, boolean mask of N or integer positions, default all
+            Which faces: n of N.
+
+        Returns
+        -------
+        ndarray of uint8, shape (n, 3, height, width)
+
+        Raises
+        ------
+        ValueError
+            If there is no such attribute.
+        """
+        if attribute not in ATTRIBUTES:
+            raise ValueError(f"attribute must be one of {', '.join(ATTRIBUTES)}, got {attribute!r}")
+        chosen = self.positions(selection)
+        flags = self.attributes[list(ATTRIBUTES)].to_numpy(bool)[chosen]
+        flags[:, ATTRIBUTES.index(attribute)] ^= True
+        return draw(self.latents.to_numpy(np.float32)[chosen], self.noise_seeds[chosen], flags, self.image_size)
+
+    def truth(self, attribute: str, selection: ArrayLike | slice = slice(None)) -> NDArray[np.bool_]:
+        """Return where the attribute shows: the pixels in which a face and its `twin` differ.
+
+        Parameters
+        ----------
+        attribute, selection
+            As in `twin`.
+
+        Returns
+        -------
+        ndarray of bool, shape (n, height, width)
+
+        Raises
+        ------
+        ValueError
+            If there is no such attribute.
+        """
+        chosen = self.positions(selection)
+        differs: NDArray[np.bool_] = (self.images[chosen] != self.twin(attribute, chosen)).any(axis=1)
+        return differs
+
+
+def make_faces(
+    n: int,
+    size: int | tuple[int, int] = 64,
+    *,
+    attributes: pd.DataFrame | Mapping[str, ArrayLike] | None = None,
+    random_state: int | np.random.RandomState | np.random.Generator | None = None,
+) -> Faces:
+    """Draw faces with freely combined attributes.
+
+    Hair length and style, hats, glasses and smiles say nothing of the sex: `Male` shows in the jaw, chin, neck, brows,
+    beard, lips and lashes, each of them an unsure cue.
+
+    Parameters
+    ----------
+    n : int
+        Number of faces, at least 0.
+    size : int or (height, width), default 64
+        Size in pixels, at least 16. The face fits the shorter side.
+    attributes : DataFrame or mapping, optional
+        For each of ``Male``, ``Blond_Hair``, ``Eyeglasses``, ``Smiling`` and ``Wearing_Hat`` the n truth values, or
+        the probability of True as one float. An attribute not given is a fair coin. A DataFrame's index is kept.
+    random_state : int, RandomState, Generator or None, default None
+        With an int, face i depends on it and on i alone, not on `n`. None draws fresh entropy.
+
+    Returns
+    -------
+    Faces
+        uint8 images of shape (n, 3, height, width), and the latents that drew them.
+
+    Raises
+    ------
+    TypeError
+        If `n` or `size` is no integer, `attributes` no mapping, a column not boolean or `random_state` of another type.
+    ValueError
+        If `n` is negative, `size` below 16, a column unknown or of the wrong length, or a probability not in [0, 1].
+
+    Examples
+    --------
+    Blond hair that tells the sex:
+
+    >>> male = [False, True, False, True]
+    >>> faces = make_faces(4, 32, attributes={"Male": male, "Blond_Hair": [True, False, True, False]}, random_state=0)
+    >>> faces.images.shape, faces.images.dtype
+    ((4, 3, 32, 32), dtype('uint8'))
+    >>> faces.truth("Blond_Hair", [0]).shape
+    (1, 32, 32)
+    >>> bool((make_faces(2, 32, random_state=1).images == make_faces(9, 32, random_state=1).images[:2]).all())
+    True
+    """
+    if isinstance(n, bool) or not isinstance(n, int | np.integer):
+        raise TypeError(f"n must be an integer, got {n!r}")
+    if n < 0:
+        raise ValueError(f"n must be at least 0, got {n}")
+    height, width = _checked_size(size)
+    # A stream each, so that none shifts another when n grows.
+    streams = [np.random.default_rng(seed) for seed in _generator(random_state).integers(2**63, size=3)]
+    latents = streams[0].random((n, len(LATENTS)), dtype=np.float32)
+    table = _attribute_table(n, attributes, streams[1].random((n, len(ATTRIBUTES))))
+    seeds = streams[2].integers(2**63, size=n, dtype=np.uint64)
+    return Faces(
+        draw(latents, seeds, table.to_numpy(bool), (height, width)),
+        table,
+        latents=pd.DataFrame(latents, columns=LATENTS, index=table.index),
+        noise_seeds=seeds,
+    )
+
+
+def _checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    pair = size if isinstance(size, tuple | list) else (size, size)
+    if len(pair) != 2 or not all(isinstance(side, int | np.integer) and not isinstance(side, bool) for side in pair):
+        raise TypeError(f"size must be an integer or (height, width), got {size!r}")
+    if min(pair) < 16:
+        raise ValueError(f"size must be at least 16 pixels, got {size!r}")
+    return int(pair[0]), int(pair[1])
+
+
+def _generator(random_state: object) -> np.random.Generator:
+    if isinstance(random_state, np.random.Generator):
+        return random_state
+    if isinstance(random_state, np.random.RandomState):
+        return np.random.default_rng(random_state.randint(2**31, size=4))
+    if random_state is None or (isinstance(random_state, int | np.integer) and not isinstance(random_state, bool)):
+        return np.random.default_rng(random_state)
+    raise TypeError(f"random_state must be None, an integer, a RandomState or a Generator, got {random_state!r}")
+
+
+def _attribute_table(n: int, given: Any, coins: NDArray[np.float64]) -> pd.DataFrame:
+    columns = {} if given is None else given
+    if not hasattr(columns, "keys"):
+        raise TypeError(f"attributes must be a DataFrame or a mapping, got {type(given).__name__}")
+    if unknown := [name for name in columns.keys() if name not in ATTRIBUTES]:  # noqa: SIM118 (DataFrame too)
+        raise ValueError(f"attributes must be among {', '.join(ATTRIBUTES)}, got {unknown}")
+    table = {
+        name: _attribute_values(name, columns.get(name, 0.5), coin)
+        for name, coin in zip(ATTRIBUTES, coins.T, strict=True)
+    }
+    return pd.DataFrame(table, index=given.index if isinstance(given, pd.DataFrame) else None)
+
+
+def _attribute_values(name: str, given: ArrayLike, coin: NDArray[np.float64]) -> NDArray[np.bool_]:
+    values = np.asarray(given)
+    if values.ndim == 0 and values.dtype.kind == "f":
+        if not 0 <= values <= 1:
+            raise ValueError(f"attributes[{name!r}] as a probability must be in [0, 1], got {given!r}")
+        return coin < values
+    if values.dtype.kind != "b" and values.size:
+        raise TypeError(f"attributes[{name!r}] must be boolean, or one probability, got dtype {values.dtype}")
+    if values.shape != coin.shape:
+        raise ValueError(f"attributes[{name!r}] must have shape {coin.shape}, got {values.shape}")
+    return values.astype(bool)
