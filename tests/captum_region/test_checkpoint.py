@@ -154,12 +154,12 @@ for folder, lies in cases.items():
     description = json.loads(file.read_text())
     for lie in lies:
         file.write_text(json.dumps(description | lie))
-        start = time.monotonic()
+        start = time.process_time()  # of this process: others may keep it waiting
         try:
             load_classifier(folder)
         except ValueError as error:
             assert "allocate" not in str(error), error
-            assert time.monotonic() - start < 10
+            assert time.process_time() - start < 10
         else:
             raise AssertionError(lie)
     file.write_text(json.dumps(description))
@@ -183,7 +183,7 @@ def test_an_enormous_description_takes_no_memory(tmp_path):
         input=json.dumps(cases),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -77,7 +77,6 @@ class TestDisplay:
 
     def test_by_default_in_a_pyplot_figure(self):
         assert RegionMapDisplay(np.eye(4)).plot().figure_.number == pyplot.get_fignums()[0]
-        pyplot.close("all")
 
 
 class TestNotebooks:

@@ -18,12 +18,6 @@ def ax():
     return Figure().subplots()
 
 
-@pytest.fixture
-def closing():
-    yield
-    pyplot.close("all")
-
-
 @pytest.mark.parametrize(
     "image",
     [
@@ -141,7 +135,6 @@ def test_history_that_does_not_fit_is_named(history, message):
         plot_history(history, axes=[Figure().subplots()])
 
 
-@pytest.mark.usefixtures("closing")
 def test_new_figures_are_pyplots():
     assert plot_region_map(IMAGE, MAP).figure.number == pyplot.get_fignums()[0]
     assert len(plot_maps({"a": MAP, "b": MAP}, colorbar=False).axes) == 2

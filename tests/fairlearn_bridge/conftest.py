@@ -108,7 +108,7 @@ class Browser:
     def close(self):
         self._session = None
         self.call("Browser.close")
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=300)
         os.close(self._write)
         os.close(self._read)
 

@@ -1,7 +1,6 @@
 """The commands as a user runs them: real subprocesses on small data."""
 
 import json
-import random
 import re
 import subprocess
 import sys
@@ -111,21 +110,20 @@ def test_demo_writes_all_it_says(demo, documented, listed):
 
 
 @pytest.mark.slow
-def test_a_demo_stopped_at_a_random_moment_goes_on_and_ends_with_the_same(
+def test_a_stopped_demo_goes_on_and_ends_with_the_same(
     demo, command, interrupted, documented, listed, states, tmp_path
 ):
     whole, _ = demo
     out = tmp_path / "run"
-    trained = random.randrange(16)
     options = [*DEMO, "--out", out]
-    told = interrupted(lambda: len(states(out)) > trained, "fairlearn_bridge", "demo", *options)
-    assert told.startswith(f"stopped: {out / 'checkpoints'} keeps what was done"), trained
+    told = interrupted(lambda: len(states(out)) >= 7, "fairlearn_bridge", "demo", *options)
+    assert told.startswith(f"stopped: {out / 'checkpoints'} keeps what was done")
     assert not (out / "table.csv").exists()
     done = command("fairlearn_bridge", "demo", *options, "--force", "--json", "--quiet")
     assert done.stdout == (out / "results.json").read_text()
     assert listed(out) == documented("demo")
     for name in ("table.csv", "predictions.csv", "maps.npz"):
-        assert (out / name).read_bytes() == (whole / name).read_bytes(), (name, trained)
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 @pytest.mark.slow
@@ -207,9 +205,9 @@ def test_that_no_mitigator_could_run_is_one_line(refused, table, tmp_path):
 
 
 @pytest.mark.slow
-def test_check_does_a_part_again_and_writes_nothing(demo, refused, tmp_path):
+def test_check_does_a_part_again_and_writes_nothing(demo, refused, tmp_path, written):
     out = demo[0]
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    before = {path: written(path) for path in out.rglob("*")}
     arguments = ["demo", *DEMO, "--out", out, "--quiet", "--check"]
     found = CliRunner().invoke(app, list(map(str, [*arguments, "--json"])))
     assert found.exit_code == 0, found.stdout
@@ -224,7 +222,7 @@ def test_check_does_a_part_again_and_writes_nothing(demo, refused, tmp_path):
     assert other.exit_code == 1
     assert "differs: setting random_state: was 0, is 5" in other.stdout
     assert "differs: biased images: " in other.stdout
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    assert {path: written(path) for path in out.rglob("*")} == before
     assert "results.json" in refused(app, "demo", *DEMO, "--out", tmp_path / "none", "--quiet", "--check")
     assert not (tmp_path / "none").exists()
 

@@ -77,7 +77,7 @@ def test_two_processes_train_as_one(tmp_path, launched, capsys):
     script = tmp_path / "work.py"
     script.write_text(WORK)
     with launched(script, tmp_path) as process:
-        stdout, stderr = process.communicate(timeout=120)
+        stdout, stderr = process.communicate(timeout=500)
     assert process.returncode == 0, stderr
     assert stdout.count("train_loss") == 1  # one process prints
     work = runpy.run_path(str(script))

@@ -6,7 +6,6 @@ import shlex
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import pyplot
 from matplotlib.figure import Figure
 from scipy.stats import chi2
 from scipy.stats.contingency import association
@@ -237,7 +236,6 @@ class TestPlots:
         found = find_confounders(people, "race")
         cells = cell_counts(people[["race", "hair"]], "race")
         assert plot_confounders(found).figure is not plot_cells(cells).figure
-        pyplot.close("all")
 
 
 @pytest.fixture(scope="module")

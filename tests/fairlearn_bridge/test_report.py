@@ -452,7 +452,7 @@ def with_change(value, at, new):
 WRONG = [None, True, -1, 0.5, 1e308, math.nan, math.inf, 10**400, "x", SCRIPT, [], {}, [[1]], {"a": {"b": 1}}]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.sampled_from(list(places(results()))), st.sampled_from(WRONG))
 def test_wrong_values_are_shown_or_refused_by_name(tmp_path, at, wrong):
     folder = write(tmp_path / "run", with_change(results(), at, wrong))

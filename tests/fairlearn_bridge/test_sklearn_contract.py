@@ -2,7 +2,6 @@
 
 import pickle
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -325,4 +324,3 @@ def test_fairlearn_plots_it_beside_a_mitigator():
         show_plot=False,
     )
     assert {text.get_text() for text in axes.texts} == set(predicted)
-    plt.close(axes.figure)

@@ -284,7 +284,7 @@ class TestCache:
         assert decode([name]).images.max() == 0
         time = (folder / name).stat().st_mtime_ns
         save(folder, name, np.full((8, 8, 3), 9, np.uint8))
-        os.utime(folder / name, ns=(time, time + 1))
+        os.utime(folder / name, ns=(time, time + 10**6))  # what each file system can tell
         assert decode([name]).images.min() == 9
 
     def test_other_files_another_size_or_a_missing_file_that_came_make_an_entry_of_their_own(self, folder, decode):
