@@ -21,8 +21,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from captum_region.batches import batches, check_images, take
+from captum_region.labels import check_classes
 from captum_region.randomness import RandomState, draw_seed, seeded
-from fairlearn_bridge.validation import check_labels, check_sensitive, from_names
+from fairlearn_bridge.validation import check_sensitive, from_names
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -39,7 +40,7 @@ def _cells(X: ImageData, y: ArrayLike, sensitive_features: ArrayLike) -> tuple[I
     """Return X, its labels and sensitive features, checked, and the number of each image's cell, by which they sort."""
     X, y, sensitive_features = from_names(X, y, sensitive_features)
     table = {
-        "y": check_labels(y, len(X), name="y"),
+        "y": check_classes(y, len(X), name="y", least=2),
         "sensitive_features": check_sensitive(sensitive_features, len(X)),
     }
     cells = pd.DataFrame(table)
@@ -267,7 +268,7 @@ class JTT(_Mitigator):
                 f"first_epochs must be at least 1 and upweight above 0, got {self.first_epochs} and {self.upweight}"
             )
         X, y = from_names(X, y)
-        labels = check_labels(y, len(X), name="y")
+        labels = check_classes(y, len(X), name="y", least=2)
         first = clone(self.estimator).set_params(max_epochs=self.first_epochs).fit(X, labels)
         self.is_wrong_: NDArray[np.bool_] = first.predict(X) != labels
         weight = np.where(self.is_wrong_, self.upweight, 1.0)
@@ -613,7 +614,7 @@ class MaskTune(_Mitigator):
             raise ValueError(f"tune_epochs must be at least 1, got {self.tune_epochs}")
         X, y = from_names(X, y)
         X = check_images(X, name="X")
-        labels = check_labels(y, len(X), name="y")
+        labels = check_classes(y, len(X), name="y", least=2)
         self.estimator_ = clone(self.estimator).fit(X, labels)
         self.masks_ = self._masks(X, labels)
         lr = self.estimator.lr / 10 if self.tune_lr is None else self.tune_lr

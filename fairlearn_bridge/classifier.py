@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from captum_region.batches import as_floats, check_weights, fingerprint, take
+from captum_region.labels import check_classes
 from captum_region.randomness import RandomState, draw_seed, seeded
 from captum_region.snapshot import Snapshots, random_states, set_random_states
-from fairlearn_bridge.validation import check_classes, check_rows_or_images, from_names
+from fairlearn_bridge.validation import check_rows_or_images, from_names
 
 if TYPE_CHECKING:
     import os
@@ -263,7 +264,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         X, y = from_names(X, y)
         X = check_rows_or_images(self, X, self.image_shape, reset=True)
         weight = check_weights(sample_weight, len(X))
-        labels = check_classes(y, len(X), weight=weight)
+        labels = check_classes(y, len(X), name="y", least=2, weight=weight)
         self.classes_inferred_ = np.unique(labels)
         target = pd.Index(self.classes_).get_indexer(pd.Index(labels))
         if (target < 0).any():

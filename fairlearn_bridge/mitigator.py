@@ -20,13 +20,14 @@ from captum_region import (
     fit_region_classifier,
 )
 from captum_region.batches import as_floats, check_weights, take
+from captum_region.labels import check_classes
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.comparison import Samples
 from fairlearn_bridge.noise import AttributionNoise, Perturbation, protect, quantile_mask
 from fairlearn_bridge.schemes import AT_PREDICT
 from fairlearn_bridge.selection import CrossedAUC, estimate_crossed_auc, hold_out
-from fairlearn_bridge.validation import check_classes, check_rows_or_images, check_sensitive, from_names
+from fairlearn_bridge.validation import check_rows_or_images, check_sensitive, from_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -211,10 +212,8 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         X, y, sensitive_features = from_names(X, y, sensitive_features)
         X = check_rows_or_images(self, X, getattr(self.estimator, "image_shape", None), reset=True)
         self.image_shape_ = tuple(X.shape[1:])
-        labels = check_classes(y, len(X))
-        confounder = check_sensitive(sensitive_features, len(X))
-        if self.region_classifier is None and len(np.unique(confounder)) < 2:
-            raise ValueError("sensitive_features must take at least two values, they take one")
+        labels = check_classes(y, len(X), name="y", least=2)
+        confounder = check_sensitive(sensitive_features, len(X), least=2 if self.region_classifier is None else 1)
         weights = {} if sample_weight is None else {"sample_weight": check_weights(sample_weight, len(X))}
         seed = draw_seed(self.random_state)
         given = self.region_classifier

@@ -6,15 +6,14 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from sklearn.preprocessing import MinMaxScaler
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d, validate_data
+from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from captum_region.batches import check_images
 from captum_region.datasets import AttributeImages, from_dataset
 from captum_region.datasets.conversion import is_dataset
+from captum_region.labels import check_classes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,57 +85,22 @@ def check_rows_or_images(estimator: Any, X: Any, image_shape: Sequence[int] | No
     return check_images(rows.reshape(-1, *shape), name="X")
 
 
-def check_labels(values: Any, count: int, *, name: str) -> NDArray[Any]:
-    """Return labels or sensitive features, an array-like or Tensor, as an array of shape (`count`,).
-
-    Raises
-    ------
-    ValueError
-        If they are not `count`, or some are missing or infinite.
-    """
-    values = values.numpy(force=True) if isinstance(values, Tensor) else values
-    shape = np.asarray(values).shape
-    if shape not in ((count,), (count, 1)):
-        raise ValueError(f"{name} should be a 1d array of shape ({count},), one an image, got {shape}")
-    labels: NDArray[Any] = column_or_1d(values, warn=name == "y")  # fairlearn takes a frame of one column
-    lacking = ~np.isfinite(labels) if labels.dtype.kind == "f" else pd.isna(labels)
-    if lacking.any():
-        raise ValueError(f"{name} must not miss values, got {lacking.sum()} missing or infinite")
-    return labels
-
-
-def check_sensitive(values: Any, count: int) -> NDArray[Any]:
-    """Return sensitive features as `check_labels` does; of several columns, a value is a combination of theirs.
+def check_sensitive(values: Any, count: int, *, least: int = 1) -> NDArray[Any]:
+    """Return sensitive features as `check_classes` does; of several columns, a value is a combination of theirs.
 
     Merged as fairlearn merges them, to strings such as "True,indoor".
 
     Raises
     ------
     ValueError
-        If they are not `count`, or some are missing or infinite.
+        If they are not `count`, some are missing or infinite, or they are no classes.
     """
+    name = "sensitive_features"
     values = values.numpy(force=True) if isinstance(values, Tensor) else values
     columns = np.asarray(values)
     if columns.ndim != 2 or columns.shape[1] == 1:
-        return check_labels(values, count, name="sensitive_features")
-    texts = [check_labels(column, count, name="sensitive_features").astype(str) for column in columns.T]
+        return check_classes(values, count, name=name, least=least)
+    texts = [check_classes(column, count, name=name).astype(str) for column in columns.T]
     # A comma within a value is not one between two: "a,b" with "c" is another combination than "a" with "b,c".
     escaped = ([text.replace("\\", "\\\\").replace(",", "\\,") for text in column] for column in texts)
-    merged: NDArray[Any] = np.array([",".join(row) for row in zip(*escaped, strict=True)])
-    return merged
-
-
-def check_classes(y: Any, count: int, *, weight: NDArray[np.float64] | None = None) -> NDArray[Any]:
-    """Return the labels of a classification as `check_labels` does.
-
-    Raises
-    ------
-    ValueError
-        If fewer than two classes have a weight above 0, or y is continuous.
-    """
-    labels = check_labels(y, count, name="y")
-    check_classification_targets(labels)
-    classes = np.unique(labels if weight is None else labels[weight > 0])
-    if len(classes) < 2:
-        raise ValueError(f"y must hold at least two classes, got {len(classes)} class: {classes.tolist()}")
-    return labels
+    return check_classes([",".join(row) for row in zip(*escaped, strict=True)], count, name=name, least=least)

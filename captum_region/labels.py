@@ -1,0 +1,72 @@
+"""check_classes: the labels of images, in whatever container, as an array of classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import column_or_1d
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# Of more images than this, fewer than half may have a class of their own: scikit-learn's line, at which it warns.
+_FEW = 20
+
+
+def check_classes(
+    values: Any, count: int, *, name: str, least: int = 1, weight: NDArray[np.float64] | None = None
+) -> NDArray[Any]:
+    """Return the classes of `count` images, an array-like or Tensor of any kind that sorts, as an array.
+
+    Parameters
+    ----------
+    values : array-like or Tensor, shape (`count`,)
+        A target's labels, a confounder's values, ...
+    count : int
+    name : str
+        The argument's name, for messages.
+    least : int, default=1
+        How many different ones there must be, of those with a weight above 0.
+    weight : ndarray of shape (`count`,), optional
+        The images' weights.
+
+    Raises
+    ------
+    ValueError
+        If they are not `count`, some are missing or infinite, or they are no classes: numbers with a fraction, or, of
+        more than 20, more than half of them different, such as an age.
+
+    Examples
+    --------
+    >>> check_classes(["woman", "man"], 2, name="labels")
+    array(['woman', 'man'], dtype='<U5')
+    >>> check_classes([61.5, 20.0], 2, name="labels")
+    Traceback (most recent call last):
+    ValueError: labels must be classes, got 61.5 ... (Unknown label type: continuous); group them first
+    """
+    values = values.numpy(force=True) if isinstance(values, Tensor) else values
+    shape = np.shape(values)
+    if shape not in ((count,), (count, 1)):
+        raise ValueError(f"{name} should be a 1d array of shape ({count},), one an image, got {shape}")
+    labels: NDArray[Any] = column_or_1d(values, warn=name == "y")  # fairlearn takes a frame of one column
+    lacking = ~np.isfinite(labels) if labels.dtype.kind == "f" else pd.isna(labels)
+    if lacking.any():
+        raise ValueError(f"{name} must not miss values, got {lacking.sum()} missing or infinite")
+    if labels.dtype.kind == "O":
+        labels = pd.Series(labels).infer_objects().to_numpy()
+    is_continuous = labels.dtype.kind == "f" and bool((labels % 1).any())
+    different = len(pd.unique(labels))
+    if count > _FEW and different > count / 2 and not is_continuous:
+        raise ValueError(f"{name} must be classes, got {different} different ones in {count} images; group them first")
+    kind = "continuous" if is_continuous else type_of_target(labels, input_name=name)
+    if kind not in ("binary", "multiclass"):
+        raise ValueError(f"{name} must be classes, got {labels[0]} ... (Unknown label type: {kind}); group them first")
+    classes = np.unique(labels if weight is None else labels[weight > 0]).tolist()
+    if len(classes) < least:
+        words = "class" if len(classes) == 1 else "classes"
+        raise ValueError(f"{name} must hold at least {least} classes, got {len(classes)} {words}: {classes}")
+    return labels

@@ -1,0 +1,53 @@
+"""check_classes: labels of any kind in any container, and what are no classes refused by name."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from captum_region.labels import check_classes
+
+
+@pytest.mark.parametrize("names", [[0, 1], [False, True], [0.0, 1.0], ["dark", "bright"]])
+def test_classes_come_as_an_array(names):
+    values = [names[0], names[1], names[0]]
+    for given in (values, np.array(values, object), pd.Series(values).convert_dtypes(), pd.DataFrame({"a": values})):
+        found = check_classes(given, 3, name="within")
+        assert found.shape == (3,)
+        assert found.tolist() == values
+    if not isinstance(names[0], str):
+        assert check_classes(torch.tensor(values), 3, name="within").tolist() == values
+
+
+def test_pyarrow_backed_text_is_text():
+    pytest.importorskip("pyarrow")
+    values = pd.Series(["b", "a", None]).astype("string[pyarrow]")
+    assert check_classes(values[:2], 2, name="labels").tolist() == ["b", "a"]
+    with pytest.raises(ValueError, match="labels must not miss values, got 1 missing"):
+        check_classes(values, 3, name="labels")
+
+
+AGES = np.random.default_rng(0).uniform(18, 90, 60)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (AGES, r"within must be classes, got \d.* \(Unknown label type: continuous\)"),
+        ([0, 1, 0.5], "Unknown label type: continuous"),
+        (AGES.round().astype(int), r"within must be classes, got \d\d different ones in 60 images"),
+        ([f"image {number}" for number in range(30)], "got 30 different ones in 30 images"),
+        ([[0, 1], [1, 0]], r"within should be a 1d array of shape \(2,\), one an image, got \(2, 2\)"),
+        ([0, np.inf], "within must not miss values, got 1 missing or infinite"),
+        ([0, 0, 0], "within must hold at least 2 classes, got 1 class: \\[0\\]"),
+    ],
+)
+def test_what_are_no_classes_is_refused_by_name(values, words):
+    with pytest.raises(ValueError, match=words):
+        check_classes(values, len(values), name="within", least=2)
+
+
+def test_a_class_without_weight_does_not_count():
+    with pytest.raises(ValueError, match="y must hold at least 2 classes, got 1 class: \\['b'\\]"):
+        check_classes(["a", "b"], 2, name="y", least=2, weight=np.array([0, 1]))
+    assert check_classes(["a", "b"] * 10, 20, name="y", least=2, weight=np.ones(20)).tolist() == ["a", "b"] * 10
