@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from captum_region.datasets.decoding import height_width, rgb_pixels, write_header
+from captum_region.datasets.decoding import decode_content, height_width, rgb_pixels, write_header
 from captum_region.datasets.images import AttributeImages
 from captum_region.files import replacing
 from captum_region.plotting import image_array
@@ -46,9 +47,11 @@ def from_dataset(
     ----------
     dataset : torch Dataset or DataLoader, Hugging Face dataset, or sequence
         Its items are (image, label), the label a number, text or a vector of them, or mappings of names to an image
-        and labels. An image is a PIL image, or a tensor or array with 1 or 3 channels, uint8 or float in [0, 1]: leave
-        a transform that normalises out. A DataLoader gives its items in its order, so do not shuffle where that
-        matters; its workers decode in parallel. A data set without a length is read until it ends.
+        and labels. An image is a PIL image, a tensor or array with 1 or 3 channels, uint8 or float in [0, 1] (leave a
+        transform that normalises out), or as Hugging Face keeps it, a mapping of ``bytes`` or else ``path`` to a file
+        of an image that `captum_region.datasets.decoding.decode_images` reads. A DataLoader gives its items in its
+        order, so do not shuffle where that matters; its workers decode in parallel. A data set without a length is
+        read until it ends.
     size : int or (height, width), optional
         The size to resize to, with antialiasing; by default the images' own, which must then be the same for all.
     image_column : str, default="image"
@@ -210,11 +213,21 @@ def _plain(value: Any) -> Any:
 
 
 def _pixels(image: Any, shape: tuple[int, int] | None, what: str) -> NDArray[np.uint8]:
+    if isinstance(image, Mapping) and (image.get("bytes") or image.get("path")):
+        content = image["bytes"] if image.get("bytes") else Path(image["path"]).read_bytes()
+        try:
+            return decode_content(content, shape)
+        except ValueError as error:
+            raise ValueError(f"{what}: {error}") from error
     if isinstance(image, Tensor | np.ndarray):
         array = image_array(image, what)
         image = Image.fromarray(array if array.dtype == np.uint8 else np.rint(255 * array).astype(np.uint8))
     if not isinstance(image, Image.Image):
-        raise TypeError(f"{what} must be a PIL image, a tensor or an array, got {type(image).__name__}")
+        raise TypeError(
+            f"{what} must be a PIL image, a tensor, an array or a mapping of bytes or path, got {type(image).__name__}"
+        )
+    if image.format == "EPS":  # opened but not yet run by Ghostscript
+        raise ValueError(f"{what}: not an image of a supported format")
     return rgb_pixels(image, shape)
 
 

@@ -8,8 +8,9 @@ import json
 import operator
 import os
 import stat
+import time
 import warnings
-from contextlib import closing
+from contextlib import closing, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
@@ -19,7 +20,8 @@ import pandas as pd
 from joblib import Parallel, delayed, effective_n_jobs
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from captum_region.files import replacing
+from captum_region.array_files import open_array
+from captum_region.files import PARTIAL, replacing
 from captum_region.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -28,8 +30,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Part of the cache key: to be raised whenever the pixels made from a file change.
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000")
 _MISSING = "there is no such file"
+# In seconds: whoever writes an entry writes far more often than this.
+_STALE = 3600
 # Threads that take single small images wait for the interpreter lock; a block at a time they wait less.
 _BLOCK = 16
 _BLOCKS_A_WAVE = 4
@@ -60,7 +65,8 @@ def decode_images(
 
     The EXIF orientation is applied, the whole image is resized to `size` with antialiasing (nothing is cropped, so
     the aspect ratio may change). Transparent images are laid on black; 16-bit grey is scaled to 8 bits; of an animated
-    image the first frame is taken.
+    image the first frame is taken. The formats are JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF and JPEG 2000, as far as this
+    Pillow is built with them.
 
     Parameters
     ----------
@@ -76,8 +82,8 @@ def decode_images(
         ``XDG_CACHE_HOME``, else ``~/.cache/captum_region``. An entry is found again by the names, byte counts and
         modification times of the files and by `size`: a changed or added file makes a new entry.
     on_error : {"raise", "skip"}
-        What to do with an image that is missing or damaged. Damaged is what Pillow cannot decode to the end, as a
-        truncated JPEG, and what it holds for a decompression bomb.
+        What to do with an image that is missing or damaged. Damaged is what is of another format, what Pillow cannot
+        decode to the end, as a truncated JPEG, and what it holds for a decompression bomb.
     n_jobs : int, optional
         Number of threads; -1 and None mean all processors.
     show_progress : bool
@@ -107,15 +113,17 @@ def decode_images(
     paths = [os.path.join(folder, name) for name in names]
     stamps = [_stamp(path) for path in paths]
     if on_error == "raise":
-        _refuse(FileNotFoundError, paths, {at: _MISSING for at, stamp in enumerate(stamps) if stamp is None})
+        missing = {at: _MISSING for at, stamp in enumerate(stamps) if stamp is None}
+        _refuse(FileNotFoundError, paths, missing, are_all=len(missing) == len(paths))
     entry = cache_folder(cache) / _digest(names, stamps, shape)
+    _clear_partials(entry.parent)
     try:
         images, reasons = _open_entry(entry, len(names), shape)
     except (FileNotFoundError, ValueError, RecursionError):  # the last of JSON that is nested without end
         _write_entry(entry, paths, stamps, shape, on_error, n_jobs, show_progress)
         images, reasons = _open_entry(entry, len(names), shape)
     if on_error == "raise":
-        _refuse(ValueError, paths, reasons)
+        _refuse(ValueError, paths, reasons, are_all=False)
     skipped = pd.DataFrame({"image": [names[at] for at in reasons], "reason": list(reasons.values())}, dtype=object)
     return DecodedImages(images, np.delete(np.arange(len(names)), list(reasons)), skipped)
 
@@ -165,16 +173,26 @@ def _digest(names: Sequence[str], stamps: Sequence[tuple[int, int] | None], shap
     return digest.hexdigest()[:32]
 
 
-def _refuse(error: type[Exception], paths: Sequence[str], reasons: dict[int, str]) -> None:
-    """Raise `error` about the first of the images that have a reason to be left out."""
+def _refuse(error: type[Exception], paths: Sequence[str], reasons: dict[int, str], *, are_all: bool) -> None:
+    """Raise `error` about the first of the images that have a reason to be left out; `are_all` if no other is left."""
     for at, reason in reasons.items():
+        if are_all:
+            raise error(f"none of {len(paths)} images can be read, the first is {_shown(paths[at])}: {reason}")
         others = f" ({len(reasons) - 1} more like it)" if len(reasons) > 1 else ""
-        raise error(f"{_shown(paths[at])}: {reason}{others}; on_error='skip', --skip-damaged, leaves such images out")
+        raise error(f"{_shown(paths[at])}: {reason}{others}; on_error='skip' leaves such images out")
 
 
 def _shown(path: str) -> str:
     """Return a path as an error tells it; a name may be a whole file that took a wrong turn."""
     return path if len(path) <= 500 else f"{path[:500]}... ({len(path):,} characters)"
+
+
+def _clear_partials(folder: Path) -> None:
+    """Remove what writers that were killed have left in the cache."""
+    for left in folder.glob(f"{PARTIAL}*"):
+        with suppress(OSError):  # another process was faster, or it is another user's
+            if time.time() - left.stat().st_mtime > _STALE:
+                left.unlink()
 
 
 def _open_entry(
@@ -185,10 +203,7 @@ def _open_entry(
     if not isinstance(listed, dict) or not all(0 <= int(at) < count for at in listed):
         raise ValueError(f"{entry}.json does not hold what it should")
     reasons = {int(at): str(reason) for at, reason in listed.items()}
-    images = np.lib.format.open_memmap(entry.with_suffix(".npy"), mode="r")
-    if images.dtype != np.uint8 or images.shape != (count - len(reasons), 3, *shape):
-        raise ValueError(f"{entry}.npy does not hold what it should")
-    return images, reasons
+    return open_array(entry.with_suffix(".npy"), (count - len(reasons), 3, *shape), np.uint8), reasons
 
 
 def _write_entry(
@@ -215,14 +230,13 @@ def _write_entry(
                     # Written, not assigned to a memmap, so that a full disk is an OSError and no SIGBUS.
                     file.write(pixels.data)
                 elif on_error == "raise":
-                    _refuse(ValueError, paths, {at: pixels})
+                    others = _decode_all([paths[other] for other in present if other != at], shape, n_jobs)
+                    with closing(others):
+                        _refuse(ValueError, paths, {at: pixels}, are_all=all(isinstance(one, str) for one in others))
                 else:
                     reasons[at] = pixels
         if len(reasons) == len(paths):
-            first = min(reasons)
-            raise ValueError(
-                f"none of {len(paths)} images can be read, the first is {_shown(paths[first])}: {reasons[first]}"
-            )
+            _refuse(ValueError, paths, dict(sorted(reasons.items())), are_all=True)
         file.seek(0)
         write_header(file, len(paths) - len(reasons), shape)
         if file.tell() != start:
@@ -265,19 +279,30 @@ def _decode(path: str, shape: tuple[int, int]) -> NDArray[np.uint8] | str:
     """Return an image's pixels, channels first, or why the file is damaged."""
     # Read here, so that what the system refuses is not taken for damage.
     content = Path(path).read_bytes()
-    if not content:
-        return "the file is empty"
     try:
-        with Image.open(BytesIO(content)) as image:
-            # A JPEG can be decoded at 1/2, 1/4 or 1/8; square, as it may have to be turned.
-            image.draft(None, (max(shape), max(shape)))
+        return decode_content(content, shape)
+    except ValueError as error:
+        return str(error)
+
+
+def decode_content(content: bytes, shape: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Return the pixels of a file's content, as `rgb_pixels` does; ValueError says why there are none."""
+    if not content:
+        raise ValueError("the file is empty")
+    Image.init()  # or what is in Image.OPEN would depend on what was opened before
+    try:
+        # Pillow goes by the content, not by the suffix, and would hand PostScript to Ghostscript, which runs it.
+        with Image.open(BytesIO(content), formats=[name for name in _FORMATS if name in Image.OPEN]) as image:
+            if shape is not None:
+                # A JPEG can be decoded at 1/2, 1/4 or 1/8; square, as it may have to be turned.
+                image.draft(None, (max(shape), max(shape)))
             return rgb_pixels(image, shape)
     except MemoryError:
         raise
-    except UnidentifiedImageError:
-        return "the file is no image that Pillow knows"
+    except UnidentifiedImageError as error:
+        raise ValueError("not an image of a supported format") from error
     except Exception as error:  # Pillow's decoders fail on damaged files with nearly any exception.
-        return f"the image is damaged: {error or type(error).__name__}"
+        raise ValueError(f"the image is damaged: {error or type(error).__name__}") from error
 
 
 def rgb_pixels(image: Image.Image, shape: tuple[int, int] | None = None) -> NDArray[np.uint8]:

@@ -197,6 +197,29 @@ class TestHuggingFace:
         with pytest.raises(ValueError, match="'label' is missing for 1 of 6 images"):
             read.labels("label")
 
+    def test_images_that_are_not_decoded(self, dataset, folder):
+        kept_as_bytes = dataset.cast_column("image", datasets.Image(decode=False))
+        assert isinstance(kept_as_bytes[0]["image"]["bytes"], bytes)
+        read = from_dataset(kept_as_bytes)
+        np.testing.assert_array_equal(read.images, IMAGES)
+        assert read.attributes["age"].tolist() == list(range(6))
+        paths = [str(path) for path in sorted(folder.glob("*/*.png"), key=lambda path: path.stem)]
+        kept_as_paths = datasets.Dataset.from_dict({"image": paths}).cast_column("image", datasets.Image(decode=False))
+        assert kept_as_paths[0]["image"] == {"bytes": None, "path": paths[0]}
+        np.testing.assert_array_equal(from_dataset(kept_as_paths).images, IMAGES)
+
+    @pytest.mark.parametrize(
+        ("image", "error", "words"),
+        [
+            ({"bytes": b"no image", "path": "a.png"}, ValueError, "item 0's image: not an image of a supported format"),
+            ({"bytes": None, "path": "nowhere.png"}, FileNotFoundError, r"(?s)nowhere\.png.*while reading item 0"),
+            ({"bytes": None, "path": None}, TypeError, "item 0's image must be .* or a mapping of bytes or path"),
+        ],
+    )
+    def test_what_is_not_decoded_and_no_image(self, image, error, words):
+        with pytest.raises(error, match=words):
+            from_dataset([{"image": image}])
+
     def test_splits_and_columns_that_do_not_fit_are_named(self, dataset):
         with pytest.raises(ValueError, match=r"dataset must be one split, such as dataset\['train'\]"):
             from_dataset(datasets.DatasetDict({"train": dataset}))
@@ -227,6 +250,12 @@ def test_the_item_that_cannot_be_read_is_told_by_its_number(tmp_path):
     for image in (Image.new("F", (8, 8)), Image.fromarray(np.full((8, 8), 10**6, np.int32))):
         with pytest.raises(ValueError, match=r"(?s)no known range.*while reading item 0"):
             from_dataset([(image, 1)])
+    (tmp_path / "b.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
+    with (
+        Image.open(tmp_path / "b.png") as program,
+        pytest.raises(ValueError, match=r"item 0's image: not an image of a supported format"),
+    ):
+        from_dataset([(program, 1)])
     with pytest.raises(OSError, match=r"(?s)the disk is gone.*while reading item 2 of dataset"):
         from_dataset(Unreadable())
 

@@ -512,7 +512,7 @@ class TestTable:
         draw(tmp_path / "outside.png", 40)
         (tmp_path / "secret.txt").write_text("the password is 1234")
         (root / "labels.csv").write_text("image,smile\n../outside.png,1\n../secret.txt,0\n")
-        with pytest.raises(ValueError, match=r"secret\.txt: the file is no image") as raised:
+        with pytest.raises(ValueError, match=r"secret\.txt: not an image") as raised:
             load_table(root / "labels.csv")
         assert "1234" not in str(raised.value)
         faces = load_table(root / "labels.csv", on_error="skip")
