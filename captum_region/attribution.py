@@ -12,17 +12,19 @@ from captum.log import log_usage
 from torch import Tensor
 
 from captum_region.batches import batches, check_images
-from captum_region.classifiers import forward_regions
+from captum_region.classifiers import RegionClassifier, forward_regions
 from captum_region.confidence import Confidence, resolve_confidence
 from captum_region.grid import RegionGrid
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from captum_region.batches import ImageSource
-    from captum_region.classifiers import RegionClassifier
+    from captum_region.batches import ImageData, ImageSource
 
 Target = int | list[int] | Tensor | None
+
+# How far floats may leave [0, 1]: ten standard deviations of NoiseTunnel's noise, which has 1 by default.
+_NOISE = 10
 
 
 class TargetError(ValueError, AssertionError):
@@ -146,7 +148,7 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         Parameters
         ----------
         inputs : Tensor, shape (N, C, height, width), or a 1-tuple of it
-            uint8, or float in [0, 1].
+            uint8, or float in [0, 1]. Floats may leave it by up to 10, as the noise of Captum's NoiseTunnel makes them.
         target : int, list, Tensor or None, default=None
             None gives the confidence, in [0, 1]; a class, or one for each image, gives its evidence, see
             `class_evidence`.
@@ -168,8 +170,9 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         TypeError
             If the inputs are no tensor, or neither uint8 nor float, or the target no integer.
         ValueError
-            If the inputs are of another size than the grid's, or, as `TargetError`, more than one tensor or the target
-            does not fit.
+            If the inputs are of another size than the grid's or other channels than the classifier's, hold NaN or
+            values of another scale such as 0 to 255, or, as `TargetError`, more than one tensor or the target does not
+            fit.
         """
         is_tuple = isinstance(inputs, tuple)
         if is_tuple and len(inputs) != 1:
@@ -177,9 +180,7 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         images = inputs[0] if isinstance(inputs, tuple) else inputs
         if not isinstance(images, Tensor):
             raise TypeError(f"inputs must be a tensor of images, got {type(images).__name__}")
-        # Floats may leave [0, 1]: NoiseTunnel's do.
-        if not (images.is_floating_point() or images.dtype == torch.uint8):
-            raise TypeError(f"inputs must be uint8 or float in [0, 1], got {images.dtype}")
+        self._checked(images, name="inputs", beyond=_NOISE)
         regions = self._region_map(images, target, perturbations_per_eval, show_progress)
         pixels = self.grid.to_pixels(regions, sigma=self.sigma)
         dtype = images.dtype if images.is_floating_point() else torch.float32
@@ -215,7 +216,7 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         Tensor, shape (N, rows, cols)
             float32, on the images' device (the CPU for an array).
         """
-        images = check_images(images, image_size=self.grid.image_size)
+        images = self._checked(images)
         maps = torch.empty(len(images), *self.grid.shape, device=images.device if isinstance(images, Tensor) else None)
         # Of all images, not of each batch: with as many classes as a batch has images, each would take them all.
         classes = None if target is None else _class_numbers(target, len(images)).expand(len(images))
@@ -240,7 +241,7 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
 
         Parameters are as in `region_map`, but `target` is one class for all; no more than a batch is held in memory.
         """
-        images = check_images(images, image_size=self.grid.image_size)
+        images = self._checked(images)
         if not len(images):
             raise ValueError("images must hold at least one image for a mean, got none")
         if target is not None and len(torch.as_tensor(target).flatten()) != 1:
@@ -256,6 +257,11 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         """Return the mean pixel map of all images, height x width; parameters as in `mean_map`."""
         regions = self.mean_map(images, target, batch_size=batch_size, show_progress=show_progress)
         return self.grid.to_pixels(regions, sigma=self.sigma)
+
+    def _checked(self, images: Any, **options: Any) -> ImageData:
+        classifier = self.forward_func
+        channels = classifier.in_channels if isinstance(classifier, RegionClassifier) else None
+        return check_images(images, image_size=self.grid.image_size, channels=channels, **options)
 
     def _region_map(
         self, images: Tensor, target: Target, regions_per_pass: int = 256, show_progress: bool = False

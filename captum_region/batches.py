@@ -24,15 +24,36 @@ if TYPE_CHECKING:
     ImageSource = ImageData | AttributeImages | Any
 
 
-def check_images(images: Any, *, name: str = "images", image_size: tuple[int, int] | None = None) -> ImageData:
+def check_images(
+    images: Any,
+    *,
+    name: str = "images",
+    image_size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    beyond: float = 0.0,
+) -> ImageData:
     """Return `images` as an array or tensor of N x C x H x W, uint8 or float in [0, 1].
 
-    They may be that, `AttributeImages`, or a data set, which `from_dataset` then reads, resized to `image_size`.
+    They may be that, `AttributeImages`, or a data set, which `from_dataset` then reads, resized to `image_size`. Of
+    what is not of `image_size`, or where none is given, at most 4 columns of more than 4 rows and "channels" are taken
+    for channels that come last, and refused.
+
+    Parameters
+    ----------
+    images : images
+    name : str
+        What messages call them.
+    image_size : (int, int), optional
+        Height and width that they must have.
+    channels : int, optional
+        How many channels the classifier that is to see them has.
+    beyond : float, default=0
+        How far floats may leave [0, 1].
 
     Raises
     ------
     TypeError, ValueError
-        If they have another type, shape or size, or float images leave [0, 1] or hold NaN.
+        If they have another type, shape, size or number of channels, or float images leave [0, 1] or hold NaN.
     """
     if is_dataset(images):
         images = from_dataset(images, size=image_size)
@@ -43,19 +64,24 @@ def check_images(images: Any, *, name: str = "images", image_size: tuple[int, in
     floating = images.is_floating_point() if isinstance(images, Tensor) else images.dtype.kind == "f"
     if not floating and images.dtype not in (torch.uint8, np.dtype(np.uint8)):
         raise TypeError(f"{name} must be uint8 or float in [0, 1], got {images.dtype}")
-    if images.ndim != 4:
-        raise ValueError(f"{name} must have shape (N, channels, height, width), got {tuple(images.shape)}")
-    if images.shape[3] == 3 and min(images.shape[1:3]) > 4:  # RGB last, as many libraries have it
-        raise ValueError(
-            f"{name} must have shape (N, channels, height, width), channels first, got {tuple(images.shape)}"
-        )
-    if image_size is not None and tuple(images.shape[2:]) != image_size:
-        raise ValueError(f"{name} must be {image_size[0]} x {image_size[1]} pixels, got {tuple(images.shape[2:])}")
-    if floating and len(images):
-        low, high = float(images.min()), float(images.max())
-        if not (low >= 0 and high <= 1):  # also when NaN
-            raise ValueError(f"{name} of float type must lie in [0, 1], got {low} to {high}")
+    shape = tuple(images.shape)
+    if len(shape) != 4:
+        raise ValueError(f"{name} must have shape (N, channels, height, width), got {shape}")
+    if shape[2:] != image_size:
+        if shape[3] <= 4 < min(shape[1:3]):
+            raise ValueError(f"{name} must have shape (N, channels, height, width), channels first, got {shape}")
+        if image_size is not None:
+            raise ValueError(f"{name} must be {image_size[0]} x {image_size[1]} pixels, got {shape[2:]}")
+    if channels is not None and shape[1] != channels:
+        raise ValueError(f"{name} must have {channels} channels, as the classifier has; got {shape[1]}")
     checked: ImageData = images
+    if floating and all(shape):
+        ends = [torch.stack(batch.detach().aminmax()) for batch in batches(checked, 256)]
+        lows, highs = torch.stack(ends).T
+        low, high = float(lows.min()), float(highs.max())
+        if not (low >= -beyond and high <= 1 + beyond):  # also when NaN
+            within = "in [0, 1]" if not beyond else f"within {beyond:g} of [0, 1]"
+            raise ValueError(f"{name} of float type must lie {within}, got {low} to {high}")
     return checked
 
 

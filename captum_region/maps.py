@@ -167,9 +167,10 @@ class RegionMaps:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        images = check_images(images, image_size=self.grid.image_size)
+        classifier = _classifier_of(attribution)
+        images = check_images(images, image_size=self.grid.image_size, channels=classifier.in_channels)
         found = {
-            "classifier": classifier_digest(_classifier_of(attribution)),
+            "classifier": classifier_digest(classifier),
             "data": fingerprint(images),
             "confidence": _name(attribution.confidence),
         }
@@ -254,7 +255,7 @@ def attribute_dataset(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     skipped = images.skipped.to_dict("records") if isinstance(images, AttributeImages) else []
-    images = check_images(images, image_size=attribution.grid.image_size)
+    images = check_images(images, image_size=attribution.grid.image_size, channels=classifier.in_channels)
     grid = attribution.grid
     mixed_precision = check_mixed_precision(mixed_precision, accelerator)
     if accelerator is not None:

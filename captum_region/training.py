@@ -182,12 +182,11 @@ def fit_region_classifier(
     """
     if not isinstance(classifier, RegionClassifier):
         raise TypeError(f"classifier must be a RegionClassifier, got {type(classifier).__name__}")
-    size = classifier.grid.image_size
-    images, labels, within = _with_labels(images, labels, within, name="images", image_size=size)
+    images, labels, within = _with_labels(classifier, images, labels, within, name="images")
     names, target = _encode(classifier, labels, len(images))
     probability = _draw_probability(labels, within, sample_weight, len(images))
     if validation is not None:
-        valid_images, valid_target = _check_validation(validation, names=names, image_size=size)
+        valid_images, valid_target = _check_validation(classifier, validation, names)
     recipe = _with_overrides(classifier.recipe, batch_size, positions_per_image, lr, weight_decay)
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
@@ -363,16 +362,17 @@ class _State:
 
 
 def _with_labels(
+    classifier: RegionClassifier,
     images: ImageSource,
     labels: ArrayLike | None,
     within: ArrayLike | None,
     *,
     name: str,
-    image_size: tuple[int, int],
 ) -> tuple[ImageData, Any, Any]:
     """Return the images, and the labels that are with them where these are given by name or left out."""
+    size = classifier.grid.image_size
     if is_dataset(images):
-        images = from_dataset(images, size=image_size)
+        images = from_dataset(images, size=size)
     if isinstance(images, AttributeImages):
         if labels is None and images.attributes.shape[1] != 1:
             raise ValueError(f"labels must name one of the attributes of {name}, {[*images.attributes]}, got None")
@@ -380,7 +380,7 @@ def _with_labels(
         labels, within = (images.labels(value) if isinstance(value, str) else value for value in (labels, within))
     elif labels is None:
         raise ValueError(f"labels must be given, for {name} have none with them; got None")
-    return check_images(images, name=name, image_size=image_size), labels, within
+    return check_images(images, name=name, image_size=size, channels=classifier.in_channels), labels, within
 
 
 def _encode(classifier: RegionClassifier, labels: ArrayLike, count: int) -> tuple[NDArray[Any], Tensor]:
@@ -398,13 +398,13 @@ def _encode(classifier: RegionClassifier, labels: ArrayLike, count: int) -> tupl
 
 
 def _check_validation(
-    validation: tuple[ImageSource, ArrayLike | None], *, names: NDArray[Any], image_size: tuple[int, int]
+    classifier: RegionClassifier, validation: tuple[ImageSource, ArrayLike | None], names: NDArray[Any]
 ) -> tuple[ImageData, NDArray[np.intp]]:
     """Return the images and their class numbers."""
     if not isinstance(validation, tuple | list) or len(validation) != 2:
         raise TypeError(f"validation must be (images, labels), got {type(validation).__name__}")
     images, labels = validation
-    images, labels, _ = _with_labels(images, labels, None, name="validation images", image_size=image_size)
+    images, labels, _ = _with_labels(classifier, images, labels, None, name="validation images")
     values = np.asarray(labels)
     unknown = set(values.tolist()) - set(names.tolist())
     if unknown or len(values) != len(images):

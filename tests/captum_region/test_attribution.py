@@ -6,8 +6,16 @@ import torch
 from captum.attr import Attribution, NoiseTunnel
 from captum.attr import visualization as viz
 
-from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid
+from captum_region import (
+    DenseRegionClassifier,
+    MultiScaleRegionAttribution,
+    RegionAttribution,
+    RegionGrid,
+    attribute_dataset,
+    fit_region_classifier,
+)
 from captum_region.attribution import class_evidence
+from captum_region.calibration import fit_temperature, measure_calibration
 from captum_region.confidence import negative_entropy, top_softmax
 
 GRID = RegionGrid((20, 26), 8, 3)
@@ -124,6 +132,44 @@ def test_confidences_that_are_not_of_the_regions_are_told(classifier, images):
             RegionAttribution(classifier, confidence).region_map(images)
 
 
+def test_inputs_of_another_scale_are_refused_and_noise_is_not(classifier, images):
+    attribution = RegionAttribution(classifier)
+    generator = torch.Generator().manual_seed(0)
+    for deviation in (0.1, 0.3, 1):  # NoiseTunnel's is 1 by default
+        attribution.attribute(images + deviation * torch.randn(images.shape, generator=generator))
+    NoiseTunnel(attribution).attribute(images, nt_samples=3)
+    for value in (torch.nan, torch.inf, 255.0, 11.1, -10.1):
+        wrong = images.clone()
+        wrong[-1, -1, -1, -1] = value
+        with pytest.raises(ValueError, match=r"inputs of float type must lie within 10 of \[0, 1\], got"):
+            attribution.attribute(wrong)
+        with pytest.raises(ValueError, match=r"images of float type must lie in \[0, 1\], got"):
+            attribution.region_map(wrong)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_of_other_channels_are_refused_everywhere(channels, classifier, tmp_path):
+    images = torch.rand(4, channels, 20, 26, generator=torch.Generator().manual_seed(0))
+    attribution, labels, right = RegionAttribution(classifier), [0, 1, 2, 0], torch.zeros(4, 3, 20, 26)
+    for use in (
+        attribution.attribute,
+        MultiScaleRegionAttribution([classifier]).attribute,
+        attribution.region_map,
+        attribution.mean_map,
+        attribution.pixel_map,
+        MultiScaleRegionAttribution([classifier]).mean_pixels,
+        lambda images: attribute_dataset(attribution, images, tmp_path / "maps"),
+        lambda images: measure_calibration(classifier, images, labels),
+        lambda images: fit_temperature(classifier, images, labels),
+        lambda images: fit_region_classifier(classifier, images, labels),
+        lambda images: fit_region_classifier(classifier, right, labels, validation=(images, labels)),
+    ):
+        with pytest.raises(ValueError, match=f"must have 3 channels, as the classifier has; got {channels}"):
+            use(images)
+    assert not (tmp_path / "maps").exists()
+    assert not classifier.training
+
+
 def test_tuples_dtypes_and_the_inputs_are_left_alone(classifier, images):
     attribution = RegionAttribution(classifier)
     expected, before = attribution.attribute(images), images.clone()
@@ -136,7 +182,7 @@ def test_tuples_dtypes_and_the_inputs_are_left_alone(classifier, images):
     for wrong in (torch.int32, torch.int64, torch.bool):
         with pytest.raises(TypeError, match=f"inputs must be uint8 or float in .*, got {wrong}"):
             attribution.attribute((images * 255).to(wrong))
-    with pytest.raises(ValueError, match="20, 26"):
+    with pytest.raises(ValueError, match="inputs must be 20 x 26 pixels"):
         attribution.attribute(images[..., :-1])
     for dtype in (torch.float64, torch.float16, torch.bfloat16):
         assert attribution.attribute(images.to(dtype)).dtype == dtype

@@ -6,10 +6,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid
-from captum_region.calibration import Calibration, balanced_subset, fit_temperature, measure_calibration
+from captum_region.calibration import Calibration, balanced_subset, fit_temperature, measure_calibration, of_logits
 from captum_region.classifiers import RegionClassifier
 from captum_region.datasets import AttributeImages
 from captum_region.plotting import plot_reliability
@@ -59,20 +58,36 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize("batch_size", [7, 1000])
-def test_the_error_is_that_of_the_bins_and_of_torchmetrics(batch_size):
+def test_the_error_is_that_of_the_bins(batch_size):
     said, labels = drawn(300, sharpness=2)
     classifier = FromPixels(GRID, 3).eval()
     found = measure_calibration(classifier, images_saying(said), labels, bins=20, batch_size=batch_size)
-    full = found.bins[found.bins["patches"] > 0]
-    of_bins = ((full["confidence"] - full["accuracy"]).abs() * full["patches"]).sum() / full["patches"].sum()
-    assert found.error == pytest.approx(of_bins, rel=1e-9)
-    flat = torch.from_numpy(said.transpose(0, 2, 3, 1).reshape(-1, 3).copy())
-    repeated = torch.from_numpy(labels.repeat(9))
-    reference = multiclass_calibration_error(flat, repeated, num_classes=3, n_bins=20)
-    assert found.error == pytest.approx(float(reference), abs=1e-5)
+    # The definition, bin by bin; each image's nine patches say the same.
+    confidence, hit = said[:, :, 0, 0].max(1), said[:, :, 0, 0].argmax(1) == labels
+    error = 0.0
+    for number, row in found.bins.iterrows():
+        inside = (number / 20 <= confidence) & (confidence < (number + 1) / 20)
+        assert row["patches"] == 9 * inside.sum()
+        if inside.any():
+            assert row["confidence"] == pytest.approx(confidence[inside].mean(), rel=1e-6)
+            assert row["accuracy"] == pytest.approx(hit[inside].mean(), rel=1e-6)
+            error += abs(confidence[inside].mean() - hit[inside].mean()) * inside.mean()
+    assert found.error == pytest.approx(error, rel=1e-6)
     assert found.bins["patches"].sum() == 2700
-    assert (full["confidence"] >= full["lower"]).all()
-    assert (full["confidence"] <= full["upper"]).all()
+
+
+def test_a_confidence_of_one_is_in_the_last_bin():
+    # 100 patches say class 0 with 1 (to float32), half of them wrong; 100 more with 0.995, all right.
+    logits = torch.zeros(200, 2, 1, 1)
+    logits[:100, 0], logits[100:, 0] = 20, 5.293305  # log(0.995 / 0.005)
+    labels = torch.tensor([0] * 50 + [1] * 50 + [0] * 100)
+    found = of_logits([(logits[:70], labels[:70]), (logits[70:], labels[70:])], bins=100)
+    assert found.bins["patches"].tolist() == [0] * 99 + [200]
+    assert found.bins["confidence"].iloc[-1] == pytest.approx(0.9975, abs=1e-6)
+    assert found.error == pytest.approx(0.9975 - 0.75, abs=1e-6)
+    assert found.accuracy == pytest.approx((150 / 150 + 0 / 50) / 2)
+    with pytest.raises(ValueError, match="at least one image, got none"):
+        of_logits([])
 
 
 def test_temperature_undoes_what_made_it_overconfident():
