@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from captum._utils.progress import progress
 from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor
@@ -15,6 +14,7 @@ from captum_region.batches import batches, check_images
 from captum_region.classifiers import RegionClassifier, forward_regions
 from captum_region.confidence import Confidence, resolve_confidence
 from captum_region.grid import RegionGrid
+from captum_region.progress import progress_bar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -158,7 +158,7 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
             How many patches go through the classifier at once: memory, not the result. A classifier that does all
             regions in one pass does not use it.
         show_progress : bool, default=False
-            Captum's progress bar over the passes, on stderr.
+            A progress bar over the passes, on stderr.
 
         Returns
         -------
@@ -271,7 +271,7 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
 
         options: dict[str, Any] = {"regions_per_pass": regions_per_pass}
         if show_progress:
-            options["progress"] = partial(progress, desc=f"{self.get_name()} attribution")
+            options["progress"] = partial(progress_bar, desc=f"{self.get_name()} attribution")
         with torch.no_grad():
             moved = images.to(device)
             if hasattr(classifier, "forward_grid"):

@@ -13,12 +13,10 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.optimization import fuse
 from torch.nn import functional as F
 
 from captum_region.grid import RegionGrid
 from captum_region.randomness import RandomState, draw_seed, seeded
-from captum_region.winograd import use_winograd
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -377,29 +375,18 @@ class PatchRegionClassifier(RegionClassifier):
         """Classify every region of whole images; see `RegionClassifier.forward_grid`.
 
         Without gradients, in eval mode and for 1,000 patches or more, a copy of the network does it, with its weights
-        laid out channels last and, for a backbone from torchvision, its batch normalisations folded into the
-        convolutions and, on a processor in float32, its wide convolutions done by `WinogradConv2d`: the same function
-        to rounding (``examples/benchmarks/speed.py`` measures what it gains). Under ``torch.autocast`` it runs in
-        bfloat16: faster where the processor has units for it, exact nowhere.
+        laid out channels last: the same function to rounding, faster on most processors
+        (``examples/benchmarks/speed.py`` measures it). Under ``torch.autocast`` it runs in bfloat16: faster where the
+        processor has units for it, exact nowhere.
         """
         # The copy costs as much as some hundred patches.
         worthwhile = len(images) * self.grid.num_regions >= 1000
         exact = torch.is_grad_enabled() or self.training or not worthwhile
-        fast = self if exact else self._for_inference()
+        fast = self if exact else copy.deepcopy(self).to(memory_format=torch.channels_last)
         if self.device.type == "cpu":
             # What a layer of more pixels gives back has left the processor's cache before the next one reads it.
             regions_per_pass = min(regions_per_pass, max(1, 2**16 // self.grid.patch_size**2))
         return forward_regions(fast, self.grid, images, regions_per_pass=regions_per_pass, progress=progress)
-
-    def _for_inference(self) -> PatchRegionClassifier:
-        fast = copy.deepcopy(self)
-        if self.backbone_name is not None:
-            # Not for a module of the user's: tracing freezes whatever its Python code decides.
-            fast.backbone = fuse(fast.backbone, inplace=True)
-            single = self.device.type == "cpu" and self.mean.dtype == torch.float32
-            if single and not torch.is_autocast_enabled("cpu"):
-                use_winograd(fast.backbone)
-        return fast.to(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """RegionAttribution as a Captum attribution; the whole tour of Captum's consumers is for a module of its own."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from captum.attr import visualization as viz
 from captum_region import (
     DenseRegionClassifier,
     MultiScaleRegionAttribution,
+    PatchRegionClassifier,
     RegionAttribution,
     RegionGrid,
     attribute_dataset,
@@ -101,6 +104,22 @@ def test_a_plain_function_with_a_grid_gives_what_the_classifier_gives(classifier
     assert "100%" in capfd.readouterr().err
     with pytest.raises(TypeError, match="grid"):
         RegionAttribution(lambda patches, region: None)
+
+
+def test_a_named_backbone_in_threads_gives_the_same_maps_and_leaves_other_modules_alone():
+    grid = RegionGrid(33, 2, 1)  # enough regions for the copy that is made for inference
+    attribution = RegionAttribution(PatchRegionClassifier(grid, 2, random_state=0).eval())
+    images = torch.rand(1, 3, 33, 33, generator=torch.Generator().manual_seed(0))
+    expected = attribution.attribute(images)
+    unrelated = torch.nn.Linear(1, 1)
+    with ThreadPoolExecutor(3) as pool:
+        found = [pool.submit(attribution.attribute, images) for _ in range(2)]
+        others = [pool.submit(unrelated, torch.zeros(1))]
+        while not all(job.done() for job in found):
+            others.append(pool.submit(unrelated, torch.zeros(1)))
+            others[-1].result()
+        assert all(torch.equal(job.result(), expected) for job in found)
+    assert all(torch.equal(job.result(), unrelated.bias) for job in others)
 
 
 def test_what_has_a_grid_need_not_be_a_classifier(classifier):
