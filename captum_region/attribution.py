@@ -289,7 +289,7 @@ class MultiScaleRegionAttribution(Attribution):  # type: ignore[misc]
 
     Not in the paper. What shows in texture or colour (hair) is found more sharply with small patches, what shows in a
     shape (the sex) needs large ones; the mean was as good as the better or nearly so on each attribute of the synthetic
-    faces (README, `captum_region.saliency.study`).
+    faces (docs/results/maps.md).
 
     Parameters
     ----------
