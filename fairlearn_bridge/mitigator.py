@@ -74,7 +74,8 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         Spare pixels that tell of the target: its mean map is subtracted with this weight from the confounder's maps,
         see `fairlearn_bridge.noise.protect`, before the most informative pixels are taken. Above 0 it is the map of a
         second region classifier, trained to predict `y` within the confounder's values. It raised the crossed
-        AUC of none of CelebA's four confounders by more than 0.01, and lowered that of smiling (docs/results/mitigation.md).
+        AUC of none of CelebA's four confounders by more than 0.01, and lowered that of smiling
+        (docs/results/mitigation.md).
     target_region_classifier : RegionClassifier, optional
         That one, if there is one already.
     apply_at_predict : bool, default=False
