@@ -16,7 +16,7 @@ from skorch.dataset import ValidSplit
 from torch import nn
 
 from fairlearn_bridge import ImageClassifier, SmallCNN, ThresholdShift
-from fairlearn_bridge.baselines import _WorstGroups
+from fairlearn_bridge.baselines.weighting import _WorstGroups
 from fairlearn_bridge.classifier import _Samples
 
 

@@ -1,0 +1,324 @@
+"""Mitigators that train as usual, then the last layer anew."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from fairlearn.adversarial import AdversarialFairnessClassifier
+from fairlearn.preprocessing import CorrelationRemover
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from captum_region.randomness import RandomState, draw_seed, seeded
+from fairlearn_bridge.baselines.base import Mitigator, cells_of, need_all_cells
+from fairlearn_bridge.validation import check_sensitive
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from captum_region.batches import ImageData
+    from fairlearn_bridge.classifier import ImageClassifier
+
+
+def last_features(classifier: ImageClassifier, X: ImageData) -> NDArray[np.float64]:
+    """Return what goes into the last linear layer of a fitted classifier's module, N x features.
+
+    Raises
+    ------
+    ValueError
+        If the module has no linear layer.
+    """
+    layers = [layer for layer in classifier.module_.modules() if isinstance(layer, nn.Linear)]
+    if not layers:
+        raise ValueError("estimator must have a module with a linear layer, it has none")
+    kept: list[Tensor] = []
+    handle = layers[-1].register_forward_pre_hook(lambda layer, inputs: kept.append(inputs[0].flatten(1).cpu()))
+    try:
+        classifier.predict_proba(X)
+    finally:
+        handle.remove()
+    return torch.cat(kept).double().numpy()
+
+
+class LastLayerRetraining(Mitigator):
+    """Train as usual, then the last layer anew, on as many images of each cell of class and sensitive feature.
+
+    Deep feature reweighting (Kirichenko, Izmailov, Wilson, "Last Layer Re-Training is Sufficient for Robustness to
+    Spurious Correlations", ICLR 2023), on the training images themselves (their DFR-Tr): the mean of several logistic
+    regressions of what goes into the last linear layer, each on its own balanced draw.
+
+    Parameters
+    ----------
+    estimator : ImageClassifier
+        Cloned and trained. Its module has an ``nn.Linear`` as its last.
+    draws : int, default=10
+        Balanced draws.
+    C : float, default=1.0
+        Inverse strength of the regressions' penalty, of standardised features.
+    random_state : int, NumPy generator or None, default=None
+        Decides the draws.
+
+    Attributes
+    ----------
+    heads_ : list of Pipeline
+        The regressions.
+    estimator_ : ImageClassifier
+        The fitted classifier, its own last layer as first trained.
+    """
+
+    def __init__(
+        self, estimator: ImageClassifier, *, draws: int = 10, C: float = 1.0, random_state: RandomState = None
+    ) -> None:
+        self.estimator = estimator
+        self.draws = draws
+        self.C = C
+        self.random_state = random_state
+
+    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> LastLayerRetraining:
+        """Train the classifier, then the heads.
+
+        Raises
+        ------
+        NotApplicableError
+            If a cell is empty.
+        ValueError
+            If `draws` is below 1 or the module has no linear layer.
+        """
+        if self.draws < 1:
+            raise ValueError(f"draws must be at least 1, got {self.draws}")
+        X, cells = cells_of(X, y, sensitive_features)
+        need_all_cells(cells, "no draw can be balanced")
+        generator = np.random.default_rng(draw_seed(self.random_state))
+        labels = cells["y"].to_numpy()
+        self.estimator_ = clone(self.estimator).fit(X, labels)
+        features = last_features(self.estimator_, X)
+        least = int(cells["cell"].value_counts().min())
+        self.heads_ = []
+        for _ in range(self.draws):
+            drawn = np.concatenate(
+                [generator.permutation(members)[:least] for members in cells.groupby("cell").indices.values()]
+            )
+            head = make_pipeline(StandardScaler(), LogisticRegression(C=self.C, max_iter=1000))
+            self.heads_.append(head.fit(features[drawn], labels[drawn]))
+        return self
+
+    def predict_proba(self, X: ImageData) -> NDArray[np.float64]:
+        """Return the heads' mean probability of each class, N x classes."""
+        check_is_fitted(self, "heads_")
+        features = last_features(self.estimator_, X)
+        probability: NDArray[np.float64] = np.mean([head.predict_proba(features) for head in self.heads_], axis=0)
+        return probability
+
+
+class EmbeddingCorrelationRemoval(Mitigator):
+    """Train as usual, then the last layer anew on an embedding that the sensitive feature is not correlated with.
+
+    fairlearn's ``CorrelationRemover`` on what goes into the last linear layer, standardised: each feature less its
+    linear regression on the sensitive feature, value by value. In training data where class and sensitive feature go
+    together this takes from the embedding what the two share, and so some of the class.
+
+    What is taken from an image depends on its own sensitive feature, so prediction wants it too. An image of which it
+    is not known counts as the training images' mean: nothing is taken from it, and what its embedding shows of the
+    sensitive feature reaches the new layer, which has never seen any.
+
+    Parameters
+    ----------
+    estimator : ImageClassifier
+        Cloned and trained. Its module has an ``nn.Linear`` as its last.
+    alpha : float, default=1.0
+        How much of the correlation is taken, in [0, 1].
+    C : float, default=1.0
+        Inverse strength of the new layer's penalty.
+
+    Attributes
+    ----------
+    sensitive_values_ : ndarray
+        The sorted values of the sensitive feature in training.
+    scaler_ : StandardScaler
+    remover_ : CorrelationRemover
+        Of the standardised features, with an indicator of each sensitive value but the first behind them.
+    head_ : LogisticRegression
+        The new last layer.
+    estimator_ : ImageClassifier
+        The fitted classifier, its own last layer as first trained.
+    """
+
+    def __init__(self, estimator: ImageClassifier, *, alpha: float = 1.0, C: float = 1.0) -> None:
+        self.estimator = estimator
+        self.alpha = alpha
+        self.C = C
+
+    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> EmbeddingCorrelationRemoval:
+        """Train the classifier, fit the remover, train the new layer.
+
+        Raises
+        ------
+        ValueError
+            If `alpha` is not in [0, 1] or the module has no linear layer.
+        """
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha must lie in [0, 1], got {self.alpha}")
+        X, cells = cells_of(X, y, sensitive_features)
+        labels, sensitive = cells["y"].to_numpy(), cells["sensitive_features"].to_numpy()
+        self.sensitive_values_ = np.unique(sensitive)
+        self.estimator_ = clone(self.estimator).fit(X, labels)
+        features = last_features(self.estimator_, X)
+        # Scaled before, not after: scaling would blow up the rounding errors that are left of a feature taken whole.
+        self.scaler_ = StandardScaler().fit(features)
+        columns = np.hstack([self.scaler_.transform(features), self._indicators(sensitive)])
+        self.remover_ = CorrelationRemover(
+            sensitive_feature_ids=range(features.shape[1], columns.shape[1]), alpha=self.alpha
+        )
+        self.head_ = LogisticRegression(C=self.C, max_iter=1000).fit(self.remover_.fit_transform(columns), labels)
+        return self
+
+    def _indicators(self, sensitive: NDArray[Any]) -> NDArray[np.float64]:
+        indicators: NDArray[np.float64] = (sensitive[:, None] == self.sensitive_values_[1:]).astype(float)
+        return indicators
+
+    def embed(self, X: ImageData, *, sensitive_features: ArrayLike | None = None) -> NDArray[np.float64]:
+        """Return the embedding without the correlation, N x features, as the new layer gets it.
+
+        Raises
+        ------
+        ValueError
+            If `sensitive_features` has another length than X, or a value that it did not have in `fit`.
+        """
+        check_is_fitted(self, "head_")
+        features = self.scaler_.transform(last_features(self.estimator_, X))
+        if sensitive_features is None:
+            indicators = np.tile(self.remover_.sensitive_mean_, (len(X), 1))
+        else:
+            sensitive = check_sensitive(sensitive_features, len(X))
+            if unknown := set(sensitive.tolist()) - set(self.sensitive_values_.tolist()):
+                known = self.sensitive_values_.tolist()
+                raise ValueError(f"sensitive_features must have the values it had in fit, {known}, got {unknown} too")
+            indicators = self._indicators(sensitive)
+        embedded: NDArray[np.float64] = self.remover_.transform(np.hstack([features, indicators]))
+        return embedded
+
+    def predict_proba(self, X: ImageData, *, sensitive_features: ArrayLike | None = None) -> NDArray[np.float64]:
+        """Return the new layer's probability of each class, N x classes."""
+        embedded = self.embed(X, sensitive_features=sensitive_features)
+        probability: NDArray[np.float64] = self.head_.predict_proba(embedded)
+        return probability
+
+    def predict(self, X: ImageData, *, sensitive_features: ArrayLike | None = None) -> NDArray[Any]:
+        """Return the likeliest label of each image, shape (N,)."""
+        likeliest = self.predict_proba(X, sensitive_features=sensitive_features).argmax(1)
+        predicted: NDArray[Any] = self.classes_[likeliest]
+        return predicted
+
+
+class AdversarialLastLayer(Mitigator):
+    """Train as usual, then the last layer anew against an adversary that reads the sensitive feature off its output.
+
+    Zhang, Lemoine, Mitchell, "Mitigating Unwanted Biases with Adversarial Learning", AIES 2018, by fairlearn's
+    ``AdversarialFairnessClassifier`` on what goes into the last linear layer, standardised; both the new layer and the
+    adversary are linear.
+
+    Parameters
+    ----------
+    estimator : ImageClassifier
+        Cloned and trained. Its module has an ``nn.Linear`` as its last.
+    constraints : {"equalized_odds", "demographic_parity"}, default="equalized_odds"
+        Whether the adversary is told the class, and so finds only what the output says of the sensitive feature
+        within a class. Where class and sensitive feature go together, demographic parity forbids to tell the class.
+    alpha : float, default=1.0
+        How much the adversary's loss counts.
+    epochs, batch_size, lr : int, int, float, default=50, 128 and 1e-3
+        Of the training of the new layer and the adversary, both by Adam. The adversary's rate is ten times `lr`: at the
+        same rate, fairlearn's default, the layer outran it on the synthetic faces and learnt to predict the opposite.
+    random_state : int, NumPy generator or None, default=None
+        Decides the order of the images in this training; initial weights are the same in all, fairlearn's.
+
+    Attributes
+    ----------
+    scaler_ : StandardScaler
+    head_ : nn.Linear
+        The new last layer; with two classes it has one output, the logit of the second.
+    estimator_ : ImageClassifier
+        The fitted classifier, its own last layer as first trained.
+    """
+
+    def __init__(
+        self,
+        estimator: ImageClassifier,
+        *,
+        constraints: str = "equalized_odds",
+        alpha: float = 1.0,
+        epochs: int = 50,
+        batch_size: int = 128,
+        lr: float = 1e-3,
+        random_state: RandomState = None,
+    ) -> None:
+        self.estimator = estimator
+        self.constraints = constraints
+        self.alpha = alpha
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.random_state = random_state
+
+    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> AdversarialLastLayer:
+        """Train the classifier, then the new layer against the adversary.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range or the module has no linear layer.
+        """
+        if self.constraints not in ("equalized_odds", "demographic_parity"):
+            raise ValueError(f"constraints must be 'equalized_odds' or 'demographic_parity', got {self.constraints!r}")
+        if not (self.alpha >= 0 and self.lr > 0 and self.epochs >= 1 and self.batch_size >= 1):
+            raise ValueError(
+                "alpha must be at least 0, lr above 0, epochs and batch_size at least 1, got "
+                f"{self.alpha}, {self.lr}, {self.epochs} and {self.batch_size}"
+            )
+        X, cells = cells_of(X, y, sensitive_features)
+        seed = draw_seed(self.random_state)
+        self.estimator_ = clone(self.estimator).fit(X, cells["y"].to_numpy())
+        features = last_features(self.estimator_, X)
+        self.scaler_ = StandardScaler().fit(features)
+        # fairlearn 0.15 rounds the seed that it draws to 0: its shuffling differs only from rows in another order.
+        order = np.random.default_rng(seed).permutation(len(features))
+        game = AdversarialFairnessClassifier(
+            backend="torch",
+            predictor_model=[],
+            adversary_model=[],
+            constraints=self.constraints,
+            alpha=self.alpha,
+            learning_rate=self.lr,
+            adversary_optimizer=lambda adversary: torch.optim.Adam(adversary.parameters(), lr=10 * self.lr),
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            shuffle=True,
+            random_state=seed,
+        )
+        with seeded(seed):  # fairlearn seeds the global generator, and leaves it so
+            game.fit(
+                self.scaler_.transform(features)[order],
+                pd.factorize(cells["y"], sort=True)[0][order],
+                sensitive_features=pd.factorize(cells["sensitive_features"], sort=True)[0][order],
+            )
+        # Its layer alone: the rest cannot be pickled.
+        self.head_ = game.backendEngine_.predictor_model.layers_[0].double()
+        return self
+
+    def predict_proba(self, X: ImageData) -> NDArray[np.float64]:
+        """Return the new layer's probability of each class, N x classes."""
+        check_is_fitted(self, "head_")
+        features = torch.from_numpy(self.scaler_.transform(last_features(self.estimator_, X)))
+        with torch.no_grad():
+            logits = self.head_(features)
+        if len(self.classes_) == 2:
+            logits = torch.cat([torch.zeros_like(logits), logits], 1)
+        probability: NDArray[np.float64] = logits.softmax(1).numpy()
+        return probability

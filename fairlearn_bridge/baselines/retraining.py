@@ -1,0 +1,144 @@
+"""Mitigators that train a second time: on more of what was got wrong, without what was looked at."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from captum.attr import LayerAttribution, LayerGradCam
+from sklearn.base import clone
+from torch import Tensor, nn
+
+from captum_region.batches import batches, check_images
+from captum_region.labels import check_classes
+from fairlearn_bridge.baselines.base import Mitigator
+from fairlearn_bridge.validation import from_names
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from captum_region.batches import ImageData
+    from fairlearn_bridge.classifier import ImageClassifier
+
+
+class JTT(Mitigator):
+    """Just train twice: train shortly, then again with those weighed more that were got wrong.
+
+    Liu et al., "Just Train Twice: Improving Group Robustness without Training Group Information", ICML 2021. It needs
+    no sensitive feature, but what it upweighs are mistakes on the training images: where the first training makes
+    none, it is the estimator itself.
+
+    Parameters
+    ----------
+    estimator : ImageClassifier
+        Cloned and trained, twice.
+    first_epochs : int, default=2
+        Epochs of the first training.
+    upweight : float, default=20
+        The weight of what it gets wrong.
+
+    Attributes
+    ----------
+    is_wrong_ : ndarray of bool, shape (N,)
+    estimator_ : ImageClassifier
+        The classifier of the second training.
+    """
+
+    def __init__(self, estimator: ImageClassifier, *, first_epochs: int = 2, upweight: float = 20) -> None:
+        self.estimator = estimator
+        self.first_epochs = first_epochs
+        self.upweight = upweight
+
+    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike | None = None) -> JTT:
+        """Train twice; the sensitive features are not used.
+
+        Raises
+        ------
+        ValueError
+            If `first_epochs` is below 1 or `upweight` not above 0.
+        """
+        if self.first_epochs < 1 or not self.upweight > 0:
+            raise ValueError(
+                f"first_epochs must be at least 1 and upweight above 0, got {self.first_epochs} and {self.upweight}"
+            )
+        X, y = from_names(X, y)
+        labels = check_classes(y, len(X), name="y", least=2)
+        first = clone(self.estimator).set_params(max_epochs=self.first_epochs).fit(X, labels)
+        self.is_wrong_: NDArray[np.bool_] = first.predict(X) != labels
+        weight = np.where(self.is_wrong_, self.upweight, 1.0)
+        self.estimator_ = clone(self.estimator).fit(X, labels, sample_weight=weight)
+        return self
+
+
+class MaskTune(Mitigator):
+    """Train, hide what the classifier looks at most, and train on a little: it must find something else.
+
+    Taghanaki et al., "MaskTune: Mitigating Spurious Correlations by Forcing to Explore", NeurIPS 2022. What it looks at
+    is Captum's LayerGradCam of the last convolution, where it lies two standard deviations above the image's mean. It
+    needs no sensitive feature, and hides the target's own region as gladly as the confounder's.
+
+    Parameters
+    ----------
+    estimator : ImageClassifier
+        Cloned and trained. Its module has an ``nn.Conv2d``.
+    tune_epochs : int, default=1
+        Epochs on the masked images.
+    tune_lr : float, optional
+        Their learning rate; by default a tenth of the estimator's.
+
+    Attributes
+    ----------
+    masks_ : ndarray of bool, shape (N, height, width)
+        What was hidden: those pixels were 0 in the second training.
+    estimator_ : ImageClassifier
+        The fitted classifier.
+    """
+
+    def __init__(self, estimator: ImageClassifier, *, tune_epochs: int = 1, tune_lr: float | None = None) -> None:
+        self.estimator = estimator
+        self.tune_epochs = tune_epochs
+        self.tune_lr = tune_lr
+
+    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike | None = None) -> MaskTune:
+        """Train, mask, train on; the sensitive features are not used.
+
+        Raises
+        ------
+        ValueError
+            If `tune_epochs` is below 1 or the module has no convolution.
+        """
+        if self.tune_epochs < 1:
+            raise ValueError(f"tune_epochs must be at least 1, got {self.tune_epochs}")
+        X, y = from_names(X, y)
+        X = check_images(X, name="X")
+        labels = check_classes(y, len(X), name="y", least=2)
+        self.estimator_ = clone(self.estimator).fit(X, labels)
+        self.masks_ = self._masks(X, labels)
+        lr = self.estimator.lr / 10 if self.tune_lr is None else self.tune_lr
+        hide = partial(_hide, torch.from_numpy(self.masks_))
+        tuned = {"warm_start": True, "max_epochs": self.tune_epochs, "lr": lr, "batch_transform": hide}
+        self.estimator_.set_params(**tuned).fit(X, labels)
+        return self
+
+    def _masks(self, X: ImageData, labels: NDArray[Any]) -> NDArray[np.bool_]:
+        fitted = self.estimator_
+        layers = [layer for layer in fitted.module_.modules() if isinstance(layer, nn.Conv2d)]
+        if not layers:
+            raise ValueError("estimator must have a module with a convolution, it has none")
+        target = torch.from_numpy(np.searchsorted(fitted.classes_, labels))
+        fitted.module_.eval()
+        grad_cam = LayerGradCam(fitted.infer, layers[-1])
+        masks = []
+        for batch, its in zip(batches(X, 64), target.split(64), strict=True):
+            images = fitted._images(batch)
+            coarse = grad_cam.attribute(images, its.to(images.device), relu_attributions=True)
+            maps = LayerAttribution.interpolate(coarse, tuple(X.shape[2:]), interpolate_mode="bilinear")[:, 0].detach()
+            mean, std = (getattr(maps.flatten(1), name)(1)[:, None, None] for name in ("mean", "std"))
+            masks.append((maps > mean + 2 * std).cpu().numpy())
+        return np.concatenate(masks)
+
+
+def _hide(masks: Tensor, images: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
+    return images * ~masks[index.cpu()].to(images.device)[:, None]

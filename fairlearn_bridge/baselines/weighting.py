@@ -1,0 +1,168 @@
+"""Mitigators that weigh the images anew: by cell, by draws, by the worst cell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from torch import Tensor
+
+from captum_region.batches import check_images, take
+from captum_region.randomness import RandomState, draw_seed
+from fairlearn_bridge.baselines.base import Mitigator, cells_of, need_all_cells
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from captum_region.batches import ImageData
+    from fairlearn_bridge.classifier import ImageClassifier
+
+
+class Reweighing(Mitigator):
+    """Weigh each image so that class and sensitive feature are independent in the training data.
+
+    Kamiran, Calders, "Data preprocessing techniques for classification without discrimination", Knowledge and
+    Information Systems 33, 2012: P(y) P(s) / P(y, s), of its own class y and sensitive feature s. An empty cell has no
+    image that could weigh more, and stays empty.
+
+    Parameters
+    ----------
+    estimator : classifier whose ``fit`` takes ``sample_weight``
+        Cloned and trained.
+
+    Attributes
+    ----------
+    sample_weight_ : ndarray of shape (N,)
+    estimator_ : estimator
+        The fitted classifier.
+    """
+
+    def __init__(self, estimator: Any) -> None:
+        self.estimator = estimator
+
+    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> Reweighing:
+        """Train on X and y, weighed by cell."""
+        X, cells = cells_of(X, y, sensitive_features)
+        share = {
+            name: cells.groupby(name)[name].transform("size") / len(cells)
+            for name in ("y", "sensitive_features", "cell")
+        }
+        self.sample_weight_ = (share["y"] * share["sensitive_features"] / share["cell"]).to_numpy()
+        self.estimator_ = clone(self.estimator).fit(X, cells["y"].to_numpy(), sample_weight=self.sample_weight_)
+        return self
+
+
+class BalancedResampling(Mitigator):
+    """Train on as many images of each cell of class and sensitive feature, N in all.
+
+    Of a cell that has too few, images are drawn again.
+
+    Parameters
+    ----------
+    estimator : classifier
+        Cloned and trained.
+    random_state : int, NumPy generator or None, default=None
+        Decides the draws.
+
+    Attributes
+    ----------
+    sample_indices_ : ndarray of int
+        The positions of the images that were drawn, as imbalanced-learn names them.
+    estimator_ : estimator
+        The fitted classifier.
+    """
+
+    def __init__(self, estimator: Any, *, random_state: RandomState = None) -> None:
+        self.estimator = estimator
+        self.random_state = random_state
+
+    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> BalancedResampling:
+        """Draw the images and train on them.
+
+        Raises
+        ------
+        NotApplicableError
+            If a cell is empty.
+        """
+        X, cells = cells_of(X, y, sensitive_features)
+        X = check_images(X, name="X")
+        need_all_cells(cells, "there is nothing to draw for that cell")
+        generator = np.random.default_rng(draw_seed(self.random_state))
+        drawn = [
+            generator.permutation(np.resize(generator.permutation(members), len(X) // cells["cell"].nunique()))
+            for members in cells.groupby("cell").indices.values()
+        ]
+        self.sample_indices_ = np.sort(np.concatenate(drawn))
+        self.estimator_ = clone(self.estimator).fit(
+            take(X, self.sample_indices_), cells["y"].to_numpy()[self.sample_indices_]
+        )
+        return self
+
+
+class _WorstGroups:
+    """The loss of a batch in GroupDRO: the groups' mean losses, weighed by how badly each has done so far."""
+
+    def __init__(self, group: NDArray[np.intp], step_size: float) -> None:
+        self.group = torch.tensor(group)  # a copy: pandas may give what cannot be written to
+        self.step_size = step_size
+        self.weight = torch.full((int(group.max()) + 1,), 1 / (int(group.max()) + 1))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"weight": self.weight}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.weight = state["weight"]
+
+    def __call__(self, losses: Tensor, index: Tensor) -> Tensor:
+        group = self.group.to(losses.device)[index.to(losses.device)]
+        self.weight = self.weight.to(losses.device)
+        count = torch.bincount(group, minlength=len(self.weight))
+        total = torch.zeros_like(self.weight).index_add(0, group, losses)
+        mean = total / count.clamp(min=1)
+        self.weight = self.weight * (self.step_size * mean.detach()).exp()
+        self.weight = self.weight / self.weight.sum()
+        return (self.weight * mean).sum()
+
+
+class GroupDRO(Mitigator):
+    """Minimise the loss of the worst cell of class and sensitive feature.
+
+    Sagawa, Koh, Hashimoto, Liang, "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020, algorithm 1.
+    They add much regularisation; set the estimator's weight decay and epochs accordingly.
+
+    Parameters
+    ----------
+    estimator : ImageClassifier
+        Cloned and trained.
+    step_size : float, default=0.01
+        How fast the weights of the cells move.
+
+    Attributes
+    ----------
+    estimator_ : ImageClassifier
+        The fitted classifier.
+    """
+
+    def __init__(self, estimator: ImageClassifier, *, step_size: float = 0.01) -> None:
+        self.estimator = estimator
+        self.step_size = step_size
+
+    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> GroupDRO:
+        """Train for the worst cell.
+
+        Raises
+        ------
+        NotApplicableError
+            If a cell is empty: it may be the worst, and is never seen.
+        ValueError
+            If `step_size` is not above 0.
+        """
+        if not self.step_size > 0:
+            raise ValueError(f"step_size must be above 0, got {self.step_size}")
+        X, cells = cells_of(X, y, sensitive_features)
+        need_all_cells(cells, "a worst cell that is never seen cannot be minimised")
+        reduction = _WorstGroups(cells["cell"].to_numpy(), self.step_size)
+        self.estimator_ = clone(self.estimator).set_params(loss_reduction=reduction).fit(X, cells["y"].to_numpy())
+        return self
