@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import shutil
 import time
 import warnings
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 from fairlearn.metrics import MetricFrame, count
 from joblib import Parallel, delayed
 from scipy.stats import rankdata
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import accuracy_score
+from sklearn.utils.multiclass import type_of_target
 
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
@@ -54,7 +58,7 @@ class Samples:
     Raises
     ------
     ValueError
-        If the lengths differ, or labels, confounder or groups are missing of an image.
+        If the lengths differ, or labels, confounder or groups are continuous, or missing of an image.
     """
 
     X: ImageData
@@ -71,6 +75,10 @@ class Samples:
                 raise ValueError(f"{name} must have shape ({len(self.X)},), one an image, got {values.shape}")
             if (missing := pd.isna(values)).any():
                 raise ValueError(f"{name} must not miss values, got {missing.sum()} missing")
+            if values.dtype.kind == "f" and type_of_target(values) == "continuous":
+                raise ValueError(
+                    f"{name} must hold classes, got a continuous variable; pandas.cut makes classes of one"
+                )
             object.__setattr__(self, name, values)
         if self.twins is not None and self.twins.shape != self.X.shape:
             raise ValueError(f"twins must have the shape of X, {tuple(self.X.shape)}, got {tuple(self.twins.shape)}")
@@ -159,11 +167,12 @@ def compare_mitigators(
     Warns
     -----
     RuntimeWarning
-        For each mitigator that could not run, with the reason: others are not stopped by it.
+        For each training that could not run, with the reason: others are not stopped by it. `summarize` counts under
+        ``seeds`` the trainings that a mitigator is averaged over.
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError, ValueError, OSError, MemoryError
         As `fit_mitigators` and `summarize`, or if the reference could not run.
     """
     # Before hours of training, not after them.
@@ -219,9 +228,9 @@ def fit_mitigators(
         ``confounder``, ``predicted``, ``score`` (probability of the last class) and, with twins, ``flipped``: whether
         the prediction changes when only the confounder is toggled.
     trainings : DataFrame
-        A row a mitigator and seed: ``status``, "done", "not applicable" or "failed", and the ``reason`` of the latter
-        two; ``chosen``, the scheme and quantile, where `AttributionNoiseMitigator` had a choice; ``seconds`` of
-        fitting, and ``losses``, a list by epoch where the classifier keeps them.
+        A row a mitigator and seed: ``status``, "done", "not applicable" or "failed", as where a training has diverged,
+        and the ``reason`` of the latter two; ``chosen``, the scheme and quantile, where `AttributionNoiseMitigator` had
+        a choice; ``seconds`` of fitting, and ``losses``, a list by epoch where the classifier keeps them.
 
     Raises
     ------
@@ -232,6 +241,9 @@ def fit_mitigators(
         If the data are no `Samples`, or labels are neither numbers nor strings and `checkpoint_dir` is given.
     NoneCouldRunError
         If no mitigator could run with any seed.
+    OSError, MemoryError
+        As of a full disk, or of memory that others use: no mitigator's failure, which would leave it with fewer seeds
+        than the rest. What `checkpoint_dir` holds is kept, and the same call goes on from there.
     """
     train_on, fit_params, reuse = dict(train_on or {}), dict(fit_params or {}), dict(reuse or {})
     if not mitigators or {*train_on, *reuse, *reuse.values()} - set(mitigators):
@@ -265,7 +277,10 @@ def fit_mitigators(
     }
     jobs = [delayed(_fit_chain)(chains[name], *data[name], seed, state) for (name, seed), state in kept.items()]
     done = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
-    found = list(progress_bar(done, total=len(jobs), desc="mitigators", unit="fit", disable=not show_progress))
+    try:
+        found = list(progress_bar(done, total=len(jobs), desc="mitigators", unit="fit", disable=not show_progress))
+    except BrokenProcessPool as error:
+        raise ChildProcessError(f"the process of a training was killed, for lack of memory maybe: {error}") from error
     results = {(row["mitigator"], row["seed"]): (table, row) for chain in found for table, row in chain}
     ordered = [results[name, seed] for seed in random_states for name in mitigators]
     trainings = pd.DataFrame([row for _, row in ordered])
@@ -303,8 +318,12 @@ def _fit_chain(
                 fitted.set_params(estimator=FrozenEstimator(first))
             results.append(_fit_and_predict(name, fitted, train, test, fit_params, seed))
             first = fitted if first is None else first
-        # Whatever a mitigator of the user's raises: hours of the others' training are not lost to it.
+        except (OSError, MemoryError):
+            raise
+        # Whatever else a mitigator of the user's raises: hours of the others' training are not lost to it.
         except Exception as error:
+            if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+                raise MemoryError(f"{name}, seed {seed}: {error}") from error
             # The latter is fairlearn's ValueError where a group lacks a class.
             failed = not isinstance(error, NotApplicableError) and "Degenerate labels" not in str(error)
             status = {
@@ -331,6 +350,8 @@ def _fit_and_predict(
     estimator.fit(train.X, train.y, **params)
     seconds = time.perf_counter() - start
     predicted, score = _predict(estimator, test.X, test.confounder, seed)
+    if not np.isfinite(score).all():
+        raise FloatingPointError("it predicts probabilities that are not finite, its training has diverged")
     if test.y.dtype == bool:  # fairlearn's reductions predict it as 0 and 1
         predicted = predicted.astype(bool)
     table = pd.DataFrame(
@@ -361,15 +382,34 @@ def _chosen(estimator: Any) -> str:
 
 
 def _predict(estimator: Any, X: ImageData, confounder: NDArray[Any], seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return labels and the probability of the last class; the confounder is told to who asks for it."""
+    """Return labels and the probability of the last class; the confounder is told to who asks for it.
+
+    Most find the labels by the probabilities: these are kept as they pass, and the images go through the network once.
+    """
     known = {"sensitive_features": confounder, "random_state": seed}
 
     def told(method: Any) -> NDArray[Any]:
         accepted = inspect.signature(method).parameters
         return np.asarray(method(X, **{name: value for name, value in known.items() if name in accepted}))
 
-    soft = estimator.predict_proba if hasattr(estimator, "predict_proba") else estimator._pmf_predict
-    return told(estimator.predict), told(soft)[:, -1]
+    # fairlearn's ThresholdOptimizer hands both on.
+    estimator = getattr(estimator, "interpolated_thresholder_", estimator)
+    name = "predict_proba" if hasattr(estimator, "predict_proba") else "_pmf_predict"
+    soft, kept, own = getattr(estimator, name), [], name in vars(estimator)
+
+    @functools.wraps(soft)
+    def keeping(images: Any, *args: Any, **kwargs: Any) -> Any:
+        probability = soft(images, *args, **kwargs)
+        if images is X:
+            kept.append(probability)
+        return probability
+
+    setattr(estimator, name, keeping)
+    try:
+        predicted = told(estimator.predict)
+    finally:
+        setattr(estimator, name, soft) if own else delattr(estimator, name)
+    return predicted, np.asarray(kept[-1] if kept else told(soft))[:, -1]
 
 
 def alignment(target: ArrayLike, confounder: ArrayLike) -> dict[Any, Any]:
@@ -406,9 +446,10 @@ def summarize(
     -------
     DataFrame
         A row a mitigator; columns (measure, statistic), where the statistic is ``mean`` and ``std`` over seeds (NaN
-        with one seed), and ``low`` and ``high``, the percentile bootstrap interval over test images of the mean over
-        seeds. With a `reference` also ``difference``, the mean minus that of the reference, with its interval
-        ``difference_low`` and ``difference_high``, over resamples that draw the same images for both.
+        with one seed), ``low`` and ``high``, the percentile bootstrap interval over test images of the mean over seeds,
+        and ``seeds``, their number. With a `reference` also ``difference``, the mean minus that of the reference, over
+        the seeds that both have (NaN if there are none), with its interval ``difference_low`` and ``difference_high``,
+        over resamples that draw the same images for both.
 
     Raises
     ------
@@ -423,18 +464,24 @@ def summarize(
         _check_reference(reference, by_name)
     points, resamples = {}, {}
     for name, of_mitigator in by_name.items():
-        of_seeds = [of_seed for _, of_seed in of_mitigator.groupby("seed")]
-        points[name] = pd.DataFrame([measure(of_seed, aligned=aligned) for of_seed in of_seeds])
-        resamples[name] = np.mean([_bootstrap(of_seed, aligned, n_bootstrap, seed) for of_seed in of_seeds], axis=0)
+        of_seeds = dict(list(of_mitigator.groupby("seed")))
+        points[name] = pd.DataFrame([measure(part, aligned=aligned) for part in of_seeds.values()], list(of_seeds))
+        resamples[name] = np.stack([_bootstrap(part, aligned, n_bootstrap, seed) for part in of_seeds.values()])
     rows = {}
     for name, point in points.items():
-        low, high = np.nanpercentile(resamples[name], [tail, 100 - tail], axis=0)
-        statistics = {"mean": point.mean(), "std": point.std(), "low": low, "high": high}
+        low, high = np.nanpercentile(resamples[name].mean(0), [tail, 100 - tail], axis=0)
+        statistics = {"mean": point.mean(), "std": point.std(), "low": low, "high": high, "seeds": float(len(point))}
         if reference is not None:
-            # The same seed has drawn the same images for every mitigator.
-            difference = np.nanpercentile(resamples[name] - resamples[reference], [tail, 100 - tail], axis=0)
-            statistics["difference"] = point.mean() - points[reference].mean()
-            statistics["difference_low"], statistics["difference_high"] = difference
+            other = points[reference]
+            both = point.index.intersection(other.index)
+            statistics |= dict.fromkeys(("difference", "difference_low", "difference_high"), np.nan)
+            if len(both):
+                # The same seed has drawn the same images for every mitigator.
+                mine, its = (resamples[of][points[of].index.get_indexer(both)].mean(0) for of in (name, reference))
+                statistics["difference"] = point.loc[both].mean() - other.loc[both].mean()
+                statistics["difference_low"], statistics["difference_high"] = np.nanpercentile(
+                    mine - its, [tail, 100 - tail], axis=0
+                )
         rows[name] = pd.DataFrame(statistics, index=point.columns).stack()
     return pd.DataFrame(rows).T.rename_axis("mitigator").rename_axis(["measure", "statistic"], axis=1)
 

@@ -256,8 +256,8 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
 
     def predict(self, X: ImageData) -> NDArray[Any]:
         """Return the likeliest label of each image, shape (N,)."""
-        check_is_fitted(self, "estimator_")
-        predicted: NDArray[Any] = self.estimator_.predict(self._prepare(X))
+        likeliest = self.predict_proba(X).argmax(1)
+        predicted: NDArray[Any] = self.classes_[likeliest]
         return predicted
 
     def _candidates(self) -> list[AttributionNoise]:

@@ -1,18 +1,30 @@
 """Measures: hand-computed, equal to MetricFrame's and scikit-learn's, and their intervals."""
 
+import os
+import resource
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from fairlearn.metrics import MetricFrame
+from fairlearn.postprocessing import ThresholdOptimizer
+from fairlearn.reductions import EqualizedOdds, ExponentiatedGradient
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.metrics import accuracy_score, roc_auc_score
 
+from captum_region import DenseRegionClassifier, RegionGrid
 from fairlearn_bridge import (
+    AttributionNoiseMitigator,
+    EmbeddingCorrelationRemoval,
+    ImageClassifier,
     NotApplicableError,
+    Reweighing,
     Samples,
+    ThresholdShift,
     compare_mitigators,
     fit_mitigators,
     measure,
@@ -284,7 +296,9 @@ class Counts(Threshold):
         with self.log.open("a") as file:
             file.write(f"{self.random_state} ")
         if self.stop is not None and self.stop.exists() and self.random_state == 1:
-            raise KeyboardInterrupt if self.stop.read_text() == "interrupt" else MemoryError("too little")
+            raise {"interrupt": KeyboardInterrupt, "full": OSError(28, "No space left"), "fail": KeyError("a")}[
+                self.stop.read_text()
+            ]
         return super().fit(X, y, sensitive_features=sensitive_features)
 
 
@@ -300,20 +314,24 @@ def test_a_stopped_comparison_goes_on(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit_mitigators(mitigators, samples, samples, **options)
     assert log.read_text() == "0 1 "
+    stop.write_text("full")
+    with pytest.raises(OSError, match="No space left"):
+        fit_mitigators(mitigators, samples, samples, **options)
+    assert log.read_text() == "0 1 1 "  # the first was kept
     stop.write_text("fail")
     predictions, trainings = fit_mitigators(mitigators, samples, samples, **options)
-    assert log.read_text() == "0 1 1 2 "  # the first was kept
+    assert log.read_text() == "0 1 1 1 2 "
     assert list(trainings["status"]) == ["done", "failed", "done"]
     stop.unlink()
     predictions, trainings = fit_mitigators(mitigators, samples, samples, **options)
-    assert log.read_text() == "0 1 1 2 1 "  # what failed is tried again, and only that
+    assert log.read_text() == "0 1 1 1 2 1 "  # what failed is tried again, and only that
     fresh, _ = fit_mitigators(mitigators, samples, samples, random_states=(0, 1, 2))
     pd.testing.assert_frame_equal(predictions, fresh)
     # Other data are other trainings.
     changed = Samples(255 - X, target, confounder)
     fit_mitigators(mitigators, changed, samples, **options)
     assert log.read_text().split()[-3:] == ["0", "1", "2"]
-    assert len(log.read_text().split()) == 5 + 3 + 3
+    assert len(log.read_text().split()) == 6 + 3 + 3
 
 
 @pytest.mark.parametrize(
@@ -384,6 +402,152 @@ def test_what_cannot_run_is_told_and_the_rest_goes_on():
         fit_mitigators({"no cell": mitigators["no cell"]}, samples, samples)
     with pytest.raises(ValueError, match="lacks fairness"):
         pareto_front(table, less="fairness")
+
+
+class Killed(Threshold):
+    """Ends its process as Linux does where memory is short."""
+
+    def fit(self, X, y, *, sensitive_features):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.fixture
+def squares():
+    """Dark images of one class and bright ones of the other."""
+    target = np.arange(48) % 2 == 1
+    X = np.where(target, 200, 50).astype(np.uint8)[:, None, None, None] * np.ones((1, 3, 8, 8), np.uint8)
+    return Samples(X, target, np.arange(48) % 3 == 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "words"),
+    [
+        (MemoryError("too little"), MemoryError, "too little"),
+        (torch.OutOfMemoryError("CUDA out of memory"), MemoryError, "a, seed 0: CUDA out of memory"),
+        (PermissionError(13, "denied"), PermissionError, "denied"),
+    ],
+)
+def test_what_is_no_mitigators_fault_ends_the_comparison(squares, error, raised, words):
+    with pytest.raises(raised, match=words):
+        fit_mitigators({"a": Refuses(error), "b": Threshold()}, squares, squares)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_comparison(squares):
+    with pytest.raises(ChildProcessError, match="the process of a training was killed, for lack of memory maybe"):
+        fit_mitigators({"a": Killed(), "b": Threshold()}, squares, squares, n_jobs=2)
+
+
+def test_a_full_disk_ends_the_comparison_and_what_was_trained_is_kept(squares, tmp_path):
+    log = tmp_path / "log"
+    mitigators = {"first": Counts(log), "network": ImageClassifier(max_epochs=1)}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))  # room for predictions, not for a network
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            fit_mitigators(mitigators, squares, squares, checkpoint_dir=tmp_path / "kept")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    _, trainings = fit_mitigators(mitigators, squares, squares, checkpoint_dir=tmp_path / "kept")
+    assert list(trainings["status"]) == ["done", "done"]
+    assert log.read_text() == "0 "
+
+
+class Diverged(Threshold):
+    def predict_proba(self, X):
+        return super().predict_proba(X) * np.nan
+
+
+def test_a_training_that_has_diverged_has_failed(squares):
+    _, trainings = fit_mitigators({"a": Diverged(), "b": Threshold()}, squares, squares)
+    assert list(trainings["status"]) == ["failed", "done"]
+    assert trainings["reason"][0].startswith("FloatingPointError: it predicts probabilities that are not finite")
+
+
+class FailsOnce(Threshold):
+    """Scores shifted by the seed, and no training with seed 1."""
+
+    def fit(self, X, y, *, sensitive_features):
+        if self.random_state == 1:
+            raise KeyError("oops")
+        return super().fit(X, y, sensitive_features=sensitive_features)
+
+
+def test_fewer_seeds_are_counted_and_differences_taken_over_those_in_common():
+    both, one = (
+        pd.concat([random_predictions(seed=seed, random_seed=seed, mitigator=name) for seed in seeds])
+        for name, seeds in (("both", (0, 1)), ("one", (1,)))
+    )
+    table = summarize(pd.concat([both, one]), aligned=ALIGNED, reference="both", n_bootstrap=50)
+    assert table["accuracy", "seeds"].to_dict() == {"both": 2, "one": 1}
+    # With seed 1 they are the same: a mean over two seeds less one of them would differ.
+    assert table.loc["one", ("accuracy", "mean")] != table.loc["both", ("accuracy", "mean")]
+    for statistic in ("difference", "difference_low", "difference_high"):
+        assert table.loc["one", ("accuracy", statistic)] == 0
+    apart = both[both["seed"] == 0]
+    apart = summarize(pd.concat([apart, one]), aligned=ALIGNED, reference="both", n_bootstrap=5)
+    assert np.isnan(apart.loc["one", ("accuracy", "difference")])
+
+
+def test_a_seed_that_failed_is_told_and_counted(squares):
+    mitigators = {"original": Threshold(), "sometimes": FailsOnce()}
+    with pytest.warns(RuntimeWarning, match="sometimes, seed 1: failed: KeyError: 'oops'"):
+        table = compare_mitigators(mitigators, squares, squares, random_states=(0, 1), n_bootstrap=5)
+    assert table["accuracy", "seeds"].to_dict() == {"original": 2, "sometimes": 1}
+
+
+def test_continuous_labels_are_refused():
+    X, y, age = np.zeros((3, 1, 2, 2), np.uint8), np.array([0, 1, 1]), np.array([31.5, 40.25, 7.0])
+    for name in ("y", "confounder", "groups"):
+        with pytest.raises(ValueError, match=f"{name} must hold classes, got a continuous variable"):
+            Samples(X, **{"y": y, "confounder": y, name: age})
+
+
+PASSED = []
+
+
+class Watched(torch.nn.Module):
+    """Notes which images pass, by their first pixel, once it is no longer trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3 * 8 * 8, 2)
+
+    def forward(self, images):
+        if not self.training:
+            PASSED.extend((255 * images[:, 0, 0, 0]).round().int().tolist())
+        return self.layer(images.flatten(1))
+
+
+@pytest.mark.filterwarnings("ignore:Setting a")  # fairlearn's reductions, of pandas
+def test_each_test_image_passes_the_network_once():
+    rng = np.random.default_rng(0)
+    X = rng.integers(200, 255, (96, 3, 8, 8), np.uint8)
+    y, confounder = np.arange(96) % 2 == 1, np.arange(96) % 3 == 0
+    train, test = Samples(X[:48], y[:48], confounder[:48]), Samples(X[48:].copy(), y[48:], confounder[48:])
+    test.X[:, 0, 0, 0] = np.arange(48)  # the others have 200 and more there
+    base = ImageClassifier(Watched, max_epochs=1)
+    region = DenseRegionClassifier(RegionGrid(8, 4, 4), 2, random_state=0)
+    mitigators = {
+        "original": base,
+        "reweighing": Reweighing(base),
+        "remover": EmbeddingCorrelationRemoval(base),
+        "shift": ThresholdShift(base),
+        "noise": AttributionNoiseMitigator(base, region_classifier=region),
+        "optimizer": ThresholdOptimizer(estimator=base, constraints="equalized_odds", predict_method="predict_proba"),
+        "reduction": ExponentiatedGradient(base, EqualizedOdds(), max_iter=1),
+    }
+    for name, mitigator in mitigators.items():
+        PASSED.clear()
+        predictions, trainings = fit_mitigators(
+            {name: mitigator}, train, test, fit_params={"validation": (train.X, train.y)}, random_states=(3,)
+        )
+        assert list(trainings["status"]) == ["done"], trainings["reason"]
+        seen = np.bincount([pixel for pixel in PASSED if pixel < 48], minlength=48)
+        assert (seen == seen[0]).all()
+        # A reduction mixes several networks.
+        assert seen[0] == 1 or name == "reduction"
+        assert len(predictions) == 48
 
 
 def test_the_key_of_a_training_is_the_same_in_another_process():
