@@ -103,10 +103,10 @@ def told_in_one_line(debug: bool, resumes: Path | None = None) -> Iterator[None]
     """
     try:
         yield
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, MemoryError) as error:
         if debug:
             raise
-        lines = (line.strip() for line in str(error).splitlines())
+        lines = (line.strip() for line in (str(error) or "out of memory").splitlines())
         typer.echo(f"error: {'; '.join(filter(None, lines))}", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:

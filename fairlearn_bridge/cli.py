@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData
+    from fairlearn_bridge.report.run import Run
+    from fairlearn_bridge.sweep import SweepResults
 
 app = typer.Typer(
     help="Train image classifiers without a confounder, and see what that did.",
@@ -120,7 +122,7 @@ def _config(options: Mapping[str, Any], **fixed: Any) -> ExperimentConfig:
     return ExperimentConfig(**given | {"random_state": options["seed"], "n_jobs": jobs} | fixed)
 
 
-def _print_run(table: pd.DataFrame, target: str, out: Path, as_json: bool) -> None:
+def _print_run(run: Run, out: Path, as_json: bool) -> None:
     """Print the means with their intervals to stdout, or all as JSON, and say on stderr where the rest is."""
     from rich.console import Console
     from rich.table import Table
@@ -129,16 +131,25 @@ def _print_run(table: pd.DataFrame, target: str, out: Path, as_json: bool) -> No
     if as_json:
         typer.echo((out / "results.json").read_text(), nl=False)
         return
+    target = run.results["target"]
     names = {"accuracy[False]": f"not {target}", "accuracy[True]": target, "confounder_gap": "conf. gap"}
     shown = Table("mitigator", box=None)
-    measures = table.columns.get_level_values("measure").unique()
-    for measure in measures:
+    for measure in run.measures:
         shown.add_column(names.get(measure, measure.replace("_", " ")), justify="right")
-    for name, row in table.iterrows():
-        cells = [f"{row[m, 'mean']:.3f}\n[{row[m, 'low']:.2f}, {row[m, 'high']:.2f}]" for m in measures]
-        shown.add_row(str(name), *cells)
+    values = [run.values(measure) for measure in run.measures]
+    for name in run.names:
+        found = [of_measure.get(name) for of_measure in values]
+        cells = ["" if one is None else f"{one.mean:.3f}\n[{one.low:.2f}, {one.high:.2f}]" for one in found]
+        fewer = run.fewer_seeds.get(name, "").partition(";")[0]
+        shown.add_row(f"{name}\n({fewer})" if fewer else name, *cells)
     # A pipe has no width: the table then takes what it needs.
     Console(width=None if sys.stdout.isatty() else 200, markup=False).print(shown)
+
+
+def _exit_if_failed(result: Run | SweepResults) -> None:
+    """Exit with 1 if a training has failed: the results are there, without it."""
+    if result.failed:
+        raise typer.Exit(1)
 
 
 def _check(config: ExperimentConfig, data: ExperimentData, out: Path, as_json: bool) -> NoReturn:
@@ -198,8 +209,9 @@ def demo(
         if check:
             _check(config, data, out, as_json)
         title = "Blond hair as a confounder of gender, on synthetic faces"
-        table = run_experiment(config, data, out, title=title, seconds=seconds, quiet=quiet)
-        _print_run(table, config.target, out, as_json)
+        result = run_experiment(config, data, out, title=title, seconds=seconds, quiet=quiet)
+        _print_run(result, out, as_json)
+        _exit_if_failed(result)
 
 
 @app.command()
@@ -263,8 +275,9 @@ def run(
         if check:
             _check(config, parts, out, as_json)
         title = f"{confounder} as a confounder of {target}, on {data}"
-        table = run_experiment(config, parts, out, title=title, seconds=seconds, quiet=quiet)
-        _print_run(table, config.target, out, as_json)
+        result = run_experiment(config, parts, out, title=title, seconds=seconds, quiet=quiet)
+        _print_run(result, out, as_json)
+        _exit_if_failed(result)
 
 
 def _read_settings(ctx: typer.Context, path: Path | None) -> Path | None:
@@ -273,7 +286,7 @@ def _read_settings(ctx: typer.Context, path: Path | None) -> Path | None:
         return None
     try:
         settings = {key.replace("-", "_"): value for key, value in tomllib.loads(path.read_text()).items()}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise typer.BadParameter(f"{path}: {error}") from error
     known = {str(option.name) for option in ctx.command.params}
     if unknown := set(settings) - known:
@@ -382,6 +395,9 @@ def sweep(
             typer.echo((out / "sweep.json").read_text(), nl=False)
         else:
             _print_table1(results.table1(), target)
+            for name, fewer in results.fewer_seeds().items():
+                typer.echo(f"{name}: the mean over {fewer}")
+        _exit_if_failed(results)
 
 
 def _print_table1(table: pd.DataFrame, target: str) -> None:

@@ -34,7 +34,9 @@ from fairlearn_bridge.arms import FAST_OTHERS, OTHERS, Arm, build_arms
 from fairlearn_bridge.comparison import Samples, alignment, fit_mitigators, metric_frame, pareto_front, summarize
 from fairlearn_bridge.noise import AttributionNoise
 from fairlearn_bridge.protocol import confounded_split
-from fairlearn_bridge.report import write_report
+from fairlearn_bridge.report.page import draw_report
+from fairlearn_bridge.report.run import Run, run_of
+from fairlearn_bridge.report.words import listed
 from fairlearn_bridge.schemes import SCHEMES, is_automatic, scheme_parameters
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 
-STATISTICS = ("mean", "std", "low", "high", "difference", "difference_low", "difference_high")
+STATISTICS = ("mean", "std", "low", "high", "seeds", "difference", "difference_low", "difference_high")
 MEASURES = {
     "accuracy": "Share of test images classified right; the test set holds as many images of each cell.",
     "accuracy[False]": "Accuracy within the group that is not {target}.",
@@ -200,11 +202,12 @@ def run_experiment(
     title: str,
     seconds: dict[str, float] | None = None,
     quiet: bool = False,
-) -> pd.DataFrame:
+) -> Run:
     """Run all arms on `data` and write the run folder: results.json, tables, maps, checkpoint, plots, report.html.
 
     The state of each training and what came out of it are kept in ``out/checkpoints``: a run that was stopped, called
-    again, goes on and ends with the same results. They are removed when the run is complete.
+    again, goes on and ends with the same results. They are removed when the run is complete, unless a training has
+    failed: called again, the run then tries that alone again.
 
     Parameters
     ----------
@@ -221,16 +224,36 @@ def run_experiment(
 
     Returns
     -------
-    DataFrame
-        The table of `summarize`.
+    Run
+        What the report is drawn from; `Run.failed` tells whether a training has failed.
+
+    Raises
+    ------
+    ValueError
+        If something in the way would keep the results from being written; before any training.
+    OSError, MemoryError
+        As `fit_mitigators`; ``out/checkpoints`` is kept.
     """
     with locked(out) as folder:
+        _check_place(folder)
         return _run(config, data, folder, title, {} if seconds is None else seconds, quiet)
+
+
+def _check_place(out: Path) -> None:
+    """Raise ValueError if what is in `out` would refuse the results, hours later."""
+    for name in ("results.json", "table.csv", "predictions.csv", "maps.npz", "report.html"):
+        if (out / name).is_dir():
+            raise ValueError(f"{out / name} must be a file, it is a folder")
+    for name in (CHECKPOINTS, "plots", "region_classifier"):
+        if (out / name).exists() and not (out / name).is_dir():
+            raise ValueError(f"{out / name} must be a folder, it is a file")
+    if (out / CHECKPOINTS).is_symlink():
+        raise ValueError(f"{out / CHECKPOINTS} must be a folder of its own, it is a link")
 
 
 def _run(
     config: ExperimentConfig, data: ExperimentData, out: Path, title: str, seconds: dict[str, float], quiet: bool
-) -> pd.DataFrame:
+) -> Run:
     states = out / CHECKPOINTS
     biased = samples_of(config, data.biased)
     with stage("training the region classifier", seconds, quiet):
@@ -249,7 +272,7 @@ def _run(
             config, arms, data, test, maps=maps.numpy(), checkpoint_dir=states, show_progress=not quiet
         )
     chosen = _chosen(trainings)
-    for name, reason in _not_run(trainings).items():
+    for name, reason in not_run(trainings).items():
         print(f"{name}: {reason}", file=sys.stderr)
     with stage("measuring", seconds, quiet):
         table = summarize(predictions, aligned=alignment(biased.y, biased.confounder))
@@ -271,11 +294,14 @@ def _run(
             for name, arm in arms.items()
         ],
     }
+    results = _plain(results)
     with replacing(out / "results.json") as path:
-        path.write_text(json.dumps(_without_nan(results), indent=1, default=_plain) + "\n")
-    write_report(out)
-    shutil.rmtree(states)
-    return table
+        path.write_text(json.dumps(results, indent=1) + "\n")
+    run = run_of(results, {**pictures, **confident_pictures})
+    draw_report(run, out)
+    if not run.failed:
+        shutil.rmtree(states)
+    return run
 
 
 def train_region_classifier(
@@ -395,10 +421,17 @@ def fingerprints(data: ExperimentData) -> dict[str, str]:
     return {name: digest((fingerprint(images.images), images.attributes.to_csv())) for name, images in sets.items()}
 
 
-def _not_run(trainings: pd.DataFrame) -> dict[str, str]:
-    """Return why mitigators did not run, by name."""
-    rows = trainings[trainings["status"] != "done"].drop_duplicates("mitigator")
-    return {row["mitigator"]: f"{row['status'].capitalize()}: {row['reason']}." for row in rows.to_dict("records")}
+def not_run(trainings: pd.DataFrame) -> dict[str, str]:
+    """Return why mitigators did not run, with whichever seed, by name."""
+    told = {}
+    for name, of_one in trainings.groupby("mitigator", sort=False):
+        missing = of_one[of_one["status"] != "done"]
+        if len(missing):
+            seeds = (
+                f" with seed {listed([str(seed) for seed in missing['seed']])}" if len(missing) < len(of_one) else ""
+            )
+            told[str(name)] = f"{missing['status'].iloc[0].capitalize()}{seeds}: {missing['reason'].iloc[0]}."
+    return told
 
 
 def _chosen(trainings: pd.DataFrame) -> dict[str, str]:
@@ -545,9 +578,10 @@ def _cells(predictions: pd.DataFrame) -> pd.DataFrame:
 
 def flat_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return a row a mitigator and measure, with the statistics as columns."""
-    flat: pd.DataFrame = table.stack("measure").reset_index()
+    flat = table.stack("measure").reset_index()
     statistics = [name for name in STATISTICS if name in flat]
-    return flat[["mitigator", "measure", *statistics]]
+    tidy: pd.DataFrame = flat[["mitigator", "measure", *statistics]].astype({"seeds": int})
+    return tidy
 
 
 def _caveats(config: ExperimentConfig, data: ExperimentData) -> list[str]:
@@ -571,16 +605,12 @@ def _caveats(config: ExperimentConfig, data: ExperimentData) -> list[str]:
     return caveats
 
 
-def _without_nan(value: Any) -> Any:
-    """Return `value` with None for NaN, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and np.isnan(value) else value
-
-
 def _plain(value: Any) -> Any:
+    """Return `value` as JSON has it, with None for NaN, which it does not know."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
     if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+        value = value.item()
+    return None if isinstance(value, float) and np.isnan(value) else value

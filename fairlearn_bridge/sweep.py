@@ -14,12 +14,13 @@ import pandas as pd
 from captum_region import RegionAttribution
 from captum_region.files import CHECKPOINTS, locked, plain_name, replacing
 from fairlearn_bridge.arms import build_arms
-from fairlearn_bridge.comparison import Samples, alignment, measure, summarize
+from fairlearn_bridge.comparison import NoneCouldRunError, Samples, alignment, measure, summarize
 from fairlearn_bridge.experiment import (
     fingerprints,
     fit_arms,
     flat_table,
     how_it_was_run,
+    not_run,
     samples_of,
     stage,
     train_region_classifier,
@@ -91,6 +92,20 @@ class SweepResults:
         index = pd.MultiIndex.from_tuples(rows, names=["confounder", "scheme"])
         columns = pd.MultiIndex.from_tuples(dict.fromkeys(key for row in rows.values() for key in row))
         return pd.DataFrame([[row.get(key, np.nan) for key in columns] for row in rows.values()], index, columns)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a training has failed; one that was not applicable has not."""
+        return bool((self.trainings["status"] == "failed").any())
+
+    def fewer_seeds(self) -> dict[str, str]:
+        """Return how many seeds of how many the mitigators have that did not run with all, by confounder and name."""
+        fewer = {}
+        for (confounder, mitigator), of_one in self.trainings.groupby(["confounder", "mitigator"], sort=False):
+            done = int((of_one["status"] == "done").sum())
+            if 0 < done < len(of_one):
+                fewer[f"{confounder}, {mitigator}"] = f"{done} of {len(of_one)} seeds"
+        return fewer
 
     def _repr_html_(self) -> str:
         # Empty until the first confounder is done.
@@ -238,8 +253,10 @@ def _sweep_one(
         predictions, trainings = fit_arms(
             config, arms, data, both, maps=maps.numpy(), checkpoint_dir=states, show_progress=not quiet
         )
-    for row in trainings[trainings["status"] != "done"].drop_duplicates("mitigator").itertuples():
-        print(f"{row.mitigator}: {row.status}: {row.reason}", file=sys.stderr)
+    for name, reason in not_run(trainings).items():
+        print(f"{name}: {reason}", file=sys.stderr)
+    if not (trainings["status"][trainings["mitigator"] == "original"] == "done").any():
+        raise NoneCouldRunError(f"there is no original to compare with: {not_run(trainings)['original']}")
     aligned = alignment(biased.y, biased.confounder)
     is_test = predictions["image"] < len(test.X)
     with stage("measuring", seconds, quiet):

@@ -62,7 +62,11 @@ def write_report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | N
         If one is damaged, lacks something, or is of another format version.
     """
     folder = Path(folder)
-    run = read_run(folder)
+    return draw_report(read_run(folder), folder, out)
+
+
+def draw_report(run: Run, folder: Path, out: str | os.PathLike[str] | None = None) -> Path:
+    """Write what `write_report` writes, of a run at hand."""
     sections = {"results": list(result_pictures(run)), "trainings": list(training_pictures(run))}
     try:
         sections["maps"] = list(map_pictures(run))
@@ -103,6 +107,7 @@ def page_content(run: Run) -> dict[str, Any]:
         "measures": [measure_words(run, measure) for measure in run.measures],
         "rows": _table_rows(run),
         "not_run": run.not_run,
+        "fewer_seeds": run.fewer_seeds,
         "region_accuracy": {name: number(value) for name, value in accuracies.items() if value is not None},
         "counts": _count_rows(run),
         "cells": [run.cell_name(*cell) for cell in _cells()],
@@ -157,7 +162,9 @@ def _table_rows(run: Run) -> list[dict[str, Any]]:
                     "best": mitigator["name"] in best[measure],
                 }
             )
-        rows.append({key: mitigator[key] for key in ("name", "kind", "description")} | {"cells": cells})
+        fewer = run.fewer_seeds.get(mitigator["name"], "").partition(";")[0]
+        words = {key: mitigator[key] for key in ("name", "kind", "description")}
+        rows.append(words | {"fewer": fewer, "cells": cells})
     return rows
 
 

@@ -1,4 +1,4 @@
-"""What a run folder holds, read and checked."""
+"""What a run has found, from memory or from its folder, checked."""
 
 from __future__ import annotations
 
@@ -79,10 +79,11 @@ NEEDED = ("mean_image", "pixel_map", "example_images", "example_maps", "example_
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds: `results` is results.json, the tables are its lists, `maps` is maps.npz.
+    """What a run has found: `results` is what results.json holds, the tables are its lists, `maps` is maps.npz.
 
-    `mitigators` are those that ran, `not_run` says of the others why not. Where a run has none,
-    `calibration` is None and `front` and `confident` are empty.
+    `mitigators` are those that ran, `not_run` says of the others why not, and `fewer_seeds` of those that did not run
+    with every seed how many they are averaged over, and why. Where a run has none, `calibration` is None and `front`
+    and `confident` are empty.
     """
 
     results: dict[str, Any]
@@ -96,7 +97,13 @@ class Run:
     confident: pd.DataFrame
     front: list[str]
     not_run: dict[str, str]
+    fewer_seeds: dict[str, str]
     maps: dict[str, NDArray[Any]]
+
+    @property
+    def failed(self) -> bool:
+        """Whether a training has failed; one that was not applicable has not."""
+        return "status" in self.trainings and bool((self.trainings["status"] == "failed").any())
 
     @property
     def names(self) -> list[str]:
@@ -136,43 +143,49 @@ class Run:
 def read_run(folder: Path) -> Run:
     """Read and check ``results.json`` and ``maps.npz``; errors as in `write_report`."""
     path = folder / "results.json"
-    results = _read_results(path)
+    results = read_json(path, FORMAT)
     try:
-        history = results["region_classifier"].get("history", [])
-        confident = results.get("confident", [])
-        run = Run(
-            results=results,
-            table=_frame(results["table"], "table", ["mitigator", "measure"], ["mean", "std", "low", "high"]),
-            mitigators=_frame(results["mitigators"], "mitigators", ["name", "kind", "description"]),
-            cells=_frame(
-                results["cells"], "cells", ["mitigator", "group", "confounder"], ["accuracy", "low", "high", "images"]
-            ),
-            counts=_frame(results["counts"], "counts", ["set", "target", "confounder"], ["images"]),
-            trainings=_trainings(results["trainings"]),
-            history=_frame(history, "region_classifier.history", [], ["epoch", "loss"]),
-            calibration=_calibration(results["region_classifier"].get("calibration")),
-            confident=_frame(confident, "confident", ["image", "label"], ["mean", "max"]),
-            front=results.get("pareto_front", []),
-            not_run={},
-            maps={},
-        )
-        _check_values(results)
-        _check_run(run)
-        run = _without_those_not_run(run)
+        run = run_of(results, {})
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    run.maps.update(_read_maps(folder / "maps.npz"))
-    return run
+    return replace(run, maps=_read_maps(folder / "maps.npz"))
 
 
-def _read_results(path: Path) -> dict[str, Any]:
-    results = read_json(path, FORMAT)
+def run_of(results: dict[str, Any], maps: dict[str, NDArray[Any]]) -> Run:
+    """Return a run of what ``results.json`` and ``maps.npz`` hold.
+
+    Raises
+    ------
+    ValueError
+        If `results` lacks something or does not fit together.
+    """
     for key, wanted in CONTENT.items():
         if key not in results:
-            raise ValueError(f"{path} lacks {key!r}")
+            raise ValueError(f"it lacks {key!r}")
         if not isinstance(results[key], wanted):
-            raise ValueError(f"{path}: {key!r} is of the wrong type, {type(results[key]).__name__}")
-    return results
+            raise ValueError(f"{key!r} is of the wrong type, {type(results[key]).__name__}")
+    history = results["region_classifier"].get("history", [])
+    confident = results.get("confident", [])
+    run = Run(
+        results=results,
+        table=_frame(results["table"], "table", ["mitigator", "measure"], ["mean", "std", "low", "high"]),
+        mitigators=_frame(results["mitigators"], "mitigators", ["name", "kind", "description"]),
+        cells=_frame(
+            results["cells"], "cells", ["mitigator", "group", "confounder"], ["accuracy", "low", "high", "images"]
+        ),
+        counts=_frame(results["counts"], "counts", ["set", "target", "confounder"], ["images"]),
+        trainings=_trainings(results["trainings"]),
+        history=_frame(history, "region_classifier.history", [], ["epoch", "loss"]),
+        calibration=_calibration(results["region_classifier"].get("calibration")),
+        confident=_frame(confident, "confident", ["image", "label"], ["mean", "max"]),
+        front=results.get("pareto_front", []),
+        not_run={},
+        fewer_seeds={},
+        maps=maps,
+    )
+    _check_values(results)
+    _check_run(run)
+    return _told_apart(run)
 
 
 def _frame(rows: Any, key: str, columns: Sequence[str], numbers: Sequence[str] = ()) -> pd.DataFrame:
@@ -257,15 +270,24 @@ def _check_run(run: Run) -> None:
             raise ValueError(f"{key!r} holds the same {' and '.join(columns)} twice")
 
 
-def _without_those_not_run(run: Run) -> Run:
+def _told_apart(run: Run) -> Run:
+    """Return the run with those mitigators alone that ran, and what is told of the others and of missing seeds."""
     ran = {*run.table["mitigator"][run.table["mean"].notna()], *run.cells["mitigator"][run.cells["accuracy"].notna()]}
-    trainings = {row["mitigator"]: row for row in run.trainings.to_dict("records")}
-    reasons = {
-        name: ": ".join(str(trainings[name][key]) for key in ("status", "reason") if key in trainings.get(name, {}))
-        for name in run.names
-        if name not in ran
-    }
-    return replace(run, mitigators=run.mitigators[run.mitigators["name"].isin(ran)], not_run=reasons)
+    not_run, fewer_seeds = {}, {}
+    for name in run.names:
+        trainings = [row for row in run.trainings.to_dict("records") if row["mitigator"] == name]
+        missing = {
+            row["seed"]: ": ".join(str(row[key]) for key in ("status", "reason") if key in row)
+            for row in trainings
+            if isinstance(row.get("status"), str) and row["status"] != "done"
+        }
+        if name not in ran:
+            not_run[name] = next(iter(missing.values()), "")
+        elif missing:
+            told = "; ".join(f"seed {seed} {text}" for seed, text in missing.items())
+            fewer_seeds[name] = f"{len(trainings) - len(missing)} of {len(trainings)} seeds; {told}"
+    mitigators = run.mitigators[run.mitigators["name"].isin(ran)]
+    return replace(run, mitigators=mitigators, not_run=not_run, fewer_seeds=fewer_seeds)
 
 
 def _read_maps(path: Path) -> dict[str, NDArray[Any]]:

@@ -1,4 +1,4 @@
-"""A real browser for the tests of pages."""
+"""A real browser for the tests of pages, and a mitigator that fails."""
 
 import base64
 import itertools
@@ -8,6 +8,8 @@ import shutil
 import subprocess
 
 import pytest
+
+from fairlearn_bridge import Reweighing, arms
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
@@ -122,3 +124,27 @@ def browser(tmp_path_factory):
     browser = Browser(tmp_path_factory.mktemp("browser"))
     yield browser
     browser.close()
+
+
+class FailsWithSeed1(Reweighing):
+    """Fails with seed 1, as long as a file is there."""
+
+    def __init__(self, estimator, *, flag, random_state=None):
+        super().__init__(estimator)
+        self.flag = flag
+        self.random_state = random_state
+
+    def fit(self, X, y, *, sensitive_features):
+        if self.random_state == 1 and self.flag.exists():
+            raise KeyError("oops")
+        return super().fit(X, y, sensitive_features=sensitive_features)
+
+
+@pytest.fixture
+def fails_with_seed_1(tmp_path, monkeypatch):
+    """Have the commands take ``--others broken``, which fails with seed 1 until the file returned is removed."""
+    flag = tmp_path / "flag"
+    flag.touch()
+    other = arms.Other(lambda base: FailsWithSeed1(base, flag=flag), "Fails with one seed.")
+    monkeypatch.setitem(arms.OTHERS, "broken", other)
+    return flag

@@ -204,6 +204,50 @@ def test_that_no_mitigator_could_run_is_one_line(refused, table, tmp_path):
     assert line == "error: no mitigator could run; the first: ValueError: Invalid learning rate: -1.0"
 
 
+TINY = ["--size", "16", "--train-size", "120", "--test-per-cell", "8", "--schemes", "general_mask@predict", *SMALL]
+
+
+def test_a_diverged_training_has_failed(refused, tmp_path):
+    arguments = [*TINY, "--others", "none", "--lr", "1e30", "--quiet", "--out", tmp_path / "run"]
+    line = refused(app, "demo", *arguments)
+    assert line.startswith("error: no mitigator could run; the first: FloatingPointError: ")
+
+
+def test_a_training_that_fails_is_told_and_the_others_are_kept(tmp_path, states, fails_with_seed_1):
+    out = tmp_path / "run"
+    arguments = ["demo", *TINY, "--others", "broken", "--seeds", "2", "--quiet", "--out", str(out), "--force"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1, done.stderr
+    assert "broken: Failed with seed 1: KeyError: 'oops'." in done.stderr
+    assert re.search(r"broken.*\n.*\(1 of 2 seeds\)", done.stdout)
+    assert "mitigator, 1 of 2 seeds" in (out / "report.html").read_text()
+    seeds = pd.read_csv(out / "table.csv").set_index("mitigator")["seeds"]
+    assert seeds["broken"].eq(1).all()
+    assert seeds["original"].eq(2).all()
+    # What the same command with --force then need not do again: the region classifier, both trainings of three arms
+    # (the threshold is kept with the original), and one of the fourth.
+    assert len(states(out)) == 1 + 2 * 3 + 1
+
+
+def test_what_would_refuse_the_results_is_told_before_any_training(refused, tmp_path):
+    for name, make, words in (
+        ("checkpoints", lambda path: path.symlink_to(tmp_path), "must be a folder of its own, it is a link"),
+        ("plots", lambda path: path.write_text(""), "must be a folder, it is a file"),
+        ("table.csv", lambda path: path.mkdir(), "must be a file, it is a folder"),
+    ):
+        out = tmp_path / f"with {name}"
+        out.mkdir()
+        make(out / name)
+        line = refused(app, "demo", *TINY, "--quiet", "--out", out, "--force")
+        assert line == f"error: {out / name} {words}"
+        assert {path.name for path in out.iterdir()} <= {name, ".lock"}
+
+
+def test_images_that_no_memory_can_hold_are_one_line(refused, tmp_path):
+    line = refused(app, "demo", *TINY, "--size", 10**6, "--quiet", "--out", tmp_path / "run")
+    assert re.match("error: (Unable to allocate|out of memory)", line)
+
+
 @pytest.mark.slow
 def test_check_does_a_part_again_and_writes_nothing(demo, refused, tmp_path, written):
     out = demo[0]

@@ -26,7 +26,7 @@ from fairlearn_bridge.noise import quantile_mask
 from fairlearn_bridge.plotting import Interval
 from fairlearn_bridge.report import examples, figures, page, pictures, words, write_report, write_side_by_side
 from fairlearn_bridge.report.examples import mask_levels
-from fairlearn_bridge.report.run import ARRAYS, LABELS, read_run
+from fairlearn_bridge.report.run import ARRAYS, LABELS, read_run, run_of
 from fairlearn_bridge.schemes import SCHEMES
 
 SCRIPT = "<script>alert('x')</script>"
@@ -170,8 +170,14 @@ def write(folder: Path, content=None, arrays=None) -> Path:
     return folder
 
 
+def rendered(run):
+    """Return the page without its figures, which take seconds."""
+    shown = {**page.page_content(run), "strip": examples.strip_content(run), "confident": [], **page._script()}
+    return page.template("report.html.j2").render(pictures={"results": [], "trainings": [], "maps": []}, **shown)
+
+
 @pytest.fixture
-def run_of(tmp_path):
+def read_back(tmp_path):
     """A run folder read back, without the cost of drawing."""
 
     def read(content):
@@ -202,13 +208,19 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A whole run, rendered, with a script for the confounder's name and a value missing."""
+def content():
+    """A whole run's results, with a script for the confounder's name and a value missing."""
     content = results(confounder=SCRIPT)
     content["table"] = [
         row | {"mean": None, "low": math.nan} if (row["mitigator"], row["measure"]) == ("balanced", "auc") else row
         for row in content["table"]
     ]
+    return content
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, content):
+    """A whole run, rendered."""
     folder = write(tmp_path_factory.mktemp("report") / "run", content)
     assert write_report(folder) == folder / "report.html"
     return folder
@@ -282,12 +294,12 @@ def test_figures_have_words(folder, parsed):
     assert len(plots) == 11
 
 
-def test_a_missing_value_is_a_dash(run_of):
+def test_a_missing_value_is_a_dash(read_back):
     content = results()
     for row in content["table"]:
         if (row["mitigator"], row["measure"]) == ("balanced", "auc"):
             row |= {"mean": None, "low": math.nan, "high": math.inf}
-    rows = {row["name"]: row["cells"] for row in page.page_content(run_of(content))["rows"]}
+    rows = {row["name"]: row["cells"] for row in page.page_content(read_back(content))["rows"]}
     position = list(MEASURES).index("auc")
     assert rows["balanced"][position] == {"mean": words.DASH, "interval": "", "spread": "", "best": False}
     assert rows["original"][position]["mean"] == "0.400"
@@ -297,12 +309,12 @@ def test_the_dash_reaches_the_page(html):
     assert f'<span class="value">{words.DASH}</span>' in html
 
 
-def test_the_best_are_marked_without_those_given_other_data(run_of):
-    run = run_of(results())
+def test_the_best_are_marked_without_those_given_other_data(read_back):
+    run = read_back(results())
     assert page.best_of(run, "worst_cell") == {"general_noise"}
     assert page.best_of(run, "flip_rate") == {"general_noise"}
     assert page.best_of(run, "gap") == {"general_noise"}
-    tied = run_of(results(WINNING | {"original": 0.7}))
+    tied = read_back(results(WINNING | {"original": 0.7}))
     assert page.best_of(tied, "accuracy[True]") == {"original", "general_noise"}
 
 
@@ -312,57 +324,82 @@ BIASED = (
 )
 
 
-def test_the_headline_of_a_scheme_that_helped(run_of):
-    assert words.headline(run_of(results())) == (
+def test_the_headline_of_a_scheme_that_helped(read_back):
+    assert words.headline(read_back(results())) == (
         f"{BIASED}general_noise raised it to 0.700 [0.680, 0.720] (+0.300, intervals apart), the most of 2 schemes; "
         "it is above both controls."
     )
 
 
-def test_the_headline_where_a_control_does_as_well(run_of):
-    text = words.headline(run_of(results(WINNING | {"elsewhere": 0.71})))
+def test_the_headline_where_a_control_does_as_well(read_back):
+    text = words.headline(read_back(results(WINNING | {"elsewhere": 0.71})))
     assert text.endswith("; it is above the control “threshold shifted” and not above “elsewhere”.")
-    overlapping = words.headline(run_of(results(WINNING | {"elsewhere": 0.69})))
+    overlapping = words.headline(read_back(results(WINNING | {"elsewhere": 0.69})))
     assert overlapping.endswith(
         "it is above the control “threshold shifted” and above, though intervals overlap, “elsewhere”."
     )
 
 
-def test_the_headline_where_nothing_helped(run_of):
+def test_the_headline_where_nothing_helped(read_back):
     worst = WINNING | {"general_noise": 0.3, "general_mask": 0.35}
-    assert words.headline(run_of(results(worst))) == (
+    assert words.headline(read_back(results(worst))) == (
         f"{BIASED}no scheme helped: the best of 2, general_mask, is at 0.350 [0.330, 0.370] (\N{MINUS SIGN}0.050, "
         "intervals apart)."
     )
 
 
-def test_the_headline_where_it_is_not_clear(run_of):
-    text = words.headline(run_of(results(width=0.4)))
+def test_the_headline_where_it_is_not_clear(read_back):
+    text = words.headline(read_back(results(width=0.4)))
     assert "; no scheme clearly helped: general_noise is at 0.700 [0.300, 1.100] (+0.300, intervals overlap)" in text
 
 
-def test_what_did_not_run_is_named_once_and_not_drawn(run_of):
+def test_what_did_not_run_is_named_once_and_not_drawn(read_back):
     content = results()
     content["table"] = [row | ({"mean": None} if row["mitigator"] == "elsewhere" else {}) for row in content["table"]]
     content["cells"] = [row for row in content["cells"] if row["mitigator"] != "elsewhere"]
     told = {"status": "not applicable", "reason": f"no {SCRIPT}"}
     content["trainings"] = [row | (told if row["mitigator"] == "elsewhere" else {}) for row in content["trainings"]]
-    run = run_of(content)
+    run = read_back(content)
     assert run.not_run == {"elsewhere": f"not applicable: no {SCRIPT}"}
     assert run.names == [name for name in ARMS if name != "elsewhere"]
     assert [row["name"] for row in page.page_content(run)["rows"]] == run.names
     assert words.headline(run).endswith("it is above the control “threshold shifted”.")
 
 
-def test_the_headline_where_it_cannot_be_said(run_of):
+def test_a_mitigator_with_fewer_seeds_is_named_in_table_and_text(tmp_path):
+    content = results()
+    failed = {"status": "failed", "reason": f"FloatingPointError: {SCRIPT}"}
+    content["trainings"] = [
+        row | (failed if (row["mitigator"], row["seed"]) == ("elsewhere", 1) else {"status": "done", "reason": None})
+        for row in content["trainings"]
+    ]
+    folder = write(tmp_path / "run", content)
+    run = read_run(folder)
+    assert run.failed
+    assert run.fewer_seeds == {"elsewhere": f"1 of 2 seeds; seed 1 failed: FloatingPointError: {SCRIPT}"}
+    text = Page(rendered(run)).text
+    assert "elsewhere control, 1 of 2 seeds" in text
+    assert (
+        f"fewer trainings than the others: elsewhere (1 of 2 seeds; seed 1 failed: FloatingPointError: {SCRIPT})"
+        in text
+    )
+    assert not read_run(write(tmp_path / "whole")).failed
+
+
+def test_the_page_of_a_run_in_memory_is_that_of_its_folder(content, html, tmp_path):
+    page.draw_report(run_of(content, maps()), tmp_path)
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == html
+
+
+def test_the_headline_where_it_cannot_be_said(read_back):
     only = {name: value for name, value in WINNING.items() if ARMS[name] != "scheme"}
-    assert "cannot say whether a scheme helped" in words.headline(run_of(results(only)))
+    assert "cannot say whether a scheme helped" in words.headline(read_back(results(only)))
     without = {name: value for name, value in WINNING.items() if name != "original"}
-    assert "the original has no worst-cell accuracy" in words.headline(run_of(results(without)))
+    assert "the original has no worst-cell accuracy" in words.headline(read_back(results(without)))
 
 
-def test_the_findings_say_what_was_biased_and_what_it_did(run_of):
-    found = dict(words.findings(run_of(results())))
+def test_the_findings_say_what_was_biased_and_what_it_did(read_back):
+    found = dict(words.findings(read_back(results())))
     assert found["What was biased"] == (
         "In training, 2,000 of 3,000 images of not Male and 0 of 3,000 images of Male are Blond_Hair. The original has "
         "an accuracy of 0.400 [0.380, 0.420] for not Male and 0.400 [0.380, 0.420] for Male: a gap of "
@@ -419,10 +456,10 @@ def test_results_that_are_none_are_named(tmp_path, text, message):
         write_report(folder)
 
 
-def test_a_training_that_diverged_is_drawn_as_far_as_it_went(run_of):
+def test_a_training_that_diverged_is_drawn_as_far_as_it_went(read_back):
     content = results()
     content["trainings"][0]["losses"] = [0.7, None]
-    run = run_of(content)
+    run = read_back(content)
     assert np.isnan(run.trainings["losses"][0][1])
     assert [picture.name for picture in pictures.training_pictures(run)] == ["region_training", "training_losses"]
 
@@ -430,7 +467,7 @@ def test_a_training_that_diverged_is_drawn_as_far_as_it_went(run_of):
 def test_a_lacking_key_is_named(tmp_path):
     content = results()
     del content["cells"]
-    with pytest.raises(ValueError, match=r"results\.json lacks 'cells'"):
+    with pytest.raises(ValueError, match=r"results\.json: it lacks 'cells'"):
         write_report(write(tmp_path / "run", content))
 
 
@@ -461,8 +498,7 @@ def test_wrong_values_are_shown_or_refused_by_name(tmp_path, at, wrong):
     except ValueError as error:
         assert "results.json" in str(error)  # noqa: PT017 - most are shown
         return
-    shown = {**page.page_content(run), "strip": examples.strip_content(run), "confident": [], **page._script()}
-    html = page.template("report.html.j2").render(pictures={"results": [], "trainings": [], "maps": []}, **shown)
+    html = rendered(run)
     assert words.headline(run)
     assert SCRIPT not in html
 

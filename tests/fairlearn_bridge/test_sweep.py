@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -131,6 +132,7 @@ def test_a_stopped_and_a_killed_sweep_go_on(settings, swept, tmp_path, command, 
     [
         ("quantiles = [0.5]", "sets quantiles, the options are"),
         ("quantile = ", "sweep.toml"),
+        ("quantile = " + 10**4 * "[", "sweep.toml"),
         ("quantile = [0.5, 0.5]", "each once, got [0.5, 0.5]"),
         ("seeds = 0", "seeds must be at least 1, got 0"),
         ('schemes = "specific_mask@predict"', "general_mask and general_noise @predict"),
@@ -144,6 +146,42 @@ def test_bad_settings_are_told(text, words, tmp_path):
     told = "".join(done.stderr.replace("│", " ").split())  # typer sets its errors in a box
     assert words.replace(" ", "") in told
     assert not (tmp_path / "out").exists()
+
+
+TINY = ["--confounder", "Blond_Hair", "--size", 16, "--train-size", 120, "--test-per-cell", 8, "--epochs", 1]
+TINY += ["--validation-per-cell", 6, "--region-epochs", 1, "--batch-size", 32, "--jobs", 1, "--quantile", 0.5]
+TINY += ["--schemes", "general_mask", "--quiet", "--force"]
+
+
+def test_a_disk_that_is_full_for_a_while_ends_a_sweep_and_costs_nothing_of_it(tmp_path, refused, kept):
+    out = tmp_path / "out"
+
+    def arguments(seeds):
+        return list(map(str, ["sweep", *TINY, "--out", out, "--seeds", seeds]))
+
+    done = CliRunner().invoke(app, arguments(1))
+    assert done.exit_code == 0, done.stderr
+    before = kept(out)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
+    try:
+        told = refused(app, *arguments(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert told.startswith("error: [Errno 27] File too large")
+    assert kept(out) == before
+    done = CliRunner().invoke(app, arguments(2))
+    assert done.exit_code == 0, done.stderr
+    assert (pd.read_csv(out / "table.csv")["seeds"] == 2).all()
+    assert kept(out).items() >= before.items()
+
+
+def test_a_failed_training_of_a_sweep_is_named(tmp_path, fails_with_seed_1):
+    arguments = ["sweep", *TINY, "--out", tmp_path / "out", "--seeds", 2, "--others", "broken"]
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    assert done.exit_code == 1
+    assert "broken: Failed with seed 1: KeyError: 'oops'." in done.stderr
+    assert done.stdout.endswith("Blond_Hair, broken: the mean over 1 of 2 seeds\n")
 
 
 @pytest.mark.parametrize("option", ["--train-size", "--test-per-cell"])
