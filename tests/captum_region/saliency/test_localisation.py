@@ -56,3 +56,22 @@ def test_order_is_all_that_ranks_see():
     maps, truth = rng.random((5, 6, 7)), rng.random((5, 6, 7)) < 0.3
     for measure in (pointing_game, rank_accuracy, intersection_over_union, pixel_auc):
         np.testing.assert_allclose(measure(np.exp(3 * maps), truth), measure(maps, truth))
+
+
+@pytest.mark.parametrize(
+    ("measure", "expected"),
+    [
+        (pointing_game, [0, 0, 1, 1, 1, 1]),
+        (rank_accuracy, [0, 0.166666666667, 0.636363636364, 0.5, 0.846153846154, 0.941176470588]),
+        (mass_accuracy, [0.027070925826, 0.19503945885, 0.455888744024, 0.476216511755, 0.825499034127, 0.93606281548]),
+        (pixel_auc, [0.5, 0.594444444444, 0.84, 0.456790123457, 0.836538461538, 0.426470588235]),
+    ],
+)
+def test_quantus_gives_the_same_values(measure, expected):
+    # The values are those of Quantus 0.6.0: PointingGame, RelevanceRankAccuracy, RelevanceMassAccuracy and AUC, each
+    # with abs=False and normalise=False, called with a_batch=maps[:, None] and s_batch=truth[:, None].
+    number = np.arange(6 * 36).reshape(6, 6, 6)
+    truth = number * 29 % 97 < np.array([5, 15, 30, 50, 70, 90])[:, None, None]
+    maps = number * 37 % 101 / 100
+    maps[::2] += truth[::2] / 2  # some that do find it: pointing would else nearly always miss
+    np.testing.assert_allclose(measure(maps, truth), expected, atol=1e-11)
