@@ -100,8 +100,10 @@ def test_what_was_left_out_is_listed(command, options, results, run, attributes)
     _, out = run(*command, table, *options, "--skip-damaged", "--force")
     found = json.loads((out / results).read_text())["skipped"]
     assert found == [{"image": "broken.png", "reason": "not an image of a supported format"}]
-    for page in out.glob("*.html"):
-        assert "<b>tall" not in page.read_text()
+    pages = [page.read_text() for page in out.glob("*.html")]
+    assert len(pages) == (results == "results.json")
+    assert not any("<b>tall" in page for page in pages)
+    assert all("&lt;b&gt;tall" in page for page in pages if "tall" in options[1])
 
 
 def test_names_that_inspect_left_out_are_listed(tmp_path):

@@ -5,8 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from captum.attr import Attribution, NoiseTunnel
-from captum.attr import visualization as viz
+from captum.attr import Attribution
 
 from captum_region import (
     DenseRegionClassifier,
@@ -215,33 +214,11 @@ def test_tuples_dtypes_and_the_inputs_are_left_alone(classifier, images):
     assert attribution.region_map(images[:0]).shape == (0, *GRID.shape)
 
 
-def test_train_mode_stays_train_mode(images):
-    classifier = DenseRegionClassifier(GRID, 2, width=4, random_state=0).train()
-    RegionAttribution(classifier).attribute(images)
-    assert classifier.training
-
-
-def test_captums_own_words(classifier):
+def test_confidences_are_named_or_given(classifier):
     attribution = RegionAttribution(classifier)
-    assert attribution.get_name() == "Region Attribution"
-    assert attribution.has_convergence_delta() is False
     with pytest.raises(ValueError, match="confidence"):
         RegionAttribution(classifier, "certainty")
     custom = RegionAttribution(classifier, lambda logits: logits[:, 0])
     assert custom.region_map(torch.zeros(1, 3, 20, 26)).shape == (1, *GRID.shape)
     with pytest.raises(ValueError, match="at least one image"):
         attribution.mean_map(torch.zeros(0, 3, 20, 26))
-
-
-def test_noise_tunnel_without_noise_changes_nothing(classifier, images):
-    attribution = RegionAttribution(classifier)
-    smooth = NoiseTunnel(attribution).attribute(images, nt_samples=3, stdevs=0.0)
-    torch.testing.assert_close(smooth, attribution.attribute(images))
-
-
-def test_captum_draws_it(classifier, images):
-    attributed = RegionAttribution(classifier).attribute(images)[0].permute(1, 2, 0).numpy()
-    figure, _ = viz.visualize_image_attr(
-        attributed, images[0].permute(1, 2, 0).numpy(), method="blended_heat_map", sign="positive", use_pyplot=False
-    )
-    assert figure.axes

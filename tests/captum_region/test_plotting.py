@@ -42,7 +42,7 @@ def test_the_map_lies_over_the_image_on_a_fixed_scale(ax):
     np.testing.assert_array_equal(drawn.get_array(), MAP)
     assert drawn.get_clim() == (0, 1)
     assert drawn.get_alpha() == 0.4
-    assert ax.get_title(loc="left") == "hair" or ax.get_title() == "hair"
+    assert ax.get_title(loc="left") == "hair"
     assert len(ax.figure.axes) == 2  # the colour bar is the second
 
 
@@ -60,8 +60,7 @@ def test_one_channel_is_grey():
 
 def test_a_dollar_sign_is_no_formula(ax):
     plot_region_map(None, np.eye(3), ax=ax, title="$x and $y")
-    assert "$x and $y" not in literal("$x and $y")
-    ax.figure.savefig("/dev/null", format="png")
+    assert ax.get_title(loc="left") == r"\$x and \$y" == literal("$x and $y")
 
 
 @pytest.mark.parametrize(
