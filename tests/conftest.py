@@ -223,6 +223,15 @@ def states():
     return lambda out: list((out / "checkpoints").glob("[!.]*.safetensors"))
 
 
+@pytest.fixture
+def path_for_all(tmp_path):
+    """Return tmp_path, into which pytest lets its own user alone; root becomes another where permissions matter."""
+    for folder in (tmp_path, *tmp_path.parents):
+        if os.geteuid() == 0 and not folder.stat().st_mode & 0o001:
+            folder.chmod(0o755)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def written():
     """Return what a file has anew when it is written again: not its time of access, which reading moves."""
