@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from captum.attr import Attribution
+from captum.attr import Attribution, NoiseTunnel
 
 from captum_region import (
     DenseRegionClassifier,
