@@ -35,7 +35,8 @@ from fairlearn_bridge import (
     ThresholdShift,
     fit_mitigators,
 )
-from fairlearn_bridge.baselines import _WorstGroups, last_features
+from fairlearn_bridge.baselines import last_features
+from fairlearn_bridge.baselines.weighting import _WorstGroups
 from fairlearn_bridge.validation import check_sensitive
 
 
