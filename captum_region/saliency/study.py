@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
 from captum_region.batches import batches, take
 from captum_region.checkpoint import classifier_digest
-from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, Recipe, RegionClassifier
+from captum_region.classifiers import DenseRegionClassifier, Recipe, RegionClassifier
 from captum_region.datasets import Faces
 from captum_region.grid import RegionGrid
 from captum_region.progress import progress_bar
@@ -41,14 +41,10 @@ SLOW = ("Occlusion", "KernelShap", "XRAI")
 RETRAIN = ("fast", "all", "none")
 
 
-class _OneRegion(PatchRegionClassifier):
-    recipe = Recipe(
-        epochs=15, batch_size=64, positions_per_image=1, lr=1e-2, weight_decay=0.01, schedule="onecycle", min_steps=400
-    )
-
-
-class WholeImageClassifier(nn.Module):
+class WholeImageClassifier(RegionClassifier):
     """A small convolutional network, to be explained: three blocks of convolution, normalisation, ReLU and pooling.
+
+    It is a plain network of images. For the package's trainer alone it is a classifier of one region, the whole image.
 
     Parameters
     ----------
@@ -63,45 +59,26 @@ class WholeImageClassifier(nn.Module):
         The layer for Grad-CAM.
     """
 
+    recipe = Recipe(
+        epochs=15, batch_size=64, positions_per_image=1, lr=1e-2, weight_decay=0.01, schedule="onecycle", min_steps=400
+    )
+
     def __init__(self, size: int, random_state: int) -> None:
-        super().__init__()
+        super().__init__(RegionGrid(size, size, 1), 2)
         layers: list[nn.Module] = []
         with seeded(random_state):
             for wide_in, wide_out in ((3, 16), (16, 32), (32, 64)):
                 convolution = nn.Conv2d(wide_in, wide_out, 3, padding=1)
                 layers += [convolution, nn.BatchNorm2d(wide_out), nn.ReLU(), nn.MaxPool2d(2)]
             layers[-1:] = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 2)]
-        # One region, the whole image: the package's own trainer then trains an ordinary classifier.
-        self.classifier = _OneRegion(RegionGrid(size, size, 1), 2, nn.Sequential(*layers), random_state=random_state)
+        self.network = nn.Sequential(*layers)
         self.to(memory_format=torch.channels_last)  # the faster layout on most machines
-        backbone = self.classifier.backbone
-        self.last = [module for module in backbone.modules() if isinstance(module, nn.ReLU)][-1]
+        self.last = [module for module in layers if isinstance(module, nn.ReLU)][-1]
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Classify images in [0, 1], N x 3 x size x size: N x 2 logits."""
-        logits: Tensor = self.classifier(images, torch.zeros(len(images), dtype=torch.long, device=images.device))
+    def forward(self, patches: Tensor, region: Tensor | None = None) -> Tensor:
+        """Classify images, N x 3 x size x size, uint8 or float in [0, 1]: N x 2 logits."""
+        logits: Tensor = self.network(self.normalize(patches))
         return logits
-
-    def fit(
-        self,
-        images: ImageData,
-        labels: ArrayLike,
-        *,
-        epochs: int | None = None,
-        random_state: int = 0,
-        checkpoint_dir: str | os.PathLike[str] | None = None,
-        show_progress: bool = False,
-    ) -> None:
-        """Train it in place; the options are those of `fit_region_classifier`."""
-        fit_region_classifier(
-            self.classifier,
-            images,
-            labels,
-            epochs=epochs,
-            random_state=random_state,
-            checkpoint_dir=checkpoint_dir,
-            show_progress=show_progress,
-        )
 
 
 def grids_for(size: int) -> tuple[RegionGrid, RegionGrid]:
@@ -204,24 +181,16 @@ def study_attribute(
         If images are not square, no test image has the attribute, there is no truth, `limit` or `quantile` is out of
         range, or `retrain` names what is no method.
     """
-    height, width = train.image_size
-    if height != width:
-        raise ValueError(f"train must hold square images, got {height} x {width}")
-    if limit < 1:
-        raise ValueError(f"limit must be at least 1, got {limit}")
-    if not 0 <= quantile < 1:
-        raise ValueError(f"quantile must lie in [0, 1), got {quantile}")
+    side = _side(train, limit, quantile)
     labels, asked = train.binary(attribute), test.binary(attribute)
     with_it = test.subset(np.flatnonzero(asked)[:limit])
     if not len(with_it):
         raise ValueError(f"test must hold images with {attribute}, got none")
     masks = np.asarray(_own_truth(with_it, attribute) if truth is None else truth(with_it), dtype=bool)
-    model = WholeImageClassifier(height, seed).to(device)
+    model = WholeImageClassifier(side, seed).to(device)
     given = region_classifiers is not None
     if region_classifiers is None:
-        region_classifiers = [
-            DenseRegionClassifier(grid, 2, random_state=seed).to(device) for grid in grids_for(height)
-        ]
+        region_classifiers = [DenseRegionClassifier(grid, 2, random_state=seed).to(device) for grid in grids_for(side)]
     # Names are checked before hours of training.
     methods, not_run = _methods(model, region_classifiers, train.images[:1], seed)
     _check_names("without", without, [*methods, *not_run])
@@ -240,44 +209,40 @@ def study_attribute(
             comparison = SaliencyComparison(**found.pop("comparison"))
             return Study(comparison, images=with_it, truth=masks, not_run=not_run, **found)
     options: Any = {"random_state": seed, "checkpoint_dir": checkpoint_dir, "show_progress": show_progress}
-    model.fit(train.images, labels, epochs=epochs, **options)
+    fit_region_classifier(model, train.images, labels, epochs=epochs, **options)
     for classifier in () if given else region_classifiers:
         fit_region_classifier(classifier, train.images, labels, epochs=region_epochs, **options)
     methods, _ = _methods(model, region_classifiers, train.images, seed)
     methods = {name: methods[name] for name in kept}
-    with torch.no_grad():
-        predicted = torch.cat([model(batch.to(device).float() / 255).argmax(1) for batch in batches(test.images, 64)])
     comparison = compare_saliency(
         with_it.images, masks, methods, target=1, model=model, device=device, show_progress=show_progress
     )
-    left = []
     chosen = {"nothing masked": None, **{name: methods[name] for name in again}} if again else {}
+    retraining: Any = {"quantile": quantile, "epochs": retrain_epochs, "random_state": seed, "device": device}
+    left = []
     for name, method in progress_bar(chosen.items(), desc="retraining", unit="method", disable=not show_progress):
-        known, judged = (
-            (
-                part.images,
-                None if method is None else _maps(method, model, part.images, device),
-                part.binary(attribute),
-            )
-            for part in (train, test)
-        )
-        value = information_left(
-            known,
-            judged,
-            quantile=quantile,
-            epochs=retrain_epochs,
-            random_state=seed,
-            device=device,
-            checkpoint_dir=checkpoint_dir,
-        )
+        parts = [(part.images, _maps(method, model, part.images), part.binary(attribute)) for part in (train, test)]
+        value = information_left(*parts, checkpoint_dir=checkpoint_dir, **retraining)
         left.append({"method": name, "information_left": value})
     found = {
         "left": pd.DataFrame(left, columns=["method", "information_left"]),
-        "accuracy": float(balanced_accuracy_score(asked, predicted.cpu().numpy())),
+        "accuracy": float(balanced_accuracy_score(asked, _predictions(model, test.images))),
         "region_accuracy": float(region_accuracy(region_classifiers[0], test.images, asked.astype(int)).mean()),
     }
     snapshots.save(lambda: found | {"comparison": vars(comparison)})
     return Study(comparison, images=with_it, truth=masks, not_run=not_run, **found)
+
+
+def _side(train: AttributeImages, limit: int, quantile: float) -> int:
+    """Return the side of the images, whatever is asked of them being possible."""
+    height, width = train.image_size
+    if height != width:
+        raise ValueError(f"train must hold square images, got {height} x {width}")
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}")
+    if not 0 <= quantile < 1:
+        raise ValueError(f"quantile must lie in [0, 1), got {quantile}")
+    return height
 
 
 def _own_truth(images: AttributeImages, attribute: str) -> NDArray[np.bool_]:
@@ -320,11 +285,18 @@ def _check_names(argument: str, names: Collection[str], methods: Collection[str]
         raise ValueError(f"{argument} must name methods, of {', '.join(methods)}; got {', '.join(unknown)}")
 
 
-def _maps(method: Method, model: nn.Module, images: ImageData, device: str | torch.device) -> Tensor:
+def _predictions(model: WholeImageClassifier, images: ImageData) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([model(batch.to(model.device)).argmax(1).cpu() for batch in batches(images, 64)])
+
+
+def _maps(method: Method | None, model: WholeImageClassifier, images: ImageData) -> Tensor | None:
     """Return a map of each image, of the class that the model predicts: labels must not shape the masks."""
+    if method is None:
+        return None
     parts = []
     for batch in batches(images, 64):
-        scaled = batch.to(device).float() / 255
+        scaled = batch.to(model.device).float() / 255
         with torch.no_grad():
             predicted = model(scaled).argmax(1)
         parts.append(method(scaled, predicted).cpu())

@@ -101,7 +101,9 @@ def study_cues(
     for cue in CUES:
         faces = make_faces(images, size, attributes={cue: has_it}, random_state=3 * seed + 2)
         model = WholeImageClassifier(size, seed)
-        model.fit(faces.images, has_it, epochs=epochs, random_state=seed, show_progress=show_progress)
+        fit_region_classifier(
+            model, faces.images, has_it, epochs=epochs, random_state=seed, show_progress=show_progress
+        )
         background = torch.from_numpy(both.images[:64]).float() / 255
         methods = captum_methods(model, model.last, background=background, window=size // 8, stride=size // 16)
         with torch.no_grad():
