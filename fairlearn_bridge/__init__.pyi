@@ -11,20 +11,14 @@ from .baselines import (
     ThresholdShift,
 )
 from .classifier import ImageClassifier, SmallCNN
-from .comparison import (
-    Samples,
-    compare_mitigators,
-    fit_mitigators,
-    measure,
-    pareto_front,
-    signed_gap,
-    summarize,
-)
+from .comparison import compare_mitigators, fit_mitigators
 from .distributed import AcceleratedImageClassifier
 from .inspection import cell_counts, find_confounders
+from .metrics import measure, pareto_front, signed_gap, summarize
 from .mitigator import AttributionNoiseMitigator
 from .noise import AttributionNoise, additive_noise, grey_out, quantile_mask
 from .protocol import ConfoundedSplit, confounded_split
+from .samples import Samples
 from .selection import CrossedAUC, estimate_crossed_auc
 
 __all__ = [

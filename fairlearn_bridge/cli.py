@@ -131,11 +131,9 @@ def _print_run(run: Run, out: Path, as_json: bool) -> None:
     if as_json:
         typer.echo((out / "results.json").read_text(), nl=False)
         return
-    target = run.results["target"]
-    names = {"accuracy[False]": f"not {target}", "accuracy[True]": target, "confounder_gap": "conf. gap"}
     shown = Table("mitigator", box=None)
     for measure in run.measures:
-        shown.add_column(names.get(measure, measure.replace("_", " ")), justify="right")
+        shown.add_column(run.label(measure), justify="right")
     values = [run.values(measure) for measure in run.measures]
     for name in run.names:
         found = [of_measure.get(name) for of_measure in values]
@@ -405,11 +403,13 @@ def _print_table1(table: pd.DataFrame, target: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    names = {"accuracy": "accuracy", "accuracy[True]": target, "accuracy[False]": f"not {target}"}
+    from fairlearn_bridge.metrics import label
+
+    groups = {"True": target, "False": f"not {target}"}
     shown = Table("confounder", "scheme", "quantile", box=None)
     measures = [name for name in table.columns.unique(0) if name != "quantile"]
     for name in measures:
-        shown.add_column(names.get(name, name.replace("_", " ")), justify="right")
+        shown.add_column(label(name, groups), justify="right")
     for (confounder, scheme), row in zip(table.index, table.to_dict("records"), strict=True):
         cells = [
             f"{row[name, 'original']:.2f} / {row[name, 'balanced']:.2f} / {row[name, 'scheme']:.2f}\n"

@@ -8,103 +8,32 @@ import shutil
 import time
 import warnings
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from fairlearn.metrics import MetricFrame, count
 from joblib import Parallel, delayed
-from scipy.stats import rankdata
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import accuracy_score
-from sklearn.utils.multiclass import type_of_target
 
 from captum_region.progress import progress_bar
-from captum_region.randomness import RandomState, draw_seed
 from captum_region.snapshot import Snapshots, digest
 from fairlearn_bridge.baselines import NotApplicableError
+from fairlearn_bridge.metrics import alignment, check_reference, check_resampling, summarize
+from fairlearn_bridge.samples import Samples
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
     from captum_region.batches import ImageData
 
 
 class NoneCouldRunError(RuntimeError, ValueError):
     """No mitigator could run with any seed; a ValueError too, since data or parameters that suit none are the cause."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Images with their target and confounder, and the groups to report by.
-
-    Attributes
-    ----------
-    X : ndarray or Tensor, shape (N, C, height, width)
-    y : array-like of shape (N,)
-        The target's labels.
-    confounder : array-like of shape (N,)
-    groups : array-like of shape (N,), optional
-        The groups of the report (gender); by default `y`, as in De Coninck et al. 2024, where gender is the target.
-    twins : ndarray or Tensor like X, optional
-        The same images with only the confounder toggled.
-
-    Raises
-    ------
-    ValueError
-        If the lengths differ, or labels, confounder or groups are continuous, or missing of an image.
-    """
-
-    X: ImageData
-    y: NDArray[Any]
-    confounder: NDArray[Any]
-    groups: NDArray[Any] | None = None
-    twins: ImageData | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "groups", self.y if self.groups is None else self.groups)
-        for name in ("y", "confounder", "groups"):
-            values = np.asarray(getattr(self, name))
-            if values.shape != (len(self.X),):
-                raise ValueError(f"{name} must have shape ({len(self.X)},), one an image, got {values.shape}")
-            if (missing := pd.isna(values)).any():
-                raise ValueError(f"{name} must not miss values, got {missing.sum()} missing")
-            if values.dtype.kind == "f" and type_of_target(values) == "continuous":
-                raise ValueError(
-                    f"{name} must hold classes, got a continuous variable; pandas.cut makes classes of one"
-                )
-            object.__setattr__(self, name, values)
-        if self.twins is not None and self.twins.shape != self.X.shape:
-            raise ValueError(f"twins must have the shape of X, {tuple(self.X.shape)}, got {tuple(self.twins.shape)}")
-
-
-def signed_gap(y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: ArrayLike) -> float:
-    """Return the accuracy of the first of two groups, in sorted order, minus that of the second.
-
-    With groups False and True of Male: above 0 where women are classified better.
-
-    Raises
-    ------
-    ValueError
-        If there are not exactly two groups.
-
-    Examples
-    --------
-    >>> signed_gap([0, 0, 1, 1], [0, 0, 1, 0], sensitive_features=["a", "a", "b", "b"])
-    0.5
-    """
-    frame = MetricFrame(
-        metrics=accuracy_score, y_true=y_true, y_pred=y_pred, sensitive_features=np.asarray(sensitive_features)
-    )
-    if len(frame.by_group) != 2:
-        raise ValueError(f"sensitive_features must hold two groups, got {list(frame.by_group.index)}")
-    return float(frame.by_group.iloc[0] - frame.by_group.iloc[1])
 
 
 def compare_mitigators(
@@ -176,9 +105,9 @@ def compare_mitigators(
         As `fit_mitigators` and `summarize`, or if the reference could not run.
     """
     # Before hours of training, not after them.
-    _check_resampling(confidence_level, n_bootstrap)
+    check_resampling(confidence_level, n_bootstrap)
     if reference is not None:
-        _check_reference(reference, mitigators)
+        check_reference(reference, mitigators)
     predictions, trainings = fit_mitigators(
         mitigators,
         train,
@@ -410,224 +339,3 @@ def _predict(estimator: Any, X: ImageData, confounder: NDArray[Any], seed: int) 
     finally:
         setattr(estimator, name, soft) if own else delattr(estimator, name)
     return predicted, np.asarray(kept[-1] if kept else told(soft))[:, -1]
-
-
-def alignment(target: ArrayLike, confounder: ArrayLike) -> dict[Any, Any]:
-    """Return the confounder's value that goes along with each class of the training data, beyond its usual share."""
-    shares = pd.crosstab(np.asarray(target), np.asarray(confounder), normalize="index")
-    return dict((shares / shares.mean()).idxmax(axis=1))
-
-
-def summarize(
-    predictions: pd.DataFrame,
-    *,
-    aligned: Mapping[Any, Any],
-    reference: str | None = None,
-    n_bootstrap: int = 1000,
-    confidence_level: float = 0.95,
-    random_state: RandomState = 0,
-) -> pd.DataFrame:
-    """Measure predictions: see `measure` for what.
-
-    Parameters
-    ----------
-    predictions : DataFrame
-        From `fit_mitigators`.
-    aligned : mapping of class to confounder value
-        From `alignment` of the training data; decides the crossed cells.
-    reference : str, optional
-        The mitigator, or the original, that the others are compared with, image by image and seed by seed.
-    n_bootstrap, confidence_level
-        See `compare_mitigators`.
-    random_state : int, NumPy generator or None, default=0
-        Decides the resamples.
-
-    Returns
-    -------
-    DataFrame
-        A row a mitigator; columns (measure, statistic), where the statistic is ``mean`` and ``std`` over seeds (NaN
-        with one seed), ``low`` and ``high``, the percentile bootstrap interval over test images of the mean over seeds,
-        and ``seeds``, their number. With a `reference` also ``difference``, the mean minus that of the reference, over
-        the seeds that both have (NaN if there are none), with its interval ``difference_low`` and ``difference_high``,
-        over resamples that draw the same images for both.
-
-    Raises
-    ------
-    ValueError
-        If `confidence_level` or `n_bootstrap` is out of range, or there is no such reference.
-    """
-    _check_resampling(confidence_level, n_bootstrap)
-    seed = draw_seed(random_state)
-    tail = 100 * (1 - confidence_level) / 2
-    by_name = dict(list(predictions.groupby("mitigator", sort=False)))
-    if reference is not None:
-        _check_reference(reference, by_name)
-    points, resamples = {}, {}
-    for name, of_mitigator in by_name.items():
-        of_seeds = dict(list(of_mitigator.groupby("seed")))
-        points[name] = pd.DataFrame([measure(part, aligned=aligned) for part in of_seeds.values()], list(of_seeds))
-        resamples[name] = np.stack([_bootstrap(part, aligned, n_bootstrap, seed) for part in of_seeds.values()])
-    rows = {}
-    for name, point in points.items():
-        low, high = np.nanpercentile(resamples[name].mean(0), [tail, 100 - tail], axis=0)
-        statistics = {"mean": point.mean(), "std": point.std(), "low": low, "high": high, "seeds": float(len(point))}
-        if reference is not None:
-            other = points[reference]
-            both = point.index.intersection(other.index)
-            statistics |= dict.fromkeys(("difference", "difference_low", "difference_high"), np.nan)
-            if len(both):
-                # The same seed has drawn the same images for every mitigator.
-                mine, its = (resamples[of][points[of].index.get_indexer(both)].mean(0) for of in (name, reference))
-                statistics["difference"] = point.loc[both].mean() - other.loc[both].mean()
-                statistics["difference_low"], statistics["difference_high"] = np.nanpercentile(
-                    mine - its, [tail, 100 - tail], axis=0
-                )
-        rows[name] = pd.DataFrame(statistics, index=point.columns).stack()
-    return pd.DataFrame(rows).T.rename_axis("mitigator").rename_axis(["measure", "statistic"], axis=1)
-
-
-def _check_resampling(confidence_level: float, n_bootstrap: int) -> None:
-    if not 0 < confidence_level < 1 or n_bootstrap < 1:
-        raise ValueError(
-            f"confidence_level must lie in (0, 1) and n_bootstrap be at least 1, got {confidence_level}, {n_bootstrap}"
-        )
-
-
-def _check_reference(reference: str, names: Collection[Any]) -> None:
-    if reference not in names:
-        raise ValueError(f"reference must be one of {', '.join(map(str, names))}, got {reference!r}")
-
-
-def pareto_front(table: pd.DataFrame, less: str = "gap", more: str = "accuracy") -> pd.Series:
-    """Return which mitigators no other beats: none has a gap no larger, an accuracy no lower, and one of them better.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `summarize` or `compare_mitigators`.
-    less, more : str, default="gap" and "accuracy"
-        The measure whose absolute value should be small, and the one that should be large; their means are compared.
-
-    Returns
-    -------
-    Series of bool, by mitigator
-        False where a mitigator has not run.
-
-    Raises
-    ------
-    ValueError
-        If the table has no such measure.
-
-    Examples
-    --------
-    >>> columns = pd.MultiIndex.from_product([["accuracy", "gap"], ["mean"]])
-    >>> table = pd.DataFrame([[0.9, 0.3], [0.8, -0.1], [0.8, 0.2]], ["original", "mask", "noise"], columns)
-    >>> pareto_front(table).to_dict()
-    {'original': True, 'mask': True, 'noise': False}
-    """
-    if missing := {less, more} - set(table.columns.get_level_values(0)):
-        raise ValueError(f"table must have the measures {less} and {more}, it lacks {', '.join(sorted(missing))}")
-    cost = np.stack([table[less, "mean"].abs(), -table[more, "mean"]], axis=1).astype(float)
-    no_worse, better = ((op(cost[None], cost[:, None])) for op in (np.less_equal, np.less))
-    beaten = (no_worse.all(2) & better.any(2)).any(1)
-    return pd.Series(~beaten & ~np.isnan(cost).any(1), index=table.index)
-
-
-def metric_frame(predictions: pd.DataFrame) -> MetricFrame:
-    """Return fairlearn's MetricFrame of accuracy and count by group and confounder, of one mitigator and seed."""
-    return MetricFrame(
-        metrics={"accuracy": accuracy_score, "count": count},
-        y_true=predictions["target"],
-        y_pred=predictions["predicted"],
-        sensitive_features=predictions[["group", "confounder"]],
-    )
-
-
-def measure(predictions: pd.DataFrame, *, aligned: Mapping[Any, Any]) -> pd.Series:
-    """Measure the predictions of one mitigator and seed.
-
-    Returns
-    -------
-    Series
-        ``accuracy``; ``accuracy[g]`` of each group; with two groups ``gap``, see `signed_gap`; ``worst_cell``, the
-        least accuracy of a cell of group and confounder; ``confounder_gap``, the accuracy with minus without the
-        confounder within each group, its absolute value averaged over groups; with two classes in training ``auc``, and
-        ``crossed_auc``: among images whose confounder is not what goes along with their class in training. No
-        threshold shift changes the last two. With twins, ``flip_rate``: the share of predictions that change when
-        only the confounder is toggled.
-    """
-    cells = metric_frame(predictions).by_group.dropna()
-    values = _from_cells(cells.index, cells["count"].to_numpy(), cells["accuracy"].to_numpy(dtype=float))
-    score = predictions["score"].to_numpy()
-    for name, chosen in _auc_subsets(predictions, aligned).items():
-        values[name] = _auc(score[chosen], _is_last_class(predictions)[chosen])
-    if "flipped" in predictions:
-        values["flip_rate"] = predictions["flipped"].mean()
-    return pd.Series({name: float(value) for name, value in values.items()})
-
-
-def _bootstrap(
-    predictions: pd.DataFrame, aligned: Mapping[Any, Any], n_bootstrap: int, seed: int
-) -> NDArray[np.float64]:
-    """Return n_bootstrap x measures, in the order of `measure`, of resamples that keep each image's cell."""
-    strata = predictions.groupby(["target", "group", "confounder"]).indices
-    generator = np.random.default_rng(seed)
-    index = np.empty((n_bootstrap, len(predictions)), np.intp)
-    # Each place is filled from its own cell, so what an image is stays as it was and only its outcome changes.
-    for members in strata.values():
-        index[:, members] = generator.choice(members, (n_bootstrap, len(members)))
-    right = (predictions["predicted"] == predictions["target"]).to_numpy()[index]
-    cells: dict[Any, Any] = dict(predictions.groupby(["group", "confounder"]).indices)
-    accuracy = np.stack([right[:, members].mean(1) for members in cells.values()], axis=-1)
-    sizes = np.array([len(members) for members in cells.values()])
-    values = _from_cells(pd.MultiIndex.from_tuples(list(cells)), sizes, accuracy)
-    score = predictions["score"].to_numpy()[index]
-    for name, chosen in _auc_subsets(predictions, aligned).items():
-        values[name] = _auc(score[:, chosen], _is_last_class(predictions)[chosen])
-    if "flipped" in predictions:
-        values["flip_rate"] = predictions["flipped"].to_numpy()[index].mean(1)
-    return np.stack(list(values.values()), axis=-1)
-
-
-def _from_cells(cells: pd.MultiIndex, sizes: NDArray[Any], accuracy: NDArray[np.float64]) -> dict[str, Any]:
-    """Return the measures that follow from the accuracies of the cells, the last axis of `accuracy`."""
-    sizes = sizes.astype(float)
-    group, confounder = (cells.get_level_values(level) for level in (0, 1))
-    values = {"accuracy": accuracy @ sizes / sizes.sum()}
-    by_group = {}
-    for name in sorted(set(group)):
-        of_group = np.asarray(group == name)
-        by_group[name] = accuracy[..., of_group] @ sizes[of_group] / sizes[of_group].sum()
-        values[f"accuracy[{name}]"] = by_group[name]
-    if len(by_group) == 2:
-        first, second = by_group.values()
-        values["gap"] = first - second
-    values["worst_cell"] = accuracy.min(-1)
-    with_minus_without = []
-    for name in by_group:
-        # Of a confounder with more than two values: the largest difference between any.
-        of_group = accuracy[..., np.asarray(group == name)]
-        with_minus_without.append(of_group.max(-1) - of_group.min(-1))
-    if len(set(confounder)) > 1:
-        values["confounder_gap"] = np.mean(with_minus_without, axis=0)
-    return values
-
-
-def _is_last_class(predictions: pd.DataFrame) -> NDArray[np.bool_]:
-    is_last: NDArray[np.bool_] = (predictions["target"] == predictions["target"].max()).to_numpy()
-    return is_last
-
-
-def _auc_subsets(predictions: pd.DataFrame, aligned: Mapping[Any, Any]) -> dict[str, NDArray[np.bool_]]:
-    if len(aligned) != 2:  # scores are of the last of the training classes, whatever two the test images show
-        return {}
-    crossed = (predictions["confounder"] != predictions["target"].map(aligned)).to_numpy()
-    subsets = {"auc": np.ones(len(predictions), bool), "crossed_auc": crossed}
-    return {name: chosen for name, chosen in subsets.items() if predictions["target"][chosen].nunique() == 2}
-
-
-def _auc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> Any:
-    """Return the area under the ROC along the last axis, for any number of resamples at once (Mann-Whitney's U)."""
-    n_positive = int(positive.sum())
-    ranks = rankdata(score, axis=-1)[..., positive].sum(-1)
-    return (ranks - n_positive * (n_positive + 1) / 2) / (n_positive * (len(positive) - n_positive))

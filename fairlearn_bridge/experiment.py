@@ -31,12 +31,14 @@ from captum_region.provenance import provenance
 from captum_region.randomness import draw_seed
 from captum_region.snapshot import digest
 from fairlearn_bridge.arms import FAST_OTHERS, OTHERS, Arm, build_arms
-from fairlearn_bridge.comparison import Samples, alignment, fit_mitigators, metric_frame, pareto_front, summarize
+from fairlearn_bridge.comparison import fit_mitigators
+from fairlearn_bridge.metrics import MEASURES, alignment, metric_frame, pareto_front, summarize
 from fairlearn_bridge.noise import AttributionNoise
 from fairlearn_bridge.protocol import confounded_split
 from fairlearn_bridge.report.page import draw_report
 from fairlearn_bridge.report.run import Run, run_of
 from fairlearn_bridge.report.words import listed
+from fairlearn_bridge.samples import Samples
 from fairlearn_bridge.schemes import SCHEMES, is_automatic, scheme_parameters
 
 if TYPE_CHECKING:
@@ -49,18 +51,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 STATISTICS = ("mean", "std", "low", "high", "seeds", "difference", "difference_low", "difference_high")
-MEASURES = {
-    "accuracy": "Share of test images classified right; the test set holds as many images of each cell.",
-    "accuracy[False]": "Accuracy within the group that is not {target}.",
-    "accuracy[True]": "Accuracy within the group that is {target}.",
-    "gap": "Accuracy of the group that is not {target} minus that of the other; a moved threshold alone can make it 0.",
-    "worst_cell": "Least accuracy of the four cells of {target} and {confounder}.",
-    "confounder_gap": "How much accuracy differs with and without {confounder}, averaged over the two groups.",
-    "auc": "Area under the ROC curve; no threshold changes it.",
-    "crossed_auc": "Area under the ROC curve among the images whose {confounder} is not what the biased training set "
-    "has their class go along with; no threshold changes it.",
-    "flip_rate": "Share of predictions that change when only {confounder} is toggled, all else in the picture equal.",
-}
 
 
 @dataclass(frozen=True)
@@ -402,7 +392,7 @@ def _results(
         },
         "table": flat_table(table).to_dict("records"),
         "measures": {
-            name: MEASURES[name].format(target=config.target, confounder=config.confounder)
+            name: MEASURES[name].sentence.format(target=config.target, confounder=config.confounder)
             for name in table.columns.get_level_values("measure").unique()
         },
         "cells": _cells(predictions).to_dict("records"),

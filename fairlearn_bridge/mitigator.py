@@ -23,8 +23,8 @@ from captum_region.batches import as_floats, check_weights, take
 from captum_region.labels import check_classes
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
-from fairlearn_bridge.comparison import Samples
 from fairlearn_bridge.noise import AttributionNoise, Perturbation, protect, quantile_mask
+from fairlearn_bridge.samples import Samples
 from fairlearn_bridge.schemes import AT_PREDICT
 from fairlearn_bridge.selection import CrossedAUC, estimate_crossed_auc, hold_out
 from fairlearn_bridge.validation import check_rows_or_images, check_sensitive, from_names

@@ -22,8 +22,8 @@ from captum_region.plotting import (
     scale_top,
     show_image,
 )
-from fairlearn_bridge.comparison import pareto_front
 from fairlearn_bridge.inspection import THRESHOLD, name_of
+from fairlearn_bridge.metrics import pareto_front
 from fairlearn_bridge.noise import AttributionNoise, quantile_mask, transplant
 from fairlearn_bridge.schemes import PERTURBATIONS
 

@@ -8,16 +8,17 @@ import numpy as np
 import pandas as pd
 from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
-from sklearn.utils import resample
 
 from captum_region.batches import as_floats, take
 from captum_region.randomness import RandomState, draw_seed
-from fairlearn_bridge.comparison import Samples, alignment
+from fairlearn_bridge.metrics import alignment, stratified_resamples
 from fairlearn_bridge.noise import transplant
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
+
+    from fairlearn_bridge.samples import Samples
 
 
 RESAMPLES = 200
@@ -124,8 +125,8 @@ def estimate_crossed_auc(
     def auc(y: NDArray[np.intp], scores: NDArray[np.float64]) -> float:
         return float(roc_auc_score(y, scores, multi_class="ovo"))
 
-    seeds = generator.integers(2**31, size=RESAMPLES)
-    resampled = [auc(*resample(y, scores, stratify=y, random_state=int(seed))) for seed in seeds]
+    strata = [np.flatnonzero(y == number) for number in np.unique(y)]
+    resampled = [auc(y, scores[drawn]) for drawn in stratified_resamples(strata, RESAMPLES, generator)]
     return CrossedAUC(auc(y, scores), float(np.std(resampled)))
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from captum_region import RegionAttribution
 from captum_region.files import CHECKPOINTS, locked, plain_name, replacing
 from fairlearn_bridge.arms import build_arms
-from fairlearn_bridge.comparison import NoneCouldRunError, Samples, alignment, measure, summarize
+from fairlearn_bridge.comparison import NoneCouldRunError
 from fairlearn_bridge.experiment import (
     fingerprints,
     fit_arms,
@@ -25,7 +25,9 @@ from fairlearn_bridge.experiment import (
     stage,
     train_region_classifier,
 )
+from fairlearn_bridge.metrics import alignment, measure, summarize
 from fairlearn_bridge.report.figures import accuracy_by_group, accuracy_by_quantile
+from fairlearn_bridge.samples import Samples
 from fairlearn_bridge.schemes import is_automatic
 
 if TYPE_CHECKING:

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from captum_region import RegionClassifier
-    from fairlearn_bridge.comparison import Samples
     from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData
+    from fairlearn_bridge.samples import Samples
 
 TRAININGS = ("unbiased", "biased, within classes", "biased, plain")
 

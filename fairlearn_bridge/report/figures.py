@@ -21,6 +21,7 @@ from captum_region.plotting import (
     scale_top,
     show_image,
 )
+from fairlearn_bridge import metrics
 from fairlearn_bridge.plotting import (
     KIND_COLORS,
     KIND_MARKERS,
@@ -201,7 +202,7 @@ def accuracy_by_quantile(table: pd.DataFrame, group_names: Mapping[str, str]) ->
     if not schemes:
         raise ValueError("table must hold a scheme at a quantile, it holds none")
     labels = {"accuracy": "all", **{f"accuracy[{group}]": name for group, name in group_names.items()}}
-    labels["worst_cell"] = "worst cell"
+    labels["worst_cell"] = metrics.label("worst_cell", {})
     originals = table[table["mitigator"] == "original"].set_index("measure")["mean"]
     with rc_context(STYLE):
         rows = math.ceil(len(schemes) / 2)
@@ -209,10 +210,10 @@ def accuracy_by_quantile(table: pd.DataFrame, group_names: Mapping[str, str]) ->
         axes = figure.subplots(rows, min(len(schemes), 2), sharex=True, sharey=True, squeeze=False)
         for ax, scheme in zip(axes.flat, schemes, strict=False):
             of_scheme = table[table["scheme"] == scheme].sort_values("quantile")
-            for color, (name, label) in zip(LINE_COLORS, labels.items(), strict=False):
+            for color, (name, text) in zip(LINE_COLORS, labels.items(), strict=False):
                 line = of_scheme[of_scheme["measure"] == name]
                 x, mean, low, high = (line[column].to_numpy(float) for column in ("quantile", "mean", "low", "high"))
-                ax.plot(x, mean, "o-", color=color, markersize=3.5, label=literal(label))
+                ax.plot(x, mean, "o-", color=color, markersize=3.5, label=literal(text))
                 ax.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
                 ax.axhline(originals[name], color=color, linestyle=":", linewidth=1)
             ax.set_title(literal(scheme))

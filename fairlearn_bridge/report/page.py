@@ -13,6 +13,8 @@ import jinja2
 from markupsafe import Markup
 
 from captum_region.files import replacing
+from fairlearn_bridge import metrics
+from fairlearn_bridge.metrics import LARGEST, NEXT_TO_ZERO, SMALLEST
 from fairlearn_bridge.plotting import Interval
 from fairlearn_bridge.report.examples import confident_content, strip_content
 from fairlearn_bridge.report.pictures import embedded, map_pictures, result_pictures, training_pictures
@@ -23,18 +25,6 @@ if TYPE_CHECKING:
     import os
 
 SHOWN_SKIPPED = 20
-
-# Which value of a measure is the best: the largest, the smallest, or the one next to 0.
-LARGEST, SMALLEST, NEXT_TO_ZERO = "largest", "smallest", "next to 0"
-BEST = {
-    "accuracy": LARGEST,
-    "gap": NEXT_TO_ZERO,
-    "worst_cell": LARGEST,
-    "confounder_gap": SMALLEST,
-    "auc": LARGEST,
-    "crossed_auc": LARGEST,
-    "flip_rate": SMALLEST,
-}
 
 
 def write_report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
@@ -125,7 +115,7 @@ def page_content(run: Run) -> dict[str, Any]:
 
 def measure_words(run: Run, measure: str) -> dict[str, str]:
     """Return what the page calls a measure, what it says, and which value is the best."""
-    best = BEST.get(measure.partition("[")[0], "")
+    best = metrics.best(measure)
     arrow = {LARGEST: "↑", SMALLEST: "↓", NEXT_TO_ZERO: "→ 0"}.get(best, "")
     description = run.results["measures"].get(measure, "")
     return {"label": run.label(measure), "description": description, "best": best, "arrow": arrow}
@@ -133,10 +123,10 @@ def measure_words(run: Run, measure: str) -> dict[str, str]:
 
 def best_of(run: Run, measure: str) -> set[str]:
     """Return the mitigators with the best value of a measure, of those that were given the biased set."""
-    wanted = BEST.get(measure.partition("[")[0])
+    wanted = metrics.best(measure)
     left_out = set(run.of_kind("reference")) - {"original"}
     values = {name: value.mean for name, value in run.values(measure).items() if name not in left_out}
-    if wanted is None or not values:
+    if not wanted or not values:
         return set()
     cost = {LARGEST: lambda mean: -mean, SMALLEST: lambda mean: mean, NEXT_TO_ZERO: abs}[wanted]
     # What reads the same is the same: ties are all marked.
@@ -153,7 +143,7 @@ def _table_rows(run: Run) -> list[dict[str, Any]]:
         cells = []
         for measure in run.measures:
             row = statistics.get((mitigator["name"], measure), dict.fromkeys(("mean", "std", "low", "high"), math.nan))
-            value, signed = Interval(row["mean"], row["low"], row["high"]), measure == "gap"
+            value, signed = Interval(row["mean"], row["low"], row["high"]), metrics.is_signed(measure)
             cells.append(
                 {
                     "mean": number(value.mean, signed=signed),

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 
+from fairlearn_bridge import metrics
 from fairlearn_bridge.report import figures
 from fairlearn_bridge.report.words import listed, number, weakest_cell
 
@@ -88,7 +89,9 @@ def _dots(run: Run, measure: str, caption: str) -> Picture:
 
 def _listed(run: Run, measure: str) -> str:
     values = run.values(measure)
-    texts = [f"{name} {number(values[name].mean, signed=measure == 'gap')}" for name in run.names if name in values]
+    texts = [
+        f"{name} {number(values[name].mean, signed=metrics.is_signed(measure))}" for name in run.names if name in values
+    ]
     label = run.label(measure)
     return f"{label[0].upper()}{label[1:]}: {', '.join(texts)}"
 

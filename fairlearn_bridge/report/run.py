@@ -14,6 +14,7 @@ import pandas as pd
 from captum_region.array_files import read_arrays
 from captum_region.calibration import Calibration
 from captum_region.files import read_json
+from fairlearn_bridge import metrics
 from fairlearn_bridge.plotting import KIND_COLORS
 from fairlearn_bridge.report.figures import intervals
 
@@ -26,13 +27,6 @@ if TYPE_CHECKING:
     from fairlearn_bridge.plotting import Interval
 
 FORMAT = 1
-LABELS = {
-    "worst_cell": "worst cell",
-    "confounder_gap": "confounder gap",
-    "auc": "AUC",
-    "crossed_auc": "crossed AUC",
-    "flip_rate": "flip rate",
-}
 CONTENT: dict[str, type | tuple[type, ...]] = {
     "title": str,
     "command": str,
@@ -129,10 +123,7 @@ class Run:
 
     def label(self, measure: str) -> str:
         """Return what the page calls a measure."""
-        if measure.startswith("accuracy["):
-            group = measure.removeprefix("accuracy[").removesuffix("]")
-            return f"accuracy, {self.results['target_names'].get(group, group)}"
-        return LABELS.get(measure, measure)
+        return metrics.label(measure, self.results["target_names"])
 
     def cell_name(self, group: object, confounder: object) -> str:
         """Return what the page calls a cell."""

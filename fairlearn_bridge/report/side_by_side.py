@@ -10,9 +10,10 @@ import pandas as pd
 
 from captum_region.files import replacing
 from captum_region.plotting import LINE_COLORS, scale_top
+from fairlearn_bridge import metrics
 from fairlearn_bridge.report import figures
 from fairlearn_bridge.report.examples import map_over
-from fairlearn_bridge.report.page import BEST, measure_words, shown, template
+from fairlearn_bridge.report.page import measure_words, shown, template
 from fairlearn_bridge.report.pictures import Picture, embedded
 from fairlearn_bridge.report.run import Run, read_run
 from fairlearn_bridge.report.words import DASH, bracket, headline, number
@@ -83,7 +84,7 @@ def _heads(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
 
 def _measures(runs: Mapping[str, Run]) -> list[str]:
     there = {measure for run in runs.values() for measure in run.measures}
-    return [measure for measure in BEST if measure in there]
+    return [measure for measure in metrics.MEASURES if "[" not in measure and measure in there]
 
 
 def _measure(runs: Mapping[str, Run], measure: str) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def _measure(runs: Mapping[str, Run], measure: str) -> dict[str, Any]:
     values = {name: run.values(measure) for name, run in runs.items()}
     mitigators = pd.concat([run.mitigators for run in runs.values()]).drop_duplicates("name")
     mitigators = mitigators[mitigators["name"].isin({name for of_run in values.values() for name in of_run})]
-    signed = measure == "gap"
+    signed = metrics.is_signed(measure)
     rows = [
         (
             str(mitigator),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from fairlearn_bridge.metrics import is_signed
 from fairlearn_bridge.plotting import Interval
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def findings(run: Run) -> list[tuple[str, str]]:
     ):
         values = run.values(measure)
         if best in values and "original" in values:
-            words = change(values["original"], values[best], signed=measure == "gap")
+            words = change(values["original"], values[best], signed=is_signed(measure))
             first, second = (run.results["target_names"].get(group, group) for group in ("False", "True"))
             text = sentence.format(
                 confounder=run.results["confounder"], best=best, change=words, first=first, second=second

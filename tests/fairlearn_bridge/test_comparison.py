@@ -1,4 +1,4 @@
-"""Measures: hand-computed, equal to MetricFrame's and scikit-learn's, and their intervals."""
+"""Comparisons: every mitigator is trained and measured in the same way, and what ends or fails is told."""
 
 import os
 import resource
@@ -10,11 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fairlearn.metrics import MetricFrame
 from fairlearn.postprocessing import ThresholdOptimizer
 from fairlearn.reductions import EqualizedOdds, ExponentiatedGradient
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.metrics import accuracy_score, roc_auc_score
 
 from captum_region import DenseRegionClassifier, RegionGrid
 from fairlearn_bridge import (
@@ -27,145 +25,9 @@ from fairlearn_bridge import (
     ThresholdShift,
     compare_mitigators,
     fit_mitigators,
-    measure,
     pareto_front,
     signed_gap,
-    summarize,
 )
-from fairlearn_bridge.comparison import _bootstrap, alignment
-
-ALIGNED = {False: True, True: False}
-
-
-def random_predictions(n=400, seed=0, mitigator="a", random_seed=0):
-    rng = np.random.default_rng(seed)
-    target = rng.random(n) < 0.5
-    score = np.clip(rng.normal(0.4 + 0.2 * target, 0.2), 0, 1).round(2)  # with ties
-    return pd.DataFrame(
-        {
-            "mitigator": mitigator,
-            "seed": random_seed,
-            "image": np.arange(n),
-            "target": target,
-            "group": target,
-            "confounder": rng.random(n) < 0.4,
-            "predicted": score > 0.5,
-            "score": score,
-            "flipped": rng.random(n) < 0.25,
-        }
-    )
-
-
-def test_measures_by_hand():
-    # Cells (group, confounder), two images each: women with: 2 right, without: 1; men with: 0, without: 2.
-    predictions = pd.DataFrame(
-        {
-            "target": [False] * 4 + [True] * 4,
-            "group": [False] * 4 + [True] * 4,
-            "confounder": [True, True, False, False] * 2,
-            "predicted": [False, False, False, True, False, False, True, True],
-            "score": [0.1, 0.2, 0.3, 0.6, 0.4, 0.5, 0.9, 0.8],
-        }
-    )
-    values = measure(predictions, aligned=ALIGNED)
-    assert values["accuracy"] == 5 / 8
-    assert values["accuracy[False]"] == 3 / 4
-    assert values["accuracy[True]"] == 2 / 4
-    assert values["gap"] == 1 / 4
-    assert values["worst_cell"] == 0
-    assert values["confounder_gap"] == (0.5 + 1.0) / 2
-    # Crossed: women without (.3, .6) against men with (.4, .5): 2 of 4 pairs in order.
-    assert values["crossed_auc"] == 0.5
-    assert values["auc"] == 14 / 16
-    assert "flip_rate" not in values
-
-
-def test_no_auc_of_two_of_three_classes():
-    # The score is the probability of the third class, which says nothing of these two.
-    predictions = pd.DataFrame(
-        {
-            "target": [0, 0, 1, 1],
-            "group": [0, 0, 1, 1],
-            "confounder": [True, False] * 2,
-            "predicted": [0, 0, 1, 2],
-            "score": [0.1, 0.2, 0.3, 0.9],
-        }
-    )
-    assert "auc" in measure(predictions, aligned={0: True, 1: False})
-    assert not {"auc", "crossed_auc"} & set(measure(predictions, aligned={0: True, 1: False, 2: False}).index)
-
-
-def test_measures_agree_with_metric_frame_and_scikit_learn():
-    predictions = random_predictions()
-    values = measure(predictions, aligned=ALIGNED)
-    y, predicted = predictions["target"], predictions["predicted"]
-    by_group = MetricFrame(metrics=accuracy_score, y_true=y, y_pred=predicted, sensitive_features=predictions["group"])
-    by_cell = MetricFrame(
-        metrics=accuracy_score, y_true=y, y_pred=predicted, sensitive_features=predictions[["group", "confounder"]]
-    )
-    assert values["accuracy"] == pytest.approx(by_group.overall)
-    assert values["accuracy[True]"] == pytest.approx(by_group.by_group[True])
-    assert abs(values["gap"]) == pytest.approx(by_group.difference())
-    assert values["gap"] == pytest.approx(signed_gap(y, predicted, sensitive_features=predictions["group"]))
-    assert values["worst_cell"] == pytest.approx(by_cell.group_min())
-    differences = by_cell.by_group.unstack().diff(axis=1).iloc[:, -1]
-    assert values["confounder_gap"] == pytest.approx(differences.abs().mean())
-    assert values["auc"] == pytest.approx(roc_auc_score(y, predictions["score"]))
-    crossed = predictions[predictions["confounder"] == predictions["target"]]
-    assert values["crossed_auc"] == pytest.approx(roc_auc_score(crossed["target"], crossed["score"]))
-    assert values["flip_rate"] == predictions["flipped"].mean()
-
-
-def test_a_threshold_shift_changes_the_gap_but_no_auc():
-    predictions = random_predictions()
-    shifted = predictions.assign(predicted=predictions["score"] > 0.3)
-    before, after = (measure(table, aligned=ALIGNED) for table in (predictions, shifted))
-    assert before["gap"] != after["gap"]
-    assert before[["auc", "crossed_auc"]].equals(after[["auc", "crossed_auc"]])
-
-
-def test_resamples_keep_the_order_of_measures_and_centre_on_them():
-    predictions = random_predictions(600)
-    values = measure(predictions, aligned=ALIGNED)
-    resamples = _bootstrap(predictions, ALIGNED, 500, 0)
-    assert resamples.shape == (500, len(values))
-    means = dict(zip(values.index, resamples.mean(0), strict=True))
-    for name, value in values.items():
-        if name != "worst_cell":  # a minimum is biased downwards
-            assert means[name] == pytest.approx(value, abs=0.015), name
-    # The spread of an accuracy over resamples is the binomial one within cells.
-    cells = predictions.assign(right=predictions.predicted == predictions.target).groupby(["group", "confounder"])[
-        "right"
-    ]
-    variance = (cells.mean() * (1 - cells.mean()) * cells.size()).sum() / len(predictions) ** 2
-    assert resamples[:, 0].std() == pytest.approx(variance**0.5, rel=0.15)
-
-
-def test_summary_over_seeds():
-    predictions = pd.concat([random_predictions(seed=seed, random_seed=seed) for seed in range(3)])
-    table = summarize(predictions, aligned=ALIGNED, n_bootstrap=200)
-    singles = pd.DataFrame([measure(part, aligned=ALIGNED) for _, part in predictions.groupby("seed")])
-    for name in singles:
-        assert table.loc["a", (name, "mean")] == pytest.approx(singles[name].mean())
-        assert table.loc["a", (name, "std")] == pytest.approx(singles[name].std())
-        if name != "worst_cell":
-            assert table.loc["a", (name, "low")] < singles[name].mean() < table.loc["a", (name, "high")]
-    one = summarize(random_predictions(), aligned=ALIGNED, n_bootstrap=20)
-    assert np.isnan(one.loc["a", ("accuracy", "std")])
-    narrow = summarize(predictions, aligned=ALIGNED, n_bootstrap=200, confidence_level=0.5)
-    assert narrow.loc["a", ("auc", "low")] > table.loc["a", ("auc", "low")]
-    for bad in ({"confidence_level": 1}, {"n_bootstrap": 0}):
-        with pytest.raises(ValueError, match="confidence_level"):
-            summarize(predictions, aligned=ALIGNED, **bad)
-
-
-def test_alignment_is_what_goes_along_in_training():
-    target = np.repeat([True, False], 300)
-    confounder = np.r_[np.zeros(300, bool), np.arange(300) < 200]
-    assert alignment(target, confounder) == {False: True, True: False}
-    # Even where the confounder is rare in both classes.
-    rare = np.r_[np.zeros(300, bool), np.arange(300) < 30]
-    assert alignment(target, rare) == {False: True, True: False}
 
 
 class Threshold(ClassifierMixin, BaseEstimator):
@@ -265,23 +127,6 @@ def test_samples_must_fit():
             Samples(X, **labels | {name: [0, None, 1]})
     with pytest.raises(ValueError, match="two groups"):
         signed_gap([0, 1], [0, 1], sensitive_features=["a", "a"])
-
-
-def test_differences_are_paired():
-    first = random_predictions(600)
-    # Right where the first is right, and on every tenth image besides: better by exactly what that adds.
-    better = first.assign(mitigator="b", predicted=first["predicted"].where(first["image"] % 10 > 0, first["target"]))
-    table = summarize(pd.concat([first, better]), aligned=ALIGNED, reference="a", n_bootstrap=300)
-    gain = ((first["predicted"] != first["target"]) & (first["image"] % 10 == 0)).mean()
-    row = table.loc["b", "accuracy"]
-    assert row["difference"] == pytest.approx(gain)
-    # The interval is that of the gain alone, narrower than either accuracy's.
-    half = 1.96 * np.sqrt(gain * (1 - gain) / 600)
-    assert row["difference_low"] == pytest.approx(gain - half, abs=0.01)
-    assert row["difference_high"] - row["difference_low"] < 0.7 * (row["high"] - row["low"])
-    assert (table.loc["a"].unstack()[["difference", "difference_low", "difference_high"]] == 0).all(axis=None)
-    with pytest.raises(ValueError, match="reference must be one of a, b, got 'c'"):
-        summarize(pd.concat([first, better]), aligned=ALIGNED, reference="c")
 
 
 class Counts(Threshold):
@@ -471,22 +316,6 @@ class FailsOnce(Threshold):
         if self.random_state == 1:
             raise KeyError("oops")
         return super().fit(X, y, sensitive_features=sensitive_features)
-
-
-def test_fewer_seeds_are_counted_and_differences_taken_over_those_in_common():
-    both, one = (
-        pd.concat([random_predictions(seed=seed, random_seed=seed, mitigator=name) for seed in seeds])
-        for name, seeds in (("both", (0, 1)), ("one", (1,)))
-    )
-    table = summarize(pd.concat([both, one]), aligned=ALIGNED, reference="both", n_bootstrap=50)
-    assert table["accuracy", "seeds"].to_dict() == {"both": 2, "one": 1}
-    # With seed 1 they are the same: a mean over two seeds less one of them would differ.
-    assert table.loc["one", ("accuracy", "mean")] != table.loc["both", ("accuracy", "mean")]
-    for statistic in ("difference", "difference_low", "difference_high"):
-        assert table.loc["one", ("accuracy", statistic)] == 0
-    apart = both[both["seed"] == 0]
-    apart = summarize(pd.concat([apart, one]), aligned=ALIGNED, reference="both", n_bootstrap=5)
-    assert np.isnan(apart.loc["one", ("accuracy", "difference")])
 
 
 def test_a_seed_that_failed_is_told_and_counted(squares):

@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from captum_region.datasets import make_faces
-from fairlearn_bridge import noise, plotting
+from fairlearn_bridge import metrics, noise, plotting
 from fairlearn_bridge.cli import app
 from fairlearn_bridge.noise import quantile_mask
 from fairlearn_bridge.plotting import Interval
 from fairlearn_bridge.report import examples, figures, page, pictures, words, write_report, write_side_by_side
 from fairlearn_bridge.report.examples import mask_levels
-from fairlearn_bridge.report.run import ARRAYS, LABELS, read_run, run_of
+from fairlearn_bridge.report.run import ARRAYS, read_run, run_of
 from fairlearn_bridge.schemes import SCHEMES
 
 SCRIPT = "<script>alert('x')</script>"
@@ -260,8 +260,7 @@ def test_names_are_escaped(html, parsed):
 
 def test_all_measures_and_mitigators_are_there_and_explained(parsed):
     for measure, description in MEASURES.items():
-        label = {"accuracy[False]": "accuracy, not Male", "accuracy[True]": "accuracy, Male"}.get(measure)
-        assert (label or LABELS.get(measure, measure)) in parsed.text
+        assert metrics.label(measure, {"False": "not Male", "True": "Male"}) in parsed.text
         assert parsed.text.count(description) == 1
     for name in ARMS:
         assert f"What {name} does." in parsed.text

@@ -7,7 +7,7 @@ from scipy.special import expit, softmax
 from sklearn.metrics import roc_auc_score
 
 from fairlearn_bridge import estimate_crossed_auc
-from fairlearn_bridge.comparison import Samples
+from fairlearn_bridge.samples import Samples
 from fairlearn_bridge.selection import hold_out
 
 MASK = torch.zeros(8, 8, dtype=torch.bool)

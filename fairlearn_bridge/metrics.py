@@ -1,0 +1,341 @@
+"""Measures of predictions: what they are called, say and prefer, their values by group, and their intervals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from fairlearn.metrics import MetricFrame, count
+from scipy.stats import rankdata
+from sklearn.metrics import accuracy_score
+
+from captum_region.randomness import RandomState, draw_seed
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from numpy.typing import ArrayLike, NDArray
+
+# Which value of a measure is the best: the largest, the smallest, or the one next to 0.
+LARGEST, SMALLEST, NEXT_TO_ZERO = "largest", "smallest", "next to 0"
+
+
+class Measure(NamedTuple):
+    """What a measure is called, says of {target} and {confounder}, and which of its values is the best."""
+
+    label: str
+    sentence: str
+    best: str
+
+
+MEASURES = {
+    "accuracy": Measure(
+        "accuracy", "Share of test images classified right; the test set holds as many images of each cell.", LARGEST
+    ),
+    "accuracy[False]": Measure("accuracy", "Accuracy within the group that is not {target}.", LARGEST),
+    "accuracy[True]": Measure("accuracy", "Accuracy within the group that is {target}.", LARGEST),
+    "gap": Measure(
+        "gap",
+        "Accuracy of the group that is not {target} minus that of the other; a moved threshold alone can make it 0.",
+        NEXT_TO_ZERO,
+    ),
+    "worst_cell": Measure("worst cell", "Least accuracy of the four cells of {target} and {confounder}.", LARGEST),
+    "confounder_gap": Measure(
+        "confounder gap",
+        "How much accuracy differs with and without {confounder}, averaged over the two groups.",
+        SMALLEST,
+    ),
+    "auc": Measure("AUC", "Area under the ROC curve; no threshold changes it.", LARGEST),
+    "crossed_auc": Measure(
+        "crossed AUC",
+        "Area under the ROC curve among the images whose {confounder} is not what the biased training set has their "
+        "class go along with; no threshold changes it.",
+        LARGEST,
+    ),
+    "flip_rate": Measure(
+        "flip rate",
+        "Share of predictions that change when only {confounder} is toggled, all else in the picture equal.",
+        SMALLEST,
+    ),
+}
+
+
+def label(name: str, groups: Mapping[str, str]) -> str:
+    """Return what a measure is called, of a group by the group's name in `groups`.
+
+    Examples
+    --------
+    >>> label("worst_cell", {}), label("accuracy[True]", {"True": "Male"}), label("accuracy[old]", {})
+    ('worst cell', 'accuracy, Male', 'accuracy, old')
+    """
+    of, _, group = name.removesuffix("]").partition("[")
+    text = MEASURES[of].label if of in MEASURES else of
+    return f"{text}, {groups.get(group, group)}" if group else text
+
+
+def best(name: str) -> str:
+    """Return which value of a measure is the best, also where it is of a group; empty of what is not known."""
+    of = name.partition("[")[0]
+    return MEASURES[of].best if of in MEASURES else ""
+
+
+def is_signed(name: str) -> bool:
+    """Return whether a measure may lie on either side of 0."""
+    return best(name) == NEXT_TO_ZERO
+
+
+def signed_gap(y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: ArrayLike) -> float:
+    """Return the accuracy of the first of two groups, in sorted order, minus that of the second.
+
+    With groups False and True of Male: above 0 where women are classified better.
+
+    Raises
+    ------
+    ValueError
+        If there are not exactly two groups.
+
+    Examples
+    --------
+    >>> signed_gap([0, 0, 1, 1], [0, 0, 1, 0], sensitive_features=["a", "a", "b", "b"])
+    0.5
+    """
+    frame = MetricFrame(
+        metrics=accuracy_score, y_true=y_true, y_pred=y_pred, sensitive_features=np.asarray(sensitive_features)
+    )
+    if len(frame.by_group) != 2:
+        raise ValueError(f"sensitive_features must hold two groups, got {list(frame.by_group.index)}")
+    return float(frame.by_group.iloc[0] - frame.by_group.iloc[1])
+
+
+def alignment(target: ArrayLike, confounder: ArrayLike) -> dict[Any, Any]:
+    """Return the confounder's value that goes along with each class of the training data, beyond its usual share."""
+    shares = pd.crosstab(np.asarray(target), np.asarray(confounder), normalize="index")
+    return dict((shares / shares.mean()).idxmax(axis=1))
+
+
+def summarize(
+    predictions: pd.DataFrame,
+    *,
+    aligned: Mapping[Any, Any],
+    reference: str | None = None,
+    n_bootstrap: int = 1000,
+    confidence_level: float = 0.95,
+    random_state: RandomState = 0,
+) -> pd.DataFrame:
+    """Measure predictions: see `measure` for what.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        From `fit_mitigators`.
+    aligned : mapping of class to confounder value
+        From `alignment` of the training data; decides the crossed cells.
+    reference : str, optional
+        The mitigator, or the original, that the others are compared with, image by image and seed by seed.
+    n_bootstrap, confidence_level
+        See `compare_mitigators`.
+    random_state : int, NumPy generator or None, default=0
+        Decides the resamples.
+
+    Returns
+    -------
+    DataFrame
+        A row a mitigator; columns (measure, statistic), where the statistic is ``mean`` and ``std`` over seeds (NaN
+        with one seed), ``low`` and ``high``, the percentile bootstrap interval over test images of the mean over seeds,
+        and ``seeds``, their number. With a `reference` also ``difference``, the mean minus that of the reference, over
+        the seeds that both have (NaN if there are none), with its interval ``difference_low`` and ``difference_high``,
+        over resamples that draw the same images for both.
+
+    Raises
+    ------
+    ValueError
+        If `confidence_level` or `n_bootstrap` is out of range, or there is no such reference.
+    """
+    check_resampling(confidence_level, n_bootstrap)
+    seed = draw_seed(random_state)
+    tail = 100 * (1 - confidence_level) / 2
+    by_name = dict(list(predictions.groupby("mitigator", sort=False)))
+    if reference is not None:
+        check_reference(reference, by_name)
+    points, resamples = {}, {}
+    for name, of_mitigator in by_name.items():
+        of_seeds = dict(list(of_mitigator.groupby("seed")))
+        points[name] = pd.DataFrame([measure(part, aligned=aligned) for part in of_seeds.values()], list(of_seeds))
+        resamples[name] = np.stack([_bootstrap(part, aligned, n_bootstrap, seed) for part in of_seeds.values()])
+    rows = {}
+    for name, point in points.items():
+        low, high = np.nanpercentile(resamples[name].mean(0), [tail, 100 - tail], axis=0)
+        statistics = {"mean": point.mean(), "std": point.std(), "low": low, "high": high, "seeds": float(len(point))}
+        if reference is not None:
+            other = points[reference]
+            both = point.index.intersection(other.index)
+            statistics |= dict.fromkeys(("difference", "difference_low", "difference_high"), np.nan)
+            if len(both):
+                # The same seed has drawn the same images for every mitigator.
+                mine, its = (resamples[of][points[of].index.get_indexer(both)].mean(0) for of in (name, reference))
+                statistics["difference"] = point.loc[both].mean() - other.loc[both].mean()
+                statistics["difference_low"], statistics["difference_high"] = np.nanpercentile(
+                    mine - its, [tail, 100 - tail], axis=0
+                )
+        rows[name] = pd.DataFrame(statistics, index=point.columns).stack()
+    return pd.DataFrame(rows).T.rename_axis("mitigator").rename_axis(["measure", "statistic"], axis=1)
+
+
+def check_resampling(confidence_level: float, n_bootstrap: int) -> None:
+    """Raise ValueError if one is out of range."""
+    if not 0 < confidence_level < 1 or n_bootstrap < 1:
+        raise ValueError(
+            f"confidence_level must lie in (0, 1) and n_bootstrap be at least 1, got {confidence_level}, {n_bootstrap}"
+        )
+
+
+def check_reference(reference: str, names: Collection[Any]) -> None:
+    """Raise ValueError if `reference` is not among `names`."""
+    if reference not in names:
+        raise ValueError(f"reference must be one of {', '.join(map(str, names))}, got {reference!r}")
+
+
+def pareto_front(table: pd.DataFrame, less: str = "gap", more: str = "accuracy") -> pd.Series:
+    """Return which mitigators no other beats: none has a gap no larger, an accuracy no lower, and one of them better.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `summarize` or `compare_mitigators`.
+    less, more : str, default="gap" and "accuracy"
+        The measure whose absolute value should be small, and the one that should be large; their means are compared.
+
+    Returns
+    -------
+    Series of bool, by mitigator
+        False where a mitigator has not run.
+
+    Raises
+    ------
+    ValueError
+        If the table has no such measure.
+
+    Examples
+    --------
+    >>> columns = pd.MultiIndex.from_product([["accuracy", "gap"], ["mean"]])
+    >>> table = pd.DataFrame([[0.9, 0.3], [0.8, -0.1], [0.8, 0.2]], ["original", "mask", "noise"], columns)
+    >>> pareto_front(table).to_dict()
+    {'original': True, 'mask': True, 'noise': False}
+    """
+    if missing := {less, more} - set(table.columns.get_level_values(0)):
+        raise ValueError(f"table must have the measures {less} and {more}, it lacks {', '.join(sorted(missing))}")
+    cost = np.stack([table[less, "mean"].abs(), -table[more, "mean"]], axis=1).astype(float)
+    no_worse, better = ((op(cost[None], cost[:, None])) for op in (np.less_equal, np.less))
+    beaten = (no_worse.all(2) & better.any(2)).any(1)
+    return pd.Series(~beaten & ~np.isnan(cost).any(1), index=table.index)
+
+
+def metric_frame(predictions: pd.DataFrame) -> MetricFrame:
+    """Return fairlearn's MetricFrame of accuracy and count by group and confounder, of one mitigator and seed."""
+    return MetricFrame(
+        metrics={"accuracy": accuracy_score, "count": count},
+        y_true=predictions["target"],
+        y_pred=predictions["predicted"],
+        sensitive_features=predictions[["group", "confounder"]],
+    )
+
+
+def measure(predictions: pd.DataFrame, *, aligned: Mapping[Any, Any]) -> pd.Series:
+    """Measure the predictions of one mitigator and seed.
+
+    Returns
+    -------
+    Series
+        ``accuracy``; ``accuracy[g]`` of each group; with two groups ``gap``, see `signed_gap`; ``worst_cell``, the
+        least accuracy of a cell of group and confounder; ``confounder_gap``, the accuracy with minus without the
+        confounder within each group, its absolute value averaged over groups; with two classes in training ``auc``, and
+        ``crossed_auc``: among images whose confounder is not what goes along with their class in training. No
+        threshold shift changes the last two. With twins, ``flip_rate``: the share of predictions that change when
+        only the confounder is toggled.
+    """
+    cells = metric_frame(predictions).by_group.dropna()
+    values = _from_cells(cells.index, cells["count"].to_numpy(), cells["accuracy"].to_numpy(dtype=float))
+    score = predictions["score"].to_numpy()
+    for name, chosen in _auc_subsets(predictions, aligned).items():
+        values[name] = _auc(score[chosen], _is_last_class(predictions)[chosen])
+    if "flipped" in predictions:
+        values["flip_rate"] = predictions["flipped"].mean()
+    return pd.Series({name: float(value) for name, value in values.items()})
+
+
+def _bootstrap(
+    predictions: pd.DataFrame, aligned: Mapping[Any, Any], n_bootstrap: int, seed: int
+) -> NDArray[np.float64]:
+    """Return n_bootstrap x measures, in the order of `measure`, of resamples that keep each image's cell."""
+    strata: dict[Any, Any] = predictions.groupby(["target", "group", "confounder"]).indices
+    index = stratified_resamples(strata.values(), n_bootstrap, np.random.default_rng(seed))
+    right = (predictions["predicted"] == predictions["target"]).to_numpy()[index]
+    cells: dict[Any, Any] = dict(predictions.groupby(["group", "confounder"]).indices)
+    accuracy = np.stack([right[:, members].mean(1) for members in cells.values()], axis=-1)
+    sizes = np.array([len(members) for members in cells.values()])
+    values = _from_cells(pd.MultiIndex.from_tuples(list(cells)), sizes, accuracy)
+    score = predictions["score"].to_numpy()[index]
+    for name, chosen in _auc_subsets(predictions, aligned).items():
+        values[name] = _auc(score[:, chosen], _is_last_class(predictions)[chosen])
+    if "flipped" in predictions:
+        values["flip_rate"] = predictions["flipped"].to_numpy()[index].mean(1)
+    return np.stack(list(values.values()), axis=-1)
+
+
+def stratified_resamples(
+    strata: Iterable[NDArray[np.intp]], count: int, generator: np.random.Generator
+) -> NDArray[np.intp]:
+    """Return `count` resamples, a row of positions each, of which every place is filled from its own stratum.
+
+    So what an image is stays as it was, and only its outcome changes. The strata hold each position once.
+    """
+    strata = list(strata)
+    index = np.empty((count, sum(map(len, strata))), np.intp)
+    for members in strata:
+        index[:, members] = generator.choice(members, (count, len(members)))
+    return index
+
+
+def _from_cells(cells: pd.MultiIndex, sizes: NDArray[Any], accuracy: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the measures that follow from the accuracies of the cells, the last axis of `accuracy`."""
+    sizes = sizes.astype(float)
+    group, confounder = (cells.get_level_values(level) for level in (0, 1))
+    values = {"accuracy": accuracy @ sizes / sizes.sum()}
+    by_group = {}
+    for name in sorted(set(group)):
+        of_group = np.asarray(group == name)
+        by_group[name] = accuracy[..., of_group] @ sizes[of_group] / sizes[of_group].sum()
+        values[f"accuracy[{name}]"] = by_group[name]
+    if len(by_group) == 2:
+        first, second = by_group.values()
+        values["gap"] = first - second
+    values["worst_cell"] = accuracy.min(-1)
+    with_minus_without = []
+    for name in by_group:
+        # Of a confounder with more than two values: the largest difference between any.
+        of_group = accuracy[..., np.asarray(group == name)]
+        with_minus_without.append(of_group.max(-1) - of_group.min(-1))
+    if len(set(confounder)) > 1:
+        values["confounder_gap"] = np.mean(with_minus_without, axis=0)
+    return values
+
+
+def _is_last_class(predictions: pd.DataFrame) -> NDArray[np.bool_]:
+    is_last: NDArray[np.bool_] = (predictions["target"] == predictions["target"].max()).to_numpy()
+    return is_last
+
+
+def _auc_subsets(predictions: pd.DataFrame, aligned: Mapping[Any, Any]) -> dict[str, NDArray[np.bool_]]:
+    if len(aligned) != 2:  # scores are of the last of the training classes, whatever two the test images show
+        return {}
+    crossed = (predictions["confounder"] != predictions["target"].map(aligned)).to_numpy()
+    subsets = {"auc": np.ones(len(predictions), bool), "crossed_auc": crossed}
+    return {name: chosen for name, chosen in subsets.items() if predictions["target"][chosen].nunique() == 2}
+
+
+def _auc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> Any:
+    """Return the area under the ROC along the last axis, for any number of resamples at once (Mann-Whitney's U)."""
+    n_positive = int(positive.sum())
+    ranks = rankdata(score, axis=-1)[..., positive].sum(-1)
+    return (ranks - n_positive * (n_positive + 1) / 2) / (n_positive * (len(positive) - n_positive))

@@ -1,0 +1,59 @@
+"""Samples: images with their target, confounder and groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from sklearn.utils.multiclass import type_of_target
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from captum_region.batches import ImageData
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images with their target and confounder, and the groups to report by.
+
+    Attributes
+    ----------
+    X : ndarray or Tensor, shape (N, C, height, width)
+    y : array-like of shape (N,)
+        The target's labels.
+    confounder : array-like of shape (N,)
+    groups : array-like of shape (N,), optional
+        The groups of the report (gender); by default `y`, as in De Coninck et al. 2024, where gender is the target.
+    twins : ndarray or Tensor like X, optional
+        The same images with only the confounder toggled.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ, or labels, confounder or groups are continuous, or missing of an image.
+    """
+
+    X: ImageData
+    y: NDArray[Any]
+    confounder: NDArray[Any]
+    groups: NDArray[Any] | None = None
+    twins: ImageData | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "groups", self.y if self.groups is None else self.groups)
+        for name in ("y", "confounder", "groups"):
+            values = np.asarray(getattr(self, name))
+            if values.shape != (len(self.X),):
+                raise ValueError(f"{name} must have shape ({len(self.X)},), one an image, got {values.shape}")
+            if (missing := pd.isna(values)).any():
+                raise ValueError(f"{name} must not miss values, got {missing.sum()} missing")
+            if values.dtype.kind == "f" and type_of_target(values) == "continuous":
+                raise ValueError(
+                    f"{name} must hold classes, got a continuous variable; pandas.cut makes classes of one"
+                )
+            object.__setattr__(self, name, values)
+        if self.twins is not None and self.twins.shape != self.X.shape:
+            raise ValueError(f"twins must have the shape of X, {tuple(self.X.shape)}, got {tuple(self.twins.shape)}")
