@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Hashable, Iterator
@@ -73,11 +74,14 @@ MixedPrecision = Annotated[
 Data = Annotated[
     str,
     typer.Option(
-        help="celeba, fairface, utkface, table (a csv with a column 'image'), or faces (synthetic).",
+        help="celeba, fairface, utkface, table (a csv with a column of image files), or faces (synthetic).",
         autocompletion=completion.one_of("celeba", "fairface", "utkface", "table", "faces"),
     ),
 ]
 Root = Annotated[Path, typer.Option(help="Folder of the data set, or the table's file; not for faces.")]
+ImageColumn = Annotated[
+    str | None, typer.Option(help="Column of a table that names the image files; image by default.")
+]
 Size = Annotated[int, typer.Option(help="Side in pixels that images are resized to.")]
 Cache = Annotated[
     Path | None, typer.Option(help="Folder for decoded images; CAPTUM_REGION_CACHE, else the user's, by default.")
@@ -95,6 +99,23 @@ def _main(
         raise typer.Exit
 
 
+# What the library calls arguments, as the commands call it.
+_OPTIONS = {
+    "on_error='skip'": "--skip-damaged",
+    "with image_column": "with --image-column",
+    "table must be a .csv, .tsv or .parquet file or a DataFrame": "--root must be a .csv, .tsv or .parquet file",
+}
+_AT_THE_START = re.compile(r"(root|size|train_size|test_per_cell|validation_per_cell)(?= must | asks )")
+
+
+def _with_options(message: str) -> str:
+    """Return an error's message with a command's options in place of arguments."""
+    for argument, option in _OPTIONS.items():
+        message = message.replace(argument, option)
+    named = _AT_THE_START.match(message)
+    return f"--{named[0].replace('_', '-')}{message[named.end() :]}" if named else message
+
+
 @contextmanager
 def told_in_one_line(debug: bool, resumes: Path | None = None) -> Iterator[None]:
     """Turn what a user's input can cause into one line on stderr and exit code 2, and Ctrl-C into one and 130.
@@ -106,7 +127,8 @@ def told_in_one_line(debug: bool, resumes: Path | None = None) -> Iterator[None]
     except (ValueError, TypeError, OSError, MemoryError) as error:
         if debug:
             raise
-        lines = (line.strip() for line in (str(error) or "out of memory").splitlines())
+        message = _with_options(str(error) or "out of memory")
+        lines = (line.strip() for line in message.splitlines())
         typer.echo(f"error: {'; '.join(filter(None, lines))}", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
@@ -160,8 +182,24 @@ def _partitions(kind: str) -> tuple[str, ...]:
     return partitions[kind]
 
 
+def _of_table(kind: str, image_column: str | None) -> dict[str, Any]:
+    """Return the arguments that only the reader of tables has."""
+    if image_column is None:
+        return {}
+    if kind != "table":
+        raise ValueError(f"--image-column is for --data table, got --data {kind}")
+    return {"image_column": image_column}
+
+
 def read_data(
-    kind: str, root: Path, size: int, *, cache: Path | None, skip_damaged: bool, quiet: bool
+    kind: str,
+    root: Path,
+    size: int,
+    *,
+    cache: Path | None,
+    skip_damaged: bool,
+    quiet: bool,
+    image_column: str | None = None,
 ) -> tuple[AttributeImages, AttributeImages | None]:
     """Return the images to train on, and those to test on where the data set sets some apart.
 
@@ -172,13 +210,14 @@ def read_data(
     """
     from captum_region import datasets
 
+    options = _of_table(kind, image_column)
     if kind == "faces":
         if not quiet:
             typer.echo("drawing faces ...", err=True)
         return datasets.make_faces(4000, size, random_state=0), datasets.make_faces(1000, size, random_state=1)
     partitions = _partitions(kind)
     reader = getattr(datasets, f"load_{kind}")
-    options = {
+    options |= {
         "size": size,
         "cache": cache,
         "on_error": "skip" if skip_damaged else "raise",
@@ -190,17 +229,20 @@ def read_data(
     return train, test
 
 
-def read_tables(kind: str, root: Path, *, skip_damaged: bool) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+def read_tables(
+    kind: str, root: Path, *, skip_damaged: bool, image_column: str | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Return the attributes of the images that `read_data` does, and decode none."""
     from captum_region import datasets
 
+    options = _of_table(kind, image_column)
     if kind == "faces":
         # Their attributes do not depend on the size: the smallest is drawn soonest.
         train, test = read_data(kind, root, 16, cache=None, skip_damaged=False, quiet=True)
         return train.attributes, None if test is None else test.attributes
     on_error = "skip" if skip_damaged else "raise"
     parts = _partitions(kind) or (None,)
-    tables = [datasets.read_attributes(kind, root, part, on_error=on_error) for part in parts]
+    tables = [datasets.read_attributes(kind, root, part, on_error=on_error, **options) for part in parts]
     return tables[0], tables[1] if len(tables) > 1 else None
 
 
@@ -212,6 +254,7 @@ def read_both(
     cache: Path | None,
     skip_damaged: bool,
     quiet: bool,
+    image_column: str | None = None,
     held_out: bool = False,
 ) -> tuple[RegionClassifier, AttributeImages]:
     """Return the classifier at `checkpoint`, or in the --out of train, and the images, read at its size."""
@@ -221,7 +264,9 @@ def read_both(
     height, width = loaded.grid.image_size
     if height != width:
         raise ValueError(f"the classifier must be of square images, it is of {height} x {width}")
-    images, apart = read_data(data, root, height, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
+    images, apart = read_data(
+        data, root, height, cache=cache, skip_damaged=skip_damaged, quiet=quiet, image_column=image_column
+    )
     if held_out:
         _, images = set_apart(images, apart)
     return loaded, images
@@ -269,6 +314,7 @@ def train(
     ],
     out: Out,
     root: Root = Path(),
+    image_column: ImageColumn = None,
     within: Annotated[
         str | None,
         typer.Option(
@@ -336,7 +382,9 @@ def train(
         if kind not in kinds:
             raise ValueError(f"--kind must be dense or patch, got {kind!r}")
         with processes.main_first():
-            images, held_out = read_data(data, root, size, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
+            images, held_out = read_data(
+                data, root, size, cache=cache, skip_damaged=skip_damaged, quiet=quiet, image_column=image_column
+            )
         skipped = skipped_in(images, held_out)
         images, held_out = set_apart(images, held_out)
         images = images if limit is None else images.subset(slice(limit))
@@ -398,6 +446,7 @@ def attribute(
     data: Data,
     out: Out,
     root: Root = Path(),
+    image_column: ImageColumn = None,
     by: Annotated[
         str | None,
         typer.Option(
@@ -448,7 +497,9 @@ def attribute(
         quiet = quiet or not processes.is_main
         processes.from_main(lambda: check_out(out, force or check))
         with processes.main_first():
-            loaded, images = read_both(classifier, data, root, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
+            loaded, images = read_both(
+                classifier, data, root, cache=cache, skip_damaged=skip_damaged, quiet=quiet, image_column=image_column
+            )
         images = images if limit is None else images.subset(slice(limit))
         labels = None if by is None else images.labels(by)
         attribution = RegionAttribution(loaded.to(device), confidence)
@@ -500,6 +551,7 @@ def calibrate(
     ],
     out: Out,
     root: Root = Path(),
+    image_column: ImageColumn = None,
     temperature: Annotated[
         bool, typer.Option("--temperature", help="Fit a temperature on one half of the images, judge it on the other.")
     ] = False,
@@ -535,7 +587,14 @@ def calibrate(
     with told_in_one_line(debug):
         check_out(out, force)
         loaded, images = read_both(
-            classifier, data, root, cache=cache, skip_damaged=skip_damaged, quiet=quiet, held_out=True
+            classifier,
+            data,
+            root,
+            cache=cache,
+            skip_damaged=skip_damaged,
+            quiet=quiet,
+            image_column=image_column,
+            held_out=True,
         )
         loaded = loaded.to(device)
         check_values(attribute, images.labels(attribute))
@@ -603,11 +662,10 @@ def _read_masks(
     import pandas as pd
 
     from captum_region.datasets import load_table
+    from captum_region.datasets.images import quoted
 
     if column not in chosen.attributes:
-        raise ValueError(
-            f"--masks must be a column of {root}, of {', '.join(map(str, chosen.attributes))}; got {column}"
-        )
+        raise ValueError(f"--masks must be a column of {root}, of {quoted(chosen.attributes)}; got {column!r}")
     # Several images may have one mask.
     files, numbers = np.unique(chosen.labels(column), return_inverse=True)
     table = pd.DataFrame({column: files})
@@ -627,6 +685,7 @@ def compare(
     ],
     out: Out,
     root: Root = Path(),
+    image_column: ImageColumn = None,
     masks: Annotated[
         str | None,
         typer.Option(help="Column of a table's csv: image files, bright where the attribute shows."),
@@ -699,7 +758,15 @@ def compare(
         stack.enter_context(locked(out))
         for its_seed in range(seed, seed + seeds):
             train, test = _read_compared(
-                data, root, size, images, its_seed, cache=cache, skip_damaged=skip_damaged, quiet=quiet
+                data,
+                root,
+                size,
+                images,
+                its_seed,
+                cache=cache,
+                skip_damaged=skip_damaged,
+                quiet=quiet,
+                image_column=image_column,
             )
             results.settings["skipped"] = skipped_in(train)
             digests = {"train": fingerprint(train.images), "test": fingerprint(test.images)}

@@ -32,5 +32,6 @@ def attributes(ctx: typer.Context) -> list[str]:
 
     # What cannot be read has nothing to complete; the command itself tells why.
     with suppress(ValueError, OSError):
-        return [str(name) for name in read_attributes(ctx.params["data"], ctx.params["root"])]
+        column = ctx.params.get("image_column") or "image"
+        return [str(name) for name in read_attributes(ctx.params["data"], ctx.params["root"], image_column=column)]
     return list(faces.ATTRIBUTES)

@@ -22,6 +22,7 @@ from captum_region.cli import (
     Debug,
     Device,
     Force,
+    ImageColumn,
     Out,
     Quiet,
     ReplaceFile,
@@ -225,6 +226,7 @@ def run(
         ),
     ],
     out: Out,
+    image_column: ImageColumn = None,
     size: Size = 64,
     train_size: Annotated[
         int | None, typer.Option(help="Training images; by default what the data allow, 6000 at most.")
@@ -265,7 +267,9 @@ def run(
         config = _config(ctx.params)
         seconds: dict[str, float] = {}
         with stage("reading images", seconds, quiet):
-            train, test = read_data(data, root, size, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
+            train, test = read_data(
+                data, root, size, cache=cache, skip_damaged=skip_damaged, quiet=quiet, image_column=image_column
+            )
         with warnings.catch_warnings():
             # That the balanced set is not quite balanced stands among the report's caveats.
             warnings.simplefilter("ignore", UserWarning)
@@ -308,6 +312,7 @@ def sweep(
     ] = None,
     data: Data = "faces",
     root: Root = Path(),
+    image_column: ImageColumn = None,
     target: Target = "Male",
     confounder: Annotated[
         list[str] | None,
@@ -371,7 +376,9 @@ def sweep(
         ]
         images = None
         if data != "faces":
-            images = read_data(data, root, size, cache=cache, skip_damaged=skip_damaged, quiet=quiet)
+            images = read_data(
+                data, root, size, cache=cache, skip_damaged=skip_damaged, quiet=quiet, image_column=image_column
+            )
 
         def data_of(one: ExperimentConfig) -> ExperimentData:
             if images is None:
@@ -433,6 +440,7 @@ def inspect(
         ),
     ],
     root: Root = Path(),
+    image_column: ImageColumn = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results too; new or empty unless --force.")] = None,
     threshold: Annotated[
         float, typer.Option(help="Cramer's V from which on an attribute is flagged: 0 independent, 1 tells the target.")
@@ -455,7 +463,7 @@ def inspect(
     with told_in_one_line(debug):
         if out is not None:
             check_out(out, force)
-        train, test = read_tables(data, root, skip_damaged=skip_damaged)
+        train, test = read_tables(data, root, skip_damaged=skip_damaged, image_column=image_column)
         labels = labels_of(train, target)
         attributes = train.drop(columns=target if target in train else target.partition("=")[0])
         found = find_confounders(attributes, labels, threshold=threshold)
@@ -466,6 +474,7 @@ def inspect(
         command = None
         if pair is not None:
             options = ["--data", data, "--root", str(root), "--target", pair[0], "--confounder", pair[1]]
+            options += [] if image_column is None else ["--image-column", image_column]
             command = shlex.join(["fairlearn-bridge", "run", *options, "--out", f"runs/{pair[1]}"])
         result = {
             "target": target,

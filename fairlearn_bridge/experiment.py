@@ -150,8 +150,8 @@ def split_data(config: ExperimentConfig, train: AttributeImages, test: Attribute
     if all(part.identities is not None for part in parts):
         identities = np.concatenate([np.asarray(part.identities) for part in parts])
     split = confounded_split(
-        target,
-        confounder,
+        pd.Series(target, name=config.target),
+        pd.Series(confounder, name=config.confounder),
         train_size=config.train_size,
         test_per_cell=config.test_per_cell,
         validation_per_cell=config.validation_per_cell,

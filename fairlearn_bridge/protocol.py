@@ -74,7 +74,7 @@ def confounded_split(
     Parameters
     ----------
     target : array-like of bool, shape (N,)
-        What is to be classified (Male).
+        What is to be classified (Male). Of a Series, the name stands in messages.
     confounder : array-like of bool, shape (N,)
         What goes along with it in the biased set (Blond_Hair).
     train_size : int or None, default=6000
@@ -139,7 +139,10 @@ def confounded_split(
     if min(shares.values()) < 0 or not np.isclose(sum(shares.values()), 1):
         raise ValueError(f"shares must be at least 0 and add up to 1, got {dict(shares)}")
 
-    draw = _Draw(wanted, has, np.random.default_rng(draw_seed(random_state)))
+    names = tuple(
+        str(getattr(values, "name", None) or name) for name, values in (("target", target), ("confounder", confounder))
+    )
+    draw = _Draw(wanted, has, names, np.random.default_rng(draw_seed(random_state)))
     if test_per_cell is None:
         smallest = min(draw.available(pools["test_pool"], cell) for cell in BIASED_SHARES)
         shared = (pools["test_pool"] & pools["train_pool"]).any()
@@ -153,7 +156,7 @@ def confounded_split(
     largest = int(min(draw.available(pool, cell) / share for cell, share in shares.items() if share > 0) + 1e-9)
     train_size = min(largest, 6000) if train_size is None else train_size
     if not 4 <= train_size <= largest:
-        there = {f"target={cell[0]}, confounder={cell[1]}": draw.available(pool, cell) for cell in shares}
+        there = {draw.told(cell): draw.available(pool, cell) for cell in shares}
         raise ValueError(
             f"train_size must lie in 4 to {largest} for the shares asked for, got {train_size}; "
             f"left for training: {there}"
@@ -170,7 +173,11 @@ class _Draw:
 
     target: NDArray[np.bool_]
     confounder: NDArray[np.bool_]
+    names: tuple[str, ...]
     generator: np.random.Generator
+
+    def told(self, cell: Cell) -> str:
+        return " and ".join(f"{name}={value}" for name, value in zip(self.names, cell, strict=True))
 
     def members(self, pool: NDArray[np.bool_], cell: Cell) -> NDArray[np.intp]:
         return np.flatnonzero(pool & (self.target == cell[0]) & (self.confounder == cell[1]))
@@ -184,10 +191,7 @@ class _Draw:
         for cell, size in sizes.items():
             members = self.members(pool, cell)
             if size < 0 or size > len(members):
-                raise ValueError(
-                    f"{argument} asks for {size} images with target={cell[0]} and confounder={cell[1]}, "
-                    f"there are {len(members)}"
-                )
+                raise ValueError(f"{argument} asks for {size} images with {self.told(cell)}, there are {len(members)}")
             chosen.append(self.generator.choice(members, size, replace=False))
         return self.generator.permutation(np.concatenate(chosen)).astype(np.intp)
 
@@ -200,8 +204,8 @@ class _Draw:
             sizes |= {(value, True): min(size - without, self.available(pool, (value, True))), (value, False): without}
             if abs(sizes[value, True] - without) > 1 or sizes[value, True] + without < size:
                 warnings.warn(
-                    f"the balanced training set is not quite balanced: of target={value} it has "
-                    f"{sizes[value, True]} images with the confounder and {without} without, where {size} were to be",
+                    f"the balanced training set is not quite balanced: of {self.names[0]}={value} it has "
+                    f"{sizes[value, True]} images with {self.names[1]} and {without} without, where {size} were to be",
                     stacklevel=3,
                 )
         return self.cells("train_size", pool, sizes)

@@ -94,7 +94,7 @@ def test_what_was_left_out_is_listed(command, options, results, run, attributes)
     done, out = run(*command, table, *options, check=2)
     assert done.stderr.startswith("error: ")
     assert "broken.png: not an image of a supported format" in done.stderr
-    assert "--skip-damaged" in done.stderr
+    assert "; --skip-damaged leaves such images out" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (out / results).exists()
     _, out = run(*command, table, *options, "--skip-damaged", "--force")
@@ -156,7 +156,7 @@ def without_a_value(values):
             {"x": without_a_value(["a", "b"] * (COUNT // 2))},
             "'x' is missing for 1 of 300",
         ),
-        (SWEEP, ["--confounder", "x"], {"x": [0] * COUNT}, "test_per_cell asks for 4 images with target="),
+        (SWEEP, ["--confounder", "x"], {"x": [0] * COUNT}, "--test-per-cell asks for 4 images with Male="),
     ],
 )
 def test_attributes_of_one_value_or_with_gaps(command, options, change, words, run, attributes):
@@ -190,3 +190,65 @@ def test_a_damaged_checkpoint_is_one_line(name, folder, run, attributes, tmp_pat
     done, _ = run(captum_region, f"attribute {tmp_path / 'saved'}", attributes, check=2)
     assert len(done.stderr.strip().splitlines()) == 1
     assert str(tmp_path / "saved") in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "results"),
+    [
+        (TRAIN, ["--attribute", "Male"], "training.json"),
+        (ATTRIBUTE, ["--by", "Male", "--limit", "8"], "maps.json"),
+        (CALIBRATE, ["--attribute", "Male", "--limit", "8"], "calibration.json"),
+        (INSPECT, ["--target", "Male"], "inspect.json"),
+        pytest.param(RUN, ["--confounder", "smiling/[/bold]"], "results.json", marks=pytest.mark.slow),
+        pytest.param(SWEEP, ["--confounder", "smiling/[/bold]"], "sweep.json", marks=pytest.mark.slow),
+        pytest.param(COMPARE, ["--attribute", "Male"], "comparison.json", marks=pytest.mark.slow),
+    ],
+)
+def test_an_image_column_of_another_name(command, options, results, run, attributes):
+    table = {"photo" if name == "image" else name: values for name, values in attributes.items()}
+    table["mask"] = ["0.png"] * COUNT
+    done, _ = run(*command, table, *options, check=2)
+    assert "no column 'image'; its columns are 'photo', 'Male'" in done.stderr
+    assert "name another with --image-column" in done.stderr
+    _, out = run(*command, table, *options, "--image-column", "photo", "--force")
+    assert (out / results).exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--data", "celeba"], "error: --image-column is for --data table, got --data celeba"),
+        (["--data", "faces"], "error: --image-column is for --data table, got --data faces"),
+        (["--root", "nowhere"], "error: --root must be a .csv, .tsv or .parquet file, got nowhere"),
+        (["--size", "0"], "error: --size must be a positive int"),
+    ],
+)
+def test_errors_of_a_reader_name_options(options, words, run, attributes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nowhere").touch()
+    done, _ = run(*TRAIN, attributes, "--attribute", "Male", "--image-column", "image", *options, check=2)
+    assert done.stderr.startswith(words)
+
+
+def test_a_folder_without_the_data_set(tmp_path):
+    command = [
+        "train",
+        "--data",
+        "celeba",
+        "--attribute",
+        "Male",
+        "--root",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "x"),
+    ]
+    done = CliRunner().invoke(captum_region, command)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: --root must hold the data set: there is no list_attr_celeba.txt")
+
+
+def test_skipping_is_not_advised_where_no_image_is_left(run, attributes):
+    table = attributes | {"image": [f"away/{name}" for name in attributes["image"]]}
+    done, _ = run(*TRAIN, table, "--attribute", "Male", check=2)
+    assert f"none of {COUNT} images can be read, the first is" in done.stderr
+    assert "--skip-damaged" not in done.stderr

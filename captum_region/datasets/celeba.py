@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 
 from captum_region.datasets.listing import Listing, first_folder, load_listing
+from captum_region.datasets.tables import header_names
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -33,10 +35,11 @@ def load_celeba(
 ) -> AttributeImages:
     """Load CelebA: 40 binary attributes and the identities of faces.
 
-    The files are laid out as ``torchvision.datasets.CelebA`` leaves them, ``root/celeba/`` or ``root/`` with ::
+    The files are laid out as they are downloaded, in ``Anno/``, ``Eval/`` and ``Img/``, or as
+    ``torchvision.datasets.CelebA`` leaves them: ``root/celeba/``, ``root/CelebA/`` or ``root/`` with ::
 
         img_align_celeba/000001.jpg ...   the images, also one img_align_celeba folder further down
-        list_attr_celeba.txt              a count, the 40 names, then for each image its name and -1 or 1 a name
+        list_attr_celeba.txt              a count, the 40 names, then of each image its name and 1 or -1 (or 0) a name
         list_eval_partition.txt           image and 0 (train), 1 (valid) or 2 (test); not needed for "all"
         identity_CelebA.txt               image and number of the person; optional
 
@@ -46,7 +49,7 @@ def load_celeba(
     Parameters
     ----------
     root : path
-        The folder that holds ``celeba``, or that folder itself.
+        The folder that holds ``celeba`` or ``CelebA``, or that folder itself.
     split : {"train", "valid", "test", "all"}
         The partition to load.
     size, cache, on_error, n_jobs, show_progress
@@ -83,33 +86,39 @@ def list_celeba(root: str | os.PathLike[str], split: str) -> Listing:
     """List CelebA's images of `split`."""
     if split not in (*_SPLITS, "all"):
         raise ValueError(f"split must be one of {', '.join(_SPLITS)} and all, got {split!r}")
-    folder = first_folder(root, "celeba", "")
+    folder = first_folder(root, "celeba", "CelebA", "")
     path = _file(folder, "list_attr_celeba")
-    attributes = _rows(path, allowed=(-1, 1), has_names=True) == 1
+    attributes = _rows(path, allowed=((-1, 1), (0, 1)), has_names=True) == 1
     if split != "all":
         path = _file(folder, "list_eval_partition")
-        partition = _rows(path, allowed=tuple(_SPLITS.values())).iloc[:, 0]
+        partition = _rows(path, allowed=(tuple(_SPLITS.values()),)).iloc[:, 0]
         attributes = attributes[partition.reindex(attributes.index) == _SPLITS[split]]
     if attributes.empty:
         raise ValueError(f"split {split!r} is empty: {path} lists no image of it")
-    images = first_folder(folder, "img_align_celeba/img_align_celeba", "img_align_celeba")
+    inside = "img_align_celeba/img_align_celeba"
+    images = first_folder(folder, inside, "img_align_celeba", f"Img/{inside}", "Img/img_align_celeba")
     return Listing(images, attributes, _identities(folder, attributes.index))
 
 
 def _file(folder: Path, name: str) -> Path:
-    for path in (folder / f"{name}.txt", folder / f"{name}.csv"):
+    for path in (folder / below / f"{name}{suffix}" for below in ("", "Anno", "Eval") for suffix in (".txt", ".csv")):
         if path.is_file():
             return path
-    raise FileNotFoundError(f"there is no {name}.txt or {name}.csv in {folder}")
+    raise FileNotFoundError(
+        f"root must hold the data set: there is no {name}.txt or {name}.csv in {folder}, its Anno or its Eval"
+    )
 
 
-def _rows(path: Path, allowed: tuple[int, ...] | None = None, has_names: bool = False) -> pd.DataFrame:
-    """Read integers by image; where `has_names`, a text file begins with a count and the names of its columns."""
+def _rows(path: Path, allowed: Sequence[tuple[int, ...]] = (), has_names: bool = False) -> pd.DataFrame:
+    """Read integers by image, all from one of the tuples `allowed`.
+
+    Where `has_names`, a text file begins with a count and the names of its columns.
+    """
     text = path.read_text("utf-8-sig")
     count = None
     if path.suffix == ".csv":
         header, _, text = text.partition("\n")
-        names, separator = header.strip().split(",")[1:], ","
+        names, separator = header_names(header, ",")[1:], ","
     elif has_names:
         total, header, text = (text + "\n\n").split("\n", 2)
         if not total.strip().isdecimal():
@@ -120,7 +129,9 @@ def _rows(path: Path, allowed: tuple[int, ...] | None = None, has_names: bool = 
     if not text.strip():
         raise ValueError(f"{path} lists no image")
     try:
-        rows = pd.read_csv(StringIO(text), sep=separator, header=None, index_col=0, dtype={0: str})
+        rows = pd.read_csv(
+            StringIO(text), sep=separator, header=None, index_col=0, skipinitialspace=True, converters={0: str.strip}
+        )
     except pd.errors.ParserError as error:
         raise ValueError(f"{path}, lines counted after the header: {error}") from error
     if rows.shape[1] != len(names):
@@ -130,12 +141,12 @@ def _rows(path: Path, allowed: tuple[int, ...] | None = None, has_names: bool = 
     if rows.index.has_duplicates:
         raise ValueError(f"{path} lists {rows.index[rows.index.duplicated()][0]} more than once")
     numbers = rows.apply(pd.to_numeric, errors="coerce").to_numpy()
-    good = np.isin(numbers, allowed) if allowed else numbers % 1 == 0
-    if not good.all():
-        row, column = np.argwhere(~good)[0]
-        wanted = f"one of {allowed}" if allowed else "an integer"
+    fits = {f"one of {values}": np.isin(numbers, values) for values in allowed} or {"an integer": numbers % 1 == 0}
+    wanted = max(fits, key=lambda name: int(fits[name].sum()))  # what most are tells what the others should be
+    if not fits[wanted].all():
+        row, column = np.argwhere(~fits[wanted])[0]
         at, value = f"{path}, row {row + 1} ({rows.index[row]})", str(rows.iat[row, column])
-        raise ValueError(f"{at}: {names[column]} must be {wanted}, got {value}")
+        raise ValueError(f"{at}: {names[column]!r} must be {wanted}, got {value!r}")
     return pd.DataFrame(numbers.astype(int), rows.index, names)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from captum_region.datasets.decoding import decode_content, height_width, rgb_pixels, write_header
-from captum_region.datasets.images import AttributeImages
+from captum_region.datasets.images import AttributeImages, quoted
 from captum_region.files import replacing
 from captum_region.plotting import image_array
 from captum_region.progress import progress_bar
@@ -25,6 +25,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+
+# The names in the files of CelebA that torchvision drops.
+_CELEBA_TARGETS = {
+    "identity": ["identity"],
+    "bbox": ["x_1", "y_1", "width", "height"],
+    "landmarks": [
+        f"{part}_{axis}" for part in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth") for axis in "xy"
+    ],
+}
 
 
 def is_dataset(data: Any) -> bool:
@@ -58,7 +68,7 @@ def from_dataset(
         Of items that are mappings: the name of the image.
     attributes : sequence of str, optional
         The labels' names; of items that are mappings: the labels to take; none if empty. By default all numbers and
-        texts of a mapping, and for others the data set's ``attr_names``, as torchvision's CelebA has them, or
+        texts of a mapping, and for others the names that torchvision's CelebA has for its types of targets, or
         ``label``, or ``label_0``, ``label_1`` and so on.
     out : path, optional
         A .npy file to write the images into, one after the other, when they do not fit into memory; it is then
@@ -70,7 +80,8 @@ def from_dataset(
     -------
     AttributeImages
         RGB images of shape (N, 3, height, width). Class numbers become class names where the data set tells them
-        (``classes`` of torchvision, ``ClassLabel`` of Hugging Face). The index counts the items.
+        (``classes`` of torchvision, ``ClassLabel`` of Hugging Face). The persons of torchvision's CelebA become the
+        identities. The index counts the items.
 
     Raises
     ------
@@ -103,7 +114,9 @@ def from_dataset(
             _write(opened, pixels)
         images = np.load(out, mmap_mode="r", allow_pickle=False)
     table = pd.DataFrame(columns, index=pd.RangeIndex(len(images), name="image"))
-    return AttributeImages(images, _named(table, dataset))
+    table = _named(table, dataset)
+    knows_persons = "identity" in (_of_source(dataset, "target_type") or ()) and "identity" in table
+    return AttributeImages(images, table, table.pop("identity").to_numpy() if knows_persons else None)
 
 
 def _items(dataset: Any) -> Iterator[Any]:
@@ -192,7 +205,7 @@ def _image_and_labels(
             raise ValueError(f"attributes must name the labels of {what}, {len(values)}, got {list(names)}")
         item = {image_column: image, **dict(zip(names, values, strict=False))}
     if missing := [name for name in (image_column, *(attributes or ())) if name not in item]:
-        raise ValueError(f"{what} has no {missing[0]!r}, it has {', '.join(map(str, item))}")
+        raise ValueError(f"{what} has no {missing[0]!r}, it has {quoted(item)}")
     wanted = [name for name in item if name != image_column] if attributes is None else attributes
     labels = {name: _plain(item[name]) for name in wanted}
     other = [name for name, value in labels.items() if not pd.api.types.is_scalar(value)]
@@ -249,8 +262,7 @@ def _named(table: pd.DataFrame, dataset: Any) -> pd.DataFrame:
     """Return labels with names in place of positions and of class numbers."""
     if all(isinstance(name, int) for name in table):  # positions
         count = table.shape[1]
-        # torchvision's header ends with a blank, and its names with an empty one.
-        names = [name for name in _of_source(dataset, "attr_names") or () if name]
+        names = _label_names(dataset)
         fallback = ["label"] if count == 1 else [f"label_{position}" for position in range(count)]
         table.columns = names if len(names) == count else fallback
     for column in table:
@@ -259,6 +271,15 @@ def _named(table: pd.DataFrame, dataset: Any) -> pd.DataFrame:
         if classes and numbers.dtype.kind == "i" and numbers.min() >= -1 and numbers.max() < len(classes):
             table[column] = pd.Categorical.from_codes(numbers, pd.Index(classes))  # -1 is missing, as at Hugging Face
     return table
+
+
+def _label_names(dataset: Any) -> list[str]:
+    """Return the names of a vector of labels, which torchvision's CelebA makes of one or several types of targets."""
+    # torchvision's header ends with a blank, and its names with an empty one.
+    attributes = [name for name in _of_source(dataset, "attr_names") or () if name]
+    kinds = _of_source(dataset, "target_type")
+    names_of = {"attr": attributes, **_CELEBA_TARGETS}
+    return [name for kind in kinds for name in names_of.get(kind, ())] if isinstance(kinds, list) else attributes
 
 
 def _class_names(dataset: Any, column: Any, columns: int) -> Sequence[str] | None:

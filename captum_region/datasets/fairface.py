@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from captum_region.datasets.images import quoted
 from captum_region.datasets.listing import AGE_GROUPS, Listing, first_folder, load_listing
 from captum_region.datasets.tables import read_table
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from captum_region.datasets.images import AttributeImages
 
 _SPLITS = {"train": ("train",), "validation": ("val",), "all": ("train", "val")}
+_UNPACKED = ("fairface-img-margin025-trainval", "fairface-img-margin125-trainval")
 _LABELS = {
     "age": AGE_GROUPS,
     "gender": ("Male", "Female"),
@@ -36,8 +38,10 @@ def load_fairface(
 ) -> AttributeImages:
     """Load FairFace: age group, gender and race of faces.
 
-    ``root/`` holds ``fairface_label_train.csv`` and ``fairface_label_val.csv`` with the columns ``file`` (relative to
-    `root`, as in ``train/1.jpg``), ``age``, ``gender``, ``race`` and ``service_test``.
+    ``root/`` holds ``fairface_label_train.csv`` and ``fairface_label_val.csv`` with the columns ``file`` (as in
+    ``train/1.jpg``), ``age``, ``gender``, ``race`` and ``service_test``, and beside them the folders ``train`` and
+    ``val`` of images, or these in ``fairface-img-margin025-trainval`` or ``fairface-img-margin125-trainval``, in which
+    the label files may lie too. Where both margins are there, 025 is taken.
 
     Parameters
     ----------
@@ -81,19 +85,23 @@ def list_fairface(root: str | os.PathLike[str], split: str) -> Listing:
     if split not in _SPLITS:
         raise ValueError(f"split must be one of {', '.join(_SPLITS)}, got {split!r}")
     folder = first_folder(root, "")
-    labels = pd.concat([_rows(folder / f"fairface_label_{part}.csv") for part in _SPLITS[split]])
+    places = [folder, *(folder / name / inner for name in _UNPACKED for inner in ("", name))]
+    files = [f"fairface_label_{part}.csv" for part in _SPLITS[split]]
+    beside = next((place for place in places if (place / files[0]).is_file()), folder)
+    labels = pd.concat([_rows(beside / file) for file in files])
     if labels.empty:
-        raise ValueError(f"split {split!r} is empty: the label files in {folder} list no image of it")
-    return Listing(folder, labels.assign(age=pd.Categorical(labels["age"], categories=AGE_GROUPS, ordered=True)))
+        raise ValueError(f"split {split!r} is empty: the label files in {beside} list no image of it")
+    images = next((place for place in places if all((place / part).is_dir() for part in _SPLITS[split])), folder)
+    return Listing(images, labels.assign(age=pd.Categorical(labels["age"], categories=AGE_GROUPS, ordered=True)))
 
 
 def _rows(path: Path) -> pd.DataFrame:
     rows = read_table(path)
     if missing := {"file", *_LABELS} - set(rows.columns):
-        raise ValueError(f"{path} has no column {min(missing)!r}; its columns are {', '.join(rows.columns)}")
+        raise ValueError(f"{path} has no column {min(missing)!r}; its columns are {quoted(rows.columns)}")
     for column, allowed in _LABELS.items():
         wrong = np.flatnonzero(~rows[column].isin(allowed))
         if len(wrong):
             at = f"{path}, row {wrong[0] + 1} ({rows['file'].iloc[wrong[0]]})"
-            raise ValueError(f"{at}: {column} must be one of {allowed}, got {rows[column].iloc[wrong[0]]!r}")
+            raise ValueError(f"{at}: {column!r} must be one of {allowed}, got {rows[column].iloc[wrong[0]]!r}")
     return rows.set_index("file")

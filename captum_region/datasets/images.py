@@ -12,6 +12,7 @@ import pandas as pd
 from captum_region.html import png_source
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Self
 
     from numpy.typing import ArrayLike, NDArray
@@ -126,12 +127,9 @@ class AttributeImages:
         >>> people.labels("race").tolist(), people.labels("race=Black").tolist()
         (['White', 'Black'], [False, True])
         """
-        if name in self.attributes and not self.attributes[name].isin([0, 1]).all():
-            values = self._known(name)
-            return (
-                values.to_numpy() if pd.api.types.is_numeric_dtype(values) else values.astype(str).to_numpy(dtype=str)
-            )
-        return self.binary(name)
+        if name not in self.attributes or (values := self._known(name)).isin([0, 1]).all():
+            return self.binary(name)
+        return values.to_numpy() if pd.api.types.is_numeric_dtype(values) else values.to_numpy().astype(str)
 
     def binary(self, name: str) -> NDArray[np.bool_]:
         """Return the binary attribute `name`, or for ``"race=White"`` whether the attribute race is White.
@@ -150,17 +148,15 @@ class AttributeImages:
         # A column's own name may hold an equals sign, as one-hot columns' do; or be a number.
         column, equals, value = (name, "", "") if name in self.attributes else name.partition("=")
         if column not in self.attributes:
-            raise ValueError(
-                f"{name!r} is no attribute of these images; there are {', '.join(map(str, self.attributes))}"
-            )
+            raise ValueError(f"{name!r} is no attribute of these images; there are {quoted(self.attributes)}")
         values = self._known(column)
         if equals:
-            chosen: NDArray[np.bool_] = (values.astype(str) == value).to_numpy(dtype=bool)
+            chosen: NDArray[np.bool_] = values.to_numpy().astype(str) == value
             if not chosen.any():
-                raise ValueError(f"no image has {name}; {column} takes {', '.join(map(str, values.unique()[:20]))}")
+                raise ValueError(f"no image has {name!r}; {column!r} takes {quoted(values.unique()[:20])}")
             return chosen
         if not values.isin([0, 1]).all():
-            some = ", ".join(f"{column}={value}" for value in values.unique()[:3])
+            some = quoted(f"{column}={value}" for value in values.unique()[:3])
             raise ValueError(f"{name!r} is not binary; name one of its values, as in {some}")
         return values.to_numpy(dtype=bool)
 
@@ -171,7 +167,13 @@ class AttributeImages:
             raise ValueError(
                 f"{column!r} is missing for {len(missing)} of {len(self)} images, the first is {missing[0]}"
             )
-        return values
+        # Text may be kept by pyarrow, which compares it with no number.
+        return values if pd.api.types.is_numeric_dtype(values) else values.astype(object)
+
+
+def quoted(names: Iterable[Any]) -> str:
+    """Return names or values as a message lists them: in quotes, or a blank at an end would not show."""
+    return ", ".join(repr(str(name)) for name in names)
 
 
 def _counted(values: pd.Series[Any]) -> str:

@@ -34,7 +34,7 @@ class Listing:
         repeated = self.attributes.index[paths.duplicated()]
         if len(repeated):
             raise ValueError(
-                f"an image may be listed once only, {repeated[0]} is listed again ({len(repeated)} such rows)"
+                f"an image may be listed once only, {repeated[0]!r} is listed again ({len(repeated)} such rows)"
             )
         object.__setattr__(self, "attributes", self.attributes.rename_axis(index="image"))
 
@@ -73,4 +73,4 @@ def first_folder(root: str | os.PathLike[str], *below: str) -> Path:
     for folder in folders:
         if folder.is_dir():
             return folder
-    raise FileNotFoundError(f"there is no folder {' or '.join(map(str, folders))}")
+    raise FileNotFoundError(f"root must hold the data set: there is no folder {' or '.join(map(str, folders))}")

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def read_attributes(
-    kind: str, root: str | os.PathLike[str], split: str | None = None, *, on_error: str = "raise"
+    kind: str,
+    root: str | os.PathLike[str],
+    split: str | None = None,
+    *,
+    on_error: str = "raise",
+    image_column: str = "image",
 ) -> pd.DataFrame:
     """Read the attributes of a data set, and none of its images.
 
@@ -31,6 +36,8 @@ def read_attributes(
         The part of CelebA or FairFace; by default "train". The other kinds have none.
     on_error : {"raise", "skip"}
         What to do with a file of UTKFace whose name lacks the labels. Whether an image can be decoded shows when it is.
+    image_column : str
+        The column of a table that names the images.
 
     Returns
     -------
@@ -70,7 +77,7 @@ def read_attributes(
         case "utkface":
             listing = list_utkface(root, on_error)
         case "table":
-            listing = list_table(root)
+            listing = list_table(root, image_column)
         case _:
             raise ValueError(f"kind must be celeba, fairface, utkface or table, got {kind!r}")
     listing.attributes.attrs["skipped"] = [] if listing.skipped is None else listing.skipped.to_dict("records")

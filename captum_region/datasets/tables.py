@@ -7,15 +7,19 @@ import warnings
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from captum_region.datasets.images import quoted
 from captum_region.datasets.listing import Listing, first_folder, load_listing
 
 if TYPE_CHECKING:
     from captum_region.datasets.images import AttributeImages
+
+# How pandas reads text: only an empty cell is missing, "None" and "NA" are categories like others.
+_TEXT: dict[str, Any] = {"skipinitialspace": True, "keep_default_na": False, "na_values": [""]}
 
 
 def load_table(
@@ -40,7 +44,8 @@ def load_table(
     ----------
     table : path or DataFrame
         A .csv (commas), .tsv (tabs) or .parquet file with a row an image, or such a table. It is not changed. Text is
-        UTF-8, or UTF-16 with its mark.
+        UTF-8, or UTF-16 with its mark; blanks around names and values are dropped, and only an empty cell is a missing
+        value: "None" and "NA" are text.
     image_column : str
         The column of image files, relative to `root` or absolute. An image may be listed once only: the rows of an
         image listed twice could end up on both sides of a train-test split.
@@ -104,9 +109,9 @@ def list_table(
         root = Path(table).parent if root is None else root
     wanted = [image_column] if identity_column is None else [image_column, identity_column]
     if missing := [column for column in wanted if column not in rows.columns]:
-        columns = ", ".join(map(str, rows.columns))
         hint = "; a .csv has commas between its values, a .tsv tabs" if rows.shape[1] == 1 else ""
-        raise ValueError(f"{source} has no column {missing[0]!r}; its columns are {columns}{hint}")
+        hint = "; name another with image_column" if missing[0] == image_column and not hint else hint
+        raise ValueError(f"{source} has no column {missing[0]!r}; its columns are {quoted(rows.columns)}{hint}")
     for column in wanted:
         if gaps := np.flatnonzero(rows[column].isna()).tolist():
             raise ValueError(f"{source}, column {column!r}: no value in row {gaps[0] + 1} ({len(gaps)} such rows)")
@@ -137,19 +142,36 @@ def read_table(path: Path, text_column: str | None = None) -> pd.DataFrame:
         raise ValueError(f"table must be a .csv, .tsv or .parquet file or a DataFrame, got {path}")
     separator = "," if suffix == ".csv" else "\t"
     try:
-        text = _text(path)
-        header = pd.read_csv(StringIO(text), sep=separator, header=None, nrows=1, dtype=str).iloc[0].dropna()
-        if header.duplicated().any():  # pandas would give the second another name
-            raise ValueError(f"column {header[header.duplicated()].iloc[0]!r} is there twice")
-        with warnings.catch_warnings():
-            # Rows that are longer than the header; without index_col=False their first value would name the row.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            types = None if text_column is None else {text_column: str}
-            return pd.read_csv(StringIO(text), sep=separator, dtype=types, index_col=False)
+        return _parsed(_text(path), separator, text_column)
     except pd.errors.ParserWarning as error:
         raise ValueError(f"{path}: rows have more values than the header has columns") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def header_names(text: str, separator: str) -> list[str]:
+    """Return the names in the first row of a text, without blanks around them; ValueError if one is there twice."""
+    names = pd.read_csv(StringIO(text), sep=separator, header=None, nrows=1, dtype=str, **_TEXT).iloc[0].str.strip()
+    twice = names[names.duplicated() & names.notna()]
+    if len(twice):  # pandas would give the second another name
+        raise ValueError(f"column {twice.iloc[0]!r} is there twice")
+    return [f"Unnamed: {at}" if pd.isna(name) else name for at, name in enumerate(names)]
+
+
+def _parsed(text: str, separator: str, text_column: str | None) -> pd.DataFrame:
+    names = header_names(text, separator)
+    types = None if text_column is None else {text_column: str}
+    with warnings.catch_warnings():
+        # Rows that are longer than the header; without index_col=False their first value would name the row.
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        options = {"sep": separator, "header": 0, "names": names, "dtype": types, "low_memory": False, **_TEXT}
+        rows: pd.DataFrame = pd.read_csv(StringIO(text), index_col=False, **options)
+    for name in rows.columns[[not pd.api.types.is_numeric_dtype(dtype) for dtype in rows.dtypes]]:
+        stripped = rows[name].map(lambda value: value.strip() if isinstance(value, str) else value)
+        if not stripped.equals(rows[name]):
+            # Without the blanks it may be of another type, or missing.
+            rows[name] = pd.read_csv(StringIO(stripped.to_csv(index=False)), dtype=types, **_TEXT)[name]
+    return rows
 
 
 def _text(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from captum_region.datasets.images import AttributeImages
 
 _NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_[^_]+")
+# The highest age that the data set states.
+_OLDEST = 116
+# Each with its parts: UTKFace holds those of crop_part1 too.
+_PLACES = (("images",), ("UTKFace",), ("",), ("part1", "part2", "part3"), ("crop_part1",))
 _GENDERS = ("Male", "Female")
 _RACES = ("White", "Black", "Asian", "Indian", "Others")
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -32,22 +37,24 @@ def load_utkface(
     """Load UTKFace: age, gender and race of faces, read from the file names.
 
     The files ``[age]_[gender]_[race]_[date&time].jpg.chip.jpg`` (0 male, 1 female; 0 White, 1 Black, 2 Asian, 3 Indian,
-    4 Others) lie in ``root/images``, ``root/UTKFace`` or `root` itself, the first of these that there is.
+    4 Others) lie in ``root/images``, ``root/UTKFace`` or `root` itself, in the parts ``root/part1`` to ``root/part3``
+    together, or in ``root/crop_part1``; the first of these that holds images, itself or a folder of its name in it.
 
     Parameters
     ----------
     root : path
         The folder of the data set.
     size, cache, on_error, n_jobs, show_progress
-        As in `captum_region.datasets.decoding.decode_images`. A file name without the labels (UTKFace has some) is an
-        error that `on_error` covers.
+        As in `captum_region.datasets.decoding.decode_images`. A file name without the labels (UTKFace has some) or with
+        an age over 116, the highest that UTKFace states, is an error that `on_error` covers.
 
     Returns
     -------
     AttributeImages
         RGB images of shape (N, 3, height, width), in the order of the file names. The attributes are ``age`` (int),
         ``age_group`` (ordered categorical of `AGE_GROUPS`), ``gender`` ("Male", "Female"), ``race`` ("White", "Black",
-        "Asian", "Indian", "Others") and ``Male`` (bool); their index is the file name. No identities.
+        "Asian", "Indian", "Others") and ``Male`` (bool); their index is the file name, of several parts
+        with its folder. No identities.
 
     Raises
     ------
@@ -73,15 +80,16 @@ def load_utkface(
 
 def list_utkface(root: str | os.PathLike[str], on_error: str) -> Listing:
     """List UTKFace's images."""
-    folder = first_folder(root, "images", "UTKFace", "")
-    found = sorted(name for name in os.listdir(folder) if _is_image(name))
-    labels = {name: match.groups() for name in found if (match := _NAME.fullmatch(name))}
+    folder, found = _find(first_folder(root, ""))
+    labels = {name: match.groups() for name in found if (match := _NAME.fullmatch(os.path.basename(name)))}
+    labels = {name: values for name, values in labels.items() if int(values[0]) <= _OLDEST}
     unnamed = [name for name in found if name not in labels]
-    reason = "the file name is not [age]_[gender]_[race]_[date&time].jpg with gender 0-1 and race 0-4"
-    if unnamed and on_error == "raise":
-        raise ValueError(f"{folder / unnamed[0]}: {reason}; on_error='skip', --skip-damaged, leaves such images out")
+    wanted = "[age]_[gender]_[race]_[date&time].jpg"
+    reason = f"the file name is not {wanted} with age 0-{_OLDEST}, gender 0-1 and race 0-4"
     if not labels:
-        raise ValueError(f"no image named [age]_[gender]_[race]_[date&time].jpg in {folder}")
+        raise ValueError(f"no image named {wanted} in {folder}, its images, UTKFace, part1 to part3 or crop_part1")
+    if unnamed and on_error == "raise":
+        raise ValueError(f"{folder / unnamed[0]}: {reason}; on_error='skip' leaves such images out")
     codes = pd.DataFrame.from_dict(labels, orient="index", columns=["age", "gender", "race"]).astype(int)
     decades = pd.cut(codes["age"], [0, 3, *range(10, 80, 10), np.inf], right=False, labels=AGE_GROUPS)
     attributes = pd.DataFrame(
@@ -94,6 +102,23 @@ def list_utkface(root: str | os.PathLike[str], on_error: str) -> Listing:
         }
     )
     return Listing(folder, attributes, skipped=pd.DataFrame({"image": unnamed, "reason": reason}, dtype=object))
+
+
+def _find(root: Path) -> tuple[Path, list[str]]:
+    """Return the folder of the images, which may have parts, and their names relative to it."""
+    for parts in _PLACES:
+        if images := [image for part in parts for image in _images_in(root / part)]:
+            folder = Path(os.path.commonpath({image.parent for image in images}))
+            return folder, [image.relative_to(folder).as_posix() for image in images]
+    return root, []
+
+
+def _images_in(folder: Path) -> list[Path]:
+    """Return the images in a folder, or else in a folder of the same name in it, as some archives have it."""
+    for place in (folder, folder / folder.name):
+        if place.is_dir() and (names := sorted(filter(_is_image, os.listdir(place)))):
+            return [place / name for name in names]
+    return []
 
 
 def _is_image(name: str) -> bool:

@@ -176,7 +176,7 @@ def test_run_on_ones_own_table(command, table, tmp_path):
     ("arguments", "words"),
     [
         (["--confounder", "Hat"], "'Hat' is no attribute"),
-        (["--confounder", "hair"], "name one of its values, as in hair="),
+        (["--confounder", "hair"], "name one of its values, as in 'hair="),
         (["--confounder", "Male"], "confounder must be another attribute"),
         (["--confounder", "hair=blond", "--schemes", "blur"], "scheme must be one of"),
         (["--confounder", "hair=blond", "--others", "hope"], "others must be of reweighing, resampling"),

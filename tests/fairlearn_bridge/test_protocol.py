@@ -99,6 +99,17 @@ def test_as_many_as_there_are():
     assert list(split.counts.loc["balanced"]) == [6, 36, 21, 21]
 
 
+def test_messages_name_the_attributes():
+    target, confounder = (
+        pd.Series([True, False] * 20, name="Male"),
+        pd.Series([True, True, False, False] * 10, name="Hat"),
+    )
+    with pytest.raises(ValueError, match="test_per_cell asks for 11 images with Male=True and Hat=False, there are 10"):
+        confounded_split(target, confounder, test_per_cell=11)
+    with pytest.raises(ValueError, match=r"left for training: \{'Male=True and Hat=False': 8"):
+        confounded_split(target, confounder, train_size=5000, test_per_cell=2)
+
+
 def test_other_shares():
     target, confounder, _ = population()
     shares = {(True, True): 0.05, (True, False): 0.45, (False, True): 0.45, (False, False): 0.05}

@@ -159,13 +159,24 @@ class TestTorchvision:
             picture(image).save(root / "img_align_celeba" / name)
         rows = [f"{name} {2 * label - 1:2d}  1" for name, label in zip(names, LABELS, strict=True)]
         (root / "list_attr_celeba.txt").write_text("\n".join(["6", "Blond_Hair Male ", *rows]))
-        (root / "list_bbox_celeba.txt").write_text("6\nx\n" + "".join(f"{name} 1\n" for name in names))
-        (root / "list_landmarks_align_celeba.txt").write_text("6\nx\n" + "".join(f"{name} 1\n" for name in names))
-        for name in ("list_eval_partition.txt", "identity_CelebA.txt"):
-            (root / name).write_text("".join(f"{name} 0\n" for name in names))
+        box, points = " 1 2 3 4\n", f" {' '.join(map(str, range(10)))}\n"
+        (root / "list_bbox_celeba.txt").write_text("6\nx\n" + "".join(f"{name}{box}" for name in names))
+        (root / "list_landmarks_align_celeba.txt").write_text("6\nx\n" + "".join(f"{name}{points}" for name in names))
+        for file in ("list_eval_partition.txt", "identity_CelebA.txt"):
+            number = 0 if "eval" in file else 7
+            (root / file).write_text("".join(f"{name} {number}\n" for name in names))
         read = from_dataset(Few(tmp_path, target_type="attr"))
         assert read.attributes.to_dict("list") == {"Blond_Hair": LABELS, "Male": [1] * 6}
         assert read.binary("Blond_Hair").tolist() == [label == 1 for label in LABELS]
+        assert read.identities is None
+        several = Few(tmp_path, target_type=["identity", "attr", "landmarks", "bbox"], transform=v2.ToImage())
+        for given in (several, DataLoader(several, 4)):
+            read = from_dataset(given)
+            assert read.identities.tolist() == [7] * 6
+            assert read.attributes[["Blond_Hair", "Male"]].to_dict("list") == {"Blond_Hair": LABELS, "Male": [1] * 6}
+            assert read.attributes[["lefteye_x", "lefteye_y", "rightmouth_y"]].iloc[0].tolist() == [0, 1, 9]
+            assert read.attributes[["x_1", "y_1", "width", "height"]].iloc[0].tolist() == [1, 2, 3, 4]
+            assert read.attributes.shape == (6, 16)
 
 
 class TestHuggingFace:
@@ -223,7 +234,7 @@ class TestHuggingFace:
     def test_splits_and_columns_that_do_not_fit_are_named(self, dataset):
         with pytest.raises(ValueError, match=r"dataset must be one split, such as dataset\['train'\]"):
             from_dataset(datasets.DatasetDict({"train": dataset}))
-        with pytest.raises(ValueError, match="item 0 has no 'img', it has image, label, age"):
+        with pytest.raises(ValueError, match="item 0 has no 'img', it has 'image', 'label', 'age'"):
             from_dataset(dataset, image_column="img")
 
 
@@ -268,7 +279,7 @@ def test_the_item_that_cannot_be_read_is_told_by_its_number(tmp_path):
         ([IMAGES[0], IMAGES[0, :, :9]], {}, ValueError, r"item 1's image is of \(9, 12\) pixels, those before of \(16"),
         ([(IMAGES[0], 0), (IMAGES[1],)], {}, ValueError, r"item 1 has the labels \[\], those before \[0\]"),
         ([(IMAGES[0], 0, 1)], {"attributes": ["a"]}, ValueError, r"must name the labels of item 0, 2, got \['a'\]"),
-        ([{"image": IMAGES[0]}], {"attributes": ["a"]}, ValueError, "item 0 has no 'a', it has image"),
+        ([{"image": IMAGES[0]}], {"attributes": ["a"]}, ValueError, "item 0 has no 'a', it has 'image'"),
         (
             [(IMAGES[0], IMAGES[1])],
             {"attributes": ["a"]},

@@ -100,6 +100,34 @@ class TestCelebA:
         write_celeba(root)
         assert greys(load_celeba(root, split)) == expected
 
+    @pytest.mark.parametrize("below", ["", "CelebA"])
+    @pytest.mark.parametrize("images", ["Img/img_align_celeba", "Img/img_align_celeba/img_align_celeba"])
+    def test_as_it_is_downloaded(self, root, below, images):
+        write_celeba(root / below, images=images)
+        for name, folder in [("list_attr", "Anno"), ("identity", "Anno"), ("list_eval", "Eval")]:
+            (root / below / folder).mkdir(exist_ok=True)
+            for path in (root / below).glob(f"{name}*"):
+                path.rename(root / below / folder / path.name)
+        faces = load_celeba(root, "valid")
+        assert greys(faces) == [30]
+        assert faces.attributes.to_dict("list") == {"Blond_Hair": [False], "Male": [False], "Smiling": [True]}
+        assert faces.identities.tolist() == [30]
+
+    @pytest.mark.parametrize("suffix", [".txt", ".csv"])
+    def test_labels_of_0_and_1(self, root, suffix):
+        write_celeba(root, suffix=suffix)
+        expected = load_celeba(root, "all").attributes
+        path = root / f"list_attr_celeba{suffix}"
+        path.write_text(path.read_text().replace("-1", " 0"))
+        pd.testing.assert_frame_equal(load_celeba(root, "all").attributes, expected)
+
+    def test_a_csv_with_quotes_and_blanks(self, root):
+        write_celeba(root, suffix=".csv")
+        expected = load_celeba(root).attributes
+        replace(root / "list_attr_celeba.csv", "image_id,Blond_Hair,Male", 'image_id, "Blond_Hair" ,"Male"')
+        replace(root / "list_attr_celeba.csv", "000002.jpg,", '"000002.jpg" ,')
+        pd.testing.assert_frame_equal(load_celeba(root).attributes, expected)
+
     def test_all_needs_no_partition(self, root):
         write_celeba(root)
         (root / "list_eval_partition.txt").unlink()
@@ -132,9 +160,15 @@ class TestCelebA:
         [
             ("list_attr_celeba", "4\n", "5\n", "has 4 rows of images, its first line says 5"),
             ("list_attr_celeba", "4\n", "", "line 1: must be the number of images, got 'Blond_Hair"),
-            ("list_attr_celeba", "-1  1 -1", "-1  3 -1", r"row 2 \(000002.jpg\): Male must be one of .* got 3"),
-            ("list_attr_celeba", "-1  1 -1", "-1  x -1", r"row 2 \(000002.jpg\): Male must be one of .* got x"),
-            ("list_attr_celeba", "-1  1 -1", "-1  1", r"row 2 \(000002.jpg\): Smiling must be one of .* got nan"),
+            ("list_attr_celeba", "-1  1 -1", "-1  3 -1", r"row 2 \(000002.jpg\): 'Male' must be one of .* got '3'"),
+            ("list_attr_celeba", "-1  1 -1", "-1  x -1", r"row 2 \(000002.jpg\): 'Male' must be one of .* got 'x'"),
+            (
+                "list_attr_celeba",
+                "-1  1 -1",
+                "-1  0 -1",
+                r"row 2 \(000002.jpg\): 'Male' must be one of \(-1, 1\), got '0'",
+            ),
+            ("list_attr_celeba", "-1  1 -1", "-1  1", r"row 2 \(000002.jpg\): 'Smiling' must be one of .* got 'nan'"),
             ("list_attr_celeba", "-1  1 -1", "-1  1 -1 -1", "Expected 4 fields in line 2, saw 5"),
             ("list_attr_celeba", " Smiling", "", "row of 000001.jpg: 3 values for the 2 columns"),
             ("list_attr_celeba", "000002.jpg", "000001.jpg", "lists 000001.jpg more than once"),
@@ -142,11 +176,11 @@ class TestCelebA:
                 "list_eval_partition",
                 "000002.jpg 0",
                 "000002.jpg 7",
-                r"row 2 \(000002.jpg\): .* one of \(0, 1, 2\), got 7",
+                r"row 2 \(000002.jpg\): .* one of \(0, 1, 2\), got '7'",
             ),
             ("list_eval_partition", "000002.jpg 0\n", "000001.jpg 0\n", "lists 000001.jpg more than once"),
-            ("identity_CelebA", "40", "4x", r"row 2 \(000002.jpg\): value must be an integer, got 4x"),
-            ("identity_CelebA", "40", "4.5", r"row 2 \(000002.jpg\): value must be an integer, got 4.5"),
+            ("identity_CelebA", "40", "4x", r"row 2 \(000002.jpg\): 'value' must be an integer, got '4x'"),
+            ("identity_CelebA", "40", "4.5", r"row 2 \(000002.jpg\): 'value' must be an integer, got '4.5'"),
             ("identity_CelebA", "000002.jpg 40\n", "", r"has no row for 000002.jpg \(1 such"),
         ],
     )
@@ -160,7 +194,7 @@ class TestCelebA:
         write_celeba(root, suffix=".csv")
         replace(root / "list_attr_celeba.csv", "-1, 1,-1", "-1, 0,-1")
         with pytest.raises(
-            ValueError, match=r"list_attr_celeba.csv, row 2 \(000002.jpg\): Male must be one of .* got 0"
+            ValueError, match=r"list_attr_celeba.csv, row 2 \(000002.jpg\): 'Male' must be one of .* got '0'"
         ):
             load_celeba(root)
 
@@ -207,8 +241,8 @@ class TestCelebA:
         from captum_region.datasets.celeba import _rows
 
         folder = DATA / "celeba"
-        attributes = _rows(folder / "list_attr_celeba.txt", allowed=(-1, 1), has_names=True) == 1
-        partition = _rows(folder / "list_eval_partition.txt", allowed=(0, 1, 2))["value"]
+        attributes = _rows(folder / "list_attr_celeba.txt", allowed=((-1, 1),), has_names=True) == 1
+        partition = _rows(folder / "list_eval_partition.txt", allowed=((0, 1, 2),))["value"]
         counts = attributes.groupby([partition, "Male", "Blond_Hair"]).size()
         assert counts.to_dict() == {
             (0, True, True): 359,
@@ -261,6 +295,27 @@ class TestFairFace:
         assert attributes["service_test"].tolist() == [True, False]
         assert attributes["service_test"].dtype == bool
 
+    @pytest.mark.parametrize("margins", [("025",), ("125",), ("125", "025")])
+    @pytest.mark.parametrize("depth", [1, 2])
+    @pytest.mark.parametrize("labels_inside", [False, True])
+    def test_as_it_is_unpacked(self, root, margins, depth, labels_inside):
+        write_fairface(root)
+        for margin in margins:
+            folder = root.joinpath(*[f"fairface-img-margin{margin}-trainval"] * depth)
+            for part, rows in FAIRFACE.items():
+                for row in rows:
+                    draw(folder / row.split(",")[0], int(margin))
+                if labels_inside:
+                    shutil.copy(root / f"fairface_label_{part}.csv", folder)
+        for left in [root / "train", root / "val"]:
+            shutil.rmtree(left)
+        if labels_inside:
+            for left in root.glob("*.csv"):
+                left.unlink()
+        faces = load_fairface(root, "all")
+        assert greys(faces) == [int(min(margins))] * 3
+        assert faces.attributes.index.tolist() == ["train/1.jpg", "train/2.jpg", "val/1.jpg"]
+
     @pytest.mark.parametrize(("split", "count"), [("train", 2), ("validation", 1), ("all", 3)])
     def test_splits(self, root, split, count):
         write_fairface(root)
@@ -276,10 +331,10 @@ class TestFairFace:
     @pytest.mark.parametrize(
         ("old", "new", "message"),
         [
-            ("gender", "sex", "has no column 'gender'; its columns are file, age, sex"),
-            ("50-59", "50-60", r"row 1 \(train/1.jpg\): age must be one of .*, got '50-60'"),
-            ("Female", "", r"row 2 \(train/2.jpg\): gender must be one of .*, got nan"),
-            ("train/2.jpg", "train/1.jpg", "train/1.jpg is listed again"),
+            ("gender", "sex", "has no column 'gender'; its columns are 'file', 'age', 'sex'"),
+            ("50-59", "50-60", r"row 1 \(train/1.jpg\): 'age' must be one of .*, got '50-60'"),
+            ("Female", "", r"row 2 \(train/2.jpg\): 'gender' must be one of .*, got nan"),
+            ("train/2.jpg", "train/1.jpg", "'train/1.jpg' is listed again"),
         ],
     )
     def test_malformed_labels(self, root, old, new, message):
@@ -324,6 +379,23 @@ class TestUTKFace:
         pd.testing.assert_frame_equal(faces.attributes, expected)
         assert faces.identities is None
 
+    @pytest.mark.parametrize("inner", [False, True])
+    @pytest.mark.parametrize(
+        "parts", [["part1", "part2", "part3"], ["part2"], ["crop_part1"], ["UTKFace", "crop_part1"]]
+    )
+    def test_parts(self, root, parts, inner):
+        for number, part in enumerate(parts):
+            draw(root / part / (part if inner else "") / f"{number + 1}_0_0_1.jpg", 10 * number)
+            (root / part / "README.txt").write_text("no image")
+        faces = load_utkface(root)
+        counted = 3 if len(parts) == 3 else 1  # UTKFace holds those of crop_part1 too
+        assert greys(faces) == [0, 10, 20][:counted]
+        assert faces.attributes["age"].tolist() == [1, 2, 3][:counted]
+        if counted == 3:
+            assert faces.attributes.index[0] == ("part1/part1/1_0_0_1.jpg" if inner else "part1/1_0_0_1.jpg")
+        else:
+            assert faces.attributes.index.tolist() == ["1_0_0_1.jpg"]
+
     @pytest.mark.parametrize(
         ("age", "group"),
         [
@@ -343,12 +415,22 @@ class TestUTKFace:
         assert load_utkface(root).attributes["age_group"].tolist() == [group]
 
     @pytest.mark.parametrize(
-        "name", ["61_1_20170109.jpg.chip.jpg", "53__0_2017.jpg", "20_2_0_2017.jpg", "20_0_5_1.jpg"]
+        "name",
+        [
+            "61_1_20170109.jpg.chip.jpg",
+            "53__0_2017.jpg",
+            "20_2_0_2017.jpg",
+            "20_0_5_1.jpg",
+            "117_0_0_1.jpg",
+            "999_0_0_1.jpg",
+        ],
     )
     def test_a_name_without_labels(self, root, name):
         draw(root / name)
-        with pytest.raises(ValueError, match="no image named"):
-            load_utkface(root, on_error="skip")
+        for on_error in ("raise", "skip"):  # and skipping is not advised, it would leave nothing
+            with pytest.raises(ValueError, match="no image named") as raised:
+                load_utkface(root, on_error=on_error)
+            assert "on_error" not in str(raised.value)
         draw(root / "20_0_0_1.jpg")
         (root / "30_0_0_1.jpg").write_bytes(b"")
         with pytest.raises(ValueError, match=f"{name}: the file name is not"):
@@ -432,10 +514,18 @@ class TestTable:
     @pytest.mark.parametrize(
         ("change", "options", "message"),
         [
-            (lambda table: table, {"image_column": "path"}, "table has no column 'path'; its columns are image, smile"),
-            (lambda table: table, {"identity_column": "id"}, "table has no column 'id'; its columns are image, smile"),
+            (
+                lambda table: table,
+                {"image_column": "path"},
+                "table has no column 'path'; its columns are 'image', 'smile'",
+            ),
+            (
+                lambda table: table,
+                {"identity_column": "id"},
+                "table has no column 'id'; its columns are 'image', 'smile'",
+            ),
             (lambda table: table[:0], {}, "table lists no image"),
-            (lambda table: pd.concat([table, table[:2]]), {}, r"faces/0.png is listed again \(2 such rows\)"),
+            (lambda table: pd.concat([table, table[:2]]), {}, r"'faces/0.png' is listed again \(2 such rows\)"),
             (lambda table: table.assign(image=["faces/0.png", None, "faces/1.png"]), {}, "'image': no value in row 2"),
             (lambda table: table.assign(person=["a", "b", None]), {"identity_column": "person"}, "no value in row 3"),
         ],
@@ -465,17 +555,20 @@ class TestTable:
             ("image,smile\na.png,1\n".encode("utf-32"), "line 1 is not of UTF-8.*holds a zero"),
             (b"image,smile\na.png,1\nb\0.png,1\n", "line 3 is not of UTF-8.*holds a zero"),
             (b"\x89PNG\r\n\x1a\n" + bytes(99), "line 1 is not of UTF-8"),
-            (b"image;smile\na.png;1\n", "no column 'image'; its columns are image;smile; a .csv has commas"),
+            (b"image;smile\na.png;1\n", "no column 'image'; its columns are 'image;smile'; a .csv has commas"),
             (b"image\tsmile\na.png\t1\n", "no column 'image'.*a .csv has commas"),
-            (b"Image,smile\na.png,1\n", "no column 'image'; its columns are Image, smile"),
+            (
+                b"Image,smile\na.png,1\n",
+                "no column 'image'; its columns are 'Image', 'smile'; name another with image_column",
+            ),
             (b"image,smile\na.png,1,2\nb.png,1,2\n", "rows have more values than the header"),
             (b"image,smile,hat,smile\na.png,1,1,0\n", "column 'smile' is there twice"),
             (b"image,image\na.png,b.png\n", "column 'image' is there twice"),
             (b"image,smile\n", "lists no image"),
             (b"\n\n", "No columns"),
             (b'image,smile\n"a.png,1\nb.png,2\n', "EOF inside string"),
-            (b"image,smile\na.png,1\nNA,0\n", "'image': no value in row 2"),
-            (b"image,smile\na.png,1\n./a.png,0\n", "listed once only, ./a.png is listed again"),
+            (b"image,smile\na.png,1\n ,0\n", "'image': no value in row 2"),
+            (b"image,smile\na.png,1\n./a.png,0\n", "listed once only, './a.png' is listed again"),
             (b"image,smile\na.png,1\nb/../a.png,0\n", "listed once only"),
         ],
     )
@@ -485,6 +578,67 @@ class TestTable:
         with pytest.raises(ValueError, match=message) as raised:
             load_table(root / "labels.csv", on_error="skip")
         assert "labels.csv" in str(raised.value) or "listed once" in message
+
+    def test_blanks_quotes_and_what_is_missing(self, root):
+        for name in "abcd":
+            draw(root / f"{name}.png")
+        (root / "labels.csv").write_text(
+            'image , "hat" ,old, worn ,n\n a.png,None, True ,nan,1 \n"b.png" ,Cap ,True,NA, 2\n'
+            'c.png, "Cap, red",False,"", 3\nd.png,   Cap,False ,  ,4\n'
+        )
+        attributes = load_table(root / "labels.csv").attributes
+        assert attributes.index.tolist() == ["a.png", "b.png", "c.png", "d.png"]
+        assert attributes["hat"].tolist() == ["None", "Cap", "Cap, red", "Cap"]
+        assert attributes["old"].tolist() == [True, True, False, False]
+        assert attributes["old"].dtype == bool
+        assert attributes["worn"].iloc[:2].tolist() == ["nan", "NA"]
+        assert attributes["worn"].isna().tolist() == [False, False, True, True]
+        assert attributes["n"].tolist() == [1, 2, 3, 4]
+
+    def test_columns_that_differ_in_blanks_alone(self, root):
+        (root / "labels.csv").write_text("image,hat,hat \na.png,1,0\n")
+        with pytest.raises(ValueError, match="column 'hat' is there twice"):
+            load_table(root / "labels.csv")
+
+    def test_names_and_values_are_quoted_in_messages(self, root):
+        draw(root / "a.png")
+        draw(root / "b.png")
+        table = pd.DataFrame({"image": ["a.png", "b.png"], "hat": ["Cap", "Cap "]})
+        faces = load_table(table, root=root)
+        with pytest.raises(ValueError, match="'no' is no attribute of these images; there are 'hat'"):
+            faces.labels("no")
+        with pytest.raises(ValueError, match="no image has 'hat=no'; 'hat' takes 'Cap', 'Cap '"):
+            faces.labels("hat=no")
+        with pytest.raises(
+            ValueError, match="'hat' is not binary; name one of its values, as in 'hat=Cap', 'hat=Cap '"
+        ):
+            faces.binary("hat")
+
+    @pytest.mark.parametrize("library", ["numpy", "pyarrow"])
+    def test_columns_that_pyarrow_keeps(self, root, library):
+        pytest.importorskip("pyarrow")
+        names = [f"{number}.png" for number in range(4)]
+        for name in names:
+            draw(root / name)
+        columns = {
+            "hat": ["Cap", "Hat", "Cap", "0"],
+            "old": [True, False, False, True],
+            "n": [3, 1, 2, 0],
+            "x": [0, 1, 1, 0],
+        }
+        table = pd.DataFrame({"image": names, **columns})
+        table = table.convert_dtypes(dtype_backend="pyarrow") if library == "pyarrow" else table
+        faces = load_table(table, root=root)
+        assert faces.labels("hat").tolist() == ["Cap", "Hat", "Cap", "0"]
+        assert faces.labels("hat").dtype.kind == "U"
+        assert faces.labels("hat=Cap").tolist() == faces.binary("hat=Cap").tolist() == [True, False, True, False]
+        assert faces.binary("old").tolist() == faces.labels("old").tolist() == [True, False, False, True]
+        assert faces.labels("n").tolist() == [3, 1, 2, 0]
+        assert faces.labels("n").dtype.kind == "i"
+        assert faces.labels("x").tolist() == faces.binary("x").tolist() == [False, True, True, False]
+        assert faces.labels("x").dtype == faces.binary("old").dtype == bool
+        with pytest.raises(ValueError, match="'hat' is not binary"):
+            faces.binary("hat")
 
     def test_a_value_more_or_less_than_the_header_has(self, root):
         draw(root / "a.png")
@@ -621,8 +775,8 @@ class TestAttributesAlone:
         assert (attributes.index.tolist(), attributes["age"].tolist()) == (["2_0_0_2017.jpg"], [2])
 
     def test_of_a_table(self, root):
-        pd.DataFrame({"image": ["007", "8"], "hat": [True, None]}).to_csv(root / "own.csv", index=False)
-        attributes = read_attributes("table", root / "own.csv")
+        pd.DataFrame({"photo": ["007", "8"], "hat": [True, None]}).to_csv(root / "own.csv", index=False)
+        attributes = read_attributes("table", root / "own.csv", image_column="photo")
         assert attributes.index.tolist() == ["007", "8"]
         assert attributes["hat"].isna().tolist() == [False, True]
 
@@ -646,13 +800,18 @@ TEXT = st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs"]), max_size=12
 
 @st.composite
 def tables(draw):
-    names = draw(st.lists(TEXT.map("{}.png".format), min_size=1, max_size=5, unique_by=os.path.normpath))
-    labels = draw(st.lists(TEXT.map("a{}".format), max_size=3, unique=True))
+    names = draw(st.lists(TEXT.map("{}.png".format).map(str.strip), min_size=1, max_size=5, unique_by=os.path.normpath))
+    labels = draw(st.lists(TEXT.map("a{}".format), max_size=3, unique_by=str.strip))
     kinds = [st.booleans(), st.integers(-(10**9), 10**9), TEXT.map("v{}".format)]  # told from numbers and from NA
     columns = {
         label: draw(st.lists(kind, min_size=len(names), max_size=len(names)))
         for label, kind in zip(labels, kinds, strict=False)
     }
+    columns = {
+        label: [value.strip() if isinstance(value, str) else value for value in values]
+        for label, values in columns.items()
+    }
+    columns = {label.strip(): values for label, values in columns.items()}
     columns["image"] = names
     return pd.DataFrame({name: columns[name] for name in draw(st.permutations(list(columns)))})
 
