@@ -85,7 +85,7 @@ INSPECT = (fairlearn_bridge, "inspect")
         pytest.param(COMPARE, ["--attribute", "smiling/[/bold]"], "comparison.json", marks=pytest.mark.slow),
     ],
 )
-def test_what_was_left_out_is_listed(command, options, results, run, attributes):
+def test_damaged_images_are_an_error_or_listed_as_skipped(command, options, results, run, attributes):
     table = {name: [*values, values[0]] for name, values in attributes.items()}
     table["image"][-1] = "broken.png"
     table["mask"] = ["0.png"] * len(table["image"])  # one for all
@@ -106,7 +106,7 @@ def test_what_was_left_out_is_listed(command, options, results, run, attributes)
     assert all("&lt;b&gt;tall" in page for page in pages if "tall" in options[1])
 
 
-def test_names_that_inspect_left_out_are_listed(tmp_path):
+def test_inspect_lists_skipped_file_names(tmp_path):
     for name in (*(f"{age}_{age % 2}_{age % 5}_1.jpg" for age in range(20, 60)), "39_1_2017.jpg"):
         (tmp_path / name).touch()
     command = [
@@ -159,14 +159,14 @@ def without_a_value(values):
         (SWEEP, ["--confounder", "x"], {"x": [0] * COUNT}, "--test-per-cell asks for 4 images with Male="),
     ],
 )
-def test_attributes_of_one_value_or_with_gaps(command, options, change, words, run, attributes):
+def test_attributes_with_one_value_or_missing_values_are_refused(command, options, change, words, run, attributes):
     done, out = run(*command, attributes | change, *options, check=2)
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not list(out.glob("[!.]*.*"))
 
 
-def test_gaps_where_no_attribute_is_used_do_no_harm(run, attributes):
+def test_missing_values_of_unused_attributes_do_no_harm(run, attributes):
     table = attributes | {"x": without_a_value(["a", "b"] * (COUNT // 2))}
     _, out = run(*TRAIN, table, "--attribute", "Male")
     assert json.loads((out / "training.json").read_text())["images"] == 240
@@ -176,7 +176,7 @@ def test_gaps_where_no_attribute_is_used_do_no_harm(run, attributes):
 
 @pytest.mark.parametrize("count", [0, 1])
 @pytest.mark.parametrize("command", [TRAIN, CALIBRATE])
-def test_no_image_and_one_alone(command, count, run, attributes):
+def test_no_image_or_one_image_is_refused(command, count, run, attributes):
     table = {name: values[:count] for name, values in attributes.items()}
     done, _ = run(*command, table, "--attribute", "Male", check=2)
     assert ("lists no image", "a fifth of the images is kept apart, but there is one alone")[count] in done.stderr

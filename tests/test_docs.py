@@ -38,7 +38,7 @@ def test_every_public_name_has_a_page(built):
 
 
 @pytest.mark.slow
-def test_every_example_and_command_is_told(built):
+def test_every_example_and_command_has_a_page(built):
     examples = {path.stem for path in (ROOT / "examples").glob("*.py")}
     assert examples == {path.stem for path in (built / "gallery").glob("*.html")} - {"index"}
     for module in ("captum_region", "fairlearn_bridge"):

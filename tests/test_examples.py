@@ -25,14 +25,14 @@ def rows(printed, *names):
 
 
 @pytest.mark.slow
-def test_first_map(tmp_path):
+def test_first_map_example(tmp_path):
     printed = run("plot_first_map.py", tmp_path)
     assert (tmp_path / "first_map.png").stat().st_size > 1000
     assert float(re.search(r"area under the ROC: ([\d.]+)", printed)[1]) > 0.85
 
 
 @pytest.mark.slow
-def test_what_confounds(tmp_path):
+def test_what_confounds_example(tmp_path):
     printed = run("plot_what_confounds.py", tmp_path)
     assert set(re.findall(r"^(\w+) +0\.\d+ +0\.0+ +True", printed, re.MULTILINE)) == {"Smiling", "Blond_Hair"}
     flip_rate = dict(re.findall(r"^(\w+) +(0\.\d+)$", printed, re.MULTILINE))
@@ -41,7 +41,7 @@ def test_what_confounds(tmp_path):
 
 
 @pytest.mark.slow
-def test_captum_drop_in(tmp_path):
+def test_captum_drop_in_example(tmp_path):
     printed = run("plot_captum_drop_in.py", tmp_path)
     measured = rows(printed, "IntegratedGradients", "Occlusion", "RegionAttribution")
     sensitivity = {name: values[0] for name, values in measured.items()}
@@ -51,7 +51,7 @@ def test_captum_drop_in(tmp_path):
 
 
 @pytest.mark.slow
-def test_own_table(tmp_path):
+def test_own_table_example(tmp_path):
     printed = run("plot_own_table.py", tmp_path)
     assert re.search(r"0003\.png +there is no such file\n *0005\.png the image is damaged", printed)
     assert "(698, 3, 32, 32) uint8" in printed
@@ -60,7 +60,7 @@ def test_own_table(tmp_path):
 
 
 @pytest.mark.slow
-def test_own_backbone(tmp_path):
+def test_own_backbone_example(tmp_path):
     printed = run("plot_own_backbone.py", tmp_path)
     areas = re.findall(r"area under the ROC ([\d.]+)", printed)
     assert len(areas) == 2
@@ -70,7 +70,7 @@ def test_own_backbone(tmp_path):
 
 
 @pytest.mark.slow
-def test_mitigation(tmp_path):
+def test_mitigation_example(tmp_path):
     printed = run("plot_mitigation.py", tmp_path)
     cells = rows(printed, "blond man", "blond woman", "dark man", "dark woman")
     original, transplant = map(min, zip(*cells.values(), strict=True))
@@ -81,7 +81,7 @@ def test_mitigation(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_confounders(tmp_path):
+def test_two_confounders_example(tmp_path):
     table = rows(run("plot_two_confounders.py", tmp_path), "nothing", "hair alone", "hair and hat")
     misled = {name: values[1] for name, values in table.items()}
     assert misled["nothing"] + 0.1 < misled["hair alone"] < misled["hair and hat"] - 0.1
@@ -91,7 +91,7 @@ def test_two_confounders(tmp_path):
 
 
 @pytest.mark.slow
-def test_compare_mitigators(tmp_path):
+def test_compare_mitigators_example(tmp_path):
     printed = run("plot_compare_mitigators.py", tmp_path)
     assert "resampling, seed 0: not applicable: no training image" in printed
     assert re.search(r"^resampling( +NaN){5}$", printed, re.MULTILINE)
@@ -103,7 +103,7 @@ def test_compare_mitigators(tmp_path):
 
 
 @pytest.mark.slow
-def test_saliency_comparison(tmp_path):
+def test_saliency_comparison_example(tmp_path):
     printed = run("plot_saliency_comparison.py", tmp_path)
     area = re.search(r"^MultiScaleRegionAttribution +[\d.]+ +([\d.]+)$", printed, re.MULTILINE)[1]
     assert float(area) > 0.7
@@ -115,12 +115,12 @@ def test_saliency_comparison(tmp_path):
 
 
 @pytest.mark.slow
-def test_seeds_on_dask(tmp_path):
+def test_seeds_on_dask_example(tmp_path):
     pytest.importorskip("distributed")
     printed = run("seeds_on_dask.py", tmp_path)  # it compares what Dask's workers give with what joblib's give
     assert re.search(r"^general_transplant( +[\d.]+){4}$", printed, re.MULTILINE)
 
 
-def test_no_example_is_forgotten():
+def test_every_example_is_tested():
     tested = set(re.findall(r"\w+\.py", Path(__file__).read_text()))
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested

@@ -43,7 +43,7 @@ def work(out):
 
 
 @pytest.mark.slow
-def test_a_target_classifier_killed_at_random_moments_ends_with_the_same(tmp_path, kill_and_resume):
+def test_a_target_classifier_killed_at_random_moments_ends_with_the_same_weights(tmp_path, kill_and_resume):
     whole, cut = kill_and_resume(TARGET_CLASSIFIER, tmp_path)
     for folder in cut:
         for name in ("weights.safetensors", "losses.npy"):
@@ -51,7 +51,7 @@ def test_a_target_classifier_killed_at_random_moments_ends_with_the_same(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_at_random_moments_ends_with_the_same(tmp_path, kill_and_resume):
+def test_a_sweep_killed_at_random_moments_ends_with_the_same_tables(tmp_path, kill_and_resume):
     whole, cut = kill_and_resume(SWEEP, tmp_path)
     for folder in cut:
         for name in ("table.csv", "table1.csv", "validation.csv"):
@@ -67,7 +67,7 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same(tmp_path, kill_and_
 TRAIN = ["train", "--data", "faces", "--attribute", "Eyeglasses", "--size", 16, "--epochs", 1]
 
 
-def test_a_folder_in_use_is_told(refused, tmp_path):
+def test_a_folder_in_use_is_refused(refused, tmp_path):
     with locked(tmp_path / "out"):
         for app, arguments in (
             (captum_region.cli.app, TRAIN),
@@ -83,7 +83,7 @@ def test_a_folder_in_use_is_told(refused, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_and_the_run_goes_on_where_there_is_room(command, tmp_path, listed):
+def test_a_full_disk_is_reported_and_the_run_resumes_when_there_is_room(command, tmp_path, listed):
     out = tmp_path / "out"
     arguments = [sys.executable, "-m", "captum_region", *map(str, TRAIN), "--quiet", "--out", str(out), "--force"]
 
@@ -130,7 +130,7 @@ for write in (
 """
 
 
-def test_a_read_only_folder_is_told(path_for_all):
+def test_a_read_only_folder_is_reported(path_for_all):
     out = path_for_all / "out"
     out.mkdir()
     (out / "kept").write_text("whole")

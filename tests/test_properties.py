@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-def test_ten_thousand_cases():
+def test_properties_hold_in_ten_thousand_cases():
     files = [f"captum_region/{name}" for name in ("test_grid.py", "test_confidence.py", "datasets/test_readers.py")]
     files += [f"fairlearn_bridge/{name}" for name in ("test_noise.py", "test_protocol.py")]
     options = ["-m", "hypothesis", "--hypothesis-profile", "thorough", "--hypothesis-show-statistics"]

@@ -19,7 +19,7 @@ from captum_region.datasets import make_faces
 from captum_region.saliency.localisation import pixel_auc, rank_accuracy
 
 
-def test_measures_of_a_classifier():
+def test_measures_agree_with_calibration_and_attribution():
     faces = make_faces(60, 24, random_state=0)
     classifier = DenseRegionClassifier(RegionGrid(24, 8, 4), 2, width=4, random_state=0).eval()
     torch.nn.init.normal_(classifier.head[-1].weight, generator=torch.Generator().manual_seed(0))
@@ -36,7 +36,7 @@ def test_measures_of_a_classifier():
 
 
 @pytest.mark.slow
-def test_the_command(tmp_path, command):
+def test_the_command_compares_two_classifiers(tmp_path, command):
     faces = make_faces(200, 24, random_state=0)
     for seed in (0, 1):
         classifier = DenseRegionClassifier(RegionGrid.for_images(24), 2, random_state=seed)

@@ -10,7 +10,7 @@ from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionGr
 
 
 @pytest.mark.parametrize("kind", [DenseRegionClassifier, PatchRegionClassifier])
-def test_the_plain_loop_gives_what_forward_grid_gives(kind):
+def test_forward_grid_equals_the_plain_loop(kind):
     grid = RegionGrid((36, 42), 8, 1)  # enough regions for the copy that is made for inference
     classifier = kind(grid, 3, random_state=0).eval()
     for module in classifier.modules():
@@ -30,7 +30,7 @@ def test_the_plain_loop_gives_what_forward_grid_gives(kind):
     assert all(parameter.grad is not None for parameter in classifier.parameters())
 
 
-def test_bfloat16_is_near_and_only_under_autocast():
+def test_bfloat16_is_used_only_under_autocast_and_is_close():
     grid = RegionGrid(20, 8, 3)
     classifier = PatchRegionClassifier(grid, 2, random_state=0).eval()
     images = torch.rand(1, 3, 20, 20, generator=torch.Generator().manual_seed(0))
@@ -43,7 +43,7 @@ def test_bfloat16_is_near_and_only_under_autocast():
     torch.testing.assert_close(halved.float(), exact, rtol=0.05, atol=0.05)
 
 
-def test_the_printed_algorithm_is_to_pixels():
+def test_to_pixels_equals_the_papers_algorithm():
     grid = RegionGrid(24, 6, 2)
     region_map = torch.rand(grid.shape, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(grid.to_pixels(region_map), algorithm_1(grid, region_map), rtol=0, atol=1e-6)

@@ -37,7 +37,7 @@ def images():
     return torch.rand(4, 3, 20, 26, generator=torch.Generator().manual_seed(0))
 
 
-def test_it_is_the_confidence_brought_to_pixels(classifier, images):
+def test_the_attribution_is_the_confidence_brought_to_pixels(classifier, images):
     attribution = RegionAttribution(classifier)
     assert isinstance(attribution, Attribution)
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_batches_equal_one_by_one(classifier, images):
     )
 
 
-def test_targets(classifier, images):
+def test_targets_give_the_evidence_of_their_class(classifier, images):
     attribution = RegionAttribution(classifier)
     with torch.no_grad():
         logits = classifier.forward_grid(images)
@@ -83,7 +83,7 @@ def test_targets(classifier, images):
             attribution.attribute(images, target=bad)
 
 
-def test_targets_are_counted_by_image_and_not_by_batch(classifier, images):
+def test_targets_must_be_one_for_each_image(classifier, images):
     attribution = RegionAttribution(classifier)
     with pytest.raises(ValueError, match="one for each of the 4 images, got 2"):
         attribution.region_map(images, [0, 1], batch_size=2)
@@ -121,7 +121,7 @@ def test_a_named_backbone_in_threads_gives_the_same_maps_and_leaves_other_module
     assert all(torch.equal(job.result(), unrelated.bias) for job in others)
 
 
-def test_what_has_a_grid_need_not_be_a_classifier(classifier):
+def test_an_attribution_in_place_of_a_classifier_is_refused(classifier):
     with pytest.raises(TypeError, match="must be a RegionClassifier or a callable, got RegionAttribution"):
         RegionAttribution(RegionAttribution(classifier))
     other = RegionGrid((20, 26), 7, 3)
@@ -139,12 +139,12 @@ def test_what_has_a_grid_need_not_be_a_classifier(classifier):
         (lambda patches, region: torch.zeros(3, 2), r"12 x classes logits for as many patches, got shape \(3, 2\)"),
     ],
 )
-def test_functions_that_give_no_logits_are_told(function, words, images):
+def test_functions_that_do_not_return_logits_are_refused(function, words, images):
     with pytest.raises(ValueError, match=words):
         RegionAttribution(function, grid=GRID).attribute(images, perturbations_per_eval=12)
 
 
-def test_confidences_that_are_not_of_the_regions_are_told(classifier, images):
+def test_confidences_of_another_shape_are_refused(classifier, images):
     for confidence in (torch.amax, lambda logits: logits.softmax(1)):
         with pytest.raises(ValueError, match=r"confidence must give one value a region, of shape \(4, 5, 7\)"):
             RegionAttribution(classifier, confidence).region_map(images)
@@ -188,7 +188,7 @@ def test_images_of_other_channels_are_refused_everywhere(channels, classifier, t
     assert not classifier.training
 
 
-def test_tuples_dtypes_and_the_inputs_are_left_alone(classifier, images):
+def test_tuples_and_dtypes_and_inputs_that_stay_unchanged(classifier, images):
     attribution = RegionAttribution(classifier)
     expected, before = attribution.attribute(images), images.clone()
     (from_tuple,) = attribution.attribute((images,))

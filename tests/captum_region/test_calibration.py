@@ -44,7 +44,7 @@ def drawn(count, classes=3, sharpness=1.0, seed=0):
     return np.broadcast_to(said[:, :, None, None], (count, classes, 3, 3)), labels
 
 
-def test_by_hand():
+def test_values_worked_out_by_hand():
     # Two images of nine regions: the first says 0.9 for class 0, the second 0.6 for class 1; both are of class 0.
     said = np.array([[0.9, 0.1], [0.4, 0.6]])[:, :, None, None] * np.ones((1, 1, 3, 3))
     classifier = FromPixels(GRID, 2, in_channels=2).eval()
@@ -105,7 +105,7 @@ def test_temperature_undoes_what_made_it_overconfident():
     assert again == pytest.approx(2, rel=0.08)  # what was there before does not count
 
 
-def test_balanced_subset():
+def test_a_balanced_subset_has_as_many_of_each_label():
     labels = np.array(["a"] * 50 + ["b"] * 9 + ["c"] * 20)
     chosen = balanced_subset(labels, random_state=0)
     assert np.unique(labels[chosen], return_counts=True)[1].tolist() == [9, 9, 9]
@@ -127,13 +127,13 @@ def test_balanced_subset():
         ([0, None, 2], {}, "missing"),
     ],
 )
-def test_bad_input_is_named(labels, options, words):
+def test_invalid_arguments_are_named_in_the_error(labels, options, words):
     said, _ = drawn(3)
     with pytest.raises(ValueError, match=words):
         measure_calibration(FromPixels(GRID, 3).eval(), images_saying(said), labels, **options)
 
 
-def test_images_are_taken_from_where_training_takes_them():
+def test_calibration_takes_the_same_image_sources_as_training():
     pixels = np.random.default_rng(0).integers(0, 256, (6, 3, 8, 8), dtype=np.uint8)
     labels = np.array([0, 1, 0, 1, 1, 0])
     classifier = DenseRegionClassifier(GRID, 2, width=4, random_state=0).eval()
@@ -145,7 +145,7 @@ def test_images_are_taken_from_where_training_takes_them():
 
 
 @pytest.mark.parametrize("judge", [measure_calibration, fit_temperature])
-def test_what_is_judged_is_a_classifier_that_judging_leaves_alone(judge):
+def test_calibration_needs_a_classifier_in_eval_mode(judge):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 3, 8, 8), dtype=np.uint8)
     classifier = DenseRegionClassifier(GRID, 2, width=4, random_state=0)
     seen = [norm.num_batches_tracked.clone() for norm in classifier.norms]

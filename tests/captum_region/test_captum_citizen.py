@@ -69,7 +69,7 @@ def images():
     return torch.rand(4, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
 
-def test_one_argument_makes_it(images):
+def test_a_classifier_is_the_only_argument_needed(images):
     attribution = RegionAttribution(KINDS["dense"](0))
     assert isinstance(attribution, Attribution)
     assert attribution.get_name() == "Region Attribution"
@@ -93,7 +93,7 @@ def test_a_batch_equals_one_by_one(attribution, images, target):
 
 
 @pytest.mark.parametrize("target", [(9999,) * 20, 3, -1, [0, 1], torch.tensor([0, 1, 2, 9])], ids=str)
-def test_a_bad_target_is_the_error_captum_raises_and_leaves_no_hooks(attribution, images, target):
+def test_an_invalid_target_raises_captums_error_and_leaves_no_hooks(attribution, images, target):
     with pytest.raises(AssertionError, match="target"):
         attribution.attribute(images, target=target)
     with pytest.raises(ValueError, match="target"):
@@ -104,7 +104,7 @@ def test_a_bad_target_is_the_error_captum_raises_and_leaves_no_hooks(attribution
             assert not any(hooks)
 
 
-def test_tuples(attribution, images):
+def test_a_tuple_of_one_tensor_is_accepted(attribution, images):
     (attributed,) = attribution.attribute((images,))
     assert torch.equal(attributed, attribution.attribute(images))
     for several in ((images, images), ()):
@@ -112,7 +112,7 @@ def test_tuples(attribution, images):
             attribution.attribute(several)
 
 
-def test_arguments_that_change_nothing(attribution, images):
+def test_captums_other_arguments_do_not_change_the_result(attribution, images):
     expected = attribution.attribute(images)
     for options in (
         {"additional_forward_args": (None, True)},
@@ -150,7 +150,7 @@ def test_output_is_like_the_input(attribution, images, dtype):
         torch.testing.assert_close(attributed.float(), attribution.attribute(images), atol=0.02, rtol=0.05)
 
 
-def test_what_was_given_is_left_as_found(attribution, images):
+def test_inputs_and_model_are_left_unchanged(attribution, images):
     given = images.clone().requires_grad_()
     model = attribution.forward_func if isinstance(attribution.forward_func, nn.Module) else nn.Linear(1, 1)
     calls = []
@@ -175,14 +175,14 @@ def test_what_was_given_is_left_as_found(attribution, images):
     assert torch.is_grad_enabled()
 
 
-def test_empty_batch(attribution):
+def test_an_empty_batch_gives_an_empty_attribution(attribution):
     for dtype in (torch.float32, torch.uint8):
         assert attribution.attribute(torch.zeros(0, 3, 12, 12, dtype=dtype)).shape == (0, 3, 12, 12)
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("smoothgrad", 1), ("smoothgrad_sq", 2), ("vargrad", 0)])
 @pytest.mark.parametrize("batch", [None, 1, 2, 3])
-def test_noise_tunnel(attribution, images, kind, expected, batch):
+def test_noise_tunnel_takes_the_attribution(attribution, images, kind, expected, batch):
     tunnel = NoiseTunnel(attribution)
     options = {"nt_type": kind, "nt_samples": 5, "nt_samples_batch_size": batch}
     plain = attribution.attribute(images, target=[0, 1, 2, 0])
@@ -193,7 +193,7 @@ def test_noise_tunnel(attribution, images, kind, expected, batch):
     assert not torch.equal(moved, still)
 
 
-def test_metrics(attribution, images):
+def test_captums_metrics_take_the_attribution(attribution, images):
     sensitivity = sensitivity_max(attribution.attribute, images, perturb_radius=0.05, n_perturb_samples=3)
     assert sensitivity.shape == (4,)
     still = sensitivity_max(attribution.attribute, images, perturb_radius=0.0)
@@ -237,7 +237,7 @@ def test_captum_draws_several(images):
     figure.clear()
 
 
-def test_summarizers(attribution, images):
+def test_captums_summarizers_take_the_attribution(attribution, images):
     labels = [0, 1, 0, 1]
     attributed = attribution.attribute(images)
     summarizer = Summarizer([Mean(), Max()])
@@ -251,14 +251,14 @@ def test_summarizers(attribution, images):
 
 
 @pytest.mark.parametrize("attribution", KINDS, indirect=True)
-def test_interpolate_the_region_map(attribution, images):
+def test_captum_interpolates_the_region_map(attribution, images):
     regions = attribution.region_map(images)
     grown = LayerAttribution.interpolate(regions[:, None], (12, 12), interpolate_mode="bilinear")
     assert grown.shape == (4, 1, 12, 12)
     assert grown.amax() <= regions.amax() + 1e-6
 
 
-def test_methods_are_swapped_freely(images):
+def test_captums_methods_are_called_in_the_same_way(images):
     """One script: what explains a model and what explains the data, called the same way."""
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)).eval()
     window = {"sliding_window_shapes": (3, 6, 6), "strides": (3, 2, 2), "perturbations_per_eval": 4}

@@ -63,7 +63,7 @@ def test_saving_again_replaces_and_other_files_are_safe(tmp_path):
     assert load_classifier(folder).num_classes == 4
 
 
-def test_a_users_backbone_is_given_again(tmp_path):
+def test_loading_a_users_backbone_needs_that_backbone(tmp_path):
     def network():
         return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
 
@@ -102,7 +102,7 @@ def test_a_users_backbone_is_given_again(tmp_path):
         *(("config", {"width": 32, name: 1}, "cannot be loaded") for name in ("command", "grid", "random_state")),
     ],
 )
-def test_descriptions_that_lie(key, value, words, tmp_path):
+def test_false_descriptions_are_refused(key, value, words, tmp_path):
     save_classifier(DenseRegionClassifier(GRID, 2, random_state=0), tmp_path / "saved")
     change(tmp_path / "saved", {key: value})
     with pytest.raises(ValueError, match=words):
@@ -110,7 +110,7 @@ def test_descriptions_that_lie(key, value, words, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[" * 10**5, "\xff", '{"format": 1}'])
-def test_what_is_no_description(text, tmp_path):
+def test_files_that_are_not_descriptions_are_refused(text, tmp_path):
     save_classifier(DenseRegionClassifier(GRID, 2, random_state=0), tmp_path)
     (tmp_path / "classifier.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=r"classifier\.json (is damaged|does not describe)"):
@@ -212,7 +212,7 @@ def spoiled_weights(state, trap):
         yield save(state | {"mean": changed}), words
 
 
-def test_weights_that_lie_are_refused_and_nothing_of_them_runs(tmp_path, trap):
+def test_false_weights_are_refused_and_never_executed(tmp_path, trap):
     classifier = DenseRegionClassifier(GRID, 2, width=4, random_state=0)
     save_classifier(classifier, tmp_path)
     for content, words in spoiled_weights(classifier.state_dict(), trap):
@@ -229,7 +229,7 @@ def test_half_precision_and_links_are_read(tmp_path):
     torch.testing.assert_close(loaded.state_dict(), classifier.float().state_dict())
 
 
-def test_damage_and_absence(tmp_path):
+def test_damaged_and_missing_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError):
         load_classifier(tmp_path / "nowhere")
     folder = tmp_path / "saved"
@@ -248,7 +248,7 @@ def test_damage_and_absence(tmp_path):
         save_classifier(nn.Linear(2, 2), folder)
 
 
-def test_a_full_disk_is_told_and_what_was_there_stays_whole(tmp_path):
+def test_a_full_disk_is_reported_and_the_old_checkpoint_stays_whole(tmp_path):
     script = """
 import resource, sys
 from captum_region import DenseRegionClassifier, RegionGrid, save_classifier

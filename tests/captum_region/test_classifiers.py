@@ -63,7 +63,7 @@ def test_every_pixel_of_a_patch_is_seen_and_none_beside_it():
         assert torch.equal(seen, expected), patch_size
 
 
-def test_plans_are_whole():
+def test_planned_convolutions_cover_every_pixel():
     for patch_size in range(1, 130):
         for stride in (1, 2, 3, 4, 5, 6, 8, 16):
             left, patch_step, dense_step = patch_size, 1, 1
@@ -77,7 +77,7 @@ def test_plans_are_whole():
             assert dense_step == stride
 
 
-def test_the_region_matters():
+def test_the_logits_depend_on_the_region():
     grid = RegionGrid(16, 8, 4)
     for kind in (DenseRegionClassifier, PatchRegionClassifier):
         classifier = randomised(kind(grid, 2, random_state=0))
@@ -131,7 +131,7 @@ def test_a_users_module_is_copied_widened_and_keeps_what_it_knows():
     assert network.conv1.in_channels == 3
 
 
-def test_the_costs_that_the_docstrings_give():
+def test_the_costs_stated_in_the_docstrings():
     grid = RegionGrid(128)
     dense, patch = DenseRegionClassifier(grid, 2).eval(), PatchRegionClassifier(grid, 2).eval()
     small = DenseRegionClassifier(RegionGrid(64, 16, 1), 2).eval()
@@ -165,7 +165,7 @@ def test_a_module_that_takes_the_extra_channel_itself():
         (nn.Linear(7, 2), ValueError, "on such patches it failed"),
     ],
 )
-def test_backbones_that_do_not_fit(backbone, error, words):
+def test_backbones_that_do_not_fit_are_refused(backbone, error, words):
     with pytest.raises(error, match=words):
         PatchRegionClassifier(RegionGrid(16, 8, 4), 2, backbone)
 
@@ -184,7 +184,7 @@ def test_uint8_equals_float_and_weights_come_from_random_state_alone(kind):
         assert not torch.equal(third.forward_grid(images), logits)
 
 
-def test_bad_arguments():
+def test_invalid_arguments_are_named_in_the_error():
     grid = RegionGrid(16, 8, 4)
     with pytest.raises(TypeError, match="grid must be a RegionGrid"):
         DenseRegionClassifier(16, 2)

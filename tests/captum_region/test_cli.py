@@ -55,7 +55,7 @@ def test_train_on_one_value_within_a_target(source, tmp_path, command, documente
     assert loaded.class_names == ("not hair=blond", "hair=blond")
 
 
-def test_what_is_set_apart_is_in_random_order():
+def test_held_out_images_are_drawn_at_random():
     age = np.arange(200)  # as UTKFace's file names sort
     images = AttributeImages(np.zeros((200, 3, 4, 4), np.uint8), pd.DataFrame({"age": age}))
     train, test = set_apart(images, None)
@@ -78,7 +78,7 @@ def test_train_the_patch_kind(source, tmp_path):
 
 
 @pytest.mark.slow
-def test_attribute_writes_a_store_and_goes_on_with_one_that_was_stopped(
+def test_a_stopped_attribute_resumes_and_leaves_the_same_store(
     source, trained, tmp_path, command, interrupted, refused, documented, listed, written
 ):
     classifier, done = trained
@@ -119,7 +119,7 @@ def test_attribute_writes_a_store_and_goes_on_with_one_that_was_stopped(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--temperature"]])
-def test_calibrate(options, source, trained, tmp_path, command, documented, listed):
+def test_calibrate_writes_error_bins_and_temperature(options, source, trained, tmp_path, command, documented, listed):
     out = tmp_path / "calibration"
     options = [*options, "--json"]
     done = command("captum_region", "calibrate", trained[0], *source, "--attribute", "hair", "--out", out, *options)
@@ -142,7 +142,7 @@ def test_calibrate(options, source, trained, tmp_path, command, documented, list
 
 
 @pytest.mark.parametrize("option", ["patch_size", "stride"])
-def test_a_grid_of_nothing_is_not_the_default(option, tmp_path, refused):
+def test_a_patch_size_or_stride_of_0_is_refused(option, tmp_path, refused):
     options = ["--data", "faces", "--size", 16, "--attribute", "Male", "--quiet", f"--{option.replace('_', '-')}", 0]
     assert f"{option} must be at least 1, got 0" in refused(app, "train", *options, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -158,7 +158,7 @@ def test_a_grid_of_nothing_is_not_the_default(option, tmp_path, refused):
         (["attribute", "--by", "age"], "'age' is no attribute"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments, words, source, trained, tmp_path, refused):
+def test_invalid_input_ends_with_one_line_and_exit_code_2(arguments, words, source, trained, tmp_path, refused):
     name, *options = arguments
     out = tmp_path / "out"
     assert words in refused(app, name, trained[0], *source, *options, "--out", out, "--quiet")

@@ -14,7 +14,7 @@ def logits_of(*probabilities):
     return torch.tensor([probabilities], dtype=torch.float64).log()
 
 
-def test_by_hand():
+def test_values_worked_out_by_hand():
     logits = logits_of(0.5, 0.25, 0.25)
     entropy = 0.5 * math.log(2) + 0.5 * math.log(4)
     assert top_softmax(logits).item() == pytest.approx((0.5 - 1 / 3) / (2 / 3))
@@ -39,7 +39,7 @@ def test_uniform_is_0_certain_is_1_and_gradients_stay_finite(confidence, classes
 
 
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=2, max_size=12))
-def test_in_range_and_blind_to_order_and_shift(values):
+def test_a_confidence_is_in_range_and_does_not_depend_on_order_or_shift(values):
     logits = torch.tensor([values])
     for confidence in CONFIDENCES.values():
         value = confidence(logits)

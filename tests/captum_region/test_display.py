@@ -61,26 +61,26 @@ class TestDisplay:
         assert display.ax_.images[1].get_clim() == (0, 1)
         assert (display.ax_.get_title(loc="left"), len(display.figure_.axes)) == ("again", 1)
 
-    def test_attributions_and_targets(self, classifier, ax):
+    def test_the_display_takes_attributions_and_targets(self, classifier, ax):
         several = MultiScaleRegionAttribution([classifier])
         display = RegionMapDisplay.from_estimator(several, from_dataset(list(IMAGES)), target=1, ax=ax, vmin=-1)
         torch.testing.assert_close(display.pixel_map, several.mean_pixels(IMAGES, 1))
         with pytest.raises(ValueError, match="X must be 16 x 16 pixels"):
             RegionMapDisplay.from_estimator(several, IMAGES[:, :, :8])
 
-    def test_stored_maps(self, classifier, ax, tmp_path):
+    def test_the_display_takes_stored_maps(self, classifier, ax, tmp_path):
         maps = attribute_dataset(RegionAttribution(classifier), IMAGES, tmp_path)
         display = RegionMapDisplay.from_maps(maps, ax=ax)
         torch.testing.assert_close(display.pixel_map, maps.grid.to_pixels(maps.mean()))
         display = RegionMapDisplay.from_maps(maps, 3, image=IMAGES[3], ax=ax)
         torch.testing.assert_close(display.pixel_map, maps.pixels(3))
 
-    def test_by_default_in_a_pyplot_figure(self):
+    def test_the_default_is_a_new_pyplot_figure(self):
         assert RegionMapDisplay(np.eye(4)).plot().figure_.number == pyplot.get_fignums()[0]
 
 
 class TestNotebooks:
-    def test_images_and_counts(self):
+    def test_notebooks_show_images_and_counts(self):
         table = pd.DataFrame({"<b>hat": ["<i>", "<i>", None, "x & y", "<i>"], "age": range(5)})
         html = AttributeImages(IMAGES, table)._repr_html_()
         (strip,) = pictures(html)
@@ -91,7 +91,7 @@ class TestNotebooks:
         assert "nan: 1" in html
         assert "0: 1, 1: 1, 2: 1, 3: 1, 4: 1<" in html
 
-    def test_what_is_many_is_cut(self):
+    def test_notebooks_shorten_what_is_long(self):
         wide = AttributeImages(IMAGES[:0], pd.DataFrame(np.zeros((0, 12))))._repr_html_()
         assert "2 more attributes" in wide
         assert pictures(wide) == []
@@ -100,7 +100,7 @@ class TestNotebooks:
         ages = AttributeImages(faces.images, pd.DataFrame({"age": range(20)}))
         assert "15 other values" in ages._repr_html_()
 
-    def test_maps_and_trainings(self, classifier, tmp_path):
+    def test_notebooks_show_maps_and_trainings(self, classifier, tmp_path):
         folder = tmp_path / "<maps>"
         html = attribute_dataset(RegionAttribution(classifier), IMAGES, folder)._repr_html_()
         assert "&lt;maps&gt;" in html

@@ -207,7 +207,7 @@ def train(**options):
 
 @pytest.mark.parametrize("by", ["parameter", "accelerator"])
 @pytest.mark.parametrize("accelerator", ["bf16"], indirect=True)
-def test_bf16(by, accelerator, tmp_path):
+def test_bf16_is_close_to_full_precision(by, accelerator, tmp_path):
     options = {"mixed_precision": "bf16"} if by == "parameter" else {"accelerator": accelerator}
     classifier, images, history = train(**options)
     _, _, exact = train()
@@ -223,7 +223,7 @@ def test_bf16(by, accelerator, tmp_path):
         attribute_dataset(attribution, images, tmp_path)
 
 
-def test_refusals(accelerator, monkeypatch):
+def test_precision_and_processes_that_do_not_fit_are_refused(accelerator, monkeypatch):
     with pytest.raises(ValueError, match="mixed_precision must be 'no' or 'bf16', got 'fp16'"):
         train(mixed_precision="fp16")
     with pytest.raises(ValueError, match="device must be left out where accelerator is given"):
@@ -235,7 +235,7 @@ def test_refusals(accelerator, monkeypatch):
         train(accelerator=accelerator)
 
 
-def test_one_process_with_an_accelerator_is_one_without(accelerator):
+def test_an_accelerator_of_one_process_changes_nothing(accelerator):
     plain, _, expected = train()
     accelerated, _, history = train(accelerator=accelerator)
     pd.testing.assert_frame_equal(history, expected, check_exact=True)
@@ -244,7 +244,7 @@ def test_one_process_with_an_accelerator_is_one_without(accelerator):
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
 @pytest.mark.parametrize("mixed_precision", ["no", "bf16"])
-def test_gpus(device, mixed_precision, tmp_path):
+def test_a_gpu_is_close_to_the_cpu(device, mixed_precision, tmp_path):
     if not getattr(torch, device).is_available():
         pytest.skip(f"needs {device}")
     classifier, images, history = train(device=device, mixed_precision=mixed_precision)

@@ -73,7 +73,7 @@ def test_to_pixels_by_hand():
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 20), st.integers(1, 9))
-def test_constant_in_constant_out_and_range_kept(height, width, patch_size, stride):
+def test_to_pixels_keeps_constants_and_the_range(height, width, patch_size, stride):
     grid = RegionGrid((height, width), min(patch_size, height, width), stride)
     torch.testing.assert_close(grid.to_pixels(torch.full(grid.shape, 0.3)), torch.full((height, width), 0.3))
     region_map = torch.rand(2, 3, *grid.shape)
@@ -90,7 +90,7 @@ def grids(draw):
 
 
 @given(grids(), st.integers(0, 99))
-def test_any_grid_means_what_algorithm_1_does_and_cuts_what_it_averages(grid, seed):
+def test_every_grid_averages_as_algorithm_1_and_cuts_what_it_averages(grid, seed):
     generator = torch.Generator().manual_seed(seed)
     region_map = torch.rand(grid.shape, generator=generator, dtype=torch.float64)
     expected = literal_algorithm_1(grid, region_map)
@@ -122,7 +122,7 @@ def test_extract_cuts_what_slicing_cuts(grid, dtype):
     assert torch.equal(grid.extract(images, 0), images[:, :, :k, :k])
 
 
-def test_extract_copies():
+def test_extracted_patches_are_copies():
     images = torch.zeros(1, 1, 4, 4)
     RegionGrid(4, 2, 2).extract(images, 0).fill_(1)
     assert images.sum() == 0
@@ -140,13 +140,13 @@ def test_extract_copies():
         (((3, 8, 8), 4, 1), TypeError, r"image_size must be a whole number or \(height, width\), got \(3, 8, 8\)"),
     ],
 )
-def test_bad_grids(arguments, error, words):
+def test_invalid_grids_are_refused(arguments, error, words):
     with pytest.raises(error, match=words):
         RegionGrid(*arguments)
 
 
 @pytest.mark.parametrize("count", [2041, 0, -4, 2500])
-def test_from_count_refuses(count):
+def test_counts_without_a_whole_stride_are_refused(count):
     # 2041, the paper's misprint, is no square; 2500 = 50 x 50 would need a stride of 96 / 49.
     with pytest.raises(ValueError, match="num_regions"):
         RegionGrid.from_count(128, 32, count)
@@ -169,12 +169,12 @@ def test_from_count_of_one_region_and_of_other_shapes():
         (torch.tensor([0.0]), TypeError, "integers"),
     ],
 )
-def test_extract_refuses(region, error, words):
+def test_invalid_regions_are_refused(region, error, words):
     with pytest.raises(error, match=words):
         RegionGrid(8, 4, 2).extract(torch.zeros(1, 3, 8, 8), region)
 
 
-def test_wrong_sizes_are_named():
+def test_images_of_another_size_are_refused():
     grid = RegionGrid((8, 10), 4, 2)
     with pytest.raises(ValueError, match=r"\(N, C, 8, 10\)"):
         grid.extract(torch.zeros(1, 3, 10, 8), 0)
@@ -182,7 +182,7 @@ def test_wrong_sizes_are_named():
         grid.to_pixels(torch.zeros(4, 3))
 
 
-def test_arrays_are_no_tensors():
+def test_numpy_arrays_are_refused():
     grid = RegionGrid(8, 4, 2)
     with pytest.raises(TypeError, match="images must be a tensor, got ndarray"):
         grid.extract(np.zeros((1, 3, 8, 8)), 0)

@@ -99,7 +99,7 @@ def test_a_target_gives_its_evidence(attribution, images, tmp_path):
     assert same.description == maps.description
 
 
-def test_arrays_tensors_and_memory_maps_are_the_same_images(attribution, images, tmp_path, written):
+def test_arrays_tensors_and_memory_maps_count_as_the_same_images(attribution, images, tmp_path, written):
     np.save(tmp_path / "images.npy", images)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
     attribute_dataset(attribution, images, tmp_path / "maps")
@@ -126,7 +126,7 @@ def test_other_classifiers_images_and_settings_are_refused_by_name(attribution, 
     assert (tmp_path / "maps.npy").read_bytes() == before
 
 
-def test_bad_input_is_named(attribution, images, tmp_path):
+def test_invalid_arguments_are_named_in_the_error(attribution, images, tmp_path):
     with pytest.raises(TypeError, match="RegionClassifier"):
         attribute_dataset(RegionAttribution(lambda patches, region: patches, grid=GRID), images, tmp_path / "x")
     for other in (attribution.forward_func, MultiScaleRegionAttribution([attribution.forward_func])):
@@ -201,7 +201,7 @@ def header(shape, descr="<f2"):
     return file.getvalue()
 
 
-def test_maps_that_are_others_than_described_are_refused(attribution, images, tmp_path):
+def test_maps_that_contradict_their_description_are_refused(attribution, images, tmp_path):
     attribute_dataset(attribution, images, tmp_path)
     whole = (tmp_path / "maps.npy").read_bytes()
     np.savez(archive := io.BytesIO(), maps=np.zeros(3))
@@ -270,7 +270,7 @@ def test_a_second_writer_is_refused(attribution, images, tmp_path):
         attribute_dataset(attribution, images, tmp_path)
 
 
-def test_interrupted_by_an_error_it_goes_on(attribution, images, tmp_path, monkeypatch):
+def test_an_interrupted_store_resumes(attribution, images, tmp_path, monkeypatch):
     monkeypatch.setattr("captum_region.maps._IMAGES_A_SAVE", 10)
     whole = attribute_dataset(attribution, images, tmp_path / "whole", batch_size=5)
     seen = []
@@ -305,7 +305,7 @@ def work(out):
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_it_leaves_the_same_bytes(tmp_path, kill_and_resume, listed):
+def test_a_store_killed_at_random_moments_has_the_same_bytes(tmp_path, kill_and_resume, listed):
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (800, 3, 16, 16), dtype=np.uint8))
     save_classifier(make_classifier(), tmp_path / "classifier")
     whole, cut = kill_and_resume(STORE, tmp_path)
@@ -316,7 +316,7 @@ def test_killed_at_random_moments_it_leaves_the_same_bytes(tmp_path, kill_and_re
             assert (folder / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_check_computes_some_again(attribution, images, tmp_path):
+def test_check_finds_a_changed_map(attribution, images, tmp_path):
     maps = attribute_dataset(attribution, images, tmp_path)
     maps.check(attribution, images)
     maps.check(attribution, images, batch_size=7)

@@ -58,7 +58,7 @@ def test_one_channel_is_grey():
     assert image_array(torch.zeros(3, 4, 6, dtype=torch.bfloat16)).shape == (4, 6, 3)
 
 
-def test_a_dollar_sign_is_no_formula(ax):
+def test_a_dollar_sign_does_not_start_a_formula(ax):
     plot_region_map(None, np.eye(3), ax=ax, title="$x and $y")
     assert ax.get_title(loc="left") == r"\$x and \$y" == literal("$x and $y")
 
@@ -79,7 +79,7 @@ def test_a_dollar_sign_is_no_formula(ax):
         (IMAGE, MAP, {"alpha": 1.5}, "alpha must lie in"),
     ],
 )
-def test_what_does_not_fit_is_named(ax, image, pixel_map, options, message):
+def test_invalid_images_and_maps_are_refused(ax, image, pixel_map, options, message):
     with pytest.raises(ValueError, match=message):
         plot_region_map(image, pixel_map, ax=ax, **options)
 
@@ -107,12 +107,12 @@ def test_maps_may_have_a_scale_each():
         ({"a": MAP[0]}, {}, r"maps\['a'\] must be one map"),
     ],
 )
-def test_maps_that_do_not_fit_are_named(maps, options, message):
+def test_invalid_sets_of_maps_are_refused(maps, options, message):
     with pytest.raises(ValueError, match=message):
         plot_maps(maps, **options)
 
 
-def test_history_draws_what_there_is():
+def test_history_draws_loss_and_accuracy():
     history = pd.DataFrame({"epoch": [1, 2], "loss": [0.7, 0.5], "valid_accuracy": [0.6, 0.8]})
     figure = plot_history(history, axes=Figure().subplots(1, 2), title="training")
     assert [ax.lines[0].get_ydata().tolist() for ax in figure.axes] == [[0.7, 0.5], [0.6, 0.8]]
@@ -129,7 +129,7 @@ def test_history_draws_what_there_is():
         (pd.DataFrame({"epoch": [1], "loss": [1.0], "valid_accuracy": [0.5]}), "axes must be one a curve"),
     ],
 )
-def test_history_that_does_not_fit_is_named(history, message):
+def test_an_invalid_history_is_refused(history, message):
     with pytest.raises(ValueError, match=message):
         plot_history(history, axes=[Figure().subplots()])
 

@@ -119,7 +119,7 @@ def test_draws_follow_the_weights():
 
 
 @pytest.mark.parametrize("kind", [DenseRegionClassifier, PatchRegionClassifier])
-def test_two_runs_are_equal_and_global_randomness_is_left_alone(kind):
+def test_the_seed_decides_the_training_and_global_random_state_is_untouched(kind):
     labels = coin(24)
     images, weights = squares(labels), []
     torch_state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()
@@ -133,7 +133,7 @@ def test_two_runs_are_equal_and_global_randomness_is_left_alone(kind):
     assert (np.random.get_state()[1] == numpy_state).all()
 
 
-def test_what_images_may_be():
+def test_images_may_be_arrays_tensors_or_read_only():
     labels = coin(20)
     images = squares(labels)
     read_only = images.copy()
@@ -218,7 +218,7 @@ def test_progress_goes_to_stderr_when_asked(capfd):
         ({"validation": np.zeros((3, 3, 16, 16), np.uint8)}, TypeError, r"must be \(images, labels\), got ndarray"),
     ],
 )
-def test_bad_input_is_named(changed, error, words):
+def test_invalid_arguments_are_named_in_the_error(changed, error, words):
     arguments = {"images": squares([0, 1] * 4), "labels": [0, 1] * 4} | changed
     with pytest.raises(error, match=words):
         fit(DenseRegionClassifier(GRID, 2, width=4), arguments.pop("images"), arguments.pop("labels"), **arguments)
@@ -251,7 +251,7 @@ def work(out):
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_it_ends_with_the_same(tmp_path, kill_and_resume):
+def test_a_training_killed_at_random_moments_ends_with_the_same_weights(tmp_path, kill_and_resume):
     whole, cut = kill_and_resume(TRAINING, tmp_path)
     (kept,) = (whole / "memory").iterdir()
     for folder in cut:
@@ -286,12 +286,12 @@ class TestCheckpointDir:
         "options",
         [{"random_state": 1}, {"weights": 1}, {"epochs": 3}, {"lr": 1e-4}, {"images": squares(coin(24), seed=1)}],
     )
-    def test_another_training_is_not_taken_for_it(self, options, tmp_path):
+    def test_other_settings_are_another_training(self, options, tmp_path):
         self.train(tmp_path)
         self.train(tmp_path, **options)
         assert len(list(tmp_path.iterdir())) == 2
 
-    def test_refusals(self, tmp_path):
+    def test_a_missing_seed_and_damaged_states_are_refused(self, tmp_path):
         with pytest.raises(ValueError, match="random_state must be given"):
             self.train(tmp_path, random_state=None)
         assert not list(tmp_path.iterdir())
@@ -302,7 +302,7 @@ class TestCheckpointDir:
             with pytest.raises(ValueError, match=re.escape(file.name) + ".*remove it"):
                 self.train(tmp_path)
 
-    def test_a_state_of_a_stranger_is_refused_and_runs_nothing(self, tmp_path, trap):
+    def test_a_foreign_state_is_refused_and_never_executed(self, tmp_path, trap):
         folder = tmp_path / "memory"
         self.train(folder)
         (file,) = folder.iterdir()

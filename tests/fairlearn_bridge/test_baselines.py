@@ -104,7 +104,7 @@ def test_a_mitigator_is_an_estimator(name):
 @pytest.mark.parametrize(
     "name", ["reweighing", "resampling", "group DRO", "JTT", "last layer", "correlation", "adversary"]
 )
-def test_it_is_better_than_the_original_where_the_shortcut_misleads(name, original):
+def test_mitigators_beat_the_original_on_bias_conflicting_images(name, original):
     X, y, shortcut = faces()
     X_test, y_test, shortcut_test = faces(400, seed=1, crossed=0.5)
     crossed = y_test != shortcut_test
@@ -136,7 +136,7 @@ def test_prediction_needs_a_fit(name):
 
 
 @pytest.mark.parametrize("name", ["resampling", "group DRO", "last layer"])
-def test_an_empty_cell_is_told(name):
+def test_an_empty_cell_is_reported(name):
     X, y, shortcut = faces(60, crossed=0)
     with pytest.raises(NotApplicableError, match="no training image of class 0 has the sensitive feature 1: "):
         clone(MITIGATORS[name]).fit(X, y, sensitive_features=shortcut)
@@ -188,7 +188,7 @@ class LogisticOnImages(LogisticRegression):
         return super().fit(X.reshape(len(X), -1), y, sample_weight)
 
 
-def test_resampling_draws_each_cell_alike():
+def test_resampling_draws_each_cell_equally_often():
     X, y, shortcut = faces(100, crossed=0.2)
     fitted = BalancedResampling(LogisticOnImages(), random_state=3).fit(X, y, sensitive_features=shortcut)
     drawn = fitted.sample_indices_
@@ -215,7 +215,7 @@ def test_the_worst_group_gets_the_weight():
     assert ratio == pytest.approx(weight[0] / weight[1] * np.exp(1.5), rel=1e-5)
 
 
-def test_jtt_weighs_the_first_mistakes():
+def test_jtt_upweights_the_first_mistakes():
     X, y, _ = faces()
     fitted = JTT(BASE, first_epochs=1, upweight=7).fit(X, y)
     first = clone(BASE).set_params(max_epochs=1).fit(X, y)
@@ -234,7 +234,7 @@ def test_features_are_those_of_the_last_layer(original):
     assert not last._forward_pre_hooks
 
 
-def test_masktune_hides_what_was_looked_at():
+def test_masktune_hides_the_pixels_that_the_model_used():
     X, y, shortcut = faces(crossed=0)
     fitted = MaskTune(BASE).fit(X, y)
     assert fitted.masks_.shape == (300, 12, 12)
@@ -310,7 +310,7 @@ def told_of_shortcut(classifier):
     return np.mean([abs(roc_auc_score(shortcut[y == label], score[y == label]) - 0.5) for label in (0, 1)])
 
 
-def test_the_adversary_finds_less(original):
+def test_the_adversary_hides_the_sensitive_feature_from_the_score(original):
     X, y, shortcut = faces()
     fitted = AdversarialLastLayer(FrozenEstimator(original), alpha=3, random_state=0)
     fitted.fit(X, y, sensitive_features=shortcut)
@@ -333,7 +333,7 @@ def test_the_adversary_takes_any_number_of_classes():
 
 
 @pytest.mark.parametrize("name", ["correlation", "adversary"])
-def test_a_last_layer_is_its_own(name):
+def test_a_retrained_last_layer_pickles_and_leaves_global_random_state_untouched(name):
     X, y, shortcut = faces(60)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
     fitted = clone(MITIGATORS[name]).fit(X, y, sensitive_features=shortcut)
@@ -343,7 +343,7 @@ def test_a_last_layer_is_its_own(name):
     np.testing.assert_array_equal(again.predict_proba(X), fitted.predict_proba(X))
 
 
-def test_an_empty_cell_stops_only_whom_it_must():
+def test_an_empty_cell_stops_only_mitigators_that_need_it():
     X, y, shortcut = faces(200, crossed=0.3)
     has = (y == 0) | (shortcut == 0)  # as in the paper's biased set
     base = clone(BASE).set_params(max_epochs=2)

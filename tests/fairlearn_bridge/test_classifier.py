@@ -191,7 +191,7 @@ def test_an_interruption_is_not_swallowed():
         ImageClassifier(Mean, callbacks=[Interrupt()]).fit(*bright_and_dark())
 
 
-def test_in_scikit_learn_and_fairlearn():
+def test_grid_search_metric_frame_and_threshold_optimizer_take_it():
     X, y = bright_and_dark(80)
     group = np.arange(80) % 2
     search = GridSearchCV(ImageClassifier(Mean, max_epochs=8, random_state=0), {"lr": [1e-6, 0.3]}, cv=2).fit(X, y)
@@ -240,13 +240,13 @@ def test_threshold_shift_makes_both_classes_equally_well_recognised():
         ({"sample_weight": [0, 1] * 3}, ValueError, "at least 2 classes, got 1 class"),
     ],
 )
-def test_bad_input_is_named(changed, error, words):
+def test_invalid_arguments_are_named_in_the_error(changed, error, words):
     arguments = {"X": np.zeros((6, 3, 8, 8), np.uint8), "y": [0, 1] * 3} | changed
     with pytest.raises(error, match=words):
         ImageClassifier(Mean).fit(**arguments)
 
 
-def test_bad_prediction_input():
+def test_prediction_refuses_other_shapes_and_needs_a_fit():
     X, y = bright_and_dark()
     with pytest.raises(NotFittedError):
         ImageClassifier(Mean).predict(X)
@@ -293,7 +293,7 @@ class TestCheckpointDir:
         return classifier
 
     @pytest.mark.parametrize("stop", [1, 3, 5])
-    def test_a_stopped_training_goes_on_and_ends_with_the_same(self, stop, tmp_path, written):
+    def test_a_stopped_training_resumes_and_ends_with_the_same_weights(self, stop, tmp_path, written):
         whole = self.fit(None)
         stopped = self.fit(tmp_path, stop=stop)
         assert len(stopped.history_) == stop + 1
@@ -308,7 +308,7 @@ class TestCheckpointDir:
         assert self.fit(tmp_path).history_[:, "dur"] == resumed.history_[:, "dur"]  # read, not trained again
         assert written(file) == before
 
-    def test_a_loss_goes_on_with_its_state(self, tmp_path):
+    def test_a_resumed_loss_keeps_its_state(self, tmp_path):
         group = np.arange(len(self.y)) % 3
 
         def options():
@@ -325,18 +325,18 @@ class TestCheckpointDir:
         "options",
         [{"random_state": 1}, {"lr": 1e-4}, {"batch_transform": None}, {"X": X[::-1]}, {"max_epochs": 7}],
     )
-    def test_another_training_is_not_taken_for_it(self, options, tmp_path):
+    def test_other_settings_are_another_training(self, options, tmp_path):
         self.fit(tmp_path)
         self.fit(tmp_path, **options)
         assert len(list(tmp_path.iterdir())) == 2
 
-    def test_warm_start_goes_on_from_the_weights_at_hand(self, tmp_path):
+    def test_warm_start_continues_from_the_current_weights(self, tmp_path):
         twice = [ImageClassifier(Mean, max_epochs=2, random_state=0, warm_start=True, checkpoint_dir=tmp_path)] * 2
         epochs = [len(classifier.fit(self.X, self.y).history_) for classifier in twice]
         assert epochs == [2, 4]
         assert len(list(tmp_path.iterdir())) == 2
 
-    def test_early_stopping_counts_on(self, tmp_path):
+    def test_a_resumed_training_keeps_the_count_of_early_stopping(self, tmp_path):
         options = {"max_epochs": 30, "lr": 1e-9, "batch_transform": None}
         stopping = {"callbacks": [EarlyStopping("train_loss", patience=4, threshold=0.5)]}
         whole = self.fit(None, **options, **stopping)
@@ -345,7 +345,7 @@ class TestCheckpointDir:
         assert len(self.fit(tmp_path, **options, **stopping).history_) == 5
         assert len(self.fit(tmp_path, **options, **stopping).history_) == 5  # complete, though of fewer epochs
 
-    def test_refusals(self, tmp_path):
+    def test_a_missing_seed_and_lambdas_are_refused(self, tmp_path):
         with pytest.raises(ValueError, match="random_state must be given"):
             self.fit(tmp_path, random_state=None)
         with pytest.raises(ValueError, match="checkpoint_dir must come with parameters that pickle"):

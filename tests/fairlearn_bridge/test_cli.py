@@ -42,7 +42,7 @@ def table(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_demo_writes_all_it_says(demo, documented, listed):
+def test_demo_writes_every_documented_file_with_consistent_numbers(demo, documented, listed):
     out, done = demo
     assert listed(out) == documented("demo") == documented("run")
     results = json.loads((out / "results.json").read_text())
@@ -111,7 +111,7 @@ def test_demo_writes_all_it_says(demo, documented, listed):
 
 
 @pytest.mark.slow
-def test_a_stopped_demo_goes_on_and_ends_with_the_same(
+def test_a_stopped_demo_resumes_and_ends_with_the_same_results(
     demo, command, interrupted, documented, listed, states, tmp_path
 ):
     whole, _ = demo
@@ -128,7 +128,7 @@ def test_a_stopped_demo_goes_on_and_ends_with_the_same(
 
 
 @pytest.mark.slow
-def test_report_again_and_force(command, demo):
+def test_report_and_demo_overwrite_only_with_force(command, demo):
     out, _ = demo
     page = (out / "report.html").read_text()
     refused = CliRunner().invoke(app, ["report", str(out)])
@@ -190,7 +190,7 @@ def test_run_on_ones_own_table(command, table, tmp_path):
         (["--confounder", "hair=blond", "--data", "imagenet"], "--data must be one of"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(refused, arguments, words, table, tmp_path):
+def test_invalid_input_ends_with_one_line_and_exit_code_2(refused, arguments, words, table, tmp_path):
     out = tmp_path / "run"
     given = {"--data": "table", "--root": table, "--target": "Male", "--out": out, "--cache": tmp_path / "cache"}
     given |= dict(zip(arguments[::2], arguments[1::2], strict=True))
@@ -198,7 +198,7 @@ def test_bad_input_is_one_line_and_exit_code_2(refused, arguments, words, table,
     assert not out.exists()
 
 
-def test_that_no_mitigator_could_run_is_one_line(refused, table, tmp_path):
+def test_one_line_says_that_no_mitigator_could_run(refused, table, tmp_path):
     arguments = ["--data", "table", "--root", table, "--target", "Male", "--confounder", "hair=blond", "--quiet"]
     options = ["--size", "20", "--cache", tmp_path / "cache", "--test-per-cell", "8", "--others", "none", "--lr=-1"]
     line = refused(app, "run", *arguments, *options, "--out", tmp_path / "run", *SMALL)
@@ -250,7 +250,7 @@ def test_images_that_no_memory_can_hold_are_one_line(refused, tmp_path):
 
 
 @pytest.mark.slow
-def test_check_does_a_part_again_and_writes_nothing(demo, refused, tmp_path, written):
+def test_check_repeats_a_part_and_writes_nothing(demo, refused, tmp_path, written):
     out = demo[0]
     before = {path: written(path) for path in out.rglob("*")}
     arguments = ["demo", *DEMO, "--out", out, "--quiet", "--check"]
@@ -272,7 +272,7 @@ def test_check_does_a_part_again_and_writes_nothing(demo, refused, tmp_path, wri
     assert not (tmp_path / "none").exists()
 
 
-def test_help_teaches_and_versions_agree():
+def test_help_has_an_example_and_version_is_the_packages():
     assert "Example:" in CliRunner().invoke(app, ["run", "--help"]).stdout
     versions = [CliRunner().invoke(either, ["--version"]).stdout.split()[1] for either in (app, captum_region_app)]
     assert versions == [version("captum-region")] * 2
@@ -297,14 +297,14 @@ def test_the_shell_completes_values(words, completed, table):
     assert done.stdout.split() == completed
 
 
-def test_a_device_that_is_not_there_is_told(tmp_path):
+def test_an_unknown_device_is_refused(tmp_path):
     done = CliRunner().invoke(app, ["demo", "--device", "gpu", "--out", str(tmp_path / "out")])
     assert done.exit_code == 2
     assert "Invalid value for '--device': gpu" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_help_and_completion_need_not_wait_for_torch():
+def test_the_command_line_does_not_import_torch():
     code = (
         "import sys, captum_region.cli, fairlearn_bridge.cli; print({'torch', 'sklearn', 'pandas'} & set(sys.modules))"
     )

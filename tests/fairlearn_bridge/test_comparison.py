@@ -50,7 +50,7 @@ class Threshold(ClassifierMixin, BaseEstimator):
         return self.predict_proba(X)[:, 1] > 0.5
 
 
-def test_the_whole_way():
+def test_mitigators_are_fitted_predicted_and_summarised():
     rng = np.random.default_rng(0)
     target, confounder = rng.random(80) < 0.5, rng.random(80) < 0.5
     X = np.where(target, 200, 50).astype(np.uint8)[:, None, None, None] * np.ones((1, 3, 4, 4), np.uint8)
@@ -100,7 +100,7 @@ class Opposite(ClassifierMixin, BaseEstimator):
         return ~self.estimator_.predict(X)
 
 
-def test_reuse_trains_once():
+def test_reuse_trains_the_shared_estimator_once():
     X = np.repeat(np.uint8([0, 255, 0, 255]), 12).reshape(4, 3, 2, 2)
     samples = Samples(X, np.array([False, True] * 2), np.array([False, False, True, True]))
     # Untrained, the frozen classifier would fail: its fit wants sensitive_features, which Opposite does not give.
@@ -115,7 +115,7 @@ def test_reuse_trains_once():
         fit_mitigators(mitigators, samples, samples, reuse={"opposite": "unknown"})
 
 
-def test_samples_must_fit():
+def test_samples_of_unequal_lengths_are_refused():
     X = np.zeros((3, 1, 2, 2), np.uint8)
     with pytest.raises(ValueError, match=r"confounder must have shape \(3,\)"):
         Samples(X, [0, 1, 1], [0, 1])
@@ -147,7 +147,7 @@ class Counts(Threshold):
         return super().fit(X, y, sensitive_features=sensitive_features)
 
 
-def test_a_stopped_comparison_goes_on(tmp_path):
+def test_a_stopped_comparison_resumes(tmp_path):
     rng = np.random.default_rng(0)
     target, confounder = rng.random(40) < 0.5, rng.random(40) < 0.5
     X = np.where(target, 200, 50).astype(np.uint8)[:, None, None, None] * np.ones((1, 3, 4, 4), np.uint8)
@@ -220,7 +220,7 @@ class Refuses(Threshold):
         return super().fit(X, y, sensitive_features=sensitive_features)
 
 
-def test_what_cannot_run_is_told_and_the_rest_goes_on():
+def test_mitigators_that_cannot_run_are_reported_and_skipped():
     rng = np.random.default_rng(0)
     target, confounder = rng.random(80) < 0.5, rng.random(80) < 0.5
     X = np.where(target, 200, 50).astype(np.uint8)[:, None, None, None] * np.ones((1, 3, 4, 4), np.uint8)

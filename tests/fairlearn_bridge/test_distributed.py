@@ -91,7 +91,7 @@ def test_two_processes_train_as_one(tmp_path, launched, capsys):
     assert abs(alone["train_loss"][0] - unperturbed["train_loss"][0]) > 0.01
 
 
-def test_it_is_cloned():
+def test_a_clone_gives_the_same_predictions():
     rng = np.random.default_rng(0)
     X, y = rng.integers(0, 256, (20, 3, 8, 8), np.uint8), ["man", "woman"] * 10
     classifier = AcceleratedImageClassifier(accelerator=Accelerator(cpu=True), max_epochs=1, random_state=0)

@@ -45,7 +45,7 @@ class TestMeasures:
     @pytest.mark.parametrize(
         "counts", [((7, 0), (0, 5)), ((700, 0, 0), (0, 50, 50)), ((4, 0, 0), (0, 9, 0), (0, 0, 5))]
     )
-    def test_who_tells_the_target_has_1(self, counts):
+    def test_an_attribute_that_determines_the_target_has_v_1(self, counts):
         target, attribute = spread(*counts)
         found = find_confounders(pd.DataFrame({"it": attribute}), target).loc["it"]
         assert found["cramers_v"] == pytest.approx(1, abs=1e-3)
@@ -53,7 +53,7 @@ class TestMeasures:
         assert found["note"] == "each value goes with one class only"
 
     @pytest.mark.parametrize("counts", [((20, 20), (20, 20)), ((30, 60), (10, 20)), ((6, 12, 18), (5, 10, 15))])
-    def test_the_independent_has_0(self, counts):
+    def test_an_independent_attribute_has_v_0(self, counts):
         assert v_of(*counts) == 0
 
     def test_chance_alone_is_near_0_and_not_flagged(self):
@@ -145,7 +145,7 @@ class TestTables:
         pd.testing.assert_frame_equal(found[["cramers_v", "p_value"]], expected[["cramers_v", "p_value"]])
 
     @pytest.mark.parametrize(("missing", "note"), [("all", "no value"), ("White", "known of one class only")])
-    def test_missing_altogether(self, people, missing, note):
+    def test_an_attribute_without_values_has_a_note(self, people, missing, note):
         chosen = people[people["race"] != "Asian"]
         keep = (chosen["race"] != missing) & (missing != "all")
         found = find_confounders(chosen.assign(hat=chosen["wearing hat"].where(keep)), "race").loc["hat"]
@@ -166,7 +166,7 @@ class TestTables:
         pd.testing.assert_frame_equal(found.drop(columns="rare_cells"), expected.drop(columns="rare_cells"))
         pd.testing.assert_frame_equal(named, before)
 
-    def test_cells_add_up(self, people):
+    def test_cells_sum_to_the_images_and_their_residuals_to_chi_squared(self, people):
         cells = cell_counts(people.drop(columns=["person", "name"]), "race")
         totals = cells.groupby("attribute")["images"].sum()
         assert totals.to_dict() == {"hair": 600, "teeth": 600, "smiling": 599, "wearing hat": 600, "planet": 600}
@@ -194,11 +194,11 @@ class TestTables:
             ({"max_values": 1}, "max_values must be at least 2, got 1"),
         ],
     )
-    def test_bad_arguments(self, people, change, message):
+    def test_invalid_arguments_are_named_in_the_error(self, people, change, message):
         with pytest.raises(ValueError, match=message):
             find_confounders(people, **{"target": "race"} | change)
 
-    def test_bad_tables(self, people):
+    def test_invalid_tables_are_refused(self, people):
         with pytest.raises(TypeError, match="attributes must be a pandas DataFrame, got ndarray"):
             find_confounders(people.to_numpy(), "race")
         with pytest.raises(ValueError, match="a column once only, 'hair' is there again"):
@@ -210,7 +210,7 @@ class TestTables:
 
 
 class TestPlots:
-    def test_associations(self, people):
+    def test_the_plot_shows_associations_and_the_threshold(self, people):
         found = find_confounders(people, "race")
         ax = plot_confounders(found, threshold=0.3, ax=Figure().subplots())
         assert [label.get_text() for label in ax.get_yticklabels()] == found.index[found["cramers_v"].notna()].tolist()
@@ -232,7 +232,7 @@ class TestPlots:
         with pytest.raises(ValueError, match="cells must hold a cell"):
             plot_cells(cells[:0])
 
-    def test_a_figure_of_their_own(self, people):
+    def test_plots_without_axes_have_their_own_figure(self, people):
         found = find_confounders(people, "race")
         cells = cell_counts(people[["race", "hair"]], "race")
         assert plot_confounders(found).figure is not plot_cells(cells).figure
@@ -258,7 +258,7 @@ def own(tmp_path_factory):
 
 class TestCommand:
     @pytest.mark.slow
-    def test_it_tells_what_to_run_next(self, command, own, tmp_path, documented, listed):
+    def test_inspect_names_the_command_to_run_next(self, command, own, tmp_path, documented, listed):
         out = tmp_path / "inspected"
         arguments = ["inspect", "--data", "table", "--root", own, "--target", "Male", "--out", out]
         done = command("fairlearn_bridge", *arguments)
@@ -279,14 +279,14 @@ class TestCommand:
         assert hair.to_dict() == pd.read_csv(own).groupby(["Male", "hair"]).size().to_dict()
         assert "--force" in command("fairlearn_bridge", *arguments, check=2).stderr
 
-    def test_json_of_one_value(self, own):
+    def test_json_of_a_target_that_is_one_value(self, own):
         options = ["--data", "table", "--root", str(own), "--target", "hair=dark", "--threshold", "0.9", "--json"]
         found = json.loads(CliRunner().invoke(app, ["inspect", *options]).stdout)
         assert {row["attribute"] for row in found["attributes"]} == {"Male", "tie", "beard", "hat"}
         assert not any(row["flagged"] for row in found["attributes"])
         assert (found["next"], found["images"], found["target_missing"]) == (None, 800, 0)
 
-    def test_what_cannot_be_called_the_target_is_called_by_its_confounder(self, own):
+    def test_a_negated_target_is_replaced_by_the_confounders_other_value(self, own):
         """More men than women are dark: for "not hair=dark" run has no name, so its confounder is not to be a man."""
         done = CliRunner().invoke(app, ["inspect", "--data", "table", "--root", str(own), "--target", "hair=dark"])
         assert "--target hair=dark --confounder Male=0 " in done.stdout.splitlines()[-1]
@@ -301,7 +301,7 @@ class TestCommand:
         of_column, of_value = found[tmp_path / "hot.csv"], found[own]
         assert of_column["attributes"] == of_value["attributes"]
 
-    def test_nothing_to_compare(self, tmp_path):
+    def test_a_table_with_nothing_to_compare_is_refused(self, tmp_path):
         table = {"image": range(60), "hat": [0, 1] * 30, "age": range(60)}
         pd.DataFrame(table).to_csv(tmp_path / "own.csv", index=False)
         given = ["inspect", "--data", "table", "--root", str(tmp_path / "own.csv"), "--target", "hat"]
@@ -324,7 +324,7 @@ class TestCommand:
             ("--data", "imagenet", "--data must be one of"),
         ],
     )
-    def test_bad_input_is_one_line_and_exit_code_2(self, own, option, value, words):
+    def test_invalid_input_ends_with_one_line_and_exit_code_2(self, own, option, value, words):
         given = {"--data": "table", "--root": str(own), "--target": "Male"} | {option: value}
         done = CliRunner().invoke(app, ["inspect", *(part for pair in given.items() for part in pair)])
         assert done.exit_code == 2

@@ -89,7 +89,7 @@ def test_its_own_region_classifier_finds_the_confounder_and_not_the_target():
     assert np.array_equal(mitigator.region_map_, again.region_map_)
 
 
-def test_what_is_given_is_used_and_not_changed(region_classifier):
+def test_a_given_classifier_and_maps_are_used_and_not_changed(region_classifier):
     X, y, confounder = biased(80)
     before = X.copy()
     weights = [value.clone() for value in region_classifier.state_dict().values()]
@@ -106,7 +106,7 @@ def test_what_is_given_is_used_and_not_changed(region_classifier):
     assert np.array_equal(given.predict_proba(X), mitigator.predict_proba(X))
 
 
-def test_what_tells_the_target_too_is_spared():
+def test_protect_target_spares_the_regions_of_the_target():
     rng = np.random.default_rng(0)
     X, y = rng.integers(60, 160, (600, 3, 16, 16)), np.arange(600) % 2
     confounder = (rng.random(600) < np.where(y == 1, 0.2, 0.8)).astype(int)
@@ -138,7 +138,7 @@ def test_what_tells_the_target_too_is_spared():
     assert trained.target_region_classifier_.grid == RegionGrid.for_images(16)
 
 
-def test_apply_at_predict_hides_the_region_for_good(region_classifier):
+def test_apply_at_predict_hides_the_region_in_prediction(region_classifier):
     X, y, confounder = biased(200)
     mitigator = AttributionNoiseMitigator(
         BASE, region_classifier=region_classifier, scheme="general_mask", quantile=0.8, apply_at_predict=True
@@ -152,7 +152,7 @@ def test_apply_at_predict_hides_the_region_for_good(region_classifier):
     assert np.array_equal(noisy.predict_proba(X), noisy.predict_proba(X))
 
 
-def test_strings_lists_and_weights(region_classifier):
+def test_labels_may_be_lists_of_strings(region_classifier):
     X, y, confounder = biased(60)
     names, hair = np.array(["woman", "man"])[y], np.array(["dark", "blond"])[confounder]
     mitigator = AttributionNoiseMitigator(BASE, region_classifier=region_classifier, quantile=0.9)
@@ -161,7 +161,7 @@ def test_strings_lists_and_weights(region_classifier):
     assert set(mitigator.predict(X)) <= {"man", "woman"}
 
 
-def test_one_is_chosen_that_takes_the_shortcut_away(region_classifier):
+def test_the_chosen_scheme_and_quantile_take_the_shortcut_away(region_classifier):
     X, y, confounder = biased()
     mitigator = AttributionNoiseMitigator(
         BASE,
@@ -190,7 +190,7 @@ def test_one_is_chosen_that_takes_the_shortcut_away(region_classifier):
     assert again.selection_.equals(found)
 
 
-def test_of_equally_good_ones_the_least_perturbing_is_chosen():
+def test_among_equally_good_candidates_the_least_perturbing_is_chosen():
     found = pd.DataFrame(
         {
             "quantile": [0.5, 0.7, 0.7, 0.9, 1.0],
@@ -218,7 +218,7 @@ def test_the_estimate_is_near_the_truth(quantile, region_classifier):
     assert abs(estimate.auc - truth) < 0.05
 
 
-def test_auto_stands_for_lists_that_apply_at_predict_does_not_fit(region_classifier):
+def test_auto_tries_several_schemes_and_quantiles(region_classifier):
     X, y, confounder = biased(80)
     mitigator = AttributionNoiseMitigator(
         clone(BASE).set_params(max_epochs=1), region_classifier=region_classifier, scheme="auto", quantile=[0.5, 1]
@@ -278,14 +278,14 @@ def test_auto_stands_for_lists_that_apply_at_predict_does_not_fit(region_classif
         ({"confidence": "sure"}, {}, ValueError, "confidence"),
     ],
 )
-def test_bad_input_is_named(parameters, fit, error, words):
+def test_invalid_arguments_are_named_in_the_error(parameters, fit, error, words):
     X, y, confounder = biased(20)
     mitigator = AttributionNoiseMitigator(**{"estimator": BASE} | parameters)
     with pytest.raises(error, match=words):
         mitigator.fit(**{"X": X, "y": y, "sensitive_features": confounder} | fit)
 
 
-def test_stored_maps_are_taken(region_classifier, tmp_path):
+def test_stored_maps_give_the_same_masks(region_classifier, tmp_path):
     X, y, confounder = biased(60)
     maps = attribute_dataset(RegionAttribution(region_classifier), X, tmp_path / "maps")
     mitigator = AttributionNoiseMitigator(
@@ -302,7 +302,7 @@ def test_stored_maps_are_taken(region_classifier, tmp_path):
     assert (stored == computed).float().mean() > 0.99  # but for float16
 
 
-def test_sensitive_features_are_needed_and_so_is_fit():
+def test_fit_needs_sensitive_features_and_predict_needs_fit():
     X, y, _ = biased(20)
     with pytest.raises(TypeError, match="sensitive_features"):
         AttributionNoiseMitigator(BASE).fit(X, y)
@@ -310,7 +310,7 @@ def test_sensitive_features_are_needed_and_so_is_fit():
         AttributionNoiseMitigator(BASE).predict(X)
 
 
-def test_data_that_have_their_labels_with_them_are_taken_by_name(region_classifier):
+def test_labels_may_be_named_where_the_data_hold_them(region_classifier):
     X, y, confounder = biased(60)
     data = AttributeImages(X, pd.DataFrame({"target": y, "square": confounder}))
     mitigator = AttributionNoiseMitigator(clone(BASE).set_params(max_epochs=2), region_classifier=region_classifier)

@@ -183,7 +183,7 @@ def test_the_edges_of_a_transplant_are_as_soft_as_asked_for():
     assert set(hard.unique().tolist()) == {0, 1}
 
 
-def test_long_images_take_transplants():
+def test_transplants_work_on_long_images():
     images = torch.rand(4, 3, 2, 640)
     noise = AttributionNoise("general_transplant", 0.5, transplant_share=1).fit(
         torch.rand(1, 2, 640), images, [0, 1, 0, 1]
@@ -253,7 +253,7 @@ def test_elsewhere_has_equal_area_and_least_overlap(images, maps):
 
 
 @pytest.mark.parametrize("scheme", ["general_mask", "specific_mask"])
-def test_random_pixels_are_as_many_and_nowhere_in_particular(maps, scheme):
+def test_the_random_control_changes_as_many_pixels(maps, scheme):
     random, found = (
         AttributionNoise(scheme, 0.7, control=control).fit(maps, random_state=0).mask_ for control in ("random", None)
     )

@@ -65,7 +65,7 @@ def test_no_image_and_no_person_in_two_roles(seed, train_size, test_per_cell, va
     assert max(cells.values()) - min(cells.values()) <= 1
 
 
-def test_pools_and_equal_draws():
+def test_splits_keep_to_their_pools_and_follow_the_seed():
     target, confounder, _ = population()
     train_pool = np.arange(4000) < 3000
     draws = [
@@ -87,7 +87,7 @@ def test_pools_and_equal_draws():
     assert not np.array_equal(draws[0].biased, draws[2].biased)
 
 
-def test_as_many_as_there_are():
+def test_size_none_takes_as_many_images_as_there_are():
     # 30 of the rarest cell: 539 women with glasses made 1617 images in the same way.
     target = np.repeat([True, False, False], [400, 30, 100])
     confounder = np.repeat([False, True, False], [400, 30, 100])
@@ -110,7 +110,7 @@ def test_messages_name_the_attributes():
         confounded_split(target, confounder, train_size=5000, test_per_cell=2)
 
 
-def test_other_shares():
+def test_the_shares_of_the_cells_can_be_chosen():
     target, confounder, _ = population()
     shares = {(True, True): 0.05, (True, False): 0.45, (False, True): 0.45, (False, False): 0.05}
     split = confounded_split(target, confounder, train_size=400, shares=shares, test_per_cell=5, random_state=0)
@@ -139,7 +139,7 @@ def test_a_class_too_small_for_half_of_a_balanced_set_is_told():
         ({"random_state": -1}, ValueError, "random_state"),
     ],
 )
-def test_refusals(arguments, error, words):
+def test_impossible_sizes_are_refused(arguments, error, words):
     target, confounder, _ = population()
     with pytest.raises(error, match=words):
         confounded_split(target, confounder, **{"train_size": 100, "test_per_cell": 5} | arguments)

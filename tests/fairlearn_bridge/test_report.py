@@ -236,7 +236,7 @@ def parsed(html):
     return Page(html)
 
 
-def test_the_page_needs_nothing_beside_it(html, parsed):
+def test_the_page_loads_nothing_from_elsewhere(html, parsed):
     sources = [value for _, attributes in parsed.tags for key, value in attributes.items() if key in ("src", "href")]
     assert sources
     assert all(source.startswith("data:") for source in sources)
@@ -245,7 +245,7 @@ def test_the_page_needs_nothing_beside_it(html, parsed):
     assert len(html) < 3_000_000
 
 
-def test_the_page_says_what_it_is_in(parsed):
+def test_the_page_has_a_language_one_heading_and_table_scopes(parsed):
     assert parsed.of("html") == [{"lang": "en"}]
     assert len(parsed.of("h1")) == 1
     assert all(cell.get("scope") in ("row", "col") for cell in parsed.of("th"))
@@ -279,7 +279,7 @@ def test_all_measures_and_mitigators_are_there_and_explained(parsed):
         assert text in words
 
 
-def test_figures_have_words(folder, parsed):
+def test_every_figure_has_a_text_alternative(folder, parsed):
     images = parsed.of("img")
     assert all(image["alt"] for image in images)
     plots = [image for image in images if image["width"] != "16"]
@@ -448,7 +448,7 @@ def test_damaged_results_are_named(tmp_path, change, message):
         (" " * (2**25 + 1), "must have at most"),
     ],
 )
-def test_results_that_are_none_are_named(tmp_path, text, message):
+def test_files_that_are_not_results_are_refused(tmp_path, text, message):
     folder = write(tmp_path / "run")
     (folder / "results.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(ValueError, match=f"results.json {message}"):
@@ -601,7 +601,7 @@ def test_maps_that_lack_something_or_do_not_fit_are_named(tmp_path):
         write_report(write(tmp_path / "run", arrays=maps() | {"pixel_map": np.zeros((3, 3))}))
 
 
-def test_little_is_enough(tmp_path):
+def test_a_report_needs_only_the_worst_cell_measure(tmp_path):
     content = results({"original": 0.4}) | {"cells": [], "trainings": [], "counts": [], "skipped": [], "caveats": []}
     content["table"] = [row for row in content["table"] if row["measure"] == "worst_cell"]
     content["region_classifier"] = {}
@@ -622,7 +622,7 @@ def test_dots_sit_at_the_values():
     assert [label.get_text() for label in ax.get_yticklabels()] == list(WINNING)
 
 
-def test_a_line_parts_what_the_front_beats():
+def test_a_line_marks_the_pareto_front():
     table = pd.DataFrame(
         [
             (name, measure, value)
@@ -880,7 +880,7 @@ CONTRASTS = """[...document.querySelectorAll('body *')].flatMap(element => {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_texts_can_be_told_from_what_is_behind_them(browser, folder, two_runs, theme):
+def test_texts_have_enough_contrast(browser, folder, two_runs, theme):
     for page_of in (folder / "report.html", two_runs):
         browser.show(page_of, theme=theme)
         contrasts = browser.evaluate(CONTRASTS)
@@ -890,7 +890,7 @@ def test_texts_can_be_told_from_what_is_behind_them(browser, folder, two_runs, t
 
 
 @pytest.mark.slow
-def test_what_is_worked_with_keys_has_a_name(browser, folder):
+def test_controls_have_accessible_names(browser, folder):
     browser.show(folder / "report.html")
     browser.evaluate(LIVE)
     browser.call("Accessibility.enable")

@@ -68,7 +68,7 @@ def test_the_empty_cell_is_shifted_by_what_the_confounder_does(lean):
     assert found.standard_error == pytest.approx(expected, rel=0.35)
 
 
-def test_images_that_are_there_count_as_they_are():
+def test_images_of_a_cell_that_is_not_empty_count_unchanged():
     held_out = samples(np.arange(80) % 2, np.arange(80) // 2 % 2)
     donors = protocol(60, seed=1)
     reader = Reader(2)
@@ -101,7 +101,7 @@ def test_three_classes_and_names():
     assert estimate_crossed_auc(Classifier(), data, data, MASK, min_images=1).auc == pytest.approx(plain, abs=1e-9)
 
 
-def test_what_cannot_be_estimated_is_said():
+def test_what_cannot_be_estimated_is_refused():
     data = samples(np.arange(40) % 2, np.arange(40) % 2)
     with pytest.raises(ValueError, match=r"donors must show the confounder's values in another class too.* of 0, 1"):
         estimate_crossed_auc(Reader(1), data, data, MASK)

@@ -80,7 +80,7 @@ def test_scikit_learns_checks(estimator, check):
     check(estimator)
 
 
-def test_a_weight_is_as_many_copies_where_all_is_one_batch():
+def test_a_weight_equals_as_many_copies_in_one_batch():
     X, _, y = images_and_labels()
     weight = np.arange(len(X)) % 4
     learner = clone(CLASSIFIER).set_params(max_epochs=5, batch_size=200)
@@ -146,7 +146,7 @@ def test_names_of_columns_are_kept_and_compared():
     assert not hasattr(classifier.fit(X, y), "feature_names_in_")
 
 
-def test_a_memory_map_stays_one(tmp_path):
+def test_a_memory_map_is_not_copied(tmp_path):
     X, _, _ = images_and_labels()
     np.save(tmp_path / "X.npy", X)
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
@@ -255,7 +255,7 @@ def test_fit_changes_nothing_of_the_users():
     assert all(map(np.array_equal, given, before))
 
 
-def test_there_is_no_partial_fit():
+def test_partial_fit_is_refused():
     assert not hasattr(CLASSIFIER, "partial_fit")
     with pytest.raises(AttributeError, match="warm_start"):
         CLASSIFIER.partial_fit(*images_and_labels()[:2])

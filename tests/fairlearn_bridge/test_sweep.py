@@ -106,7 +106,7 @@ def kept(states, written):
 
 
 @pytest.mark.slow
-def test_a_stopped_and_a_killed_sweep_go_on(settings, swept, tmp_path, command, interrupted, wait_until, kept):
+def test_a_stopped_and_a_killed_sweep_resume(settings, swept, tmp_path, command, interrupted, wait_until, kept):
     out = tmp_path / "out"
     arguments = ["sweep", "--config", settings, "--out", out, "--seed", 3, "--quiet", "--force"]
     told = interrupted(lambda: len(kept(out)) >= 2, "fairlearn_bridge", *arguments)
@@ -138,7 +138,7 @@ def test_a_stopped_and_a_killed_sweep_go_on(settings, swept, tmp_path, command, 
         ('schemes = "specific_mask@predict"', "general_mask and general_noise @predict"),
     ],
 )
-def test_bad_settings_are_told(text, words, tmp_path):
+def test_invalid_settings_are_refused(text, words, tmp_path):
     (tmp_path / "sweep.toml").write_text(text)
     arguments = ["sweep", "--config", tmp_path / "sweep.toml", "--out", tmp_path / "out", "--quiet"]
     done = CliRunner().invoke(app, list(map(str, arguments)))
@@ -185,7 +185,7 @@ def test_a_failed_training_of_a_sweep_is_named(tmp_path, fails_with_seed_1):
 
 
 @pytest.mark.parametrize("option", ["--train-size", "--test-per-cell"])
-def test_a_size_of_0_stands_for_no_default(option, refused, tmp_path):
+def test_a_size_of_0_is_refused(option, refused, tmp_path):
     # Were it the default, the region classifier's epochs would be refused.
     small = ["--size", "16", "--region-epochs", "0", "--quiet", "--out", tmp_path / "out"]
     assert f"{option[2:].replace('-', '_')} must" in refused(app, "sweep", option, "0", *small)
@@ -213,7 +213,7 @@ def test_results_without_validation_or_crossed_cells_still_make_a_table():
     assert ("accuracy", "balanced") not in alone
 
 
-def test_run_sweep_refuses_what_does_not_fit(tmp_path):
+def test_run_sweep_refuses_invalid_quantiles_and_configs(tmp_path):
     config = ExperimentConfig("Male", "Blond_Hair", train_size=24, test_per_cell=2, validation_per_cell=2)
     for quantiles in ([], [0.5, 0.5]):
         with pytest.raises(ValueError, match="quantiles must be given, each once"):
@@ -225,7 +225,7 @@ def test_run_sweep_refuses_what_does_not_fit(tmp_path):
             run_sweep([config, others], lambda one: synthetic_data(one, 16), [0.5], tmp_path)
 
 
-def test_what_stands_behind_a_scheme():
+def test_scheme_names_and_their_suffixes():
     assert scheme_parameters("specific_noise") == {"scheme": "specific_noise"}
     for text in ("general_transplant@predict", "general_mask@", "general_mask@nowhere", "general_blur@random"):
         with pytest.raises(ValueError, match="schem"):

@@ -62,7 +62,7 @@ class Stream(IterableDataset):
     ],
     ids=["uint8 tensor", "float tensor", "array", "channels last", "float array", "PIL"],
 )
-def test_images_of_each_kind_arrive_as_they_are(images):
+def test_arrays_tensors_and_pil_images_keep_their_pixels(images):
     read = from_dataset(list(zip(images, LABELS, strict=True)))
     np.testing.assert_array_equal(read.images, IMAGES)
     assert read.attributes["label"].tolist() == LABELS
@@ -90,7 +90,7 @@ def test_images_can_be_streamed_to_a_file(tmp_path):
 
 class TestLoaders:
     @pytest.mark.parametrize("batch_size", [1, 4, None])
-    def test_batches_are_taken_apart(self, batch_size):
+    def test_batches_of_a_loader_become_single_images(self, batch_size):
         pairs = TensorDataset(torch.from_numpy(IMAGES), torch.tensor(LABELS))
         read = from_dataset(DataLoader(pairs, batch_size=batch_size))
         np.testing.assert_array_equal(read.images, IMAGES)
@@ -103,7 +103,7 @@ class TestLoaders:
         assert order.tolist() != sorted(order)
         np.testing.assert_array_equal(read.images, IMAGES[order])
 
-    def test_labels_that_are_mappings_tuples_and_texts(self):
+    def test_labels_may_be_mappings_tuples_or_texts(self):
         image = torch.from_numpy(IMAGES)
         vectors = torch.tensor([[0, 1], [1, 1], [0, 0], [1, 0], [1, 1], [0, 1]])
         nested = [(image[i], (vectors[i], i, f"n{i}")) for i in range(6)]
@@ -117,19 +117,19 @@ class TestLoaders:
         read = from_dataset(DataLoader(named, 4)).attributes
         assert read.to_dict("list") == {"a": LABELS, "name": [f"n{i}" for i in range(6)]}
 
-    def test_workers_and_a_collation_of_ones_own(self):
+    def test_a_loader_with_workers_and_its_own_collate_function(self):
         pairs = [(torch.from_numpy(image), label) for image, label in zip(IMAGES, LABELS, strict=True)]
         loader = DataLoader(pairs, 4, collate_fn=columns_of, num_workers=1)
         np.testing.assert_array_equal(from_dataset(loader).images, IMAGES)
         assert from_dataset(loader).attributes["label"].tolist() == LABELS
 
-    def test_images_alone(self):
+    def test_a_loader_of_images_without_labels(self):
         read = from_dataset(DataLoader(IMAGES, 4))
         np.testing.assert_array_equal(read.images, IMAGES)
         assert list(read.attributes) == []
 
 
-def test_mappings_give_their_numbers_and_texts():
+def test_numbers_and_texts_of_mappings_become_attributes():
     read = from_dataset(Mappings())
     assert read.attributes.to_dict("list") == {"Smiling": [v == 1 for v in LABELS], "name": [f"n{i}" for i in range(6)]}
     assert list(from_dataset(Mappings(), attributes=["Smiling"]).attributes) == ["Smiling"]
@@ -192,7 +192,7 @@ class TestHuggingFace:
         columns = {"image": [picture(image) for image in IMAGES], "label": LABELS, "age": list(range(6))}
         return datasets.Dataset.from_dict(columns, features=features)
 
-    def test_columns_become_attributes(self, dataset):
+    def test_columns_of_hugging_face_become_attributes(self, dataset):
         for given in (dataset, dataset.with_format("torch"), dataset.to_iterable_dataset()):
             read = from_dataset(given)
             np.testing.assert_array_equal(read.images, IMAGES)
@@ -201,7 +201,7 @@ class TestHuggingFace:
                 "age": list(range(6)),
             }
 
-    def test_a_missing_label_is_missing(self, dataset):
+    def test_the_label_minus_1_of_hugging_face_is_missing(self, dataset):
         unknown = dataset.map(lambda row: {"label": -1 if row["age"] == 2 else row["label"]})
         read = from_dataset(unknown)
         assert read.attributes["label"].isna().tolist() == [False, False, True, False, False, False]
@@ -231,7 +231,7 @@ class TestHuggingFace:
         with pytest.raises(error, match=words):
             from_dataset([{"image": image}])
 
-    def test_splits_and_columns_that_do_not_fit_are_named(self, dataset):
+    def test_an_unchosen_split_and_an_unknown_column_are_refused(self, dataset):
         with pytest.raises(ValueError, match=r"dataset must be one split, such as dataset\['train'\]"):
             from_dataset(datasets.DatasetDict({"train": dataset}))
         with pytest.raises(ValueError, match="item 0 has no 'img', it has 'image', 'label', 'age'"):
@@ -250,7 +250,7 @@ class Unreadable(Mappings):
         return super().__getitem__(number)
 
 
-def test_the_item_that_cannot_be_read_is_told_by_its_number(tmp_path):
+def test_errors_name_the_number_of_the_unreadable_item(tmp_path):
     picture(np.repeat(np.repeat(IMAGES[0], 9, 1), 9, 2)).save(tmp_path / "a.jpg")
     content = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
@@ -293,7 +293,7 @@ def test_the_item_that_cannot_be_read_is_told_by_its_number(tmp_path):
         (DataLoader([1], collate_fn=lambda _: (IMAGES[:2], [1])), {}, ValueError, r"one length, got \[1, 2\]"),
     ],
 )
-def test_what_does_not_fit_is_named(dataset, options, error, words):
+def test_invalid_data_sets_are_refused(dataset, options, error, words):
     with pytest.raises(error, match=words):
         from_dataset(dataset, **options)
 
@@ -308,7 +308,7 @@ class TestTrainingAndAttribution:
         fit_region_classifier(classifier, *data, epochs=2, random_state=0, **options)
         return classifier
 
-    def test_all_give_the_same(self, folder, tmp_path):
+    def test_every_kind_of_data_set_gives_the_same_training_and_maps(self, folder, tmp_path):
         read = from_dataset(ImageFolder(folder))
         labels = read.labels("label")
         expected = self.trained(read.images, labels, within=["a", "b"] * 3, validation=(read.images, labels))
@@ -342,6 +342,6 @@ class TestTrainingAndAttribution:
             ((TensorDataset(torch.from_numpy(IMAGES), torch.zeros(6)), "hat"), "'hat' is no attribute of these images"),
         ],
     )
-    def test_labels_that_are_not_there_are_named(self, data, words):
+    def test_missing_labels_are_named_in_the_error(self, data, words):
         with pytest.raises(ValueError, match=words):
             self.trained(*data)

@@ -76,7 +76,7 @@ class TestPixels:
         decoded = decode([save(folder, "a.png", pixels)])
         np.testing.assert_array_equal(decoded.images[0], pixels.transpose(2, 0, 1))
 
-    def test_the_order_is_that_of_the_names(self, folder, decode):
+    def test_images_come_in_the_order_of_the_names(self, folder, decode):
         names = [save(folder, f"{seed}.png", np.full((8, 8, 3), seed, np.uint8)) for seed in range(200)]
         names = [names[at] for at in np.random.default_rng(0).permutation(200)]
         decoded = decode(names, n_jobs=3)
@@ -90,7 +90,7 @@ class TestPixels:
         image = decode([save(folder, "a.png", stripes)]).images[0]
         assert abs(image.astype(int) - 128).max() < 16
 
-    def test_the_whole_image_is_kept_in_any_aspect(self, folder, decode):
+    def test_resizing_keeps_the_whole_image(self, folder, decode):
         halves = np.zeros((20, 60, 3), np.uint8)
         halves[:, 30:] = 255
         image = decode([save(folder, "a.png", halves)], size=(10, 6)).images[0]
@@ -166,7 +166,7 @@ class TestPixels:
         assert image[:, -1, 0].tolist() == [0, 0, 0]
 
     @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "bmp", "gif", "tiff", "avif", "jp2"])
-    def test_every_format(self, folder, decode, suffix):
+    def test_every_supported_format_is_decoded(self, folder, decode, suffix):
         if {"webp": "webp", "avif": "avif", "jp2": "jpg_2000"}.get(suffix, "jpg") not in features.get_supported():
             pytest.skip("this Pillow is built without it")
         image = decode([save(folder, f"a.{suffix}", np.full((8, 8, 3), 50, np.uint8))]).images[0]
@@ -226,14 +226,14 @@ class TestDamage:
             (folder / name).write_bytes(content)
         return name, reason
 
-    def test_raise_names_the_file_and_the_reason(self, folder, decode, damaged):
+    def test_on_error_raise_names_the_file_and_the_reason(self, folder, decode, damaged):
         name, reason = damaged
         good = save(folder, "good.jpg", noise())
         with pytest.raises((ValueError, FileNotFoundError), match=f"(?s){name}.*({reason})") as raised:
             decode([good, name])
         assert raised.type is (FileNotFoundError if name == "missing.jpg" else ValueError)
 
-    def test_skip_leaves_it_out_and_lists_it(self, folder, decode, damaged):
+    def test_on_error_skip_lists_what_was_skipped(self, folder, decode, damaged):
         name, reason = damaged
         good = [save(folder, f"{seed}.png", noise(seed)) for seed in range(2)]
         alone = decode(good)
@@ -244,7 +244,7 @@ class TestDamage:
             assert decoded.skipped["image"].tolist() == [name]
             assert decoded.skipped["reason"].str.contains(reason).all()
 
-    def test_raise_also_where_a_cache_knows_of_the_damage(self, folder, decode):
+    def test_damage_raises_even_if_the_cache_lists_it_as_skipped(self, folder, decode):
         good = save(folder, "good.jpg", noise())
         (folder / "bad.jpg").write_bytes(b"bad")
         (folder / "worse.jpg").write_bytes(b"worse")
@@ -253,7 +253,7 @@ class TestDamage:
             decode([good, "bad.jpg", "worse.jpg"])
 
     @pytest.mark.parametrize("name", ["a\0.png", "x" * 10**6, "loop.png", "a.png/b.png"])
-    def test_a_name_that_no_file_can_have_is_missing(self, folder, decode, name):
+    def test_an_impossible_file_name_counts_as_missing(self, folder, decode, name):
         good = save(folder, "a.png", noise())
         (folder / "loop.png").symlink_to("loop.png")
         with pytest.raises(FileNotFoundError, match="there is no such file") as raised:
@@ -262,7 +262,7 @@ class TestDamage:
         decoded = decode([good, name], on_error="skip")
         assert decoded.skipped["image"].tolist() == [name]
 
-    def test_a_folder_is_no_image(self, folder, decode):
+    def test_a_folder_in_place_of_an_image_is_refused(self, folder, decode):
         (folder / "a.jpg").mkdir()
         with pytest.raises(FileNotFoundError, match=r"a\.jpg"):
             decode(["a.jpg"])
@@ -275,7 +275,7 @@ class TestDamage:
             decode(names)
         assert decode(names, on_error="skip").kept.tolist() == [1]
 
-    def test_nothing_left_is_an_error(self, folder, decode, tmp_path):
+    def test_skipping_every_image_is_an_error(self, folder, decode, tmp_path):
         (folder / "a.jpg").write_bytes(b"")
         with pytest.raises(ValueError, match=r"none of 2 images.*a\.jpg: the file is empty"):
             decode(["a.jpg", "b.jpg"], on_error="skip")
@@ -293,7 +293,7 @@ class TestDamage:
             with pytest.raises((ValueError, FileNotFoundError), match="on_error='skip' leaves such images out"):
                 decode(names)
 
-    def test_what_may_not_be_read_is_no_damage(self, folder, path_for_all):
+    def test_a_file_without_read_permission_does_not_count_as_damaged(self, folder, path_for_all):
         (folder / save(folder, "a.png", noise())).chmod(0)
         script = (
             "if os.geteuid() == 0:  # whom no permission stops\n"
@@ -338,7 +338,7 @@ class TestCache:
         os.utime(folder / name, ns=(time, time + 10**6))  # what each file system can tell
         assert decode([name]).images.min() == 9
 
-    def test_other_files_another_size_or_a_missing_file_that_came_make_an_entry_of_their_own(self, folder, decode):
+    def test_other_files_or_another_size_have_their_own_cache_entry(self, folder, decode):
         names = [save(folder, f"{seed}.png", noise(seed)) for seed in range(2)]
         assert decode(names[:1]).images.shape == (1, 3, 8, 8)
         assert decode(names).images.shape == (2, 3, 8, 8)
@@ -358,7 +358,7 @@ class TestCache:
 
     @pytest.mark.parametrize("harm", [lambda content: content[:-1], lambda content: b"", lambda content: b"x" * 999])
     @pytest.mark.parametrize("suffix", [".npy", ".json"])
-    def test_an_entry_that_is_not_whole_is_made_again(self, folder, decode, tmp_path, harm, suffix):
+    def test_a_truncated_cache_entry_is_rebuilt(self, folder, decode, tmp_path, harm, suffix):
         names = [save(folder, "a.png", noise()), "missing.png"]
         first = np.array(decode(names, on_error="skip").images)
         (entry,) = (tmp_path / "cache").glob(f"*{suffix}")
@@ -368,7 +368,7 @@ class TestCache:
         assert again.skipped["image"].tolist() == ["missing.png"]
 
     @pytest.mark.parametrize("start", range(0, 128, 5))
-    def test_an_entry_whose_header_is_damaged_is_made_again(self, folder, decode, tmp_path, start):
+    def test_a_cache_entry_with_a_damaged_header_is_rebuilt(self, folder, decode, tmp_path, start):
         name = save(folder, "a.png", noise())
         first = np.array(decode([name]).images)
         (entry,) = (tmp_path / "cache").glob("*.npy")
@@ -378,7 +378,7 @@ class TestCache:
             np.testing.assert_array_equal(decode([name]).images, first)
 
     @pytest.mark.parametrize("listing", ["[]", "null", '{"9": "x"}', '{"-1": "x"}', "[" * 10**5])
-    def test_an_entry_of_a_stranger_is_made_again(self, folder, decode, tmp_path, listing):
+    def test_a_cache_entry_with_a_foreign_listing_is_rebuilt(self, folder, decode, tmp_path, listing):
         names = [save(folder, "a.png", noise()), "missing.png"]
         first = np.array(decode(names, on_error="skip").images)
         (entry,) = (tmp_path / "cache").glob("*.json")
@@ -388,7 +388,7 @@ class TestCache:
         assert again.skipped["reason"].tolist() == ["there is no such file"]
 
     @pytest.mark.parametrize("array", [np.array([{}] * 1, dtype=object), np.zeros((1, 3, 8, 8)), np.zeros(())])
-    def test_an_entry_of_other_arrays_is_made_again(self, folder, decode, tmp_path, array):
+    def test_a_cache_entry_with_another_array_is_rebuilt(self, folder, decode, tmp_path, array):
         name = save(folder, "a.png", noise())
         first = np.array(decode([name]).images)
         (entry,) = (tmp_path / "cache").glob("*.npy")
@@ -396,7 +396,7 @@ class TestCache:
         np.testing.assert_array_equal(decode([name]).images, first)
 
     @pytest.mark.parametrize("suffix", [".npy", ".json"])
-    def test_an_entry_that_lost_a_file_is_made_again(self, folder, decode, tmp_path, suffix):
+    def test_a_cache_entry_that_lacks_a_file_is_rebuilt(self, folder, decode, tmp_path, suffix):
         name = save(folder, "a.png", noise())
         decode([name])
         (entry,) = (tmp_path / "cache").glob(f"*{suffix}")
@@ -429,7 +429,7 @@ class TestCache:
         decode(names)
         assert [Path(name).suffix for name in cached(tmp_path)] == [".json", ".npy"]
 
-    def test_two_processes_build_one_entry_at_once(self, folder, decode, tmp_path):
+    def test_two_processes_may_build_the_same_entry_at_the_same_time(self, folder, decode, tmp_path):
         names = [save(folder, f"{seed}.jpg", noise(seed, 300, 300)) for seed in range(60)]
         # Both wait for the line on stdin, so that neither is done before the other begins.
         script = (
@@ -457,7 +457,7 @@ class TestCache:
             folder.chmod(0o755)
         assert sorted(folder.rglob("*")) == before
 
-    def test_the_default_folder(self, monkeypatch, tmp_path):
+    def test_the_cache_folder_follows_the_environment(self, monkeypatch, tmp_path):
         monkeypatch.setenv("HOME", str(tmp_path / "home"))
         monkeypatch.delenv("CAPTUM_REGION_CACHE", raising=False)
         monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -468,7 +468,7 @@ class TestCache:
         assert cache_folder() == tmp_path / "mine"
         assert cache_folder("~/here") == tmp_path / "home" / "here"
 
-    def test_the_default_folder_is_used(self, folder, monkeypatch, tmp_path):
+    def test_images_are_cached_in_the_default_folder(self, folder, monkeypatch, tmp_path):
         monkeypatch.setenv("CAPTUM_REGION_CACHE", str(tmp_path / "cache"))
         decode_images(folder, [save(folder, "a.png", noise())], 8)
         assert len(cached(tmp_path)) == 2
@@ -487,11 +487,11 @@ class TestCache:
         ({"n_jobs": 0}, "n_jobs must be"),
     ],
 )
-def test_bad_arguments(folder, decode, options, message):
+def test_invalid_arguments_are_named_in_the_error(folder, decode, options, message):
     with pytest.raises(ValueError, match=message):
         decode([save(folder, "a.png", noise())], **options)
 
 
-def test_no_names(decode):
+def test_an_empty_list_of_names_is_refused(decode):
     with pytest.raises(ValueError, match="names must list at least one image"):
         decode([])

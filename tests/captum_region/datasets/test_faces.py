@@ -52,7 +52,7 @@ def test_generators_are_used_and_advance(kind):
     assert (first.images != second.images).any()
 
 
-def test_none_draws_fresh_entropy():
+def test_random_state_none_draws_other_faces_each_time():
     assert (make_faces(2, 16).images != make_faces(2, 16).images).any()
 
 
@@ -82,7 +82,7 @@ def test_given_attributes_are_kept_and_change_nothing_else(faces):
     np.testing.assert_array_equal(other.images, faces.twin("Male"))
 
 
-def test_some_attributes_given_the_rest_fair_coins(faces):
+def test_attributes_that_are_not_given_are_fair_coins(faces):
     male = np.arange(60) < 30
     mixed = make_faces(60, attributes={"Male": male, "Blond_Hair": 0.9, "Smiling": 0.0}, random_state=0).attributes
     np.testing.assert_array_equal(mixed["Male"], male)
@@ -118,14 +118,14 @@ def test_the_twins_twin_is_the_face(faces, attribute):
 
 
 @every_attribute
-def test_truth_is_seldom_empty_and_never_wide(truths, attribute):
+def test_the_truth_covers_some_but_not_much_of_the_image(truths, attribute):
     share = truths[attribute].mean(axis=(1, 2))
     assert (share > 0).mean() > 0.99
     assert share.max() < 0.5
     assert share.mean() < 0.2
 
 
-def test_attributes_show_where_they_belong(faces, truths):
+def test_each_attribute_shows_in_its_part_of_the_face(faces, truths):
     where = {attribute: truth.mean(axis=0) for attribute, truth in truths.items()}
     rows = {attribute: truth.any(axis=2).mean(axis=0) for attribute, truth in truths.items()}
     assert rows["Eyeglasses"][:18].max() == rows["Eyeglasses"][46:].max() == 0
@@ -148,7 +148,7 @@ def test_subset_keeps_the_twins(faces, attribute):
 
 
 @pytest.mark.parametrize("size", [(16, 16), (40, 24), (24, 40), (33, 47)])
-def test_any_size(size):
+def test_images_of_any_size_show_the_attributes(size):
     drawn = make_faces(40, size, random_state=0)
     assert drawn.images.shape == (40, 3, *size)
     for attribute in ATTRIBUTES:
@@ -176,7 +176,7 @@ def test_any_size(size):
         ({"random_state": "0"}, TypeError, "random_state must be None"),
     ],
 )
-def test_bad_input_is_named(arguments, error, message):
+def test_invalid_arguments_are_named_in_the_error(arguments, error, message):
     with pytest.raises(error, match=message):
         make_faces(**{"n": 2, **arguments})
 

@@ -128,7 +128,7 @@ class TestCelebA:
         replace(root / "list_attr_celeba.csv", "000002.jpg,", '"000002.jpg" ,')
         pd.testing.assert_frame_equal(load_celeba(root).attributes, expected)
 
-    def test_all_needs_no_partition(self, root):
+    def test_the_split_all_needs_no_partition_file(self, root):
         write_celeba(root)
         (root / "list_eval_partition.txt").unlink()
         assert len(load_celeba(root, "all")) == 4
@@ -184,13 +184,13 @@ class TestCelebA:
             ("identity_CelebA", "000002.jpg 40\n", "", r"has no row for 000002.jpg \(1 such"),
         ],
     )
-    def test_malformed_label_files(self, root, file, old, new, message):
+    def test_malformed_label_files_are_refused(self, root, file, old, new, message):
         write_celeba(root)
         replace(root / f"{file}.txt", old, new)
         with pytest.raises(ValueError, match=f"{file}.*{message}"):
             load_celeba(root)
 
-    def test_malformed_csv(self, root):
+    def test_a_malformed_csv_is_refused(self, root):
         write_celeba(root, suffix=".csv")
         replace(root / "list_attr_celeba.csv", "-1, 1,-1", "-1, 0,-1")
         with pytest.raises(
@@ -199,18 +199,18 @@ class TestCelebA:
             load_celeba(root)
 
     @pytest.mark.parametrize("content", ["", "4\n", "0\nMale\n"])
-    def test_label_file_without_rows(self, root, content):
+    def test_a_label_file_without_rows_is_refused(self, root, content):
         write_celeba(root)
         (root / "list_attr_celeba.txt").write_text(content)
         with pytest.raises(ValueError, match=r"list_attr_celeba\.txt"):
             load_celeba(root)
 
-    def test_an_empty_split(self, root):
+    def test_an_empty_split_is_refused(self, root):
         write_celeba(root, rows={name: row for name, row in CELEBA.items() if row[1] != 2})
         with pytest.raises(ValueError, match=r"split 'test' is empty: .*list_eval_partition\.txt"):
             load_celeba(root, "test")
 
-    def test_an_unknown_split(self, root):
+    def test_an_unknown_split_is_refused(self, root):
         with pytest.raises(ValueError, match="split must be one of train, valid, test and all, got 'val'"):
             load_celeba(root, "val")
 
@@ -229,14 +229,14 @@ class TestCelebA:
         assert faces.skipped["image"].tolist() == ["000001.jpg"]
 
     @pytest.mark.parametrize("missing", ["root", "img_align_celeba", "list_attr_celeba.txt"])
-    def test_missing_parts(self, root, missing):
+    def test_missing_folders_and_files_are_named(self, root, missing):
         write_celeba(root)
         (root if missing == "root" else root / missing).rename(root.with_name("away"))
         with pytest.raises(FileNotFoundError, match=missing):
             load_celeba(root)
 
     @needs_data
-    def test_real_labels(self, root):
+    def test_real_labels_of_celeba(self, root):
         """The counts that the data's README states, read from the labels alone; then a few real images."""
         from captum_region.datasets.celeba import _rows
 
@@ -321,7 +321,7 @@ class TestFairFace:
         write_fairface(root)
         assert len(load_fairface(root, split)) == count
 
-    def test_a_missing_image(self, root):
+    def test_a_missing_image_raises_or_is_skipped(self, root):
         write_fairface(root)
         (root / "train/1.jpg").unlink()
         with pytest.raises(FileNotFoundError, match=r"1\.jpg"):
@@ -337,22 +337,22 @@ class TestFairFace:
             ("train/2.jpg", "train/1.jpg", "'train/1.jpg' is listed again"),
         ],
     )
-    def test_malformed_labels(self, root, old, new, message):
+    def test_malformed_labels_are_refused(self, root, old, new, message):
         write_fairface(root)
         replace(root / "fairface_label_train.csv", old, new)
         with pytest.raises(ValueError, match=message):
             load_fairface(root)
 
-    def test_missing_labels(self, root):
+    def test_a_missing_label_file_is_named(self, root):
         with pytest.raises(FileNotFoundError, match=r"fairface_label_val\.csv"):
             load_fairface(root, "validation")
 
-    def test_no_rows(self, root):
+    def test_a_label_file_without_images_is_refused(self, root):
         (root / "fairface_label_train.csv").write_text("file,age,gender,race,service_test\n")
         with pytest.raises(ValueError, match="split 'train' is empty"):
             load_fairface(root)
 
-    def test_an_unknown_split(self, root):
+    def test_an_unknown_split_is_refused(self, root):
         with pytest.raises(ValueError, match="split must be one of train, validation, all, got 'test'"):
             load_fairface(root, "test")
 
@@ -425,7 +425,7 @@ class TestUTKFace:
             "999_0_0_1.jpg",
         ],
     )
-    def test_a_name_without_labels(self, root, name):
+    def test_a_file_name_without_labels_raises_or_is_skipped(self, root, name):
         draw(root / name)
         for on_error in ("raise", "skip"):  # and skipping is not advised, it would leave nothing
             with pytest.raises(ValueError, match="no image named") as raised:
@@ -440,14 +440,14 @@ class TestUTKFace:
         assert faces.skipped["image"].tolist() == [name, "30_0_0_1.jpg"]
         assert faces.skipped["reason"].str.contains("file name is not|empty").all()
 
-    def test_no_folder_and_no_images(self, root):
+    def test_a_missing_folder_and_one_without_images_are_refused(self, root):
         with pytest.raises(ValueError, match="no image named"):
             load_utkface(root)
         with pytest.raises(FileNotFoundError, match="nowhere"):
             load_utkface(root / "nowhere")
 
     @needs_data
-    def test_real_images(self, root):
+    def test_real_images_of_utkface(self, root):
         for path in sorted((DATA / "utkface" / "images").iterdir())[::200]:
             shutil.copy(path, root)
         faces = load_utkface(root)
@@ -476,12 +476,12 @@ class TestTable:
         assert faces.attributes.columns.tolist() == ["smile", "person"]
         assert faces.identities is None
 
-    def test_parquet(self, root, table):
+    def test_a_parquet_file_is_read(self, root, table):
         pytest.importorskip("pyarrow")
         table.to_parquet(root / "labels.parquet")
         assert len(load_table(root / "labels.parquet")) == 3
 
-    def test_a_frame(self, root, table):
+    def test_a_data_frame_is_read_and_left_as_it_was(self, root, table):
         before = table.copy()
         faces = load_table(table, root=root, identity_column="person")
         assert faces.identities.tolist() == ["a", "b", "a"]
@@ -497,7 +497,7 @@ class TestTable:
         faces = load_table(table, "file", root=tmp_path)
         assert greys(faces) == [0, 10, 20]
 
-    def test_names_that_look_like_numbers(self, root):
+    def test_image_names_that_look_like_numbers_stay_text(self, root):
         Image.new("RGB", (8, 8)).save(root / "007", format="PNG")
         (root / "labels.csv").write_text("image,smile\n007,1\n")
         assert load_table(root / "labels.csv").attributes.index.tolist() == ["007"]
@@ -530,13 +530,13 @@ class TestTable:
             (lambda table: table.assign(person=["a", "b", None]), {"identity_column": "person"}, "no value in row 3"),
         ],
     )
-    def test_bad_tables(self, root, table, change, options, message):
+    def test_tables_with_missing_or_duplicate_images_are_refused(self, root, table, change, options, message):
         with pytest.raises(ValueError, match=message):
             load_table(change(table), root=root, **options)
 
     @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
     @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
-    def test_encodings_quotes_and_blanks(self, root, encoding, newline):
+    def test_encodings_line_ends_quotes_and_blanks(self, root, encoding, newline):
         names = ["with space.png", "quo,ted.png", 'a"b.png', "日本.png"]
         for value, name in enumerate(names):
             draw(root / name, 10 * value)
@@ -572,7 +572,7 @@ class TestTable:
             (b"image,smile\na.png,1\nb/../a.png,0\n", "listed once only"),
         ],
     )
-    def test_tables_that_are_refused(self, root, content, message):
+    def test_malformed_tables_are_refused(self, root, content, message):
         draw(root / "a.png")
         (root / "labels.csv").write_bytes(content)
         with pytest.raises(ValueError, match=message) as raised:
@@ -640,7 +640,7 @@ class TestTable:
         with pytest.raises(ValueError, match="'hat' is not binary"):
             faces.binary("hat")
 
-    def test_a_value_more_or_less_than_the_header_has(self, root):
+    def test_rows_longer_or_shorter_than_the_header(self, root):
         draw(root / "a.png")
         draw(root / "b.png")
         (root / "labels.csv").write_text("image,smile,\na.png,1,\nb.png,0,\n")  # as some programs end each row
@@ -673,7 +673,7 @@ class TestTable:
         assert greys(faces) == [40]
         assert faces.skipped["image"].tolist() == ["../secret.txt"]
 
-    def test_long_lines(self, root):
+    def test_long_names_are_shortened_in_the_error(self, root):
         draw(root / "a.png")
         (root / "labels.csv").write_text(f"image,smile\na.png,{'x' * 10**6}\n{'y' * 10**6},1\n")
         with pytest.raises(FileNotFoundError, match=r"y\.\.\. \(1,0\d\d,\d\d\d characters\): there is no such file"):
@@ -681,30 +681,30 @@ class TestTable:
         assert len(load_table(root / "labels.csv", on_error="skip")) == 1
 
     @pytest.mark.parametrize("name", [1.5, b"a.png", ["a.png"], True, 0.0])
-    def test_what_names_no_image(self, root, name):
+    def test_image_names_that_are_not_text_are_refused(self, root, name):
         draw(root / "a.png")
         with pytest.raises(TypeError, match="table, column 'image', row 2: must name an image, got "):
             load_table(pd.DataFrame({"image": ["a.png", name]}), root=root)
 
-    def test_a_frame_with_a_column_twice(self, root):
+    def test_a_duplicate_column_is_refused(self, root):
         draw(root / "a.png")
         with pytest.raises(ValueError, match="a column once only, 'smile' is there again"):
             load_table(pd.DataFrame([["a.png", 1, 0]], columns=["image", "smile", "smile"]), root=root)
 
-    def test_a_damaged_parquet_file(self, root):
+    def test_a_damaged_parquet_file_is_named(self, root):
         pytest.importorskip("pyarrow")
         (root / "labels.parquet").write_bytes(b"PAR1 junk")
         with pytest.raises(ValueError, match=r"labels\.parquet: "):
             load_table(root / "labels.parquet")
 
-    def test_parquet_without_its_library(self, root, monkeypatch):
+    def test_parquet_without_pyarrow_says_what_is_missing(self, root, monkeypatch):
         monkeypatch.setitem(sys.modules, "pyarrow", None)
         monkeypatch.setitem(sys.modules, "fastparquet", None)
         (root / "labels.parquet").touch()
         with pytest.raises(ValueError, match=r"labels\.parquet: .*pyarrow"):
             load_table(root / "labels.parquet")
 
-    def test_bad_files(self, root, table):
+    def test_unreadable_tables_are_named(self, root, table):
         with pytest.raises(FileNotFoundError, match=r"labels\.csv"):
             load_table(root / "labels.csv")
         with pytest.raises(FileNotFoundError, match="nowhere"):
@@ -732,7 +732,7 @@ def test_every_reader_checks_its_arguments(root, argument):
             load(source, **options, **argument)
 
 
-def test_a_read_only_root(root):
+def test_a_read_only_folder_is_read(root):
     write_celeba(root)
     before = sorted(root.rglob("*"))
     for path in [root, *before]:
@@ -748,7 +748,7 @@ def test_a_read_only_root(root):
 class TestAttributesAlone:
     """Of images that no reader could decode."""
 
-    def test_of_a_data_set_with_parts(self, root):
+    def test_attributes_of_celeba_without_decoding(self, root):
         write_celeba(root)
         loaded = {split: load_celeba(root, split).attributes for split in ("train", "valid", "all")}
         for image in (root / "img_align_celeba").iterdir():
@@ -759,13 +759,13 @@ class TestAttributesAlone:
         with pytest.raises(ValueError, match="split must be one of"):
             read_attributes("celeba", root, "val")
 
-    def test_of_fairface(self, root):
+    def test_attributes_of_fairface_without_decoding(self, root):
         write_fairface(root)
         loaded = load_fairface(root, "validation").attributes
         (root / "val/1.jpg").unlink()
         pd.testing.assert_frame_equal(read_attributes("fairface", root, "validation"), loaded)
 
-    def test_of_names(self, root):
+    def test_attributes_of_utkface_without_decoding(self, root):
         for name in ("2_0_0_2017.jpg", "39_1_2017.jpg"):
             (root / name).touch()
         with pytest.raises(ValueError, match=r"39_1_2017\.jpg: the file name is not"):
@@ -774,7 +774,7 @@ class TestAttributesAlone:
         assert [row["image"] for row in attributes.attrs["skipped"]] == ["39_1_2017.jpg"]
         assert (attributes.index.tolist(), attributes["age"].tolist()) == (["2_0_0_2017.jpg"], [2])
 
-    def test_of_a_table(self, root):
+    def test_attributes_of_a_table_without_decoding(self, root):
         pd.DataFrame({"photo": ["007", "8"], "hat": [True, None]}).to_csv(root / "own.csv", index=False)
         attributes = read_attributes("table", root / "own.csv", image_column="photo")
         assert attributes.index.tolist() == ["007", "8"]
@@ -787,7 +787,7 @@ class TestAttributesAlone:
             (("utkface", ".", "train"), "split must be None for utkface"),
         ],
     )
-    def test_bad_arguments(self, arguments, message):
+    def test_invalid_arguments_are_named_in_the_error(self, arguments, message):
         with pytest.raises(ValueError, match=message):
             read_attributes(*arguments)
         with pytest.raises(ValueError, match="on_error"):

@@ -26,7 +26,7 @@ TRUTH = np.array([[[1, 1], [0, 0]], [[1, 0], [1, 0]], [[0, 0], [0, 1]], [[1, 1],
         (pixel_auc, [1, 0.75, 0, 1]),
     ],
 )
-def test_by_hand(measure, expected):
+def test_values_worked_out_by_hand(measure, expected):
     np.testing.assert_allclose(measure(MAPS, TRUTH), expected)
     np.testing.assert_allclose(measure(torch.from_numpy(MAPS), torch.from_numpy(TRUTH)), expected)
     # A constant map, an empty truth, a truth of everything: nothing to say, and said once.
@@ -51,7 +51,7 @@ def test_signs_and_ties():
     assert pixel_auc([[[1, 1], [0, 0]]], inside) == pytest.approx(5 / 6)
 
 
-def test_order_is_all_that_ranks_see():
+def test_rank_measures_depend_only_on_the_order():
     rng = np.random.default_rng(0)
     maps, truth = rng.random((5, 6, 7)), rng.random((5, 6, 7)) < 0.3
     for measure in (pointing_game, rank_accuracy, intersection_over_union, pixel_auc):

@@ -38,7 +38,7 @@ def make_methods(model, images, seed=0):
 
 
 @pytest.mark.slow
-def test_every_method_gives_finite_maps_again_and_again(model, images):
+def test_every_method_gives_the_same_finite_maps_twice(model, images):
     target = torch.tensor([0, 1, 1])
     torch_state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()
     found = [{name: method(images, target) for name, method in make_methods(model, images).items()} for _ in range(2)]
@@ -66,7 +66,7 @@ class LeftHalf(nn.Module):
 
 
 @pytest.mark.slow
-def test_superpixels_that_the_model_looks_at_get_the_value():
+def test_superpixels_that_the_model_uses_are_highest():
     # Two halves, each of one colour: superpixels that no segmentation can miss.
     images = torch.full((1, 3, 48, 48), 0.2)
     images[..., :24] = 0.9
@@ -77,7 +77,7 @@ def test_superpixels_that_the_model_looks_at_get_the_value():
     assert methods["KernelShap"](images, torch.tensor([1]))[0, :, 28:].abs().max() < 1e-3
 
 
-def test_one_superpixel_has_no_order():
+def test_one_superpixel_gets_a_map_of_zeros():
     plain = torch.full((2, 3, 16, 16), 0.5)
     method = superpixel_methods(LeftHalf(), background=plain, segments=1, random_state=0)["KernelShap"]
     assert (method(plain, torch.tensor([1, 1])) == 0).all()

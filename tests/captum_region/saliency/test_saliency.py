@@ -17,7 +17,7 @@ def images():
     return torch.rand(3, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
 
-def test_the_truth_as_a_map_wins_everything(images):
+def test_the_truth_as_a_map_has_the_best_scores(images):
     rng = np.random.default_rng(0)
     truth = rng.random((3, 12, 12)) < 0.2
     as_map = torch.from_numpy(truth).float()
@@ -68,13 +68,13 @@ def test_methods_get_scaled_images_and_their_targets(images):
         ({"methods": {"m": lambda images, target: images}}, r"methods\['m'\] must give maps of \(12, 12\)"),
     ],
 )
-def test_bad_input_is_named(images, changed, words):
+def test_invalid_arguments_are_named_in_the_error(images, changed, words):
     arguments = {"images": images, "truth": np.ones((3, 12, 12), bool), "methods": floors(0), "target": 0} | changed
     with pytest.raises(ValueError, match=words):
         compare_saliency(**arguments)
 
 
-def test_the_table_pairs_by_image_and_weighs_runs_alike():
+def test_the_table_pairs_by_image_and_weighs_runs_equally():
     # Run 0 has two images, run 1 has three; "b" is better by 0.2 in the first and by 0.1 in the second.
     rows = []
     for seed, values, gain in ((0, (0.1, 0.3), 0.2), (1, (0.5, 0.5, 0.8), 0.1)):
@@ -100,7 +100,7 @@ def test_a_bootstrap_interval_is_that_of_the_mean():
     assert (row["low"], row["high"]) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
 
 
-def test_memory_is_that_of_one_image(images):
+def test_memory_is_measured_for_one_image(images):
     truth = np.zeros((3, 12, 12), bool)
     truth[:, 0] = True
 

@@ -60,7 +60,7 @@ def test_every_method_is_measured_in_every_way(tmp_path):
     assert again.comparison.scores.equals(study.comparison.scores)
 
 
-def test_what_is_left_is_paired_by_seed():
+def test_information_left_is_compared_by_seed():
     left = pd.DataFrame(
         {
             "seed": [0, 1, 2, 0, 1, 2],
@@ -104,13 +104,13 @@ def test_bad_input_is_named_before_anything_is_trained(changed, words):
         ({"retrain": "some"}, "retrain must be fast, all, none or names"),
     ],
 )
-def test_a_method_that_is_none_is_named(changed, words):
+def test_unknown_methods_are_named_in_the_error(changed, words):
     with pytest.raises(ValueError, match=words):
         study_attribute(TRAIN, TEST, "Smiling", **(QUICK | changed))
 
 
 @pytest.mark.slow
-def test_the_command(command, interrupted, states, documented, listed, tmp_path):
+def test_a_stopped_comparison_resumes(command, interrupted, states, documented, listed, tmp_path):
     out = tmp_path / "out"
     common = ["--size", 16, "--images", 40, "--epochs", 1, "--region-epochs", 1, "--limit", 3]
     common += ["--without", "XRAI", "--retrain", "none"]
@@ -141,7 +141,7 @@ def test_a_kept_study_is_read_and_that_of_another_seed_is_not(tmp_path):
     assert not other.comparison.maps["random"].equal(first.comparison.maps["random"])
 
 
-def test_what_cannot_be_compared_is_refused(refused, tmp_path):
+def test_compare_refuses_data_without_masks_and_a_missing_reference(refused, tmp_path):
     options = ["--attribute", "Smiling", "--out", tmp_path / "out"]
     assert refused(app, "compare", "--data", "celeba", *options).startswith("error: --data must be faces")
     line = refused(app, "compare", "--data", "faces", "--without", "MultiScaleRegionAttribution", *options)
@@ -150,7 +150,7 @@ def test_what_cannot_be_compared_is_refused(refused, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_with_masks_of_ones_own(command, refused, tmp_path):
+def test_compare_takes_masks_from_a_table(command, refused, tmp_path):
     faces = make_faces(50, 20, random_state=3)
     masks = faces.truth("Wearing_Hat")
     rows = []
