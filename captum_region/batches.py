@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 from typing import TYPE_CHECKING, Any
 
@@ -144,19 +143,3 @@ def _release(images: ImageData) -> None:
     """Let go of what was read of a read-only memory map, which would stay in the process's memory until it ends."""
     if isinstance(images, np.memmap) and images.mode == "r" and hasattr(mmap, "MADV_DONTNEED"):
         images._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
-
-
-def fingerprint(images: ImageData, *, show_progress: bool = False) -> str:
-    """Return a digest (BLAKE2b, 128 bits, as hex) of images' type, shape and values; an array's and a tensor's agree.
-
-    Examples
-    --------
-    >>> images = np.zeros((3, 3, 4, 4), np.uint8)
-    >>> fingerprint(images) == fingerprint(torch.from_numpy(images)) != fingerprint(images[:2])
-    True
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    digest.update(f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}".encode())
-    for batch in batches(images, 256, show_progress=show_progress, desc="fingerprint"):
-        digest.update(batch.cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

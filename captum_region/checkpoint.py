@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import tempfile
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
+from captum_region.digest import digest, digest_of, is_the_users
 from captum_region.files import PARTIAL, read_json
 from captum_region.grid import RegionGrid
 
@@ -77,6 +78,8 @@ def save_classifier(classifier: RegionClassifier, folder: str | os.PathLike[str]
         (whole / "classifier.json").write_text(json.dumps(description, indent=2) + "\n")
         try:
             save_model(classifier, str(whole / "weights.safetensors"))
+            # Else its owner alone could read it.
+            (whole / "weights.safetensors").chmod((whole / "classifier.json").stat().st_mode)
         except SafetensorError as error:  # such as a full disk
             raise OSError(f"{folder} cannot be written: {error}") from error
         if folder.exists():
@@ -85,12 +88,12 @@ def save_classifier(classifier: RegionClassifier, folder: str | os.PathLike[str]
 
 
 def classifier_digest(classifier: RegionClassifier) -> str:
-    """Return a digest (BLAKE2b, 128 bits, as hex) of a classifier's kind, grid and weights; names do not count."""
-    digest = hashlib.blake2b(json.dumps(_architecture(classifier), sort_keys=True).encode(), digest_size=16)
-    for name, value in sorted(classifier.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    """Return a digest of a classifier's kind, grid, weights and modules of the user's own; names do not count."""
+    state = sorted(classifier.state_dict().items())
+    weights = ((f"{name} {value.dtype} {tuple(value.shape)}", value) for name, value in state)
+    code = {type(module) for module in classifier.modules() if is_the_users(type(module).__module__)}
+    head = json.dumps(_architecture(classifier), sort_keys=True)
+    return digest_of(chain([head], *weights, sorted(map(digest, code))))
 
 
 def _architecture(classifier: RegionClassifier) -> dict[str, Any]:

@@ -364,7 +364,7 @@ def train(
         fit_region_classifier,
         save_classifier,
     )
-    from captum_region.batches import fingerprint
+    from captum_region.digest import digest
     from captum_region.distributed import Processes, launched
     from captum_region.files import replacing
     from captum_region.provenance import provenance
@@ -429,7 +429,7 @@ def train(
             "mean_region_accuracy": None if accuracy is None else float(accuracy.mean()),
             "best_region_accuracy": None if accuracy is None else float(accuracy.max()),
         }
-        made = {"seed": seed, "data": fingerprint(images.images), **provenance()}
+        made = {"seed": seed, "data": digest(images.images), **provenance(), "git": training.git}
         text = json.dumps(result | made, indent=1)
         with replacing(out / "training.json") as path:
             path.write_text(text + "\n")
@@ -578,8 +578,8 @@ def calibrate(
     from sklearn.model_selection import train_test_split
 
     from captum_region import save_classifier
-    from captum_region.batches import fingerprint
     from captum_region.calibration import balanced_subset, fit_temperature, measure_calibration
+    from captum_region.digest import digest
     from captum_region.files import replacing
     from captum_region.plotting import STYLE, plot_reliability
     from captum_region.provenance import provenance
@@ -631,7 +631,7 @@ def calibrate(
             figure.savefig(path, dpi=150)
         with replacing(out / "reliability.csv") as path:
             found[next(reversed(found))].bins.to_csv(path, index=False)
-        made = {"seed": seed, "data": fingerprint(images.images), **provenance()}
+        made = {"seed": seed, "data": digest(images.images), **provenance()}
         text = json.dumps(result | made, indent=1)
         with replacing(out / "calibration.json") as path:
             path.write_text(text + "\n")
@@ -731,7 +731,7 @@ def compare(
     """
     from rich.console import Console
 
-    from captum_region.batches import fingerprint
+    from captum_region.digest import digest
     from captum_region.saliency.results import StudyResults
     from captum_region.saliency.study import study_attribute
 
@@ -769,7 +769,7 @@ def compare(
                 image_column=image_column,
             )
             results.settings["skipped"] = skipped_in(train)
-            digests = {"train": fingerprint(train.images), "test": fingerprint(test.images)}
+            digests = {"train": digest(train.images), "test": digest(test.images)}
             results.settings.setdefault("digests", {})[str(its_seed)] = digests
             for name in attribute:
                 with warnings.catch_warnings(record=True) as told:

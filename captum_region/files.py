@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -41,6 +41,7 @@ def read_json(path: str | os.PathLike[str], version: int, *, largest: int = 2**2
 
     Examples
     --------
+    >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "results.json"
     >>> _ = path.write_text('{"format": 3}')
     >>> read_json(path, 1)
@@ -75,10 +76,11 @@ def plain_name(text: str) -> str:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a name beside `path` to write to; when the block ends well it becomes `path`, else it is removed.
+    """Yield a file beside `path` to write to; when the block ends well it becomes `path`, else it is removed.
 
     Examples
     --------
+    >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
     >>> with replacing(folder / "table.csv") as beside:
     ...     _ = beside.write_text("a,b")
@@ -86,17 +88,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     ['table.csv']
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{PARTIAL}{path.name}-", suffix=path.suffix)
-    os.close(handle)
-    beside = Path(name)
+    beside = path.with_name(f"{PARTIAL}{path.name}-{uuid4().hex[:8]}{path.suffix}")
+    beside.touch(exist_ok=False)
     try:
         yield beside
         with beside.open("rb") as file:
             os.fsync(file.fileno())  # or a power cut could leave the new name with none of the bytes
-        # mkstemp makes files that only their owner can read.
-        umask = os.umask(0)
-        os.umask(umask)
-        beside.chmod(0o666 & ~umask)
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
@@ -113,6 +110,7 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
     Examples
     --------
+    >>> import tempfile
     >>> with locked(tempfile.mkdtemp()) as folder, locked(folder):
     ...     pass
     Traceback (most recent call last):

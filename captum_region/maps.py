@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from captum_region.array_files import open_array
-from captum_region.batches import batches, check_images, fingerprint, take
+from captum_region.batches import batches, check_images, take
 from captum_region.checkpoint import classifier_digest
 from captum_region.classifiers import RegionClassifier, check_evaluating
 from captum_region.datasets.images import AttributeImages
+from captum_region.digest import digest, is_the_users
 from captum_region.display import RegionMapDisplay
 from captum_region.distributed import Processes, autocast, check_mixed_precision
 from captum_region.files import locked, read_json, replacing
@@ -70,7 +71,7 @@ class RegionMaps:
     class_names : tuple of str
         Of the region classifier.
     description : dict
-        What ``maps.json`` says: the digest of the classifier, the fingerprint of the images, confidence and target,
+        What ``maps.json`` says: the digest of the classifier, the digest of the images, confidence and target,
         and which images a reader had left out (``skipped``).
 
     Raises
@@ -171,7 +172,7 @@ class RegionMaps:
         images = check_images(images, image_size=self.grid.image_size, channels=classifier.in_channels)
         found = {
             "classifier": classifier_digest(classifier),
-            "data": fingerprint(images),
+            "data": digest(images),
             "confidence": _name(attribution.confidence),
         }
         _refuse_differences(self.folder, self.description, found)
@@ -216,7 +217,7 @@ def attribute_dataset(
     attribution : RegionAttribution
         Of a `RegionClassifier` in eval mode: a function alone cannot be told from another when a run goes on.
     images : ndarray or Tensor, shape (N, C, height, width)
-        uint8, or float in [0, 1]; a memory map is read batch by batch. They are read once more for their fingerprint.
+        uint8, or float in [0, 1]; a memory map is read batch by batch. They are read once more for their digest.
         Or `AttributeImages`, or what `captum_region.datasets.from_dataset` reads, then in memory.
     folder : path
         Made, with its parents. Two bytes a region and image: 4.8 kB an image at 49 x 49 regions.
@@ -269,7 +270,7 @@ def attribute_dataset(
             "grid": {"image_size": grid.image_size, "patch_size": grid.patch_size, "stride": grid.stride},
             "class_names": classifier.class_names,
             "classifier": classifier_digest(classifier),
-            "data": fingerprint(images, show_progress=show_progress),
+            "data": digest(images, show_progress=show_progress),
             "confidence": _name(attribution.confidence),
             "target": target,
             "mixed_precision": mixed_precision,
@@ -297,9 +298,10 @@ def _classifier_of(attribution: RegionAttribution) -> RegionClassifier:
 
 
 def _name(confidence: Confidence) -> str:
-    """Return what tells one confidence from another; lambdas share their name, so of them it is the object."""
+    """Return what tells one confidence from another: its name, and of one of the user's own what it does."""
     name = getattr(confidence, "__qualname__", "<")
-    return repr(confidence) if "<" in name else name
+    has_name = "<" not in name and not is_the_users(confidence.__module__)
+    return name if has_name else digest(confidence)
 
 
 def _claim(folder: Path, description: dict[str, Any], batch_size: int) -> int:

@@ -6,9 +6,13 @@ import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 PACKAGES = ("captum-region", "captum", "fairlearn", "numpy", "scikit-learn", "skorch", "torch", "torchvision")
 
@@ -22,12 +26,32 @@ def provenance() -> dict[str, Any]:
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "git": _git_state(Path(__file__)),
+        "versions": versions(),
+        "git": git_state(),
     }
 
 
-def _git_state(file: Path) -> str | None:
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a result."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+
+
+def joined(states: Iterable[str | None]) -> str | None:
+    """Return the states of the code that parts of a result were made with, as one.
+
+    Examples
+    --------
+    >>> joined(["1a2b", "1a2b", "3c4d-dirty"])
+    '1a2b, 3c4d-dirty'
+    """
+    return ", ".join(dict.fromkeys(state for state in states if isinstance(state, str))) or None
+
+
+@cache  # what runs is what was imported
+def git_state() -> str | None:
+    """Return the ``git`` of `provenance`."""
+    file = Path(__file__)
+
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(file.parent), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()

@@ -1,62 +1,41 @@
-"""The state of a training, kept as it goes: one safetensors file, which holds no code and is whole or not there."""
+"""The state of a training, kept as it goes: one file, which is whole or not there, and runs nothing when it is read."""
 
 from __future__ import annotations
 
-import json
-import pickle
+import sys
 import time
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from joblib.hashing import NumpyHasher
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 
+from captum_region.digest import digest, digest_of
 from captum_region.files import replacing
+from captum_region.provenance import git_state, joined, provenance, versions
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
 
-    from numpy.typing import NDArray
-
     from captum_region.randomness import RandomState
 
-FORMAT = 1
+FORMAT = 2
+# Of what a training learns, in either package. To be raised by whoever changes that: what was kept is then left alone.
+SEMANTICS = 1
 # A snapshot is taken when the training since the last one took this many times as long as that one: 5 % at most.
 _SHARE = 20
-
-
-class _Hasher(NumpyHasher):  # type: ignore[misc]
-    """joblib's hash, the same in every process for modules too: a tensor's pickle is not."""
-
-    def save(self, obj: Any) -> None:
-        if isinstance(obj, Tensor):
-            obj = type(obj).__name__, str(obj.dtype), obj.detach().cpu().numpy()
-        super().save(obj)
-
-
-def digest(value: Any) -> str:
-    """Return the MD5 digest of whatever pickles, as hex; equal arrays agree, be they memory maps or not.
-
-    Examples
-    --------
-    >>> digest({"a": torch.zeros(2), "b": None}) == digest({"b": None, "a": torch.zeros(2)})
-    True
-    """
-    found: str = _Hasher("md5", coerce_mmap=True).hash(value)
-    return found
 
 
 class Snapshots:
     """Keeps the state of one training, or what came out of it, in a folder, named by all that decides it.
 
     So a training that was stopped finds its state when it is begun again, and another one never takes it for its own.
+    The name covers what the caller's key does, `SEMANTICS` and the versions of the packages.
 
     Parameters
     ----------
@@ -78,16 +57,22 @@ class Snapshots:
     ) -> None:
         self.path = None
         self._next = 0.0
+        self._provenance: dict[str, Any] = {}
         if folder is None:
             return
         if random_state is None:
             raise ValueError("random_state must be given where checkpoint_dir is: a training is told by it")
         try:
-            name = digest(key())
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            # Its first words: joblib adds all that it was hashing.
-            raise ValueError(f"checkpoint_dir must come with parameters that pickle: {error.args[0]}") from error
-        self.path = Path(folder) / f"{name}.safetensors"
+            name = digest((SEMANTICS, versions(), key()))
+        except TypeError as error:
+            raise ValueError(f"checkpoint_dir must come with parameters that pickle: {error}") from error
+        self.path = Path(folder) / f"{name}.pt"
+
+    @property
+    def git(self) -> str | None:
+        """The commit that made what is kept, or else this one; both, where this one resumed the other's training."""
+        found: str | None = self._provenance.get("git", git_state())
+        return found
 
     def load(self) -> Any:
         """Return the state that was kept last, or None.
@@ -99,11 +84,15 @@ class Snapshots:
         """
         if self.path is None or not self.path.exists():
             return None
-        with self.restoring(), safe_open(self.path, "pt") as file:
-            packed = json.loads((file.metadata() or {})["state"])
-            if type(packed["format"]) is not int or packed["format"] != FORMAT:
-                raise ValueError(f"its format is version {packed['format']!r}, this package reads {FORMAT}")
-            return _unpack(packed["state"], {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        with self.restoring():
+            name, content = self.path.read_bytes().split(b"\n", 1)
+            if name.decode() != digest_of([content]):
+                raise ValueError("its content has been changed")
+            kept = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+            if type(kept["format"]) is not int or kept["format"] != FORMAT:
+                raise ValueError(f"its format is version {kept['format']!r}, this package reads {FORMAT}")
+            self._provenance = dict(kept["provenance"])
+            return kept["state"]
 
     @contextmanager
     def restoring(self) -> Iterator[None]:
@@ -114,15 +103,19 @@ class Snapshots:
             raise ValueError(f"{self.path} is no state of a training, remove it to begin anew: {error}") from error
 
     def save(self, state: Callable[[], Any]) -> None:
-        """Keep what `state` gives: nested dicts, lists and tuples of tensors, tables, arrays and what JSON has."""
+        """Keep what `state` gives: nested dicts, lists and tuples of tensors, arrays, numbers and texts.
+
+        Read again, an array is a tensor, or a list where it holds no numbers.
+        """
         if self.path is None:
             return
         start = time.monotonic()
-        tensors: dict[str, Tensor] = {}
-        text = json.dumps({"format": FORMAT, "state": _pack(state(), tensors)})
+        self._provenance = provenance() | self._provenance | {"git": joined([self.git, git_state()])}
+        content = BytesIO()
+        torch.save(_plain({"format": FORMAT, "provenance": self._provenance, "state": state()}), content)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as beside:
-            beside.write_bytes(save(tensors, {"state": text}))
+            beside.write_bytes(digest_of([content.getvalue()]).encode() + b"\n" + content.getvalue())
         end = time.monotonic()
         self._next = end + _SHARE * (end - start)
 
@@ -144,38 +137,29 @@ def set_random_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
-def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Return `value` as JSON has it, a container as [its kind, its items], and move its tensors into `tensors`."""
+def columns(table: pd.DataFrame) -> dict[str, Any]:
+    """Return a table as `Snapshots.save` takes it."""
+    return {str(name): table[name].to_numpy() for name in table}
+
+
+def table_of(columns: dict[str, Any]) -> pd.DataFrame:
+    """Return the table whose `columns` were kept."""
+    values = {name: value.numpy() if isinstance(value, Tensor) else value for name, value in columns.items()}
+    return pd.DataFrame(values)
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` in the types that `torch.load` makes without running code; equal values become equal bytes."""
     if isinstance(value, Tensor):
-        name = str(len(tensors))
-        tensors[name] = value.detach().cpu().contiguous().clone()  # safetensors takes none that share memory
-        return ["tensor", name]
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        return ["array", _pack(torch.tensor(value), tensors)]
-    if isinstance(value, pd.DataFrame):
-        columns = {name: value[name].to_numpy() for name in value}
-        return ["table", _pack({name: _numbers_or_list(column) for name, column in columns.items()}, tensors)]
+        return value.detach().cpu().clone()  # of a view, without what it is a view of
+    if isinstance(value, np.ndarray):
+        return torch.tensor(value) if value.dtype.kind in "biuf" else _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
     if isinstance(value, dict):
-        return ["dict", [[key, _pack(item, tensors)] for key, item in value.items()]]
+        return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [type(value).__name__, [_pack(item, tensors) for item in value]]
-    return value
-
-
-def _numbers_or_list(column: NDArray[Any]) -> Any:
-    return column if column.dtype.kind in "biuf" else column.tolist()
-
-
-def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    if not isinstance(value, list):
-        return value
-    kind, items = value
-    if kind == "tensor":
-        return tensors[items]
-    if kind == "array":
-        return _unpack(items, tensors).numpy()
-    if kind == "table":
-        return pd.DataFrame(_unpack(items, tensors))
-    if kind == "dict":
-        return {key: _unpack(item, tensors) for key, item in items}
-    return (tuple if kind == "tuple" else list)(_unpack(item, tensors) for item in items)
+        return (tuple if isinstance(value, tuple) else list)(map(_plain, value))
+    if not isinstance(value, bool | int | float | str | bytes | None):
+        raise TypeError(f"a state must hold tensors, arrays, numbers and texts, got {type(value).__name__}")
+    return sys.intern(value) if type(value) is str else value

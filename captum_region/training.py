@@ -14,7 +14,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from torch import Tensor
 from torch.nn import functional as F
 
-from captum_region.batches import batches, check_images, check_weights, fingerprint, take
+from captum_region.batches import batches, check_images, check_weights, take
 from captum_region.checkpoint import classifier_digest
 from captum_region.classifiers import Recipe, RegionClassifier
 from captum_region.datasets.conversion import from_dataset, is_dataset
@@ -47,10 +47,14 @@ class RegionTraining:
         validation data, ``valid_accuracy``: balanced accuracy on random regions, in [0, 1].
     region_accuracy : ndarray of shape (rows, cols), or None without validation data
         Balanced accuracy of each region on the validation images after the last epoch, in [0, 1].
+    git : str or None
+        The commit of this package that did it, with ``-dirty`` behind it where files differed from it; also where a
+        training that was kept has been read. None where the package is installed and no checkout.
     """
 
     history: pd.DataFrame
     region_accuracy: NDArray[np.float64] | None
+    git: str | None = None
 
     def _repr_html_(self) -> str:
         last = self.history.iloc[-1].drop("lr")
@@ -164,8 +168,9 @@ def fit_region_classifier(
         A folder to keep the state of the training in, every so many steps that it takes no more than 5 % of the time.
         A training that was stopped, by whatever, goes on from there when it is called again with the same arguments
         and initial weights, and ends with the same weights, bit for bit on one machine and with as many processes; one
-        that was complete is read. Each training has its own file, three times the size of the weights, without a
-        pickle; only the main process needs it. Asks for a `random_state`.
+        that was complete is read. With other versions of the packages, or other code of your own modules, it is another
+        training. Each has its own file, three times the size of the weights, which runs nothing when it is read; only
+        the main process needs it. Asks for a `random_state`.
     show_progress : bool, default=False
         A progress bar on stderr.
 
@@ -213,9 +218,10 @@ def fit_region_classifier(
         checkpoint_dir if processes.is_main else None,
         random_state,
         lambda: (
-            (classifier_digest(classifier), asdict(recipe), epochs, label_smoothing, mixed_precision, seed),
-            (fingerprint(images), target, probability),
-            None if validation is None else (fingerprint(valid_images), valid_target),
+            (classifier_digest(classifier), _settings(classifier)),
+            (asdict(recipe), epochs, label_smoothing, mixed_precision, seed),
+            (images, target, probability),
+            None if validation is None else (valid_images, valid_target),
         ),
     )
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
@@ -284,7 +290,7 @@ def fit_region_classifier(
                 if validation is None
                 else region_accuracy(classifier, valid_images, valid_target, accelerator=accelerator)
             )
-    return RegionTraining(pd.DataFrame(state.history), accuracy)
+    return RegionTraining(pd.DataFrame(state.history), accuracy, snapshots.git)
 
 
 def region_accuracy(
@@ -359,6 +365,12 @@ class _State:
         self.history, (self.order, self.done, self.row) = kept["history"], kept["epoch"]
         if not (isinstance(self.history, list) and isinstance(self.row, dict)):
             raise TypeError("its history is none")
+
+
+def _settings(classifier: RegionClassifier) -> Any:
+    """Return what decides a training besides `classifier_digest`: such as dropout, and what is frozen."""
+    own = {name: value for name, value in vars(classifier).items() if not name.startswith("_")}
+    return type(classifier), own, dict(classifier.named_children())
 
 
 def _with_labels(

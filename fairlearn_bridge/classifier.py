@@ -16,7 +16,7 @@ from skorch.utils import to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from captum_region.batches import as_floats, check_weights, fingerprint, take
+from captum_region.batches import as_floats, check_weights, take
 from captum_region.labels import check_classes
 from captum_region.randomness import RandomState, draw_seed, seeded
 from captum_region.snapshot import Snapshots, random_states, set_random_states
@@ -159,10 +159,11 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
     checkpoint_dir : path, optional
         A folder to keep the state of the training in, after as many epochs as take no more than 5 % of the time. A
         `fit` that was stopped, by whatever, goes on from there when it is called again with the same parameters and
-        data, and ends with the same weights, bit for bit on one machine; one that was complete is read. Each training
-        has its own file, three times the size of the weights, without a pickle. Asks for a `random_state` and
-        for parameters that pickle. Of callbacks, numbers, tensors and what has a ``state_dict`` are kept; a
-        `batch_transform` or `loss_reduction` that has a state needs a ``state_dict``.
+        data, and ends with the same weights, bit for bit on one machine; one that was complete is read. With other
+        versions of the packages, or other code of your own classes and functions, it is another training. Each has its
+        own file, three times the size of the weights, which runs nothing when it is read. Asks for a `random_state`
+        and for parameters that pickle, or are functions. Of callbacks, numbers, tensors and what has a ``state_dict``
+        are kept; a `batch_transform` or `loss_reduction` that has a state needs a ``state_dict``.
     max_epochs, lr, batch_size, optimizer, optimizer__weight_decay, train_split, verbose
         skorch's. Optimizer, weight decay, batch size and the decay of the rate by 0.95 an epoch (the callback
         ``lr_scheduler``) are those of De Coninck et al. 2024; their rate is 1e-5, ours 1e-3.
@@ -291,8 +292,8 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
     def _snapshots(self, samples: _Samples, seed: int) -> Snapshots:
         def key() -> Any:
             params = {name: value for name, value in self.get_params(deep=False).items() if name not in _BESIDES}
-            data = fingerprint(samples.images), samples.target, samples.weight, self.classes_
-            return params, self.module_.state_dict(), data, seed
+            data = samples.images, samples.target, samples.weight, self.classes_
+            return type(self), params, self.module_.state_dict(), data, seed
 
         return Snapshots(self.checkpoint_dir, self.random_state, key)
 

@@ -17,8 +17,9 @@ from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
+from captum_region.digest import digest
 from captum_region.progress import progress_bar
-from captum_region.snapshot import Snapshots, digest
+from captum_region.snapshot import Snapshots, columns, table_of
 from fairlearn_bridge.baselines import NotApplicableError
 from fairlearn_bridge.metrics import alignment, check_reference, check_resampling, summarize
 from fairlearn_bridge.samples import Samples
@@ -83,7 +84,8 @@ def compare_mitigators(
     checkpoint_dir : path, optional
         A folder to keep each training's predictions in as soon as they are there, and the states of those under way:
         each ``checkpoint_dir`` in a mitigator is set to it, see `ImageClassifier`. A comparison that was stopped,
-        called again with the same mitigators, data and seeds, goes on with what is missing. What could not run is
+        called again with the same mitigators, data and seeds, goes on with what is missing. Mitigators of your own
+        whose code has changed are others, and so are all with other versions of the packages. What could not run is
         tried again. Labels are then to be numbers or strings.
     show_progress : bool, default=False
         A progress bar on stderr.
@@ -159,7 +161,8 @@ def fit_mitigators(
     trainings : DataFrame
         A row a mitigator and seed: ``status``, "done", "not applicable" or "failed", as where a training has diverged,
         and the ``reason`` of the latter two; ``chosen``, the scheme and quantile, where `AttributionNoiseMitigator` had
-        a choice; ``seconds`` of fitting, and ``losses``, a list by epoch where the classifier keeps them.
+        a choice; ``seconds`` of fitting, ``losses``, a list by epoch where the classifier keeps them, and ``git``, the
+        commit of this package that it was done with, also where it was kept then.
 
     Raises
     ------
@@ -228,7 +231,10 @@ def _fit_chain(
     kept: Snapshots,
 ) -> list[tuple[pd.DataFrame | None, dict[str, Any]]]:
     """Fit the first mitigator, and the others on top of it; what cannot run does not stop the rest, and is not kept."""
-    results: list[tuple[pd.DataFrame | None, dict[str, Any]]] = kept.load() or []
+    results: list[tuple[pd.DataFrame | None, dict[str, Any]]] = []
+    if (found := kept.load()) is not None:
+        with kept.restoring():
+            results = [(table_of(table), row | {"git": kept.git}) for table, row in found]
     states = None if kept.path is None else kept.path.with_suffix("")
     if results and states is not None:
         shutil.rmtree(states, ignore_errors=True)  # a stop may have come between the result and this
@@ -261,8 +267,9 @@ def _fit_chain(
                 "chosen": "",
             }
             results.append((None, {"mitigator": name, "seed": seed, **status, "seconds": np.nan, "losses": []}))
+        results[-1][1]["git"] = kept.git
     if states is not None and all(table is not None for table, _ in results):
-        kept.save(lambda: results)
+        kept.save(lambda: [(columns(table), row) for table, row in results if table is not None])
         shutil.rmtree(states, ignore_errors=True)
     return results
 

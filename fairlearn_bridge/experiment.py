@@ -23,13 +23,12 @@ from captum_region import (
     fit_region_classifier,
     save_classifier,
 )
-from captum_region.batches import fingerprint
 from captum_region.calibration import Calibration, balanced_subset, measure_calibration
 from captum_region.datasets import AttributeImages, Faces, make_faces
+from captum_region.digest import digest
 from captum_region.files import CHECKPOINTS, locked, replacing
-from captum_region.provenance import provenance
+from captum_region.provenance import joined, provenance
 from captum_region.randomness import draw_seed
-from captum_region.snapshot import digest
 from fairlearn_bridge.arms import FAST_OTHERS, OTHERS, Arm, build_arms
 from fairlearn_bridge.comparison import fit_mitigators
 from fairlearn_bridge.metrics import MEASURES, alignment, metric_frame, pareto_front, summarize
@@ -43,7 +42,7 @@ from fairlearn_bridge.schemes import SCHEMES, is_automatic, scheme_parameters
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Hashable, Iterator, Mapping
+    from collections.abc import Hashable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -278,7 +277,7 @@ def _run(
         "mean_map": maps.double().mean(0).float().tolist(),
         "title": title,
         "confident": confident,
-        **how_it_was_run(config, seconds),
+        **how_it_was_run(config, seconds, [training.git, *trainings["git"]]),
         "mitigators": [
             {"name": name, "kind": arm.kind, "description": f"{arm.description} {chosen.get(name, '')}".rstrip()}
             for name, arm in arms.items()
@@ -408,7 +407,7 @@ def _results(
 def fingerprints(data: ExperimentData) -> dict[str, str]:
     """Return a digest of the images of each set, with their attributes."""
     sets = {name: getattr(data, name) for name in ("biased", "balanced", "validation", "test")}
-    return {name: digest((fingerprint(images.images), images.attributes.to_csv())) for name, images in sets.items()}
+    return {name: digest((digest(images.images), images.attributes.to_csv())) for name, images in sets.items()}
 
 
 def not_run(trainings: pd.DataFrame) -> dict[str, str]:
@@ -539,10 +538,11 @@ def image_names(images: AttributeImages, positions: NDArray[np.intp]) -> NDArray
     return np.array([f"image {name}" if isinstance(name, int) else name for name in images.attributes.index[positions]])
 
 
-def how_it_was_run(config: ExperimentConfig, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """Return the provenance, the configuration and the durations, as JSON can hold them."""
+def how_it_was_run(config: ExperimentConfig, seconds: Mapping[str, float], git: Iterable[str | None]) -> dict[str, Any]:
+    """Return the provenance, the configuration and the durations, as JSON can hold them; `git` is the trainings'."""
     return {
         **provenance(),
+        "git": joined(git),
         "config": asdict(config),
         "random_states": list(range(config.random_state, config.random_state + config.seeds)),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},

@@ -13,6 +13,7 @@ import pandas as pd
 
 from captum_region import RegionAttribution
 from captum_region.files import CHECKPOINTS, locked, plain_name, replacing
+from captum_region.provenance import joined
 from fairlearn_bridge.arms import build_arms
 from fairlearn_bridge.comparison import NoneCouldRunError
 from fairlearn_bridge.experiment import (
@@ -221,7 +222,7 @@ def _run(
             part = getattr(found, name)
             part.insert(0, "confounder", config.confounder)
             setattr(results, name, pd.concat([getattr(results, name), part], ignore_index=True))
-        how = how_it_was_run(config, seconds)
+        how = how_it_was_run(config, seconds, results.trainings["git"])
         del how["config"]["confounder"]
         run["seconds"][config.confounder] = how.pop("seconds")
         results.write(out, run | how, min(quantiles, key=lambda q: abs(q - 0.7)))
@@ -242,7 +243,7 @@ def _sweep_one(
         samples_of(config, data.validation),
     )
     with stage("training the region classifier", seconds, quiet):
-        classifier, _ = train_region_classifier(config, data, checkpoint_dir=states, show_progress=not quiet)
+        classifier, training = train_region_classifier(config, data, checkpoint_dir=states, show_progress=not quiet)
     with stage("attributing the training images", seconds, quiet):
         maps = RegionAttribution(classifier).region_map(biased.X, show_progress=not quiet)
     classifier.cpu()
@@ -259,6 +260,7 @@ def _sweep_one(
         print(f"{name}: {reason}", file=sys.stderr)
     if not (trainings["status"][trainings["mitigator"] == "original"] == "done").any():
         raise NoneCouldRunError(f"there is no original to compare with: {not_run(trainings)['original']}")
+    trainings["git"] = [joined([training.git, git]) for git in trainings["git"]]
     aligned = alignment(biased.y, biased.confounder)
     is_test = predictions["image"] < len(test.X)
     with stage("measuring", seconds, quiet):

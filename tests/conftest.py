@@ -220,7 +220,7 @@ def documented():
 @pytest.fixture(scope="session")
 def states():
     """Return the files in which a run keeps the states and results of its trainings."""
-    return lambda out: list((out / "checkpoints").glob("[!.]*.safetensors"))
+    return lambda out: list((out / "checkpoints").glob("[!.]*.pt"))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 from rich.table import Table
 
 from captum_region.files import plain_name, replacing
-from captum_region.provenance import provenance
+from captum_region.provenance import joined, provenance
 from captum_region.saliency.compare import LESS_IS_BETTER, saliency_table
 from captum_region.saliency.study import information_table
 
@@ -92,12 +92,14 @@ class StudyResults:
         result = {
             **self.settings,
             **provenance(),
+            "git": joined(study.git for study in self.studies.values()),
             "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
             "reference": self.reference,
             "studies": [
                 {
                     "attribute": attribute,
                     "seed": seed,
+                    "git": study.git,
                     "accuracy": study.accuracy,
                     "region_accuracy": study.region_accuracy,
                     "images": len(study.images),

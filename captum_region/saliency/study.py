@@ -23,7 +23,7 @@ from captum_region.randomness import seeded
 from captum_region.saliency.compare import SaliencyComparison, compare_saliency
 from captum_region.saliency.faithfulness import information_left
 from captum_region.saliency.methods import captum_methods, floors, region_methods, superpixel_methods
-from captum_region.snapshot import Snapshots
+from captum_region.snapshot import Snapshots, columns, table_of
 from captum_region.training import fit_region_classifier, region_accuracy
 
 if TYPE_CHECKING:
@@ -106,6 +106,8 @@ class Study:
     truth : ndarray of bool, shape (N, height, width)
     not_run : dict of str to str
         Methods that could not run, and why.
+    git : str or None
+        The commit of this package that found it, see `captum_region.provenance.provenance`.
     """
 
     comparison: SaliencyComparison
@@ -115,6 +117,7 @@ class Study:
     images: AttributeImages
     truth: NDArray[np.bool_]
     not_run: dict[str, str]
+    git: str | None = None
 
 
 def study_attribute(
@@ -206,8 +209,10 @@ def study_attribute(
     )
     if (found := snapshots.load()) is not None:
         with snapshots.restoring():
-            comparison = SaliencyComparison(**found.pop("comparison"))
-            return Study(comparison, images=with_it, truth=masks, not_run=not_run, **found)
+            measured = found.pop("comparison")
+            comparison = SaliencyComparison(**measured | {"scores": table_of(measured["scores"])})
+            found["left"] = table_of(found["left"])
+            return Study(comparison, images=with_it, truth=masks, not_run=not_run, git=snapshots.git, **found)
     options: Any = {"random_state": seed, "checkpoint_dir": checkpoint_dir, "show_progress": show_progress}
     fit_region_classifier(model, train.images, labels, epochs=epochs, **options)
     for classifier in () if given else region_classifiers:
@@ -229,8 +234,16 @@ def study_attribute(
         "accuracy": float(balanced_accuracy_score(asked, _predictions(model, test.images))),
         "region_accuracy": float(region_accuracy(region_classifiers[0], test.images, asked.astype(int)).mean()),
     }
-    snapshots.save(lambda: found | {"comparison": vars(comparison)})
-    return Study(comparison, images=with_it, truth=masks, not_run=not_run, **found)
+    snapshots.save(
+        lambda: (
+            found
+            | {
+                "left": columns(found["left"]),
+                "comparison": vars(comparison) | {"scores": columns(comparison.scores)},
+            }
+        )
+    )
+    return Study(comparison, images=with_it, truth=masks, not_run=not_run, git=snapshots.git, **found)
 
 
 def _side(train: AttributeImages, limit: int, quantile: float) -> int:

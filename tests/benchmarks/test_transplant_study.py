@@ -34,4 +34,4 @@ def test_the_command_measures_each_variant(command, tmp_path):
     assert len(rows) == 15
     # Each is a training of its own, or another way to predict.
     assert len({tuple(row[name] for name in MEASURES) for row in rows}) > 8
-    assert len(list((tmp_path / "kept").glob("*.safetensors"))) == 2 + 14  # region classifiers, and trainings
+    assert len(list((tmp_path / "kept").glob("*.pt"))) == 2 + 14  # region classifiers, and trainings

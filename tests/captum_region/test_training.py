@@ -1,19 +1,20 @@
 """Training of region classifiers: what it learns, within classes, equal runs, refusals."""
 
-import json
 import pickle
 import re
+from importlib.metadata import version
+from io import BytesIO
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save
 
 from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionAttribution, RegionGrid
 from captum_region import fit_region_classifier as fit
 from captum_region.classifiers import RegionClassifier
+from captum_region.digest import digest, digest_of
+from captum_region.provenance import git_state
 from captum_region.randomness import seeded
 from captum_region.training import _draw_order, region_accuracy, within_class_weights
 
@@ -255,8 +256,22 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_weights(tmp_path
     whole, cut = kill_and_resume(TRAINING, tmp_path)
     (kept,) = (whole / "memory").iterdir()
     for folder in cut:
-        for name in ("classifier/weights.safetensors", "history.csv", "accuracy.npy", f"memory/{kept.name}"):
+        for name in ("classifier/weights.safetensors", "history.csv", "accuracy.npy"):
             assert (folder / name).read_bytes() == (whole / name).read_bytes()
+        # But for the time at which they were made.
+        assert digest(read(folder / "memory" / kept.name)["state"]) == digest(read(kept)["state"])
+
+
+def read(file):
+    return torch.load(BytesIO(file.read_bytes().split(b"\n", 1)[1]), weights_only=True)
+
+
+def write(file, content):
+    """Write what may be anything as the state of a training, with the digest that it should have."""
+    if not isinstance(content, bytes):
+        torch.save(content, made := BytesIO())
+        content = made.getvalue()
+    file.write_bytes(digest_of([content]).encode() + b"\n" + content)
 
 
 class TestCheckpointDir:
@@ -272,11 +287,11 @@ class TestCheckpointDir:
         first, trained = self.train(tmp_path)
         (file,) = tmp_path.iterdir()
         before = written(file)
-        second, read = self.train(tmp_path)
+        second, reread = self.train(tmp_path)
         pd.testing.assert_frame_equal(first.history, second.history)
-        assert not read.training
+        assert not reread.training
         for name, value in trained.state_dict().items():
-            torch.testing.assert_close(read.state_dict()[name], value, rtol=0, atol=0)
+            torch.testing.assert_close(reread.state_dict()[name], value, rtol=0, atol=0)
         assert written(file) == before
         plain, same = self.train(None)
         pd.testing.assert_frame_equal(plain.history, first.history)
@@ -297,36 +312,68 @@ class TestCheckpointDir:
         assert not list(tmp_path.iterdir())
         self.train(tmp_path)
         (file,) = tmp_path.iterdir()
-        for damaged in (b"", file.read_bytes()[:-9], b"x" * 100, save({}, {"state": "{}"}), save({"0": torch.ones(1)})):
+        whole = file.read_bytes()
+        for damaged in (b"", whole[:-9], b"x" * 100, whole.split(b"\n", 1)[1]):
             file.write_bytes(damaged)
             with pytest.raises(ValueError, match=re.escape(file.name) + ".*remove it"):
                 self.train(tmp_path)
+
+    def test_a_flipped_bit_is_refused(self, tmp_path):
+        self.train(tmp_path)
+        (file,) = tmp_path.iterdir()
+        whole = file.read_bytes()
+        for position in np.random.default_rng(0).integers(0, len(whole), 50):
+            changed = bytearray(whole)
+            changed[position] ^= 1 << position % 8
+            file.write_bytes(changed)
+            with pytest.raises(ValueError, match=re.escape(file.name) + ".*remove it"):
+                self.train(tmp_path)
+        file.write_bytes(whole)
+        self.train(tmp_path)
+
+    def test_the_commit_is_that_of_the_training_and_not_of_the_reading(self, tmp_path):
+        trained, _ = self.train(tmp_path)
+        assert trained.git == git_state()
+        (file,) = tmp_path.iterdir()
+        kept = read(file)
+        assert kept["provenance"]["git"] == git_state()
+        assert kept["provenance"]["versions"]["torch"] == version("torch")
+        kept["provenance"]["git"] = "0123-dirty"
+        write(file, kept)
+        again, _ = self.train(tmp_path)
+        assert again.git == "0123-dirty"
+
+    def test_another_dropout_or_frozen_weight_is_another_training(self, tmp_path):
+        def backbone(dropout=0.1, frozen=False):
+            layers = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(dropout), torch.nn.Linear(64, 2))
+            torch.nn.init.ones_(layers[2].weight).requires_grad_(not frozen)
+            torch.nn.init.zeros_(layers[2].bias)
+            return layers
+
+        for options in ({}, {}, {"dropout": 0.5}, {"frozen": True}):
+            classifier = PatchRegionClassifier(GRID, 2, backbone(**options), random_state=0)
+            fit(classifier, squares(self.labels), self.labels, epochs=1, random_state=0, checkpoint_dir=tmp_path)
+        assert len(list(tmp_path.iterdir())) == 3
 
     def test_a_foreign_state_is_refused_and_never_executed(self, tmp_path, trap):
         folder = tmp_path / "memory"
         self.train(folder)
         (file,) = folder.iterdir()
-        tensors = {name: value.clone() for name, value in load_file(file).items()}  # which maps the file
-        with safe_open(file, "pt") as opened:
-            whole = json.loads(opened.metadata()["state"])
-        parts = dict(whole["state"][1])
-
-        def changed(**parts_of_other_kinds):
-            return {"format": 1, "state": ["dict", list((parts | parts_of_other_kinds).items())]}
-
-        states = [whole | {"format": version} for version in (2, None, "1", True, [1])]
-        states += [{"format": 1, "state": value} for value in ("x", 5, [], ["dict", 3], ["tensor", "99"])]
-        states += [{"format": 1, "state": ["dict", []]}, {}, [], None]
-        states += [changed(**{name: value}) for name in parts for value in (None, "x", ["tensor", "0"])]
-        for text in (*map(json.dumps, states), "[" * 10**5, "{"):
-            file.write_bytes(save(tensors, {"state": text}))
+        whole = read(file)
+        state = whole["state"]
+        changed = [whole | {"format": number} for number in (1, None, "2", True, [2])]
+        changed += [whole | {"state": value} for value in ("x", 5, [], {}, torch.ones(1))]
+        changed += [whole | {"provenance": None}, {}, [], None, b"", b"x", pickle.dumps(trap), b"PK" + bytes(100)]
+        changed += [whole | {"state": state | {name: value}} for name in state for value in (None, "x", torch.ones(1))]
+        for content in changed:
+            write(file, content)
             with pytest.raises(ValueError, match=re.escape(file.name) + ".*remove it"):
                 self.train(folder)
-        for content in (pickle.dumps(trap), (2**62).to_bytes(8, "little") + b"{}"):
-            file.write_bytes(content)
-            with pytest.raises(ValueError, match=re.escape(file.name) + ".*remove it"):
-                self.train(folder)
-        other = {name: torch.zeros(3) for name in tensors}
-        file.write_bytes(save(other, {"state": json.dumps(whole)}))
+        torch.save({"state": trap}, made := BytesIO())
+        write(file, made.getvalue())
+        with pytest.raises(ValueError, match=re.escape(file.name) + ".*remove it"):
+            self.train(folder)
+        other = {name: torch.zeros(3) for name in state["classifier"]}
+        write(file, whole | {"state": state | {"classifier": other}})
         with pytest.raises(ValueError, match="(?s)" + re.escape(file.name) + ".*remove it.*size mismatch"):
             self.train(folder)

@@ -349,5 +349,18 @@ class TestCheckpointDir:
         with pytest.raises(ValueError, match="random_state must be given"):
             self.fit(tmp_path, random_state=None)
         with pytest.raises(ValueError, match="checkpoint_dir must come with parameters that pickle"):
-            self.fit(tmp_path, batch_transform=lambda images, index, generator: images)
+            self.fit(tmp_path, batch_transform=(each for each in "ab"))
         assert not list(tmp_path.iterdir())
+
+    def test_functions_without_a_name_count_by_their_code(self, tmp_path):
+        for strength in (0.2, 0.2, 0.3):
+            classifier = self.fit(tmp_path, max_epochs=1, batch_transform=lambda images, *_, by=strength: images * by)
+        assert len(list(tmp_path.iterdir())) == 2
+        plain = self.fit(None, max_epochs=1, batch_transform=lambda images, *_: images * 0.3)
+        assert classifier.history_[:, "train_loss"] == plain.history_[:, "train_loss"]
+
+    def test_a_number_of_numpy_is_kept(self, tmp_path):
+        rate = np.logspace(-3, -2, 2)[0]
+        whole, stopped = self.fit(None, lr=rate), self.fit(tmp_path, lr=rate, stop=2)
+        assert len(stopped.history_) == 3
+        assert self.fit(tmp_path, lr=rate).history_[:, "event_lr"] == whole.history_[:, "event_lr"]

@@ -1,10 +1,13 @@
 """Comparisons: every mitigator is trained and measured in the same way, and what ends or fails is told."""
 
+import importlib
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+from io import BytesIO
 
 import numpy as np
 import pandas as pd
@@ -15,6 +18,8 @@ from fairlearn.reductions import EqualizedOdds, ExponentiatedGradient
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 
 from captum_region import DenseRegionClassifier, RegionGrid
+from captum_region.digest import digest_of
+from captum_region.provenance import git_state
 from fairlearn_bridge import (
     AttributionNoiseMitigator,
     EmbeddingCorrelationRemoval,
@@ -177,6 +182,48 @@ def test_a_stopped_comparison_resumes(tmp_path):
     fit_mitigators(mitigators, changed, samples, **options)
     assert log.read_text().split()[-3:] == ["0", "1", "2"]
     assert len(log.read_text().split()) == 6 + 3 + 3
+
+
+OWN = """
+from fairlearn_bridge import Reweighing
+
+class Mine(Reweighing):
+    def predict_proba(self, X):
+        p = super().predict_proba(X)
+        p[:, 0], p[:, 1] = 0.0, 1.0
+        return p
+"""
+
+
+def test_a_mitigator_of_ones_own_whose_code_has_changed_is_trained_again(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    target, confounder = np.arange(40) % 2 == 1, np.arange(40) % 4 > 1
+    samples = Samples(np.zeros((40, 3, 4, 4), np.uint8), target, confounder)
+    predicted = []
+    for code in (OWN, OWN, OWN.replace("0.0, 1.0", "1.0, 0.0")):
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        (tmp_path / "mine.py").write_text(code)
+        monkeypatch.delitem(sys.modules, "mine", raising=False)
+        importlib.invalidate_caches()
+        mine = importlib.import_module("mine").Mine(ImageClassifier(max_epochs=1))
+        found, _ = fit_mitigators({"mine": mine}, samples, samples, checkpoint_dir=tmp_path / "kept")
+        predicted.append(set(found["score"]))
+    assert predicted == [{1.0}, {1.0}, {0.0}]
+    assert len(list((tmp_path / "kept").glob("*.pt"))) == 2
+
+
+def test_the_commit_of_a_training_is_kept_with_it(tmp_path):
+    samples = Samples(np.zeros((4, 3, 2, 2), np.uint8), np.arange(4) > 1, np.arange(4) % 2)
+    options = {"checkpoint_dir": tmp_path / "kept"}
+    _, trainings = fit_mitigators({"a": Counts(tmp_path / "log")}, samples, samples, **options)
+    assert list(trainings["git"]) == [git_state()]
+    (file,) = (tmp_path / "kept").iterdir()
+    kept = torch.load(BytesIO(file.read_bytes().split(b"\n", 1)[1]), weights_only=True)
+    kept["provenance"]["git"] = "0123"  # as if it had been done then
+    torch.save(kept, made := BytesIO())
+    file.write_bytes(digest_of([made.getvalue()]).encode() + b"\n" + made.getvalue())
+    _, trainings = fit_mitigators({"a": Counts(tmp_path / "log")}, samples, samples, random_states=(0, 1), **options)
+    assert list(trainings["git"]) == ["0123", git_state()]
 
 
 @pytest.mark.parametrize(
@@ -384,7 +431,7 @@ def test_the_key_of_a_training_is_the_same_in_another_process():
 import sys, torch
 from captum_region import DenseRegionClassifier, RegionGrid
 from fairlearn_bridge import AttributionNoiseMitigator, ImageClassifier
-from captum_region.snapshot import digest
+from captum_region.digest import digest
 for seed in (0, 1):
     classifier = DenseRegionClassifier(RegionGrid(16, 4, 4), 2, random_state=seed)
     print(digest(AttributionNoiseMitigator(ImageClassifier(), region_classifier=classifier)))

@@ -11,9 +11,9 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupShuffleSplit
 
 from captum_region import DenseRegionClassifier, RegionGrid
-from captum_region.batches import fingerprint
 from captum_region.cli import app
 from captum_region.datasets import AttributeImages, make_faces
+from captum_region.digest import digest
 from captum_region.saliency.methods import floors
 from captum_region.saliency.results import StudyResults
 from captum_region.saliency.study import SLOW, information_table, study_attribute
@@ -125,7 +125,7 @@ def test_a_stopped_comparison_resumes(command, interrupted, states, documented, 
     results = json.loads((out / "comparison.json").read_text())
     assert [study["images"] for study in results["studies"]] == [3, 3]
     drawn = make_faces(40, 16, random_state=2), make_faces(10, 16, random_state=3)
-    assert results["digests"]["1"] == dict(zip(("train", "test"), (fingerprint(f.images) for f in drawn), strict=True))
+    assert results["digests"]["1"] == dict(zip(("train", "test"), (digest(f.images) for f in drawn), strict=True))
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # maps of an untrained classifier are flat
