@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +13,10 @@ import pandas as pd
 import torch
 from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler
+from skorch.dataset import Dataset as NeuralNetDataset
 from skorch.utils import to_device
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset, Subset
 
 from captum_region.batches import as_floats, check_weights, take
 from captum_region.labels import check_classes
@@ -99,14 +101,8 @@ def _is_checked(X: Any) -> bool:
 
 
 def _as_it_is(batch: Any) -> Any:
+    """Return what ``__getitems__`` gives, which is a whole batch."""
     return batch
-
-
-class _WholeBatches(DataLoader[Any]):
-    """A DataLoader for a data set whose ``__getitems__`` makes whole batches."""
-
-    def __init__(self, dataset: Dataset[Any], **kwargs: Any) -> None:
-        super().__init__(dataset, collate_fn=_as_it_is, **kwargs)
 
 
 class _KeepState(Callback):  # type: ignore[misc]
@@ -135,8 +131,9 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
     Takes images N x C x H x W, uint8 or float in [0, 1], or the same flattened to rows, N x (C * H * W). Float rows may
     have any range: each column is scaled to [0, 1] from the range it had in `fit`. The module gets floats in [0, 1] and
-    gives logits. All of skorch's parameters (``module__x``, ``callbacks``, ``optimizer``, ``device`` ...) work, and so
-    does its ``history``; its ``partial_fit`` is left out. Unlike skorch's own classifier it takes labels of any kind,
+    gives logits; with ``nn.NLLLoss`` probabilities, as in skorch. All of skorch's parameters (``module__x``,
+    ``callbacks``, ``optimizer``, ``device`` ...) work but ``dataset``, which is refused, and so does its ``history``;
+    its ``partial_fit`` is left out. Unlike skorch's own classifier it takes labels of any kind,
     gives probabilities in float64 (fairlearn's ThresholdOptimizer needs them), takes `sample_weight`, and trains on all
     the images by default.
 
@@ -144,7 +141,10 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
     ----------
     module : nn.Module class or instance, default=SmallCNN
         A class whose constructor takes ``image_shape`` or ``num_classes`` is given those of the training data. An
-        instance is copied, never trained itself.
+        instance is copied, never trained itself, and takes no ``module__x``.
+    criterion : nn.Module class or instance, default=nn.CrossEntropyLoss
+        An instance is copied with its settings, and takes no ``criterion__x``. One without a ``reduction`` works where
+        the images have neither weights nor a `loss_reduction`.
     image_shape : (int, int, int), optional
         Channels, height and width of the images in X. By default those of X, and a row is an image of one channel and
         one pixel's height.
@@ -208,9 +208,9 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         max_epochs: int = 10,
         batch_size: int = 128,
         train_split: Any = None,
-        iterator_train: Any = _WholeBatches,
-        iterator_valid: Any = _WholeBatches,
         iterator_train__shuffle: bool = True,
+        iterator_train__collate_fn: Any = _as_it_is,
+        iterator_valid__collate_fn: Any = _as_it_is,
         verbose: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -223,9 +223,9 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             max_epochs=max_epochs,
             batch_size=batch_size,
             train_split=train_split,
-            iterator_train=iterator_train,
-            iterator_valid=iterator_valid,
             iterator_train__shuffle=iterator_train__shuffle,
+            iterator_train__collate_fn=iterator_train__collate_fn,
+            iterator_valid__collate_fn=iterator_valid__collate_fn,
             verbose=verbose,
             **kwargs,
         )
@@ -260,8 +260,11 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         Raises
         ------
         TypeError, ValueError
-            If X, y or the weights have another shape or type, or miss values.
+            If X, y or the weights have another shape or type, or miss values, or a parameter does not fit.
+        FloatingPointError
+            If the loss or what the module gives stops being finite; lower `lr`.
         """
+        self._check_parameters()
         X, y = from_names(X, y)
         X = check_rows_or_images(self, X, self.image_shape, reset=True)
         weight = check_weights(sample_weight, len(X))
@@ -276,7 +279,8 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         self.generator_ = torch.Generator(self.device or "cpu").manual_seed(seed)
         with seeded(seed):
             if not (self.warm_start and self.initialized_):
-                self.initialize()
+                self._initialize()
+            self._check_callbacks()
             snapshots = self._snapshots(samples, seed)
             self.notify("on_train_begin", X=samples, y=target)
             end = len(self.history_) + self.max_epochs
@@ -287,7 +291,59 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             if kept is None or not kept["complete"]:
                 self._train(samples, target, end - len(self.history_), snapshots)
             self.notify("on_train_end", X=samples, y=target)
+            self._check_outputs(take(X, slice(0, 64)))
         return self
+
+    def initialize(self) -> ImageClassifier:
+        """Make module, criterion and optimizer, as `fit` does; before any, `image_shape` and ``classes`` tell for what.
+
+        Raises
+        ------
+        ValueError
+            If the module asks for one of these that is not known.
+        """
+        with seeded(draw_seed(self.random_state)):
+            return self._initialize()
+
+    def _initialize(self) -> ImageClassifier:
+        initialized: ImageClassifier = super().initialize()
+        return initialized
+
+    def _check_parameters(self) -> None:
+        """Refuse what skorch takes and this could not heed."""
+        if self.dataset is not NeuralNetDataset or self.get_params_for("dataset"):
+            raise TypeError(
+                f"dataset must be left out, the images are read by a data set of their own; got {self.dataset}"
+            )
+        if self.classes is not None and not len(self.classes):
+            raise ValueError(f"classes must be None or hold all labels of y, got {self.classes}")
+
+    def _check_callbacks(self) -> None:
+        for name, callback in self.callbacks_:
+            monitor = getattr(callback, "monitor", None)
+            if not self.train_split and isinstance(monitor, str) and monitor.startswith("valid_"):
+                raise ValueError(
+                    f"callbacks must not monitor {monitor!r}, as {name} does, without a train_split, which sets images "
+                    "apart: give one, such as skorch's ValidSplit(5), or monitor 'train_loss'"
+                )
+
+    def _check_outputs(self, images: Tensor) -> None:
+        """Raise FloatingPointError if the module no longer gives numbers: the last step may have led there."""
+        self._set_training(False)
+        with torch.no_grad():
+            device = next(self.module_.parameters(), images).device
+            outputs: Any = self.infer(images.to(device))
+        if not all(part.isfinite().all() for part in (outputs if isinstance(outputs, tuple) else (outputs,))):
+            raise FloatingPointError(f"what the module gives became infinite or NaN; try a lower lr than {self.lr}")
+
+    def get_split_datasets(self, X: Any, y: Any = None, **split_params: Any) -> tuple[Any, Any]:
+        """Divide the images by ``train_split``."""
+        parts: tuple[Any, Any] = super().get_split_datasets(X, y, **split_params)
+        if not all(part is None or _is_checked(part) for part in parts):
+            raise TypeError(
+                "train_split must divide the images that it is given, got a data set of another kind from it"
+            )
+        return parts
 
     def _snapshots(self, samples: _Samples, seed: int) -> Snapshots:
         def key() -> Any:
@@ -382,27 +438,54 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
     def initialize_module(self) -> ImageClassifier:
         """Make the module for the images and classes at hand, or copy the one given."""
-        if isinstance(self.module, nn.Module):
-            self.module_ = copy.deepcopy(self.module)
-            return self
-        kwargs = self.get_params_for("module")
-        known = {"image_shape": self.image_shape_, "num_classes": len(self.classes_)}
-        accepted = inspect.signature(self.module).parameters
-        kwargs = {name: value for name, value in known.items() if name in accepted} | kwargs
-        self.module_ = self.initialized_instance(self.module, kwargs)
+        self.module_ = self._make_module() if (given := self._copy("module")) is None else given
         return self
+
+    def _make_module(self) -> nn.Module:
+        given = self.get_params_for("module")
+        inferred = getattr(self, "classes_inferred_", None)
+        known = {
+            "image_shape": getattr(self, "image_shape_", self.image_shape),
+            "num_classes": None if inferred is None and self.classes is None else len(self.classes_),
+        }
+        accepted = inspect.signature(self.module).parameters
+        asked = {name: value for name, value in known.items() if name in accepted and name not in given}
+        for name in (name for name, value in asked.items() if value is None):
+            parameter = "classes" if name == "num_classes" else name
+            raise ValueError(f"{parameter} must be given to initialize before fit: the module asks for {name}")
+        module: nn.Module = self.module(**asked | given)
+        return module
 
     def initialize_criterion(self) -> ImageClassifier:
-        """Make the criterion one loss a sample, to be weighted, unless it is told another reduction."""
-        kwargs = {"reduction": "none"} | self.get_params_for("criterion")
-        self.criterion_ = self.initialized_instance(self.criterion, kwargs)
+        """Make the criterion, or copy the one given; where it can be, one loss a sample, to be weighted."""
+        if (criterion := self._copy("criterion")) is None:
+            criterion = self.criterion(**self.get_params_for("criterion"))
+        self.criterion_ = criterion
+        reduction = getattr(self.criterion_, "reduction", None)
+        if reduction == "mean":
+            self.criterion_.reduction = "none"
+        elif reduction not in (None, "none"):
+            raise ValueError(f"criterion must have the reduction 'mean', got {reduction!r}")
         return self
 
+    def _copy(self, name: str) -> Any:
+        """Return a copy of the module or criterion given, or None if it is not an instance but a class."""
+        given = getattr(self, name)
+        if not isinstance(given, nn.Module):
+            return None
+        if params := self.get_params_for(name):
+            raise ValueError(
+                f"{name} must be a class where {name}__{next(iter(params))} is given, which sets it up; "
+                f"got an instance of {type(given).__name__}"
+            )
+        return copy.deepcopy(given)
+
     def _get_predict_nonlinearity(self) -> Callable[[Tensor], Tensor]:
-        if self.predict_nonlinearity == "auto":
-            return lambda logits: torch.softmax(logits.double(), 1)
         nonlinearity: Callable[[Tensor], Tensor] = super()._get_predict_nonlinearity()
-        return nonlinearity
+        gives_probabilities = isinstance(self.criterion_, nn.NLLLoss)
+        if self.predict_nonlinearity == "auto" and not gives_probabilities:
+            nonlinearity = partial(torch.softmax, dim=1)
+        return lambda outputs: nonlinearity(outputs.double())
 
     def infer(self, x: Mapping[str, Tensor] | Tensor, **fit_params: Any) -> Tensor:
         """Run the module on images in [0, 1]."""
@@ -421,12 +504,28 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             perturbed = self.batch_transform(self._images(inputs), inputs["index"], self.generator_)
             batch = inputs | {"images": perturbed}, target
         step: dict[str, Tensor] = super().train_step(batch, **fit_params)
+        if not step["loss"].isfinite():
+            epoch = len(self.history_)
+            raise FloatingPointError(
+                f"the loss became {step['loss'].item()} in epoch {epoch}; try a lower lr than {self.lr}"
+            )
         return step
 
     def get_loss(self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False) -> Tensor:
         """Return the mean loss, each sample's weighted, or what `loss_reduction` makes of the losses in training."""
-        loss: Tensor = self.criterion_(y_pred, to_device(y_true, self.device))
-        if training and self.loss_reduction is not None:
-            return self.loss_reduction(loss, X["index"])
-        # A criterion of the user's own may have reduced already; its samples then weigh the same.
-        return loss if loss.ndim == 0 else (loss * to_device(X["weight"], self.device)).mean()
+        target = to_device(y_true, self.device)
+        loss: Tensor = super().get_loss(y_pred, target)
+        reduction = self.loss_reduction if training else None
+        if loss.ndim == 0:
+            if reduction is not None or (X["weight"] != 1).any():
+                raise ValueError(
+                    "criterion must give a loss a sample where there is a sample_weight or loss_reduction, and so have "
+                    f"a parameter reduction; got {self.criterion}"
+                )
+            return loss
+        if reduction is not None:
+            return reduction(loss, X["index"])
+        mean: Tensor = (loss * to_device(X["weight"], self.device)).mean()
+        of_classes: Tensor | None = getattr(self.criterion_, "weight", None)
+        # torch's own mean is over the weights that the classes have.
+        return mean if of_classes is None else mean / of_classes[target].mean()

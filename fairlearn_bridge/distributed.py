@@ -56,6 +56,11 @@ class AcceleratedImageClassifier(AccelerateMixin, ImageClassifier):  # type: ign
         finally:
             self._criteria = every
 
+    initialize = ImageClassifier.initialize  # seeded, which the mixin's is not
+
+    def _initialize(self) -> Any:
+        return AccelerateMixin.initialize(self)
+
     def _initialize_callbacks(self) -> Any:
         if self.callbacks__print_log__sink == "auto" and not self.verbose:
             self.callbacks__print_log__sink = print  # into any other skorch prints, whatever `verbose` says

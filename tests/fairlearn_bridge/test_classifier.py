@@ -11,9 +11,11 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GridSearchCV
-from skorch.callbacks import Callback, EarlyStopping
+from skorch.callbacks import Callback, Checkpoint, EarlyStopping
 from skorch.dataset import ValidSplit
+from skorch.helper import predefined_split
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from fairlearn_bridge import ImageClassifier, SmallCNN, ThresholdShift
 from fairlearn_bridge.baselines.weighting import _WorstGroups
@@ -168,6 +170,141 @@ def test_skorch_parameters_work():
     assert classifier.get_params()["optimizer__weight_decay"] == 1e-3
     decayed = ImageClassifier(Mean, max_epochs=3, lr=0.1).fit(X, y)
     np.testing.assert_allclose(decayed.history[:, "event_lr"], [0.1, 0.095, 0.09025], rtol=1e-6)
+
+
+class Wide(Mean):
+    def __init__(self, num_classes=2, width=1):
+        super().__init__()
+
+
+class Probabilities(Mean):
+    def forward(self, images):
+        return super().forward(images).softmax(1)
+
+
+class Focal(nn.Module):
+    """A criterion of one's own, which knows no reduction."""
+
+    def forward(self, logits, target):
+        chance = logits.softmax(1).gather(1, target[:, None]).clamp_min(1e-6)
+        return (-((1 - chance) ** 2) * chance.log()).mean()
+
+
+def first_loss(criterion, X, y, **options):
+    """Return the loss of the one batch that all images are, before any step."""
+    options = {"max_epochs": 1, "batch_size": -1, "random_state": 0} | options
+    return ImageClassifier(Mean, criterion=criterion, **options).fit(X, y).history_[0, "train_loss"]
+
+
+@pytest.mark.parametrize(
+    "criterion",
+    [
+        nn.CrossEntropyLoss(),
+        nn.CrossEntropyLoss(weight=torch.tensor([1.0, 50.0])),
+        nn.CrossEntropyLoss(label_smoothing=0.3, weight=torch.tensor([2.0, 5.0])),
+        Focal(),
+        Focal,
+    ],
+)
+def test_the_loss_is_what_the_criterion_gives_by_itself(criterion):
+    X, y = bright_and_dark()
+    y[:40] = 0
+    logits = (
+        ImageClassifier(Mean, image_shape=X.shape[1:], classes=[0, 1], random_state=0)
+        .initialize()
+        .infer(torch.from_numpy(X))
+    )
+    by_itself = criterion() if isinstance(criterion, type) else criterion
+    expected = by_itself(logits, torch.from_numpy(y)).item()
+    assert first_loss(criterion, X, y) == pytest.approx(expected, rel=1e-5)
+    assert getattr(criterion, "reduction", "mean") == "mean"  # the user's own is left alone
+
+
+def test_a_loss_of_the_whole_batch_cannot_be_weighted():
+    X, y = bright_and_dark()
+    classifier = ImageClassifier(Mean, criterion=Focal, max_epochs=1)
+    assert np.isfinite(classifier.fit(X, y, sample_weight=np.full(60, 3.0)).predict_proba(X)).all()
+    with pytest.raises(ValueError, match="criterion must give a loss a sample"):
+        classifier.fit(X, y, sample_weight=y + 1)
+    with pytest.raises(ValueError, match="criterion must give a loss a sample"):
+        clone(classifier).set_params(loss_reduction=lambda losses, index: losses.mean()).fit(X, y)
+
+
+def test_a_module_that_gives_probabilities_learns_with_nllloss_as_in_skorch():
+    X, y = bright_and_dark(200)
+    options = {"lr": 0.1, "max_epochs": 10, "random_state": 0}
+    logits = ImageClassifier(Mean, **options).fit(X, y)
+    probabilities = ImageClassifier(Probabilities, criterion=nn.NLLLoss, **options).fit(X, y)
+    np.testing.assert_allclose(probabilities.predict_proba(X), logits.predict_proba(X), atol=1e-4)
+    np.testing.assert_allclose(probabilities.history_[:, "train_loss"], logits.history_[:, "train_loss"], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"module": Mean(), "module__width": 2}, ValueError, "module must be a class where module__width is given"),
+        (
+            {"criterion": nn.CrossEntropyLoss(), "criterion__label_smoothing": 0.1},
+            ValueError,
+            "criterion must be a class where criterion__label_smoothing is given",
+        ),
+        ({"criterion__reduction": "sum"}, ValueError, "criterion must have the reduction 'mean', got 'sum'"),
+        ({"module__depth": 2}, TypeError, "depth"),
+        ({"dataset": TensorDataset}, TypeError, "dataset must be left out"),
+        ({"dataset__length": 3}, TypeError, "dataset must be left out"),
+        ({"classes": []}, ValueError, "classes must be None or hold all labels"),
+        ({"modul": Mean}, ValueError, "unexpected argument.* modul"),
+        ({"callbacks": [EarlyStopping()]}, ValueError, "must not monitor 'valid_loss', as EarlyStopping does, without"),
+        ({"callbacks": [("best", Checkpoint())]}, ValueError, "must not monitor 'valid_loss_best', as best does"),
+        ({"train_split": predefined_split(TensorDataset(torch.zeros(2)))}, TypeError, "train_split must divide"),
+    ],
+)
+def test_what_could_not_be_heeded_is_refused(options, error, words):
+    X, y = bright_and_dark()
+    with pytest.raises(error, match=words):
+        ImageClassifier(**{"module": Wide, "max_epochs": 1} | options).fit(X, y)
+
+
+def test_early_stopping_works_with_a_split_and_on_the_training_loss():
+    X, y = bright_and_dark()
+    stopping = {"lr": 1e-9, "max_epochs": 20}
+    for options in (
+        {"callbacks": [EarlyStopping(patience=2)], "train_split": ValidSplit(5, stratified=True)},
+        {"callbacks": [EarlyStopping("train_loss", patience=2, threshold=0.5)]},
+    ):
+        assert len(ImageClassifier(Mean, **stopping, **options).fit(X, y).history_) == 3
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_training_that_diverges_is_refused_by_name(epochs):
+    X, y = bright_and_dark()
+    with pytest.raises(FloatingPointError, match="try a lower lr"):
+        ImageClassifier(lr=1e30, max_epochs=epochs, random_state=0).fit(X, y)
+
+
+def test_initialize_before_fit():
+    X, y = bright_and_dark()
+    state = torch.random.get_rng_state()
+    classifier = ImageClassifier(image_shape=(3, 8, 8), classes=[0, 1], random_state=0).initialize()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert classifier.infer(torch.from_numpy(X)).shape == (60, 2)
+    # `fit` begins with the same weights.
+    fitted = ImageClassifier(lr=0.0, optimizer__weight_decay=0.0, max_epochs=1, random_state=0).fit(X, y)
+    for begun, left in zip(classifier.module_.parameters(), fitted.module_.parameters(), strict=True):
+        assert torch.equal(begun, left)
+    assert ImageClassifier(Mean()).initialize().infer(torch.from_numpy(X)).shape == (60, 2)
+    with pytest.raises(ValueError, match="image_shape must be given to initialize before fit"):
+        ImageClassifier(classes=[0, 1]).initialize()
+    with pytest.raises(ValueError, match="classes must be given to initialize before fit"):
+        ImageClassifier(image_shape=(3, 8, 8)).initialize()
+
+
+def test_a_loader_of_ones_own():
+    X, y = bright_and_dark()
+    plain = ImageClassifier(Mean, max_epochs=1, random_state=0).fit(X, y)
+    own = {"iterator_train": torch.utils.data.DataLoader, "iterator_train__drop_last": False}
+    loaded = ImageClassifier(Mean, max_epochs=1, random_state=0, **own).fit(X, y)
+    np.testing.assert_array_equal(loaded.predict_proba(X), plain.predict_proba(X))
 
 
 @pytest.mark.parametrize("names", [(0, 1), ("dark", "bright")])
