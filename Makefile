@@ -21,9 +21,8 @@ $(VENV)/installed: pyproject.toml
 demo: $(VENV)/installed
 	$(BIN)/fairlearn-bridge demo --out $(OUT) --force
 
-# One thread each: torch's own threads collapse when several processes share the cores.
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 docs: $(VENV)/installed
 	$(BIN)/python -m sphinx -W docs docs/_build/html

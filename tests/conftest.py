@@ -11,6 +11,10 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+# One thread, here and in the processes that tests start: sums over several are rounded otherwise, and results are
+# compared to the byte. And torch's threads get in each other's way where several processes share the cores.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import numpy as np
 import pytest
 import torch
@@ -23,6 +27,8 @@ UNHURRIED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("quick", max_examples=30, derandomize=True, **UNHURRIED)
 settings.register_profile("thorough", max_examples=1000, **UNHURRIED)
 settings.load_profile("quick")
+
+torch.set_num_threads(1)  # if something has imported it before
 
 ROOT = Path(__file__).parents[1]
 # Seconds after which a process is taken to hang: far more than it needs on a busy machine.
@@ -90,8 +96,7 @@ def launched():
     options += ["--dynamo_backend", "no", "--main_process_port", "0"]  # a free one
 
     def start(*arguments):
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return _process("-m", "accelerate.commands.launch", *options, *arguments, env=environment)
+        return _process("-m", "accelerate.commands.launch", *options, *arguments)
 
     return start
 
