@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -102,7 +103,9 @@ def from_dataset(
         raise ValueError(f"dataset must be one split, such as dataset[{next(iter(dataset), None)!r}], got {[*dataset]}")
     shape = None if size is None else height_width(size)
     total = len(dataset) if hasattr(dataset, "__len__") and not isinstance(dataset, DataLoader) else None
-    items = progress_bar(_items(dataset), total=total, desc="reading", unit="image", disable=not show_progress)
+    items = progress_bar(
+        _items(_undecoded(dataset, image_column)), total=total, desc="reading", unit="image", disable=not show_progress
+    )
     columns: dict[Any, list[Any]] = {}
     pixels = _read(items, shape, image_column, attributes, columns)
     if out is None:
@@ -117,6 +120,19 @@ def from_dataset(
     table = _named(table, dataset)
     knows_persons = "identity" in (_of_source(dataset, "target_type") or ()) and "identity" in table
     return AttributeImages(images, table, table.pop("identity").to_numpy() if knows_persons else None)
+
+
+def _undecoded(dataset: Any, image_column: str) -> Any:
+    """Return a data set of Hugging Face with its images as files: its own decoder opens whatever Pillow knows."""
+    features = getattr(dataset, "features", None)
+    if not isinstance(features, Mapping) or not hasattr(dataset, "cast_column"):
+        return dataset
+    feature: Any = features.get(image_column)
+    # A format of the user's choice, and a mode that the feature asks for, are left to that decoder.
+    is_formatted = getattr(dataset, "_formatting", None) or getattr(dataset, "_format_type", None)
+    if is_formatted or not getattr(feature, "decode", False) or getattr(feature, "mode", None):
+        return dataset
+    return dataset.cast_column(image_column, replace(feature, decode=False))
 
 
 def _items(dataset: Any) -> Iterator[Any]:

@@ -1,5 +1,7 @@
 """from_dataset: what torch, torchvision and Hugging Face give arrives as it was; what does not fit is named."""
 
+import os
+
 import datasets
 import numpy as np
 import pandas as pd
@@ -218,6 +220,18 @@ class TestHuggingFace:
         kept_as_paths = datasets.Dataset.from_dict({"image": paths}).cast_column("image", datasets.Image(decode=False))
         assert kept_as_paths[0]["image"] == {"bytes": None, "path": paths[0]}
         np.testing.assert_array_equal(from_dataset(kept_as_paths).images, IMAGES)
+
+    def test_its_own_decoder_does_not_open_what_is_no_image(self, dataset, tmp_path, monkeypatch):
+        program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+        (tmp_path / "gs").write_text(f"#!/bin/sh\necho 9 > {tmp_path / 'ran'}\n")  # leaves a trace
+        (tmp_path / "gs").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        made = datasets.Dataset.from_dict({"image": [{"bytes": program, "path": "b.png"}]})
+        made = made.cast_column("image", datasets.Image())
+        for given in (made, made.to_iterable_dataset()):
+            with pytest.raises(ValueError, match="item 0's image: not an image of a supported format"):
+                from_dataset(given)
+        assert not (tmp_path / "ran").exists()
 
     @pytest.mark.parametrize(
         ("image", "error", "words"),
