@@ -327,7 +327,7 @@ class PatchRegionClassifier(RegionClassifier):
         with seeded(draw_seed(random_state)):
             self.embedding = nn.Embedding(grid.num_regions, grid.patch_size**2)
             self.backbone = self._build_backbone(backbone)
-        self._check_backbone()
+            self._check_backbone()  # lazy modules of the user's draw weights in it
 
     def _build_backbone(self, backbone: str | nn.Module) -> nn.Module:
         if backbone == "resnet18":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,20 @@ import torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# torch's global generators belong to the whole process: the threads that borrow them take turns. Re-entrant, for a
+# training predicts, and makes modules.
+_turn = threading.RLock()
+
+
+def _forget_turn() -> None:
+    # In a forked process the thread that had the turn does not exist, and would never give it back.
+    global _turn
+    _turn = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # where there is no fork, nothing is inherited
+    os.register_at_fork(after_in_child=_forget_turn)
 
 RandomState = int | np.random.RandomState | np.random.Generator | None
 
@@ -41,9 +57,11 @@ def draw_seed(random_state: RandomState) -> int:
 def seeded(seed: int) -> Iterator[None]:
     """Run a block from `seed` in torch's global generators, and leave them as they were before.
 
-    For what draws from them and takes no generator: the initial weights of modules, dropout, a DataLoader.
+    For what draws from them and takes no generator: the initial weights of modules, dropout, a DataLoader. Threads of
+    one process take turns, so that each draws what it would draw alone; a block must therefore not wait for another
+    thread that enters one. What draws from the global generators without this, in a thread beside, is not kept apart.
     """
     devices = range(torch.cuda.device_count())
-    with torch.random.fork_rng(devices=devices):
+    with _turn, torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield

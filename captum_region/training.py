@@ -155,7 +155,8 @@ def fit_region_classifier(
     label_smoothing : float, default=0.1
         In [0, 1).
     random_state : int, NumPy generator or None
-        Decides the draws of images and regions, and dropout. With the same initial weights, two runs are equal.
+        Decides the draws of images and regions, and dropout. With the same initial weights, two runs are equal, in
+        threads too: trainings in threads of one process take turns, those in processes run side by side.
     device : str or torch.device, optional
         Where to train; the classifier is moved there. By default where it is, or where the accelerator computes.
     mixed_precision : {"no", "bf16"}, default="no"

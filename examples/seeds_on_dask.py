@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
     here = compare_mitigators(mitigators, train, test, random_states=seeds)
 
-    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    cluster = LocalCluster(n_workers=2, dashboard_address=None)
     with cluster, Client(cluster), joblib.parallel_config(backend="dask"):
         spread = compare_mitigators(mitigators, train, test, random_states=seeds)
 

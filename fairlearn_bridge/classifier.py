@@ -155,7 +155,9 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         (losses of a training batch, index) -> one loss, in place of their weighted mean. How a mitigator such as
         `fairlearn_bridge.baselines.GroupDRO` minimises something else.
     random_state : int, NumPy generator or None, default=None
-        Decides initial weights, order, dropout and `batch_transform`. The global random states are left alone.
+        Decides initial weights, order, dropout and `batch_transform`. The global random states are left alone: as
+        dropout draws from torch's, trainings and predictions in threads of one process take turns, with the results
+        that they have alone. A callback must therefore not wait for another thread that trains or predicts.
     checkpoint_dir : path, optional
         A folder to keep the state of the training in, after as many epochs as take no more than 5 % of the time. A
         `fit` that was stopped, by whatever, goes on from there when it is called again with the same parameters and

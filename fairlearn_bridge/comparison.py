@@ -80,7 +80,8 @@ def compare_mitigators(
     confidence_level : float, default=0.95
         Of the intervals.
     n_jobs : int, optional
-        Trainings side by side, through joblib: ``joblib.parallel_config`` chooses another backend, such as Dask's.
+        Trainings side by side, through joblib: ``joblib.parallel_config`` chooses another backend, such as Dask's. The
+        results are the same with each; only processes save time, for trainings in threads of one process take turns.
     checkpoint_dir : path, optional
         A folder to keep each training's predictions in as soon as they are there, and the states of those under way:
         each ``checkpoint_dir`` in a mitigator is set to it, see `ImageClassifier`. A comparison that was stopped,

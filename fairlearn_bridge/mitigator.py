@@ -86,7 +86,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
     validation_fraction : float, default=0.25
         Share of the training images, of each class and confounder's value, to choose by, in (0, 1).
     n_jobs : int, optional
-        Trainings side by side, through joblib, where there is a choice.
+        Trainings side by side, through joblib, where there is a choice; those in threads of one process take turns.
     random_state : int, NumPy generator or None, default=None
         Decides the region classifier's training and, if given, the estimator's ``random_state``.
     show_progress : bool, default=False

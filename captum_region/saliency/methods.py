@@ -83,14 +83,14 @@ def captum_methods(
 
     def gradient_shap(images: Tensor, target: Tensor) -> Tensor:
         method: Any = GradientShap(model)
-        # It draws from NumPy's global state too, which is put back.
-        state = np.random.get_state()  # noqa: NPY002
-        try:
-            np.random.seed(seed)  # noqa: NPY002
-            with seeded(seed):
+        with seeded(seed):
+            # It draws from NumPy's global state too, which is put back.
+            state = np.random.get_state()  # noqa: NPY002
+            try:
+                np.random.seed(seed)  # noqa: NPY002
                 return _absolute(method.attribute(images, background, 16, 0.1, target))
-        finally:
-            np.random.set_state(state)  # noqa: NPY002
+            finally:
+                np.random.set_state(state)  # noqa: NPY002
 
     def occlusion(images: Tensor, target: Tensor) -> Tensor:
         method: Any = Occlusion(model)

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from io import BytesIO
 
@@ -132,6 +133,24 @@ def test_the_seed_decides_the_training_and_global_random_state_is_untouched(kind
     assert not torch.equal(weights[0], weights[2])
     assert torch.equal(torch.random.get_rng_state(), torch_state)
     assert (np.random.get_state()[1] == numpy_state).all()
+
+
+def test_trainings_in_threads_are_those_that_run_alone():
+    labels = coin(60)
+    images = squares(labels)
+    with seeded(0):
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(64, 2))
+
+    def train(seed):
+        classifier = PatchRegionClassifier(GRID, 2, network, random_state=seed)
+        return fit(classifier, images, labels, epochs=3, batch_size=4, random_state=seed).history
+
+    before = torch.get_rng_state()
+    alone = [train(seed) for seed in (0, 1)]
+    with ThreadPoolExecutor(4) as pool:
+        for seed, history in zip((0, 1) * 2, pool.map(train, (0, 1) * 2), strict=True):
+            pd.testing.assert_frame_equal(history, alone[seed], check_exact=True)
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_images_may_be_arrays_tensors_or_read_only():

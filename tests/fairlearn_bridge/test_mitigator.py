@@ -1,5 +1,6 @@
 """AttributionNoiseMitigator: what it perturbs, what it leaves alone, that it takes the shortcut away."""
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,7 +20,13 @@ from captum_region import (
     fit_region_classifier,
 )
 from captum_region.datasets import AttributeImages
-from fairlearn_bridge import AttributionNoiseMitigator, ImageClassifier, Samples, estimate_crossed_auc
+from fairlearn_bridge import (
+    AttributionNoiseMitigator,
+    ImageClassifier,
+    Samples,
+    compare_mitigators,
+    estimate_crossed_auc,
+)
 from fairlearn_bridge.mitigator import _least_within_one_standard_error
 from fairlearn_bridge.noise import quantile_mask
 from fairlearn_bridge.schemes import SCHEMES
@@ -324,3 +331,15 @@ def test_labels_may_be_named_where_the_data_hold_them(region_classifier):
         )
     with pytest.raises(ValueError, match="'hat' is no attribute"):
         classifier.fit(data, "hat")
+
+
+def test_trainings_in_threads_are_those_that_run_alone():
+    classifier = ImageClassifier(max_epochs=2)  # the paper's network, which has dropout
+    mitigators = {"original": classifier, "mitigated": AttributionNoiseMitigator(classifier, region_epochs=1)}
+    train, test = Samples(*biased(60)), Samples(*biased(40, 1, shortcut=False))
+    before = torch.get_rng_state()
+    alone = compare_mitigators(mitigators, train, test, random_states=(0, 1))
+    with joblib.parallel_config(backend="threading"):
+        in_threads = compare_mitigators(mitigators, train, test, random_states=(0, 1), n_jobs=4)
+    pd.testing.assert_frame_equal(in_threads, alone, check_exact=True)
+    assert torch.equal(before, torch.get_rng_state())

@@ -249,7 +249,7 @@ if __name__ == "__main__":
     )
     data = partial(synthetic_data, size=16)
     run_sweep([config], data, [0.5], sys.argv[1] + "/here", quiet=True)
-    cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    cluster = LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None)
     with cluster, Client(cluster) as client, joblib.parallel_config(backend="dask"):
         run_sweep([config], data, [0.5], sys.argv[1] + "/dask", quiet=True)
         done = client.run(lambda dask_worker: dask_worker.state.executed_count)
