@@ -267,3 +267,23 @@ except OSError as error:
     whole = DenseRegionClassifier(RegionGrid(16, 8, 4), 2, width=4, random_state=0)
     assert classifier_digest(load_classifier(folder)) == classifier_digest(whole)
     assert [path.name for path in tmp_path.iterdir()] == ["classifier"]
+
+
+def test_files_are_readable_by_whom_the_umask_lets(tmp_path):
+    script = """
+import os, sys
+from captum_region import DenseRegionClassifier, RegionGrid, save_classifier
+from captum_region.snapshot import Snapshots
+
+for umask in sys.argv[2:]:
+    os.umask(int(umask, 8))
+    out = os.path.join(sys.argv[1], umask)
+    save_classifier(DenseRegionClassifier(RegionGrid(8, 4, 4), 2, width=4), out + "/classifier")
+    Snapshots(out + "/states", 0, lambda: "key").save(lambda: "state")
+"""
+    modes = {"022": 0o644, "007": 0o660}
+    subprocess.run([sys.executable, "-c", script, tmp_path, *modes], check=True)
+    for umask, mode in modes.items():
+        files = [path for path in (tmp_path / umask).rglob("*") if path.is_file()]
+        assert len(files) == 3
+        assert {path.stat().st_mode & 0o777 for path in files} == {mode}

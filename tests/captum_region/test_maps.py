@@ -354,3 +354,30 @@ def test_the_digest_tells_weights_grids_and_kinds_apart(tmp_path):
 
     digests = {classifier_digest(each) for each in (classifier, *others, Own(GRID, 2))}
     assert len(digests) == 5
+
+
+def test_maps_of_a_confidence_or_a_kind_whose_code_has_changed_are_not_continued(images, tmp_path):
+    def confidence(by):
+        names = {"__name__": "own"}
+        exec(f"def spread(logits):\n    return logits.std(1).clamp(0, 1) * {by}", names)
+        return names["spread"]
+
+    class Own(RegionClassifier):
+        def forward(self, patches, region):
+            return self.normalize(patches).mean((2, 3))[:, :2]
+
+    class Other(Own):
+        __qualname__ = Own.__qualname__
+
+        def forward(self, patches, region):
+            return -super().forward(patches, region)
+
+    Other.__name__ = "Own"
+    classifier = make_classifier()
+    for _ in range(2):
+        attribute_dataset(RegionAttribution(classifier, confidence(0.5)), images[:3], tmp_path / "confidence")
+        attribute_dataset(RegionAttribution(Own(GRID, 2).eval()), images[:3], tmp_path / "kind")
+    with pytest.raises(ValueError, match="maps of another confidence"):
+        attribute_dataset(RegionAttribution(classifier, confidence(0.4)), images[:3], tmp_path / "confidence")
+    with pytest.raises(ValueError, match="maps of another classifier"):
+        attribute_dataset(RegionAttribution(Other(GRID, 2).eval()), images[:3], tmp_path / "kind")
