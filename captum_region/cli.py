@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib.metadata import version
@@ -124,8 +124,9 @@ def told_in_one_line(debug: bool, resumes: Path | None = None) -> Iterator[None]
     """
     try:
         yield
-    except (ValueError, TypeError, OSError, MemoryError) as error:
-        if debug:
+    except (ValueError, TypeError, ArithmeticError, OSError, MemoryError, RuntimeError) as error:
+        # torch's lack of memory is a RuntimeError; others are faults of this package.
+        if debug or (isinstance(error, RuntimeError) and not re.search("allocate memory|out of memory", str(error))):
             raise
         message = _with_options(str(error) or "out of memory")
         lines = (line.strip() for line in message.splitlines())
@@ -143,6 +144,8 @@ def check_out(out: Path, force: bool) -> None:
     """Raise ValueError unless `out` is a folder to be made, an empty one, or one the user lets us write into."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out must be a folder, {out} is a file")
+    if (out / CHECKPOINTS).is_symlink():  # it is removed in the end, which a link cannot be
+        raise ValueError(f"--out must hold no link to its {CHECKPOINTS}, {out / CHECKPOINTS} is one")
     # Hidden is what a lock or an interrupted writer has left.
     if out.exists() and any(not path.name.startswith(".") for path in out.iterdir()) and not force:
         raise ValueError(f"--out {out} holds files already; name another folder, or write into it with --force")
@@ -176,9 +179,10 @@ def _partitions(kind: str) -> tuple[str, ...]:
         "fairface": ("train", "validation"),
         "utkface": (),
         "table": (),
+        "faces": ("train", "test"),
     }
     if kind not in partitions:
-        raise ValueError(f"--data must be one of {', '.join(partitions)} and faces, got {kind!r}")
+        raise ValueError(f"--data must be one of {', '.join(partitions)}, got {kind!r}")
     return partitions[kind]
 
 
@@ -191,42 +195,44 @@ def _of_table(kind: str, image_column: str | None) -> dict[str, Any]:
     return {"image_column": image_column}
 
 
-def read_data(
-    kind: str,
-    root: Path,
-    size: int,
-    *,
-    cache: Path | None,
-    skip_damaged: bool,
-    quiet: bool,
-    image_column: str | None = None,
-) -> tuple[AttributeImages, AttributeImages | None]:
+def read_data(kind: str, root: Path, size: int, **options: Any) -> tuple[AttributeImages, AttributeImages | None]:
     """Return the images to train on, and those to test on where the data set sets some apart.
+
+    Options are `cache`, `skip_damaged`, `quiet` and `image_column`, which a command of the names has.
 
     Raises
     ------
     ValueError
         If there is no such `kind` of data.
     """
+    return (
+        _read_partition(kind, root, size, 0, **options),
+        _read_partition(kind, root, size, 1, **options) if _partitions(kind) else None,
+    )
+
+
+def _read_partition(
+    kind: str,
+    root: Path,
+    size: int,
+    number: int,
+    *,
+    cache: Path | None,
+    skip_damaged: bool,
+    quiet: bool,
+    image_column: str | None = None,
+) -> AttributeImages:
+    """Return the images of the first or second of `_partitions`; all where there are none."""
     from captum_region import datasets
 
-    options = _of_table(kind, image_column)
+    part, options = _partitions(kind)[number : number + 1], _of_table(kind, image_column)
     if kind == "faces":
         if not quiet:
             typer.echo("drawing faces ...", err=True)
-        return datasets.make_faces(4000, size, random_state=0), datasets.make_faces(1000, size, random_state=1)
-    partitions = _partitions(kind)
-    reader = getattr(datasets, f"load_{kind}")
-    options |= {
-        "size": size,
-        "cache": cache,
-        "on_error": "skip" if skip_damaged else "raise",
-        "show_progress": not quiet,
-    }
-    if not partitions:
-        return reader(root, **options), None
-    train, test = (reader(root, partition, **options) for partition in partitions)
-    return train, test
+        return datasets.make_faces((4000, 1000)[number], size, random_state=number)
+    read: Callable[..., AttributeImages] = getattr(datasets, f"load_{kind}")
+    options |= {"size": size, "cache": cache, "on_error": "skip" if skip_damaged else "raise"}
+    return read(root, *part, show_progress=not quiet, **options)
 
 
 def read_tables(
@@ -247,29 +253,21 @@ def read_tables(
 
 
 def read_both(
-    checkpoint: Path,
-    data: str,
-    root: Path,
-    *,
-    cache: Path | None,
-    skip_damaged: bool,
-    quiet: bool,
-    image_column: str | None = None,
-    held_out: bool = False,
+    checkpoint: Path, data: str, root: Path, *, held_out: bool = False, **options: Any
 ) -> tuple[RegionClassifier, AttributeImages]:
-    """Return the classifier at `checkpoint`, or in the --out of train, and the images, read at its size."""
+    """Return the classifier at `checkpoint`, or in the --out of train, and the images, read at its size.
+
+    They are those to train on, or, if `held_out`, those kept apart. Options are those of `read_data`.
+    """
     from captum_region import load_classifier
 
     loaded = load_classifier(checkpoint / "classifier" if (checkpoint / "classifier").is_dir() else checkpoint)
     height, width = loaded.grid.image_size
     if height != width:
         raise ValueError(f"the classifier must be of square images, it is of {height} x {width}")
-    images, apart = read_data(
-        data, root, height, cache=cache, skip_damaged=skip_damaged, quiet=quiet, image_column=image_column
-    )
-    if held_out:
-        _, images = set_apart(images, apart)
-    return loaded, images
+    is_apart = held_out and bool(_partitions(data))
+    images = _read_partition(data, root, height, int(is_apart), **options)
+    return loaded, set_apart(images, None)[1] if held_out and not is_apart else images
 
 
 def skipped_in(*parts: AttributeImages | None) -> list[dict[Hashable, Any]]:
@@ -488,6 +486,7 @@ def attribute(
     from matplotlib.figure import Figure
 
     from captum_region import RegionAttribution, RegionMaps, attribute_dataset
+    from captum_region.batches import batches
     from captum_region.distributed import Processes, launched
     from captum_region.files import replacing
     from captum_region.plotting import STYLE, plot_maps
@@ -525,7 +524,9 @@ def attribute(
             means |= {f"{by}: {label}": mean for label, mean in maps.mean_by(labels).items()}
         with replacing(out / "mean_map.npy") as path:
             np.save(path, means["all images"].numpy())
-        mean_image = images.images.mean(0).round().astype(np.uint8)
+        # Through batches, which let go of what they read of a memory map; their sums are exact.
+        total = np.sum([batch.numpy().sum(0, dtype=np.int64) for batch in batches(images.images, 256)], 0)
+        mean_image = (total / len(images)).round().astype(np.uint8)
         pixels = {name: maps.grid.to_pixels(mean) for name, mean in means.items()}
         with rc_context(STYLE):
             figure = Figure(figsize=(3.4 * len(means), 3), layout="constrained")

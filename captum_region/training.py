@@ -21,6 +21,7 @@ from captum_region.datasets.conversion import from_dataset, is_dataset
 from captum_region.datasets.images import AttributeImages
 from captum_region.distributed import Processes, autocast, check_mixed_precision, joint_batch_norm
 from captum_region.html import plot_tag
+from captum_region.labels import check_classes
 from captum_region.plotting import plot_history
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed, seeded
@@ -397,12 +398,7 @@ def _with_labels(
 
 
 def _encode(classifier: RegionClassifier, labels: ArrayLike, count: int) -> tuple[NDArray[Any], Tensor]:
-    values = np.asarray(labels)
-    if values.shape != (count,):
-        raise ValueError(f"labels must have shape ({count},), one an image, got {values.shape}")
-    if pd.isna(values).any():
-        raise ValueError(f"labels must not be missing, got {int(pd.isna(values).sum())} missing ones")
-    names, target = np.unique(values, return_inverse=True)
+    names, target = np.unique(check_classes(labels, count, name="labels"), return_inverse=True)
     if len(names) != classifier.num_classes:
         raise ValueError(
             f"labels must take {classifier.num_classes} values, the classifier's classes, got {list(names)}"
@@ -431,9 +427,7 @@ def _draw_probability(
     if within is not None:
         if not isinstance(weight, str):
             raise ValueError("sample_weight must be 'balanced' where within is given")
-        if np.shape(within) != (count,):
-            raise ValueError(f"within must have shape ({count},), one an image, got {np.shape(within)}")
-        return torch.from_numpy(within_class_weights(labels, within))
+        return torch.from_numpy(within_class_weights(labels, check_classes(within, count, name="within")))
     if isinstance(weight, str):
         if weight != "balanced":
             raise ValueError(f"sample_weight must be 'balanced', an array or None, got {weight!r}")

@@ -1,15 +1,19 @@
 """What all commands make of bad data: one line that names it, or a list of what was left out."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
 from captum_region import DenseRegionClassifier, RegionGrid, save_classifier
 from captum_region.cli import app as captum_region
+from captum_region.cli import told_in_one_line
 from captum_region.datasets import make_faces
 from fairlearn_bridge.cli import app as fairlearn_bridge
 
@@ -145,7 +149,7 @@ def without_a_value(values):
         (TRAIN, ["--attribute", "Male"], {"Male": [1] * COUNT}, "--attribute Male must take at least two values"),
         (CALIBRATE, ["--attribute", "Male"], {"Male": [1] * COUNT}, "--attribute Male must take at least two values"),
         (INSPECT, ["--target", "Male"], {"Male": [1] * COUNT}, "target must take at least two values, it takes [1]"),
-        (TRAIN, ["--attribute", "Male"], {"Male": range(COUNT)}, "unknown labels: ["),
+        (TRAIN, ["--attribute", "Male"], {"Male": range(COUNT)}, "labels must be classes, got 240 different"),
         (TRAIN, ["--attribute", "Male"], {"Male": without_a_value([1] * COUNT)}, "the first is 0.png"),
         (TRAIN, ["--attribute", "x=a"], {"x": without_a_value(["a", "b"] * (COUNT // 2))}, "'x' is missing for 1 of"),
         (ATTRIBUTE, ["--by", "x=a"], {"x": without_a_value(["a", "b"] * (COUNT // 2))}, "the first is 0.png"),
@@ -252,3 +256,40 @@ def test_skipping_is_not_advised_where_no_image_is_left(run, attributes):
     done, _ = run(*TRAIN, table, "--attribute", "Male", check=2)
     assert f"none of {COUNT} images can be read, the first is" in done.stderr
     assert "--skip-damaged" not in done.stderr
+
+
+@pytest.mark.parametrize("options", [TRAIN, RUN], ids=["train", "run"])
+def test_an_enormous_size_is_one_line(options, run, attributes):
+    names = ["--attribute", "Male"] if options is TRAIN else ["--confounder", "smiling/[/bold]"]
+    done, _ = run(*options, attributes, *names, "--size", "1000000", check=2)
+    assert re.fullmatch("error: .*(memory|allocate|too big).*\n", done.stderr)
+
+
+def test_memory_that_torch_lacks_is_one_line_and_a_fault_of_ours_is_not(capsys):
+    with pytest.raises(typer.Exit) as stopped, told_in_one_line(debug=False):
+        torch.empty(2**50)
+    assert stopped.value.exit_code == 2
+    assert re.fullmatch("error: .*allocate memory.*\n", capsys.readouterr().err)
+    with pytest.raises(RuntimeError, match="a fault"), told_in_one_line(debug=False):
+        raise RuntimeError("a fault")
+
+
+@pytest.mark.parametrize("options", [TRAIN, COMPARE, RUN, SWEEP], ids=["train", "compare", "run", "sweep"])
+def test_a_link_that_could_not_be_removed_in_the_end_is_refused_at_once(options, run, attributes, tmp_path):
+    names = ["--confounder", "smiling/[/bold]"] if options in (RUN, SWEEP) else ["--attribute", "Male"]
+    (tmp_path / "out").mkdir()
+    for target in ("elsewhere", "nowhere"):
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        (tmp_path / "out" / "checkpoints").symlink_to(tmp_path / target)
+        done, out = run(*options, attributes, *names, "--force", check=2)
+        assert "--out must hold no link to its checkpoints" in done.stderr
+        assert [path.name for path in out.iterdir()] == ["checkpoints"]
+        (out / "checkpoints").unlink()
+
+
+def test_settings_that_are_nested_without_end_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a long path would be broken into lines
+    (tmp_path / "deep.toml").write_text("quantile = " + "[" * 10**5)
+    done = CliRunner().invoke(fairlearn_bridge, ["sweep", "--config", "deep.toml", "--out", "out"])
+    assert done.exit_code == 2
+    assert "deep.toml: maximum recursion" in done.stderr

@@ -105,6 +105,7 @@ def decode_images(
         If a file is damaged and `on_error` is "raise", if no image is left, or if an argument is invalid.
     """
     shape = height_width(size)
+    np.empty((3, *shape), np.uint8)  # what is enormous is a MemoryError at once, and not in each of many threads
     check_on_error(on_error)
     if n_jobs == 0:
         raise ValueError("n_jobs must be None or a nonzero integer, got 0")

@@ -106,8 +106,8 @@ class AttributeImages:
         return np.arange(len(self))[selection if isinstance(selection, slice) else np.asarray(selection)]
 
     def subset(self, selection: ArrayLike | slice) -> Self:
-        """Return the images at `selection`: a slice, a boolean mask of N, or integer positions."""
-        chosen = self.positions(selection)
+        """Return the images at `selection`: a slice, which copies none, a boolean mask of N, or integer positions."""
+        chosen = selection if isinstance(selection, slice) else self.positions(selection)
         identities = None if self.identities is None else self.identities[chosen]
         return replace(self, images=self.images[chosen], attributes=self.attributes.iloc[chosen], identities=identities)
 

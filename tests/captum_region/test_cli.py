@@ -1,8 +1,11 @@
 """The command captum-region as a user runs it: real subprocesses on small data."""
 
+import io
 import json
+import os
 import re
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +13,14 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from captum_region import PatchRegionClassifier, RegionMaps, load_classifier
+from captum_region import (
+    DenseRegionClassifier,
+    PatchRegionClassifier,
+    RegionGrid,
+    RegionMaps,
+    load_classifier,
+    save_classifier,
+)
 from captum_region.cli import app, set_apart
 from captum_region.datasets import AttributeImages, make_faces
 
@@ -115,6 +125,64 @@ def test_a_stopped_attribute_resumes_and_leaves_the_same_store(
     assert checked.exit_code == 0
     assert "come out again" in checked.stdout
     assert written(store) == before
+
+
+@pytest.fixture
+def untrained(tmp_path):
+    """A classifier of few regions, which costs next to no time."""
+    classifier = DenseRegionClassifier(RegionGrid(64, 16, 16), 2, width=2, random_state=0)
+    save_classifier(classifier, tmp_path / "untrained")
+    return tmp_path / "untrained"
+
+
+def test_only_the_partition_that_is_used_is_decoded(untrained, tmp_path, refused):
+    for part in ("train", "val"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+        rows = {"file": [], "age": "20-29", "gender": ["Male", "Female"] * 4, "race": "White", "service_test": True}
+        for number in range(8):
+            rows["file"].append(f"{part}/{number}.png")
+            Image.new("RGB", (64, 64), (number, 0, 0)).save(tmp_path / "data" / part / f"{number}.png")
+        pd.DataFrame(rows).to_csv(tmp_path / "data" / f"fairface_label_{part}.csv", index=False)
+    source = ["--data", "fairface", "--root", tmp_path / "data", "--cache", tmp_path / "cache", "--quiet", "--force"]
+    attribute = ["attribute", untrained, *source, "--out", tmp_path / "maps"]
+    calibrate = ["calibrate", untrained, *source, "--attribute", "gender=Male", "--out", tmp_path / "calibration"]
+    for part, ends, fails in (("val", attribute, calibrate), ("train", calibrate, attribute)):
+        file = tmp_path / "data" / part / "0.png"
+        whole = file.read_bytes()
+        file.write_bytes(b"")
+        done = CliRunner().invoke(app, list(map(str, ends)))
+        assert done.exit_code == 0, done.stderr
+        assert f"{part}/0.png: the file is empty" in refused(app, *fails)
+        file.write_bytes(whole)
+    assert len(RegionMaps(tmp_path / "maps")) == 8
+    assert json.loads((tmp_path / "calibration" / "calibration.json").read_text())["images"] == 8
+
+
+def in_memory(what):
+    """Return how many bytes this process holds in memory, VmRSS, or has held, VmHWM."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(what))
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="Linux forgets a peak when it is asked to")
+def test_attribute_holds_a_batch_of_the_images_at_a_time(untrained, tmp_path):
+    image = io.BytesIO()
+    Image.new("RGB", (64, 64), (10, 20, 40)).save(image, "bmp")
+    for number in range(4000):
+        (tmp_path / f"{number}.bmp").write_bytes(image.getvalue())
+    pd.DataFrame({"image": [f"{number}.bmp" for number in range(4000)]}).to_csv(tmp_path / "own.csv", index=False)
+    options = ["--data", "table", "--root", tmp_path / "own.csv", "--cache", tmp_path / "cache", "--quiet", "--force"]
+
+    def run(limit):
+        command = ["attribute", untrained, *options, "--out", tmp_path / str(limit), "--limit", limit]
+        done = CliRunner().invoke(app, list(map(str, command)))
+        assert done.exit_code == 0, done.stderr
+
+    run(1)  # decodes all, and imports what it needs
+    before = in_memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    run(3999)  # 49 MB of images
+    assert in_memory("VmHWM") - before < 25 * 10**6
 
 
 @pytest.mark.slow

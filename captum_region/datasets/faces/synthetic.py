@@ -48,8 +48,8 @@ class Faces(AttributeImages):
                 raise ValueError(f"{name} must have a row a face: {len(getattr(self, name))} rows, {len(self)} faces")
 
     def subset(self, selection: ArrayLike | slice) -> Self:
-        """Return the faces at `selection`: a slice, a boolean mask of N, or integer positions."""
-        chosen = self.positions(selection)
+        """Return the faces at `selection`: a slice, which copies none, a boolean mask of N, or integer positions."""
+        chosen = selection if isinstance(selection, slice) else self.positions(selection)
         # The base cuts what it knows with `replace`, which checks the lengths, so all is cut in one go here.
         return replace(
             self,
