@@ -39,11 +39,12 @@ def last_features(classifier: ImageClassifier, X: ImageData) -> NDArray[np.float
     if not layers:
         raise ValueError("estimator must have a module with a linear layer, it has none")
     kept: list[Tensor] = []
-    handle = layers[-1].register_forward_pre_hook(lambda layer, inputs: kept.append(inputs[0].flatten(1).cpu()))
-    try:
-        classifier.predict_proba(X)
-    finally:
-        handle.remove()
+    with seeded(0):  # a prediction in another thread would go through the hook too
+        handle = layers[-1].register_forward_pre_hook(lambda layer, inputs: kept.append(inputs[0].flatten(1).cpu()))
+        try:
+            classifier.predict_proba(X)
+        finally:
+            handle.remove()
     return torch.cat(kept).double().numpy()
 
 

@@ -198,3 +198,9 @@ def test_invalid_arguments_are_named_in_the_error():
         DenseRegionClassifier(grid, 2).forward_grid(torch.zeros(1, 3, 8, 8))
     with pytest.raises(TypeError, match="abstract"):
         RegionClassifier(grid, 2)
+
+
+def test_a_lazy_module_draws_nothing_from_the_global_generator():
+    before = torch.get_rng_state()
+    PatchRegionClassifier(RegionGrid(8, 4, 4), 2, nn.Sequential(nn.Flatten(), nn.LazyLinear(2)))
+    assert torch.equal(before, torch.get_rng_state())

@@ -1,6 +1,8 @@
 """The other mitigators: what each weighs, draws or hides, worked out by hand; and that it helps where it should."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -232,6 +234,9 @@ def test_features_are_those_of_the_last_layer(original):
     logits = torch.from_numpy(features).float() @ last.weight.T + last.bias
     np.testing.assert_allclose(logits.softmax(1).detach(), original.predict_proba(X), atol=1e-6)
     assert not last._forward_pre_hooks
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(partial(last_features, original), [X] * 8):
+            np.testing.assert_array_equal(found, features)
 
 
 def test_masktune_hides_the_pixels_that_the_model_used():
