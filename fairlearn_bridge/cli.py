@@ -38,7 +38,7 @@ from captum_region.cli import (
     told_in_one_line,
 )
 from captum_region.files import CHECKPOINTS, replacing
-from fairlearn_bridge.arms import FAST_OTHERS, OTHERS, SLOW_OTHERS
+from fairlearn_bridge.catalogue import FAST_OTHERS, OTHERS, SLOW_OTHERS
 from fairlearn_bridge.schemes import SCHEMES
 
 if TYPE_CHECKING:

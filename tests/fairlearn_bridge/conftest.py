@@ -9,7 +9,8 @@ import subprocess
 
 import pytest
 
-from fairlearn_bridge import Reweighing, arms
+from fairlearn_bridge import Reweighing
+from fairlearn_bridge.catalogue import OTHERS, Other
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
@@ -145,6 +146,6 @@ def fails_with_seed_1(tmp_path, monkeypatch):
     """Have the commands take ``--others broken``, which fails with seed 1 until the file returned is removed."""
     flag = tmp_path / "flag"
     flag.touch()
-    other = arms.Other(lambda base: FailsWithSeed1(base, flag=flag), "Fails with one seed.")
-    monkeypatch.setitem(arms.OTHERS, "broken", other)
+    other = Other(lambda base: FailsWithSeed1(base, flag=flag), "Fails with one seed.")
+    monkeypatch.setitem(OTHERS, "broken", other)
     return flag

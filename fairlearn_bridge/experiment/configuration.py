@@ -1,0 +1,74 @@
+"""The configuration of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from captum_region.randomness import draw_seed
+from fairlearn_bridge.catalogue import FAST_OTHERS, OTHERS
+from fairlearn_bridge.noise import AttributionNoise
+from fairlearn_bridge.schemes import SCHEMES, scheme_parameters
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """What to run; see the options of ``fairlearn-bridge run``.
+
+    Attributes
+    ----------
+    target, confounder : str
+        Names of binary attributes.
+    schemes : tuple of str
+        Of ``fairlearn_bridge.schemes.SCHEMES``; ``@predict`` behind one perturbs in prediction also, ``@elsewhere`` and
+        ``@random`` make it a control, ``@auto`` lets it choose its quantile, and ``auto`` alone the scheme too. The
+        first is the one that both controls go with.
+    others : tuple of str
+        Of `OTHERS`: the mitigators to put beside them.
+    quantile, noise_std : float
+        See `AttributionNoise`.
+    train_size, test_per_cell, validation_per_cell : int, or None for as many as the data allow
+        See `confounded_split`.
+    epochs, batch_size, lr
+        Of the target classifier.
+    region_epochs : int, optional
+        Of the region classifier; by its recipe if None.
+    seeds : int
+        How many trainings of each arm, with seeds ``random_state``, ``random_state + 1``, ...
+    random_state : int
+    n_jobs : int, optional
+        Trainings side by side.
+    device : str
+    """
+
+    target: str
+    confounder: str
+    schemes: tuple[str, ...] = ("general_transplant", "specific_transplant", "general_mask@predict", "general_noise")
+    others: tuple[str, ...] = FAST_OTHERS
+    quantile: float = 0.7
+    noise_std: float = 0.5
+    train_size: int | None = None
+    test_per_cell: int | None = None
+    validation_per_cell: int = 25
+    epochs: int = 10
+    batch_size: int = 128
+    lr: float = 1e-3
+    region_epochs: int | None = None
+    seeds: int = 1
+    random_state: int = 0
+    n_jobs: int | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for scheme in self.schemes:
+            scheme_parameters(scheme)
+        AttributionNoise(quantile=self.quantile, noise_std=self.noise_std).validate()
+        if not self.schemes:
+            raise ValueError(f"schemes must name at least one of {', '.join(SCHEMES)}")
+        if unknown := set(self.others) - set(OTHERS):
+            raise ValueError(f"others must be of {', '.join(OTHERS)}, got {', '.join(sorted(unknown))}")
+        for name in ("epochs", "batch_size", "seeds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        draw_seed(self.random_state)  # which refuses what is none
+        if self.target == self.confounder:
+            raise ValueError(f"confounder must be another attribute than the target, got {self.confounder!r} for both")

@@ -1,0 +1,136 @@
+"""What a run has found, as its files hold it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from captum_region.datasets import Faces
+from captum_region.provenance import joined, provenance
+from fairlearn_bridge.experiment.data import ExperimentData, fingerprints
+from fairlearn_bridge.metrics import MEASURES, metric_frame, pareto_front
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Mapping
+
+    from captum_region import (
+        RegionTraining,
+    )
+    from captum_region.calibration import Calibration
+    from fairlearn_bridge.experiment.configuration import ExperimentConfig
+
+
+FORMAT = 1
+STATISTICS = ("mean", "std", "low", "high", "seeds", "difference", "difference_low", "difference_high")
+
+
+def results_of(
+    config: ExperimentConfig,
+    data: ExperimentData,
+    training: RegionTraining,
+    calibration: Calibration,
+    table: pd.DataFrame,
+    predictions: pd.DataFrame,
+    trainings: pd.DataFrame,
+) -> dict[str, Any]:
+    """Return what was found, as JSON can hold it."""
+    return {
+        "format": FORMAT,
+        "target": config.target,
+        "confounder": config.confounder,
+        "target_names": {"False": f"not {config.target}", "True": config.target},
+        "confounder_names": {"False": f"not {config.confounder}", "True": config.confounder},
+        "counts": _counts(data.counts),
+        "data": fingerprints(data),
+        "region_classifier": {
+            "history": training.history.to_dict("records"),
+            "mean_region_accuracy": float(training.region_accuracy.mean()),  # type: ignore[union-attr]
+            "best_region_accuracy": float(training.region_accuracy.max()),  # type: ignore[union-attr]
+            "region_accuracy": training.region_accuracy.tolist(),  # type: ignore[union-attr]
+            "calibration": asdict(calibration) | {"bins": calibration.bins.to_dict("records")},
+        },
+        "table": flat_table(table).to_dict("records"),
+        "measures": {
+            name: MEASURES[name].sentence.format(target=config.target, confounder=config.confounder)
+            for name in table.columns.get_level_values("measure").unique()
+        },
+        "cells": _cells(predictions).to_dict("records"),
+        # Of those trained on the biased set: balanced data would beat them all.
+        "pareto_front": [name for name, on in pareto_front(table.drop("balanced", errors="ignore")).items() if on],
+        "trainings": trainings.to_dict("records"),
+        "skipped": data.skipped.to_dict("records"),
+        "caveats": _caveats(config, data),
+        "confidence_level": 0.95,
+    }
+
+
+def how_it_was_run(config: ExperimentConfig, seconds: Mapping[str, float], git: Iterable[str | None]) -> dict[str, Any]:
+    """Return the provenance, the configuration and the durations, as JSON can hold them; `git` is the trainings'."""
+    return {
+        **provenance(),
+        "git": joined(git),
+        "config": asdict(config),
+        "random_states": list(range(config.random_state, config.random_state + config.seeds)),
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+    }
+
+
+def flat_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a mitigator and measure, with the statistics as columns."""
+    flat = table.stack("measure").reset_index()
+    statistics = [name for name in STATISTICS if name in flat]
+    tidy: pd.DataFrame = flat[["mitigator", "measure", *statistics]].astype({"seeds": int})
+    return tidy
+
+
+def _counts(counts: pd.DataFrame) -> list[dict[Hashable, Any]]:
+    tall = counts.rename_axis("set").stack(["target", "confounder"])
+    return pd.DataFrame({"images": tall}).reset_index().to_dict("records")
+
+
+def _cells(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return the accuracy of each cell, the mean over seeds, with Wilson's 95 % interval for its number of images."""
+    rows = []
+    for name, of_mitigator in predictions.groupby("mitigator", sort=False):
+        frames = pd.concat([metric_frame(of_seed).by_group for _, of_seed in of_mitigator.groupby("seed")])
+        for (group, confounder), cell in frames.groupby(level=[0, 1]):
+            accuracy, images = float(cell["accuracy"].mean()), int(cell["count"].iloc[0])
+            interval = binomtest(round(accuracy * images), images).proportion_ci(method="wilson")
+            rows.append((name, group, confounder, accuracy, interval.low, interval.high, images))
+    return pd.DataFrame(rows, columns=["mitigator", "group", "confounder", "accuracy", "low", "high", "images"])
+
+
+def _caveats(config: ExperimentConfig, data: ExperimentData) -> list[str]:
+    caveats = [
+        f"The region map shows where information about {config.confounder} could be; it says nothing of what a "
+        "particular classifier uses.",
+        "The intervals are of the test images; trainings differ from seed to seed besides, see the spread over seeds.",
+    ]
+    if config.seeds == 1:
+        caveats.append("One seed: differences of a few hundredths may be luck. Run more with --seeds.")
+    if isinstance(data.test, Faces):
+        caveats.append("Synthetic faces: they show how the method works, not how well it does on photographs.")
+    if any(scheme.endswith("@predict") for scheme in config.schemes):
+        caveats.append(
+            f"Schemes with @predict hide the region in prediction also: the classifier never sees it, and loses "
+            f"what it holds of {config.target}."
+        )
+    balanced = data.counts.loc["balanced"]
+    if balanced.max() - balanced.min() > 2:
+        caveats.append("The balanced training set is not quite balanced: a cell has too few images, see the counts.")
+    return caveats
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as JSON has it, with None for NaN, which it does not know."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and np.isnan(value) else value
