@@ -1,19 +1,18 @@
-"""How the time and memory of `attribute_dataset` grow with the number of images.
+"""How the time and memory of ``captum-region attribute`` grow with the number of images.
 
-``python examples/benchmarks/growth.py grow --out growth`` maps 1,000 to 20,000 synthetic faces of 64 px, each
-number in a process of its own, and writes growth.json and growth.png.
+``python examples/benchmarks/growth.py --out growth`` runs the command on 1,000 to 20,000 image files of 64 px, which it
+decodes anew each time, and writes growth.json and growth.png.
 """
 
 from __future__ import annotations
 
+import io
 import json
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -21,34 +20,51 @@ import typer
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from numpy.polynomial import Polynomial
+from PIL import Image
 
-from captum_region.attribution import RegionAttribution
-from captum_region.classifiers import DenseRegionClassifier
+from captum_region import DenseRegionClassifier, RegionGrid, save_classifier
 from captum_region.cli import Debug, Force, check_out, told_in_one_line
 from captum_region.datasets import make_faces
 from captum_region.files import replacing
-from captum_region.grid import RegionGrid
-from captum_region.maps import attribute_dataset
 from captum_region.plotting import STYLE
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False)
 
 
-@app.command()
-def one(images: Path, size: int) -> None:
-    """Map one file of images, and print the seconds and the peak of memory in MB as JSON.
+# In a small process of its own: until a new process has its own program, it counts with the memory of the one before.
+_MEASURE = """
+import resource, subprocess, sys, time
+start = time.perf_counter()
+code = subprocess.call(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(code, time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
 
-    Example: python examples/benchmarks/growth.py one images.npy 64
-    """
-    data = np.load(images, mmap_mode="r")
-    classifier = DenseRegionClassifier(RegionGrid.for_images(size), 2, random_state=0).eval()
-    with tempfile.TemporaryDirectory(dir=images.parent) as folder:
-        start = time.perf_counter()
-        attribute_dataset(RegionAttribution(classifier), data, folder).mean()
-        seconds = time.perf_counter() - start
+
+def measure(command: list[str]) -> dict[str, float]:
+    """Run a command, and return its seconds and the peak of its memory in MB."""
+    done = subprocess.run([sys.executable, "-c", _MEASURE, *command], check=True, stdout=subprocess.PIPE, text=True)
+    code, seconds, peak = map(float, done.stdout.split())
+    if code:
+        raise ValueError(f"{' '.join(command)} ended with exit code {code:.0f}")
     # Linux counts in kB, macOS in bytes.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e3 if sys.platform == "linux" else 1e6)
-    typer.echo(json.dumps({"images": len(data), "seconds": seconds, "peak_mb": peak}))
+    return {"seconds": seconds, "peak_mb": peak / (1e3 if sys.platform == "linux" else 1e6)}
+
+
+def measure_attribute(folder: Path, count: int, size: int) -> dict[str, float]:
+    """Measure ``captum-region attribute`` on `count` images, which are written into `folder`, as is all else."""
+    encoded = []
+    for image in make_faces(min(count, 500), size, random_state=0).images:
+        Image.fromarray(image.transpose(1, 2, 0)).save(file := io.BytesIO(), "png")
+        encoded.append(file.getvalue())
+    names = [f"{number}.png" for number in range(count)]
+    for number, name in enumerate(names):
+        (folder / name).write_bytes(encoded[number % len(encoded)])
+    (folder / "images.csv").write_text("\n".join(["image", *names]))
+    classifier = DenseRegionClassifier(RegionGrid.for_images(size), 2, random_state=0)
+    save_classifier(classifier, folder / "classifier")
+    command = [sys.executable, "-m", "captum_region", "attribute", str(folder / "classifier"), "--quiet"]
+    command += ["--data", "table", "--root", str(folder / "images.csv"), "--cache", str(folder / "cache")]
+    return measure([*command, "--out", str(folder / "maps")])
 
 
 @app.command()
@@ -61,24 +77,16 @@ def grow(
 ) -> None:
     """Map ever more images, and draw time and memory against their number.
 
-    Example: python examples/benchmarks/growth.py grow --counts 1000,2000 --out growth
+    Example: python examples/benchmarks/growth.py --counts 1000,2000 --out growth
     """
     with told_in_one_line(debug):
         check_out(out, force)
         out.mkdir(parents=True, exist_ok=True)
-        faces = make_faces(500, size, random_state=0).images
-        found: list[dict[str, Any]] = []
+        found = []
         for count in map(int, counts.split(",")):
             with tempfile.TemporaryDirectory(dir=out) as folder:
-                path = Path(folder) / "images.npy"
-                file = np.lib.format.open_memmap(path, "w+", np.uint8, (count, *faces.shape[1:]))
-                for start in range(0, count, len(faces)):
-                    file[start : start + len(faces)] = faces[: count - start]
-                file.flush()
-                command = [sys.executable, __file__, "one", str(path), str(size)]
-                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            found.append(json.loads(done.stdout))
-            typer.echo(done.stdout.strip())
+                found.append({"images": count, **measure_attribute(Path(folder), count, size)})
+            typer.echo(json.dumps(found[-1]))
         number, seconds, peak = (np.array([row[key] for row in found]) for key in ("images", "seconds", "peak_mb"))
         fits = {
             name: Polynomial.fit(number, values, 1).convert() for name, values in (("time", seconds), ("peak", peak))
