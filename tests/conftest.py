@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 # One thread, here and in the processes that tests start: sums over several are rounded otherwise, and results are
@@ -20,6 +21,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from typer.testing import CliRunner
+
+from captum_region.digest import digest_of
 
 # Property tests take a minute with the second, which tests/test_properties.py runs them with. A busy machine is no
 # error, and `pytest` alone draws the same cases in each run.
@@ -246,6 +249,19 @@ def written():
         return status.st_ino, status.st_mtime_ns, status.st_size
 
     return of
+
+
+@pytest.fixture(scope="session")
+def made_at():
+    """Change the commit at which what a file keeps was made."""
+
+    def change(path, git):
+        kept = torch.load(BytesIO(path.read_bytes().split(b"\n", 1)[1]), weights_only=True)
+        kept["provenance"]["git"] = git
+        torch.save(kept, content := BytesIO())
+        path.write_bytes(digest_of([content.getvalue()]).encode() + b"\n" + content.getvalue())
+
+    return change
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from io import BytesIO
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,6 @@ from fairlearn.reductions import EqualizedOdds, ExponentiatedGradient
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 
 from captum_region import DenseRegionClassifier, RegionGrid
-from captum_region.digest import digest_of
 from captum_region.provenance import git_state
 from fairlearn_bridge import (
     AttributionNoiseMitigator,
@@ -212,16 +210,13 @@ def test_a_mitigator_of_ones_own_whose_code_has_changed_is_trained_again(tmp_pat
     assert len(list((tmp_path / "kept").glob("*.pt"))) == 2
 
 
-def test_the_commit_of_a_training_is_kept_with_it(tmp_path):
+def test_the_commit_of_a_training_is_kept_with_it(tmp_path, made_at):
     samples = Samples(np.zeros((4, 3, 2, 2), np.uint8), np.arange(4) > 1, np.arange(4) % 2)
     options = {"checkpoint_dir": tmp_path / "kept"}
     _, trainings = fit_mitigators({"a": Counts(tmp_path / "log")}, samples, samples, **options)
     assert list(trainings["git"]) == [git_state()]
     (file,) = (tmp_path / "kept").iterdir()
-    kept = torch.load(BytesIO(file.read_bytes().split(b"\n", 1)[1]), weights_only=True)
-    kept["provenance"]["git"] = "0123"  # as if it had been done then
-    torch.save(kept, made := BytesIO())
-    file.write_bytes(digest_of([made.getvalue()]).encode() + b"\n" + made.getvalue())
+    made_at(file, "0123")
     _, trainings = fit_mitigators({"a": Counts(tmp_path / "log")}, samples, samples, random_states=(0, 1), **options)
     assert list(trainings["git"]) == ["0123", git_state()]
 

@@ -85,7 +85,7 @@ def test_a_sweep_writes_what_it_says(swept, documented, listed):
 
 
 @pytest.mark.slow
-def test_a_scheme_that_chooses_its_quantile_has_one_row(tmp_path):
+def test_a_scheme_that_chooses_its_quantile_has_one_row(tmp_path, states, made_at):
     sizes = {"train_size": 120, "test_per_cell": 15, "validation_per_cell": 6, "batch_size": 32}
     config = ExperimentConfig(
         "Male", "Blond_Hair", schemes=("general_mask@auto",), others=(), epochs=1, region_epochs=1, **sizes
@@ -98,6 +98,12 @@ def test_a_scheme_that_chooses_its_quantile_has_one_row(tmp_path):
     assert list(table1.index) == [("Blond_Hair", "general_mask@auto")]
     assert table1["quantile"].isna().all()
     assert [path.name for path in (tmp_path / "plots").iterdir()] == ["figure7_Blond_Hair.png"]  # 8 is by quantile
+    # Results that are found again are those of the commit that made them.
+    for path in states(tmp_path):
+        made_at(path, "0123")
+    again = run_sweep([config], lambda one: synthetic_data(one, 16), [0.5], tmp_path, quiet=True)
+    assert set(again.trainings["git"]) == {"0123"}
+    assert json.loads((tmp_path / "sweep.json").read_text())["git"] == "0123"
 
 
 @pytest.fixture
