@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.utils.class_weight import compute_sample_weight
 from torch import Tensor
 from torch.nn import functional as F
 
-from captum_region.batches import batches, check_images, check_weights, take
+from captum_region.batches import batches
 from captum_region.checkpoint import classifier_digest
 from captum_region.classifiers import Recipe, RegionClassifier
-from captum_region.datasets.conversion import from_dataset, is_dataset
-from captum_region.datasets.images import AttributeImages
 from captum_region.distributed import Processes, autocast, check_mixed_precision, joint_batch_norm
 from captum_region.html import plot_tag
-from captum_region.labels import check_classes
 from captum_region.plotting import plot_history
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed, seeded
 from captum_region.snapshot import Snapshots, random_states, set_random_states
+from captum_region.training_data import TrainingData, draw_order, random_patches, training_data
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from accelerate import Accelerator
     from numpy.typing import ArrayLike, NDArray
@@ -62,44 +59,6 @@ class RegionTraining:
         words = ", ".join(f"{name} {value:.4g}" for name, value in last.items()).replace("_", " ")
         count = 1 if self.region_accuracy is None else 2
         return plot_tag(lambda axes: plot_history(self.history, axes=axes, title=words), words, count=count)
-
-
-def within_class_weights(labels: ArrayLike, within: ArrayLike) -> NDArray[np.float64]:
-    """Return sample weights that make `labels` independent of `within`, as far as the images allow.
-
-    Only the classes of `within` in which `labels` takes several values count; there, each pair of class and value
-    gets the same total weight. Where all classes count, `labels` then tells nothing of `within`; where one counts
-    (only women are ever blond), it tells nothing because `within` is constant. Images of other classes weigh 0.
-
-    Parameters
-    ----------
-    labels : array-like of shape (N,)
-        The confounder.
-    within : array-like of shape (N,)
-        The target's labels.
-
-    Returns
-    -------
-    ndarray of shape (N,)
-        Weights of mean 1 over the images that count.
-
-    Raises
-    ------
-    ValueError
-        If in no class `labels` takes several values.
-
-    Examples
-    --------
-    >>> within_class_weights(labels=[0, 0, 0, 1, 1], within=["man", "man", "woman", "woman", "woman"])
-    array([0.  , 0.  , 1.5 , 0.75, 0.75])
-    """
-    pairs = pd.DataFrame({"label": np.asarray(labels), "within": np.asarray(within)})
-    counts = (pairs.groupby("within")["label"].transform("nunique") > 1).to_numpy()
-    if not counts.any():
-        raise ValueError("within must have a class in which labels take several values; in each they take just one")
-    weights = np.zeros(len(pairs))
-    weights[counts] = compute_sample_weight("balanced", pairs[counts].groupby(["within", "label"]).ngroup())
-    return weights
 
 
 def fit_region_classifier(
@@ -189,110 +148,42 @@ def fit_region_classifier(
     """
     if not isinstance(classifier, RegionClassifier):
         raise TypeError(f"classifier must be a RegionClassifier, got {type(classifier).__name__}")
-    images, labels, within = _with_labels(classifier, images, labels, within, name="images")
-    names, target = _encode(classifier, labels, len(images))
-    probability = _draw_probability(labels, within, sample_weight, len(images))
-    if validation is not None:
-        valid_images, valid_target = _check_validation(classifier, validation, names)
-    recipe = _with_overrides(classifier.recipe, batch_size, positions_per_image, lr, weight_decay)
+    data = training_data(classifier, images, labels, within=within, validation=validation, sample_weight=sample_weight)
+    recipe = _decided(
+        classifier.recipe,
+        data.drawn,
+        epochs=epochs,
+        batch_size=batch_size,
+        positions_per_image=positions_per_image,
+        lr=lr,
+        weight_decay=weight_decay,
+    )
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
     mixed_precision = check_mixed_precision(mixed_precision, accelerator)
+    if accelerator is not None and device is not None:
+        raise ValueError(f"device must be left out where accelerator is given, which has its own; got {device}")
     processes = Processes(accelerator)
-    if accelerator is not None:
-        if device is not None:
-            raise ValueError(f"device must be left out where accelerator is given, which has its own; got {device}")
-        device = accelerator.device
-    drawn = int((probability > 0).sum())
-    steps_per_epoch = math.ceil(drawn / recipe.batch_size)
-    epochs = max(recipe.epochs, math.ceil(recipe.min_steps / steps_per_epoch)) if epochs is None else epochs
-    if not isinstance(epochs, int | np.integer):
-        raise TypeError(f"epochs must be a whole number, got {epochs!r}")
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}")
-
-    classifier.class_names = [str(name) for name in names]
     own_seed = draw_seed(random_state)
     seed = processes.from_main(lambda: own_seed)
-    classifier.to(device or classifier.device)
+    classifier.class_names = [str(name) for name in data.names]
+    classifier.to(device or (classifier.device if accelerator is None else accelerator.device))
     processes.share_weights(classifier)
     snapshots = Snapshots(
         checkpoint_dir if processes.is_main else None,
         random_state,
         lambda: (
             (classifier_digest(classifier), _settings(classifier)),
-            (asdict(recipe), epochs, label_smoothing, mixed_precision, seed),
-            (images, target, probability),
-            None if validation is None else (valid_images, valid_target),
+            (asdict(recipe), label_smoothing, mixed_precision, seed),
+            (data.images, data.target, data.probability, data.validation),
         ),
     )
-    optimizer = torch.optim.AdamW(classifier.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    schedule = _schedule(optimizer, recipe, epochs, steps_per_epoch)
-    generator = torch.Generator().manual_seed(seed)
-    state = _State(classifier, optimizer, schedule, generator)
-    steps = epochs * steps_per_epoch
-    with (
-        seeded(seed),
-        joint_batch_norm(classifier, processes),
-        progress_bar(total=steps, desc="region classifier", disable=not (show_progress and processes.is_main)) as bar,
-    ):
-        if (kept := processes.from_main(snapshots.load)) is not None:
-            with snapshots.restoring():
-                state.load_state_dict(kept)
-                bar.update(len(state.history) * steps_per_epoch + math.ceil(state.done / recipe.batch_size))
-        is_new = len(state.history) < epochs
-        while len(state.history) < epochs:
-            classifier.train()
-            if not state.row:
-                state.order, state.done = _draw_order(probability, generator), 0
-                state.row = {"epoch": len(state.history) + 1, "loss": 0.0, "lr": schedule.get_last_lr()[0]}
-            row = state.row
-            for first in range(state.done, len(state.order), recipe.batch_size):
-                index = state.order[first : first + recipe.batch_size]
-                patches, region, expected = _random_patches(
-                    classifier, images, target, index, recipe, generator, processes.share
-                )
-                if not processes.is_main:  # dropout of its own, and the same where a training goes on
-                    torch.manual_seed(
-                        draw_seed(np.random.default_rng((seed, processes.rank, row["epoch"], state.done)))
-                    )
-                optimizer.zero_grad()
-                value = _backward(
-                    classifier,
-                    (patches, region, expected),
-                    weight=len(index[processes.share]) / len(index),
-                    label_smoothing=label_smoothing,
-                    mixed_precision=mixed_precision,
-                    processes=processes,
-                )
-                if not math.isfinite(value):
-                    raise FloatingPointError(f"the loss became {value} in epoch {row['epoch']}; try a lower lr")
-                optimizer.step()
-                schedule.step()
-                state.done += len(index)
-                row["loss"] += value * len(index) / drawn
-                bar.update()
-                snapshots.save_sometimes(state.state_dict)
-            classifier.eval()
-            if validation is not None:
-                with autocast(classifier.device, mixed_precision):
-                    row["valid_accuracy"] = _random_region_accuracy(
-                        classifier, valid_images, valid_target, recipe, generator, processes
-                    )
-            state.history.append(row)
-            shown = {name: f"{value:.3g}" for name, value in row.items() if name != "epoch"}
-            bar.set_postfix(shown, refresh=False)  # drawn with the next step: an epoch may be one
-            state.row, state.done = {}, 0
-        classifier.eval()
-        if is_new:
-            snapshots.save(state.state_dict)
+    training = _Training(classifier, data, recipe, label_smoothing, mixed_precision, processes, seed)
+    with seeded(seed), joint_batch_norm(classifier, processes):
+        training.run(snapshots, show_progress=show_progress and processes.is_main)
         with autocast(classifier.device, mixed_precision):
-            accuracy = (
-                None
-                if validation is None
-                else region_accuracy(classifier, valid_images, valid_target, accelerator=accelerator)
-            )
-    return RegionTraining(pd.DataFrame(state.history), accuracy, snapshots.git)
+            accuracy = data.validation and region_accuracy(classifier, *data.validation, accelerator=accelerator)
+    return RegionTraining(pd.DataFrame(training.history), accuracy, snapshots.git)
 
 
 def region_accuracy(
@@ -334,21 +225,118 @@ def region_accuracy(
     return accuracy
 
 
-@dataclass
-class _State:
-    """What a training that was stopped goes on from: the state of all that has one, and where it was."""
+class _Training:
+    """A training: its steps, and the state from which it resumes where it was stopped."""
 
-    classifier: RegionClassifier
-    optimizer: torch.optim.Optimizer
-    schedule: Any
-    generator: torch.Generator
-    history: list[dict[str, Any]] = field(default_factory=list)
-    # Of the epoch under way: the images in their order, how many of them are done, the row of the history.
-    order: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-    done: int = 0
-    row: dict[str, Any] = field(default_factory=dict)
+    def __init__(
+        self,
+        classifier: RegionClassifier,
+        data: TrainingData,
+        recipe: Recipe,
+        label_smoothing: float,
+        mixed_precision: str,
+        processes: Processes,
+        seed: int,
+    ) -> None:
+        self.classifier, self.data, self.recipe = classifier, data, recipe
+        self.label_smoothing, self.mixed_precision = label_smoothing, mixed_precision
+        self.processes, self.seed = processes, seed
+        self.steps_per_epoch = _steps_per_epoch(recipe, data.drawn)
+        self.optimizer = torch.optim.AdamW(classifier.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+        self.schedule = _schedule(self.optimizer, recipe, recipe.epochs * self.steps_per_epoch)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.history: list[dict[str, Any]] = []
+        # Of the current epoch: the images in their order, how many of them are done, the row of the history.
+        self.order = torch.empty(0, dtype=torch.long)
+        self.done = 0
+        self.row: dict[str, Any] = {}
+
+    def run(self, snapshots: Snapshots, *, show_progress: bool) -> None:
+        """Train to the end, from where a kept state was."""
+        epochs = self.recipe.epochs
+        options: Any = {"desc": "region classifier", "disable": not show_progress}
+        with progress_bar(total=epochs * self.steps_per_epoch, **options) as bar:
+            if (kept := self.processes.from_main(snapshots.load)) is not None:
+                with snapshots.restoring():
+                    self.load_state_dict(kept)
+                    bar.update(len(self.history) * self.steps_per_epoch + math.ceil(self.done / self.recipe.batch_size))
+            is_new = len(self.history) < epochs
+            while len(self.history) < epochs:
+                for index in self._batches():
+                    self._step(index)
+                    bar.update()
+                    snapshots.save_sometimes(self.state_dict)
+                self._end_epoch()
+                shown = {name: f"{value:.3g}" for name, value in self.history[-1].items() if name != "epoch"}
+                bar.set_postfix(shown, refresh=False)  # drawn with the next step: an epoch may be one
+            self.classifier.eval()
+            if is_new:
+                snapshots.save(self.state_dict)
+
+    def _batches(self) -> Iterator[Tensor]:
+        """Yield what is left of the current epoch, or a new one."""
+        self.classifier.train()
+        if not self.row:
+            self.order, self.done = draw_order(self.data.probability, self.generator), 0
+            self.row = {"epoch": len(self.history) + 1, "loss": 0.0, "lr": self.schedule.get_last_lr()[0]}
+        for start in range(self.done, len(self.order), self.recipe.batch_size):
+            yield self.order[start : start + self.recipe.batch_size]
+
+    def _step(self, index: Tensor) -> None:
+        share = self.processes.share
+        batch = self._patches(self.data.images, self.data.target, index)
+        if not self.processes.is_main:  # dropout of its own, and the same in a training that resumes
+            own = (self.seed, self.processes.rank, self.row["epoch"], self.done)
+            torch.manual_seed(draw_seed(np.random.default_rng(own)))
+        self.optimizer.zero_grad()
+        loss = self._backward(batch, weight=len(index[share]) / len(index))
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss became {loss} in epoch {self.row['epoch']}; try a lower lr")
+        self.optimizer.step()
+        self.schedule.step()
+        self.done += len(index)
+        self.row["loss"] += loss * len(index) / self.data.drawn
+
+    def _backward(self, batch: tuple[Tensor, Tensor, Tensor], *, weight: float) -> float:
+        """Add the gradients of the loss over all processes' patches, of which these count by `weight`; return it."""
+        patches, region, expected = batch
+        with autocast(self.classifier.device, self.mixed_precision):
+            logits = self.classifier(patches, region)
+            # The last batch may have no image for this process, which takes part with a loss of 0.
+            mean = (
+                F.cross_entropy(logits, expected, label_smoothing=self.label_smoothing) if len(logits) else logits.sum()
+            )
+            loss = mean * weight
+        loss.backward()
+        self.processes.sum_gradients(self.classifier)
+        return self.processes.sum(loss.detach()).item()
+
+    def _end_epoch(self) -> None:
+        self.classifier.eval()
+        if self.data.validation is not None:
+            with autocast(self.classifier.device, self.mixed_precision):
+                self.row["valid_accuracy"] = self._random_region_accuracy(*self.data.validation)
+        self.history.append(self.row)
+        self.row, self.done = {}, 0
+
+    def _random_region_accuracy(self, images: ImageData, target: Tensor) -> float:
+        """Return the balanced accuracy on the recipe's number of random regions of each image."""
+        # Right, and seen.
+        counts = torch.zeros(2, self.classifier.num_classes, dtype=torch.long, device=self.classifier.device)
+        with torch.inference_mode():
+            for index in torch.arange(len(images)).split(self.recipe.batch_size):
+                patches, region, expected = self._patches(images, target, index)
+                hit = (self.classifier(patches, region).argmax(1) == expected).long()
+                counts.index_add_(1, expected, torch.stack([hit, torch.ones_like(hit)]))
+            right, seen = self.processes.sum(counts).cpu().numpy()
+        return float((right[seen > 0] / seen[seen > 0]).mean())
+
+    def _patches(self, images: ImageData, target: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        positions = self.recipe.positions_per_image
+        return random_patches(self.classifier, images, target, index, positions, self.generator, self.processes.share)
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the state of all that has one, and where the training is."""
         return {
             "classifier": self.classifier.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -359,6 +347,7 @@ class _State:
         }
 
     def load_state_dict(self, kept: Mapping[str, Any]) -> None:
+        """Resume from such a state."""
         self.classifier.load_state_dict(kept["classifier"])
         self.optimizer.load_state_dict(kept["optimizer"])
         self.schedule.load_state_dict(kept["schedule"])
@@ -366,7 +355,7 @@ class _State:
         set_random_states(kept["random"][1])
         self.history, (self.order, self.done, self.row) = kept["history"], kept["epoch"]
         if not (isinstance(self.history, list) and isinstance(self.row, dict)):
-            raise TypeError("its history is none")
+            raise TypeError("it has no history")
 
 
 def _settings(classifier: RegionClassifier) -> Any:
@@ -375,155 +364,27 @@ def _settings(classifier: RegionClassifier) -> Any:
     return type(classifier), own, dict(classifier.named_children())
 
 
-def _with_labels(
-    classifier: RegionClassifier,
-    images: ImageSource,
-    labels: ArrayLike | None,
-    within: ArrayLike | None,
-    *,
-    name: str,
-) -> tuple[ImageData, Any, Any]:
-    """Return the images, and the labels that are with them where these are given by name or left out."""
-    size = classifier.grid.image_size
-    if is_dataset(images):
-        images = from_dataset(images, size=size)
-    if isinstance(images, AttributeImages):
-        if labels is None and images.attributes.shape[1] != 1:
-            raise ValueError(f"labels must name one of the attributes of {name}, {[*images.attributes]}, got None")
-        labels = images.labels(images.attributes.columns[0]) if labels is None else labels
-        labels, within = (images.labels(value) if isinstance(value, str) else value for value in (labels, within))
-    elif labels is None:
-        raise ValueError(f"labels must be given, for {name} have none with them; got None")
-    return check_images(images, name=name, image_size=size, channels=classifier.in_channels), labels, within
+def _decided(recipe: Recipe, drawn: int, **given: Any) -> Recipe:
+    """Return the recipe with what the user gives in place of it, and its number of epochs for `drawn` images."""
+    given = {name: value for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        is_count = name not in ("lr", "weight_decay")
+        if is_count and not isinstance(value, int | np.integer):
+            raise TypeError(f"{name} must be an integer, got {value!r}")
+        if value < is_count or (name == "lr" and value == 0):
+            raise ValueError(f"{name} must be {'above 0' if name == 'lr' else f'at least {is_count:d}'}, got {value}")
+    recipe = replace(recipe, **given)
+    if "epochs" in given:
+        return recipe
+    return replace(recipe, epochs=max(recipe.epochs, math.ceil(recipe.min_steps / _steps_per_epoch(recipe, drawn))))
 
 
-def _encode(classifier: RegionClassifier, labels: ArrayLike, count: int) -> tuple[NDArray[Any], Tensor]:
-    names, target = np.unique(check_classes(labels, count, name="labels"), return_inverse=True)
-    if len(names) != classifier.num_classes:
-        raise ValueError(
-            f"labels must take {classifier.num_classes} values, the classifier's classes, got {list(names)}"
-        )
-    return names, torch.from_numpy(target)
+def _steps_per_epoch(recipe: Recipe, drawn: int) -> int:
+    return math.ceil(drawn / recipe.batch_size)
 
 
-def _check_validation(
-    classifier: RegionClassifier, validation: tuple[ImageSource, ArrayLike | None], names: NDArray[Any]
-) -> tuple[ImageData, NDArray[np.intp]]:
-    """Return the images and their class numbers."""
-    if not isinstance(validation, tuple | list) or len(validation) != 2:
-        raise TypeError(f"validation must be (images, labels), got {type(validation).__name__}")
-    images, labels = validation
-    images, labels, _ = _with_labels(classifier, images, labels, None, name="validation images")
-    values = np.asarray(labels)
-    unknown = set(values.tolist()) - set(names.tolist())
-    if unknown or len(values) != len(images):
-        raise ValueError(f"validation must have a known label an image; unknown labels: {sorted(unknown)}")
-    return images, np.searchsorted(names, values)
-
-
-def _draw_probability(
-    labels: ArrayLike, within: ArrayLike | None, weight: str | ArrayLike | None, count: int
-) -> Tensor:
-    if within is not None:
-        if not isinstance(weight, str):
-            raise ValueError("sample_weight must be 'balanced' where within is given")
-        return torch.from_numpy(within_class_weights(labels, check_classes(within, count, name="within")))
-    if isinstance(weight, str):
-        if weight != "balanced":
-            raise ValueError(f"sample_weight must be 'balanced', an array or None, got {weight!r}")
-        return torch.from_numpy(compute_sample_weight("balanced", np.asarray(labels)))
-    return torch.from_numpy(check_weights(weight, count))
-
-
-def _with_overrides(
-    recipe: Recipe, batch_size: int | None, positions: int | None, lr: float | None, weight_decay: float | None
-) -> Recipe:
-    given = {"batch_size": batch_size, "positions_per_image": positions, "lr": lr, "weight_decay": weight_decay}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    for name, value in chosen.items():
-        least = {"lr": 0.0, "weight_decay": 0.0}.get(name, 1)
-        if least == 1 and not isinstance(value, int | np.integer):
-            raise TypeError(f"{name} must be a whole number, got {value!r}")
-        if value < least or (name == "lr" and value == 0):
-            raise ValueError(f"{name} must be {'above 0' if name == 'lr' else f'at least {least}'}, got {value}")
-    return replace(recipe, **chosen)  # type: ignore[arg-type]
-
-
-def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, epochs: int, steps_per_epoch: int) -> Any:
+def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> Any:
     if recipe.schedule == "onecycle":
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=epochs * steps_per_epoch + 1)
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps + 1)
     # 40 of the paper's 90 epochs; a shorter training keeps the proportions.
-    return torch.optim.lr_scheduler.StepLR(optimizer, max(1, round(epochs * steps_per_epoch * 4 / 9)), gamma=0.1)
-
-
-def _draw_order(probability: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the images of one epoch: each once where all weigh the same, else as many draws with replacement."""
-    drawn = probability.nonzero().squeeze(1)
-    if probability[drawn].unique().numel() == 1:
-        return drawn[torch.randperm(len(drawn), generator=generator)]
-    return torch.multinomial(probability, len(drawn), replacement=True, generator=generator)
-
-
-def _random_patches(
-    classifier: RegionClassifier,
-    images: ImageData,
-    target: Tensor,
-    index: Tensor,
-    recipe: Recipe,
-    generator: torch.Generator,
-    share: slice,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return patches (N * P) x C x k x k, their regions and their classes, on the classifier's device.
-
-    They are those of a `share` of the images. The draws are those for all, so that each process draws the same.
-    """
-    grid, positions = classifier.grid, recipe.positions_per_image
-    # Two at least: batch normalisation cannot train on one value a channel.
-    positions = max(positions, 2) if len(index) == 1 else positions
-    region = torch.randint(grid.num_regions, (len(index), positions), generator=generator)
-    index, region = index[share], region[share].to(classifier.device)
-    patches = grid.extract(take(images, index.numpy()).to(classifier.device), region).flatten(0, 1)
-    expected = target[index].repeat_interleave(positions).to(classifier.device)
-    return patches, region.flatten(), expected
-
-
-def _backward(
-    classifier: RegionClassifier,
-    batch: tuple[Tensor, Tensor, Tensor],
-    *,
-    weight: float,
-    label_smoothing: float,
-    mixed_precision: str,
-    processes: Processes,
-) -> float:
-    """Add the gradients of the loss over all processes' patches, of which these count by `weight`, and return it."""
-    patches, region, expected = batch
-    with autocast(classifier.device, mixed_precision):
-        logits = classifier(patches, region)
-        # The last batch may have no image for this process, which takes part with a loss of 0.
-        mean = F.cross_entropy(logits, expected, label_smoothing=label_smoothing) if len(logits) else logits.sum()
-        loss = mean * weight
-    loss.backward()
-    processes.sum_gradients(classifier)
-    return processes.sum(loss.detach()).item()
-
-
-def _random_region_accuracy(
-    classifier: RegionClassifier,
-    images: ImageData,
-    target: NDArray[np.intp],
-    recipe: Recipe,
-    generator: torch.Generator,
-    processes: Processes,
-) -> float:
-    """Return the balanced accuracy on the recipe's number of random regions of each image."""
-    counts = torch.zeros(2, classifier.num_classes, dtype=torch.long, device=classifier.device)  # right, and seen
-    with torch.inference_mode():
-        for index in torch.arange(len(images)).split(recipe.batch_size):
-            patches, region, expected = _random_patches(
-                classifier, images, torch.from_numpy(target), index, recipe, generator, processes.share
-            )
-            hit = (classifier(patches, region).argmax(1) == expected).long()
-            counts.index_add_(1, expected, torch.stack([hit, torch.ones_like(hit)]))
-        right, seen = processes.sum(counts).cpu().numpy()
-    return float((right[seen > 0] / seen[seen > 0]).mean())
+    return torch.optim.lr_scheduler.StepLR(optimizer, max(1, round(steps * 4 / 9)), gamma=0.1)

@@ -56,7 +56,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         Or any scikit-learn classifier with a parameter ``batch_transform`` like its. It is cloned, never trained.
     region_classifier : RegionClassifier, optional
         Trained to predict the confounder. By default a `DenseRegionClassifier` is trained on the training images
-        themselves, within the classes of y, see `captum_region.training.within_class_weights`: plainly trained, it
+        themselves, within the classes of y, see `captum_region.training_data.within_class_weights`: plainly trained, it
         would find the target, which in biased data goes along with the confounder.
     region_epochs : int, optional
         Epochs of that training; by default its recipe's, see `fit_region_classifier`.

@@ -18,7 +18,8 @@ from captum_region.classifiers import RegionClassifier
 from captum_region.digest import digest, digest_of
 from captum_region.provenance import git_state
 from captum_region.randomness import seeded
-from captum_region.training import _draw_order, region_accuracy, within_class_weights
+from captum_region.training import region_accuracy
+from captum_region.training_data import draw_order, within_class_weights
 
 GRID = RegionGrid(16, 4, 4)
 
@@ -114,10 +115,10 @@ def test_within_class_weights_balance_inside_each_class():
 
 def test_draws_follow_the_weights():
     generator = torch.Generator().manual_seed(0)
-    uniform = _draw_order(torch.ones(10).double(), generator)
+    uniform = draw_order(torch.ones(10).double(), generator)
     assert sorted(uniform.tolist()) == list(range(10))
     weights = torch.tensor([0.0, 1.0, 3.0]).double()
-    drawn = np.concatenate([_draw_order(weights, generator) for _ in range(4000)])
+    drawn = np.concatenate([draw_order(weights, generator) for _ in range(4000)])
     share = np.bincount(drawn, minlength=3) / len(drawn)
     np.testing.assert_allclose(share, [0, 0.25, 0.75], atol=0.02)
 
@@ -235,8 +236,8 @@ def test_progress_goes_to_stderr_when_asked(capfd):
         ({"sample_weight": [-1.0] * 8}, ValueError, "sample_weight"),
         ({"sample_weight": [0.0] * 8}, ValueError, "sample_weight"),
         ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
-        ({"epochs": 1.5}, TypeError, "epochs must be a whole number, got 1.5"),
-        ({"batch_size": 1.5}, TypeError, "batch_size must be a whole number, got 1.5"),
+        ({"epochs": 1.5}, TypeError, "epochs must be an integer, got 1.5"),
+        ({"batch_size": 1.5}, TypeError, "batch_size must be an integer, got 1.5"),
         ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
         ({"positions_per_image": 0}, ValueError, "positions_per_image"),
         ({"lr": 0}, ValueError, "lr must be above 0"),
