@@ -49,7 +49,7 @@ def check_classes(
     ValueError: labels must be classes, got 61.5 ... (Unknown label type: continuous); group them first
     """
     values = values.numpy(force=True) if isinstance(values, Tensor) else values
-    shape = np.shape(values)
+    shape = np.asarray(values).shape
     if shape not in ((count,), (count, 1)):
         raise ValueError(f"{name} should be a 1d array of shape ({count},), one an image, got {shape}")
     labels: NDArray[Any] = column_or_1d(values, warn=name == "y")  # fairlearn takes a frame of one column

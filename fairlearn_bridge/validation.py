@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.validation import validate_data
 from torch import Tensor
@@ -24,8 +25,16 @@ if TYPE_CHECKING:
 
 
 def from_names(X: Any, *labels: Any) -> tuple[Any, ...]:
-    """Return X and `labels`; of `AttributeImages` or a data set its images, and labels given by their name."""
-    X = from_dataset(X) if is_dataset(X) else X
+    """Return X and `labels`; of `AttributeImages` or a data set its images, and labels given by their name.
+
+    Raises
+    ------
+    TypeError
+        If X is sparse, which has no length.
+    """
+    if issparse(X):
+        raise TypeError("Sparse data was passed for X, but dense data is required. Use X.toarray()")
+    X = from_dataset(X) if is_dataset(X) else X if hasattr(X, "__len__") else np.asarray(X)
     if not isinstance(X, AttributeImages):
         return X, *labels
     return X.images, *(X.labels(value) if isinstance(value, str) else value for value in labels)

@@ -52,6 +52,18 @@ class Mitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # type: ig
         classes: NDArray[Any] = self.estimator_.classes_
         return classes
 
+    @property
+    def n_features_in_(self) -> int:
+        """Channels x height x width, as the classifier has it."""
+        count: int = self.estimator_.n_features_in_
+        return count
+
+    @property
+    def feature_names_in_(self) -> NDArray[Any]:
+        """Names of the columns, if X was a data frame of rows."""
+        names: NDArray[Any] = self.estimator_.feature_names_in_
+        return names
+
     def predict_proba(self, X: ImageData) -> NDArray[np.float64]:
         """Return the probability of each class of ``classes_``, N x classes."""
         check_is_fitted(self, "estimator_")

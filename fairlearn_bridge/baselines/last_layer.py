@@ -195,9 +195,9 @@ class EmbeddingCorrelationRemoval(Mitigator):
         check_is_fitted(self, "head_")
         features = self.scaler_.transform(last_features(self.estimator_, X))
         if sensitive_features is None:
-            indicators = np.tile(self.remover_.sensitive_mean_, (len(X), 1))
+            indicators = np.tile(self.remover_.sensitive_mean_, (len(features), 1))
         else:
-            sensitive = check_sensitive(sensitive_features, len(X))
+            sensitive = check_sensitive(sensitive_features, len(features))
             if unknown := set(sensitive.tolist()) - set(self.sensitive_values_.tolist()):
                 known = self.sensitive_values_.tolist()
                 raise ValueError(f"sensitive_features must have the values it had in fit, {known}, got {unknown} too")
@@ -275,6 +275,8 @@ class AdversarialLastLayer(Mitigator):
         ------
         ValueError
             If a parameter is out of range or the module has no linear layer.
+        FloatingPointError
+            If the game diverges.
         """
         if self.constraints not in ("equalized_odds", "demographic_parity"):
             raise ValueError(f"constraints must be 'equalized_odds' or 'demographic_parity', got {self.constraints!r}")
@@ -311,6 +313,8 @@ class AdversarialLastLayer(Mitigator):
             )
         # Its layer alone: the rest cannot be pickled.
         self.head_ = game.backendEngine_.predictor_model.layers_[0].double()
+        if not all(part.isfinite().all() for part in self.head_.parameters()):
+            raise FloatingPointError(f"the new layer became infinite or NaN; try a lower lr than {self.lr}")
         return self
 
     def predict_proba(self, X: ImageData) -> NDArray[np.float64]:

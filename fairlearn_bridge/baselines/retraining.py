@@ -11,10 +11,10 @@ from captum.attr import LayerAttribution, LayerGradCam
 from sklearn.base import clone
 from torch import Tensor, nn
 
-from captum_region.batches import batches, check_images
+from captum_region.batches import batches
 from captum_region.labels import check_classes
 from fairlearn_bridge.baselines.base import Mitigator
-from fairlearn_bridge.validation import from_names
+from fairlearn_bridge.validation import check_rows_or_images, from_names
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -112,10 +112,10 @@ class MaskTune(Mitigator):
         if self.tune_epochs < 1:
             raise ValueError(f"tune_epochs must be at least 1, got {self.tune_epochs}")
         X, y = from_names(X, y)
-        X = check_images(X, name="X")
         labels = check_classes(y, len(X), name="y", least=2)
         self.estimator_ = clone(self.estimator).fit(X, labels)
-        self.masks_ = self._masks(X, labels)
+        images = check_rows_or_images(self.estimator_, X, self.estimator_.image_shape_, reset=False)
+        self.masks_ = self._masks(images, labels)
         lr = self.estimator.lr / 10 if self.tune_lr is None else self.tune_lr
         hide = partial(_hide, torch.from_numpy(self.masks_))
         tuned = {"warm_start": True, "max_epochs": self.tune_epochs, "lr": lr, "batch_transform": hide}

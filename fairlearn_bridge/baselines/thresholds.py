@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.base import clone
 from sklearn.metrics import make_scorer, recall_score
 from sklearn.model_selection import TunedThresholdClassifierCV
 from sklearn.utils.validation import check_is_fitted
 
+from captum_region.labels import check_classes
+from fairlearn_bridge.baselines.base import Mitigator
 from fairlearn_bridge.validation import from_names
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ def _recall_gap(y_true: NDArray[Any], y_pred: NDArray[Any]) -> float:
     return float(recalls.max() - recalls.min())
 
 
-class ThresholdShift(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class ThresholdShift(Mitigator):
     """A binary classifier, not mitigated, whose threshold is moved until both classes are recognised equally well.
 
     The control for every claim of a smaller gap: accuracy by class can be equalised by the threshold alone, with no
@@ -57,10 +59,12 @@ class ThresholdShift(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # typ
         """
         X, y = from_names(X, y)
         X_valid, y_valid = from_names(*validation)
-        if len(np.unique(np.asarray(y))) != 2 or len(np.unique(np.asarray(y_valid))) != 2:
-            raise ValueError("y and the labels of validation must hold two classes, a threshold lies between two")
-        self.estimator_ = clone(self.estimator).fit(X, y)
-        self.classes_ = self.estimator_.classes_
+        labels = check_classes(y, len(X), name="y", least=2)
+        valid_labels = check_classes(y_valid, len(X_valid), name="validation labels", least=2)
+        for name, values in (("y", labels), ("validation labels", valid_labels)):
+            if (count := len(np.unique(values))) > 2:
+                raise ValueError(f"Only binary classification is supported. {name} must hold 2 classes, got {count}")
+        self.estimator_ = clone(self.estimator).fit(X, labels)
         tuned = TunedThresholdClassifierCV(
             self.estimator_,
             scoring=make_scorer(_recall_gap, greater_is_better=False),
@@ -69,17 +73,17 @@ class ThresholdShift(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # typ
             cv="prefit",
             refit=False,
         )
-        self.threshold_ = float(tuned.fit(X_valid, np.asarray(y_valid)).best_threshold_)
+        self.threshold_ = float(tuned.fit(X_valid, valid_labels).best_threshold_)
         return self
 
-    def predict_proba(self, X: ImageData) -> NDArray[np.float64]:
-        """Return the estimator's probabilities, N x 2; the shift does not change them."""
-        check_is_fitted(self, "threshold_")
-        probability: NDArray[np.float64] = self.estimator_.predict_proba(X)
-        return probability
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
 
     def predict(self, X: ImageData) -> NDArray[Any]:
         """Return the label of each image by the shifted threshold, shape (N,)."""
+        check_is_fitted(self, "threshold_")
         is_second = self.predict_proba(X)[:, 1] >= self.threshold_
         predicted: NDArray[Any] = self.classes_[is_second.astype(int)]
         return predicted

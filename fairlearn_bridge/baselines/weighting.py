@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from sklearn.base import clone
+from skorch.utils import multi_indexing
 from torch import Tensor
 
-from captum_region.batches import check_images, take
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.baselines.base import Mitigator, cells_of, need_all_cells
 
@@ -87,7 +87,6 @@ class BalancedResampling(Mitigator):
             If a cell is empty.
         """
         X, cells = cells_of(X, y, sensitive_features)
-        X = check_images(X, name="X")
         need_all_cells(cells, "there is nothing to draw for that cell")
         generator = np.random.default_rng(draw_seed(self.random_state))
         drawn = [
@@ -95,9 +94,8 @@ class BalancedResampling(Mitigator):
             for members in cells.groupby("cell").indices.values()
         ]
         self.sample_indices_ = np.sort(np.concatenate(drawn))
-        self.estimator_ = clone(self.estimator).fit(
-            take(X, self.sample_indices_), cells["y"].to_numpy()[self.sample_indices_]
-        )
+        drawn_images = multi_indexing(X if hasattr(X, "shape") else np.asarray(X), self.sample_indices_)
+        self.estimator_ = clone(self.estimator).fit(drawn_images, cells["y"].to_numpy()[self.sample_indices_])
         return self
 
 

@@ -355,7 +355,7 @@ def test_threshold_shift_makes_both_classes_equally_well_recognised():
     assert recall_gap(shift.estimator_.predict(X_valid)) > 0.3
     assert recall_gap(shift.predict(X_valid)) < 0.1
     assert np.array_equal(shift.predict_proba(X), shift.estimator_.predict_proba(X))
-    with pytest.raises(ValueError, match="two classes"):
+    with pytest.raises(ValueError, match="validation labels must hold at least 2 classes"):
         shift.fit(X, y, validation=(X, np.zeros(300)))
 
 
