@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from captum_region import DenseRegionClassifier, RegionGrid, save_classifier
 from captum_region.cli import app as captum_region
-from captum_region.cli import told_in_one_line
+from captum_region.cli.running import told_in_one_line
 from captum_region.datasets import make_faces
 from fairlearn_bridge.cli import app as fairlearn_bridge
 
@@ -282,7 +282,7 @@ def test_a_link_that_could_not_be_removed_in_the_end_is_refused_at_once(options,
         (tmp_path / "elsewhere").mkdir(exist_ok=True)
         (tmp_path / "out" / "checkpoints").symlink_to(tmp_path / target)
         done, out = run(*options, attributes, *names, "--force", check=2)
-        assert "--out must hold no link to its checkpoints" in done.stderr
+        assert "must be a folder of its own, it is a link" in done.stderr
         assert [path.name for path in out.iterdir()] == ["checkpoints"]
         (out / "checkpoints").unlink()
 

@@ -18,7 +18,8 @@ from sklearn.metrics import roc_auc_score
 
 from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
 from captum_region.classifiers import DenseRegionClassifier
-from captum_region.cli import AsJson, Debug, Quiet, Seed, Size, told_in_one_line
+from captum_region.cli.options import AsJson, Debug, Quiet, Seed, Size
+from captum_region.cli.running import told_in_one_line
 from captum_region.datasets import make_faces
 from captum_region.saliency.methods import captum_methods
 from captum_region.saliency.study import WholeImageClassifier, grids_for

@@ -23,7 +23,8 @@ from numpy.polynomial import Polynomial
 from PIL import Image
 
 from captum_region import DenseRegionClassifier, RegionGrid, save_classifier
-from captum_region.cli import Debug, Force, check_out, told_in_one_line
+from captum_region.cli.options import Debug, Force
+from captum_region.cli.running import check_out, told_in_one_line
 from captum_region.datasets import make_faces
 from captum_region.files import replacing
 from captum_region.plotting import STYLE

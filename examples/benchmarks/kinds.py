@@ -19,20 +19,9 @@ from scipy.stats import pearsonr
 
 from captum_region.batches import batches
 from captum_region.calibration import balanced_subset, of_logits
-from captum_region.cli import (
-    AsJson,
-    Cache,
-    Data,
-    Debug,
-    Device,
-    Quiet,
-    ReplaceFile,
-    Root,
-    Seed,
-    check_file,
-    read_both,
-    told_in_one_line,
-)
+from captum_region.cli.options import AsJson, Cache, Data, Debug, Device, Quiet, ReplaceFile, Root, Seed
+from captum_region.cli.reading import read_both
+from captum_region.cli.running import check_file, told_in_one_line
 from captum_region.confidence import negative_entropy
 from captum_region.datasets import Faces
 from captum_region.files import replacing

@@ -19,7 +19,8 @@ from studies import Confounders, RegionEpochs, Seeds, Target, TestPerCell, Train
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
 from captum_region.batches import batches
-from captum_region.cli import AsJson, Cache, Data, Debug, Device, Quiet, Root, Seed, Size, told_in_one_line
+from captum_region.cli.options import AsJson, Cache, Data, Debug, Device, Quiet, Root, Seed, Size
+from captum_region.cli.running import told_in_one_line
 from captum_region.datasets import Faces
 from captum_region.saliency.localisation import pixel_auc
 from fairlearn_bridge.experiment import samples_of

@@ -27,7 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet18
 
 from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
-from captum_region.cli import AsJson, Debug, Device, Quiet, ReplaceFile, check_file, told_in_one_line
+from captum_region.cli.options import AsJson, Debug, Device, Quiet, ReplaceFile
+from captum_region.cli.running import check_file, told_in_one_line
 from captum_region.confidence import negative_entropy
 from captum_region.datasets import make_faces
 from captum_region.files import replacing

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from captum_region.cli import read_data
+from captum_region.cli.reading import read_data
 from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData, split_data, synthetic_data
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from studies import Confounders, RegionEpochs, Seeds, Target, TestPerCell, Train
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
 from captum_region.batches import as_floats
-from captum_region.cli import AsJson, Cache, Data, Debug, Quiet, Root, Seed, Size, told_in_one_line
+from captum_region.cli.options import AsJson, Cache, Data, Debug, Quiet, Root, Seed, Size
+from captum_region.cli.running import told_in_one_line
 from fairlearn_bridge import AttributionNoise, ImageClassifier, compare_mitigators, grey_out, quantile_mask
 from fairlearn_bridge.experiment import samples_of
 from fairlearn_bridge.noise import protect

@@ -21,7 +21,8 @@ from captum_region import (
     load_classifier,
     save_classifier,
 )
-from captum_region.cli import app, set_apart
+from captum_region.cli import app
+from captum_region.cli.reading import set_apart
 from captum_region.datasets import AttributeImages, make_faces
 
 

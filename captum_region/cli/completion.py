@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import typer  # noqa: TC002 (typer itself reads the annotation)
+import typer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

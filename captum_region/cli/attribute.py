@@ -1,0 +1,137 @@
+"""captum-region attribute."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from captum_region.cli import completion
+from captum_region.cli.options import (
+    AsJson,
+    Cache,
+    Checkpoint,
+    Data,
+    Debug,
+    Force,
+    ImageColumn,
+    LaunchedDevice,
+    MixedPrecision,
+    Out,
+    Quiet,
+    Root,
+    SkipDamaged,
+)
+from captum_region.cli.reading import read_both, reading
+from captum_region.cli.running import check_out, told_in_one_line, write_picture
+from captum_region.files import replacing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from captum_region import RegionGrid
+    from captum_region.datasets import AttributeImages
+
+
+def attribute(
+    ctx: typer.Context,
+    classifier: Checkpoint,
+    data: Data,
+    out: Out,
+    root: Root = Path(),
+    image_column: ImageColumn = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="Also the mean map of each class of this attribute, or attribute=value.",
+            autocompletion=completion.attributes,
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Attribute only the first so many images.")] = None,
+    confidence: Annotated[
+        str,
+        typer.Option(
+            help="negative_entropy, top_softmax or margin.",
+            autocompletion=completion.one_of("negative_entropy", "top_softmax", "margin"),
+        ),
+    ] = "negative_entropy",
+    batch_size: Annotated[int, typer.Option(help="Images at a time; more may be faster on a GPU.")] = 16,
+    device: LaunchedDevice = None,
+    mixed_precision: MixedPrecision = "no",
+    cache: Cache = None,
+    skip_damaged: SkipDamaged = False,
+    force: Force = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing: compute some of the maps in --out again and compare.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Map a data set: --out gets a store of region maps, maps.npy (float16) and maps.json, their mean and its picture.
+
+    Where it was stopped, the same command with --force goes on.
+
+    Example: captum-region attribute eyeglasses --data celeba --root DATA --by Male --out maps
+
+    In several processes: accelerate launch --multi_gpu -m captum_region attribute ...
+    """
+    from captum_region import RegionAttribution, RegionMaps, attribute_dataset
+    from captum_region.distributed import Processes, launched
+
+    with told_in_one_line(debug, resumes=out / "maps.json"), launched(device) as accelerator:
+        processes = Processes(accelerator)
+        quiet = quiet or not processes.is_main
+        processes.from_main(lambda: check_out(out, force or check))
+        with processes.main_first():
+            loaded, images = read_both(classifier, data, root, **reading({**ctx.params, "quiet": quiet}))
+        images = images if limit is None else images.subset(slice(limit))
+        labels = None if by is None else images.labels(by)
+        attribution = RegionAttribution(loaded.to(device), confidence)
+        if check:
+            RegionMaps(out).check(attribution, images, batch_size=batch_size)
+            if processes.is_main:
+                found = f"{out} holds the maps of these images: the first and the last batch give the same maps again"
+                typer.echo(json.dumps({"equal": True}) if as_json else found)
+            return
+        maps = attribute_dataset(
+            attribution,
+            images,
+            out,
+            batch_size=batch_size,
+            mixed_precision=mixed_precision,
+            accelerator=accelerator,
+            show_progress=not quiet,
+        )
+        if not processes.is_main:
+            return
+        means = {"all images": maps.mean()}
+        if labels is not None:
+            means |= {f"{by}: {label}": mean for label, mean in maps.mean_by(labels).items()}
+        _write_means(out, maps.grid, means, images)
+        if as_json:
+            typer.echo((out / "maps.json").read_text(), nl=False)
+        else:
+            typer.echo(out / "mean_map.png")
+
+
+def _write_means(out: Path, grid: RegionGrid, means: dict[str, Tensor], images: AttributeImages) -> None:
+    import numpy as np
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    from captum_region.batches import batches
+    from captum_region.plotting import STYLE, plot_maps
+
+    with replacing(out / "mean_map.npy") as path:
+        np.save(path, means["all images"].numpy())
+    # Through batches, which let go of what they read of a memory map; their sums are exact.
+    total = np.sum([batch.numpy().sum(0, dtype=np.int64) for batch in batches(images.images, 256)], 0)
+    mean_image = (total / len(images)).round().astype(np.uint8)
+    pixels = {name: grid.to_pixels(mean) for name, mean in means.items()}
+    with rc_context(STYLE):
+        figure = Figure(figsize=(3.4 * len(means), 3), layout="constrained")
+        plot_maps(pixels, images=mean_image, axes=figure.subplots(1, len(means), squeeze=False))
+    write_picture(out / "mean_map.png", figure)

@@ -1,0 +1,11 @@
+"""The commands of fairlearn-bridge, put together."""
+
+from captum_region.cli.running import new_app
+from fairlearn_bridge.cli.inspect import inspect
+from fairlearn_bridge.cli.report import report
+from fairlearn_bridge.cli.run import demo, run
+from fairlearn_bridge.cli.sweep import sweep
+
+app = new_app("fairlearn-bridge", "Train image classifiers without a shortcut, and see what that did.")
+for command in (demo, run, sweep, inspect, report):
+    app.command()(command)

@@ -1,0 +1,92 @@
+"""fairlearn-bridge inspect: which attributes go along with the target."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from captum_region.cli import completion
+from captum_region.cli.options import AsJson, Data, Debug, Force, ImageColumn, Root, SkipDamaged
+from captum_region.cli.reading import read_tables
+from captum_region.cli.running import check_out, told_in_one_line, write_json, write_picture
+from captum_region.files import replacing
+
+
+def inspect(
+    data: Data,
+    target: Annotated[
+        str,
+        typer.Option(
+            help="Attribute to classify, of any number of classes, or attribute=value.",
+            autocompletion=completion.attributes,
+        ),
+    ],
+    root: Root = Path(),
+    image_column: ImageColumn = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results too; new or empty unless --force.")] = None,
+    threshold: Annotated[
+        float, typer.Option(help="Cramer's V from which on an attribute is flagged: 0 independent, 1 tells the target.")
+    ] = 0.2,
+    skip_damaged: SkipDamaged = False,
+    force: Force = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Find out which attributes go along with the target in the training images, and could be learnt in its place.
+
+    Only labels are read, no images. --out gets inspect.csv, inspect.json (what --json prints) and inspect.png. The
+    attributes of synthetic faces are independent: nothing is to be flagged there.
+
+    Example: fairlearn-bridge inspect --data celeba --root DATA --target Male
+    """
+    from fairlearn_bridge.inspecting import draw_inspection, labels_of, print_confounders, target_and_confounder
+    from fairlearn_bridge.inspection import cell_counts, find_confounders
+
+    with told_in_one_line(debug):
+        if out is not None:
+            check_out(out, force)
+        train, test = read_tables(data, root, skip_damaged=skip_damaged, image_column=image_column)
+        labels = labels_of(train, target)
+        attributes = train.drop(columns=target if target in train else target.partition("=")[0])
+        found = find_confounders(attributes, labels, threshold=threshold)
+        if found["cramers_v"].isna().all():
+            raise ValueError("; ".join(f"{name}: {note}" for name, note in found["note"].items()))
+        cells = cell_counts(attributes[found.index[found["cramers_v"].notna()]], labels)
+        pair = target_and_confounder(found, cells, target, train, test)
+        command = None if pair is None else _run_command(data, root, image_column, *pair)
+        result = {
+            "target": target,
+            "images": len(train),
+            "target_missing": int(labels.isna().sum()),
+            "threshold": threshold,
+            "attributes": json.loads(found.reset_index().to_json(orient="records")),
+            "cells": json.loads(cells.to_json(orient="records")),
+            "next": command,
+            "skipped": [row for part in (train, test) if part is not None for row in part.attrs.get("skipped", ())],
+        }
+        if out is not None:
+            write_json(out / "inspect.json", result)
+            with replacing(out / "inspect.csv") as path:
+                found.to_csv(path)
+            write_picture(out / "inspect.png", draw_inspection(found, cells, target, threshold))
+        if as_json:
+            typer.echo(json.dumps(result, indent=1))
+            return
+        print_confounders(found, cells, target)
+        typer.echo("V: Cramer's V; NMI: normalised mutual information; p: adjusted for the number of attributes")
+        typer.echo("value: the one that a class lacks most; how many images of each class have it")
+        typer.echo(f"* flagged: V at least {threshold:g} and more than chance; a model may take the shortcut, or not")
+        if pair is None:
+            typer.echo("nothing flagged has the images that fairlearn-bridge run needs of each cell")
+        else:
+            typer.echo(f"next, to train without {pair[0]} with {pair[1]}, which these images lack:\n{command}")
+
+
+def _run_command(data: str, root: Path, image_column: str | None, target: str, confounder: str) -> str:
+    options = ["--data", data, "--root", str(root), "--target", target, "--confounder", confounder]
+    options += [] if image_column is None else ["--image-column", image_column]
+    return shlex.join(["fairlearn-bridge", "run", *options, "--out", f"runs/{confounder}"])
