@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
     ImageData = NDArray[np.uint8] | NDArray[np.floating[Any]] | Tensor
     # Of what `check_images` makes ImageData; Any: torch's and Hugging Face's data sets.
     ImageSource = ImageData | AttributeImages | Any
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """Images known to lie in [0, 1], such as `check_images` returned: it does not look through them again."""
+
+    images: ImageData
+
+    def __len__(self) -> int:
+        return len(self.images)
 
 
 def check_images(
@@ -54,9 +65,10 @@ def check_images(
     TypeError, ValueError
         If they have another type, shape, size or number of channels, or float images leave [0, 1] or hold NaN.
     """
+    is_checked = isinstance(images, Checked)
     if is_dataset(images):
         images = from_dataset(images, size=image_size)
-    if isinstance(images, AttributeImages):
+    if isinstance(images, AttributeImages | Checked):
         images = images.images
     # A memory map stays one: what is read of it can then be let go of.
     images = images if isinstance(images, Tensor | np.ndarray) else np.asarray(images)
@@ -74,7 +86,7 @@ def check_images(
     if channels is not None and shape[1] != channels:
         raise ValueError(f"{name} must have {channels} channels, as the classifier has; got {shape[1]}")
     checked: ImageData = images
-    if floating and all(shape):
+    if floating and all(shape) and not is_checked:
         ends = [torch.stack(batch.detach().aminmax()) for batch in batches(checked, 256)]
         lows, highs = torch.stack(ends).T
         low, high = float(lows.min()), float(highs.max())

@@ -19,7 +19,7 @@ from captum_region import (
     RegionMaps,
     fit_region_classifier,
 )
-from captum_region.batches import as_floats, check_weights, take
+from captum_region.batches import Checked, as_floats, check_images, check_weights, take
 from captum_region.labels import check_classes
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
@@ -212,6 +212,10 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
                 raise TypeError(f"{name} must be a RegionClassifier, got {type(given).__name__}")
         X, y, sensitive_features = from_names(X, y, sensitive_features)
         X = check_rows_or_images(self, X, getattr(self.estimator, "image_shape", None), reset=True)
+        for given in (self.region_classifier, self.target_region_classifier):
+            if given is not None:
+                size, channels = given.grid.image_size, given.in_channels
+                check_images(Checked(X), name="X", image_size=size, channels=channels)
         self.image_shape_ = tuple(X.shape[1:])
         labels = check_classes(y, len(X), name="y", least=2)
         confounder = check_sensitive(sensitive_features, len(X), least=2 if self.region_classifier is None else 1)
@@ -229,7 +233,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
                 self._train_regions(X, labels, confounder, seed) if given is None else given
             )
             of_target = RegionAttribution(self.target_region_classifier_, self.confidence)
-            target_map = of_target.mean_pixels(X, show_progress=self.show_progress).cpu()
+            target_map = of_target.mean_pixels(Checked(X), show_progress=self.show_progress).cpu()
             self.target_pixel_map_: NDArray[np.float32] = target_map.numpy()
         noise = candidates[0]
         if len(candidates) > 1:
@@ -239,7 +243,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         pixel_maps = torch.from_numpy(self.pixel_map_)[None] if noise.is_general else grid.to_pixels(maps)
         if self.protect_target:
             pixel_maps = protect(pixel_maps, target_map, self.protect_target)
-        self.noise_ = noise.fit(pixel_maps, X, confounder, labels=labels, random_state=seed)
+        self.noise_ = noise.fit(pixel_maps, Checked(X), confounder, labels=labels, random_state=seed)
         self.estimator_ = clone(self.estimator).set_params(batch_transform=self.noise_)
         if self.random_state is not None:
             self.estimator_.set_params(random_state=seed)
@@ -330,7 +334,7 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         classifier = DenseRegionClassifier(grid, len(np.unique(attribute)), in_channels=X.shape[1], random_state=seed)
         fit_region_classifier(
             classifier,
-            X,
+            Checked(X),
             attribute,
             within=within,
             epochs=self.region_epochs,
@@ -353,8 +357,8 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
             return maps
         attribution = RegionAttribution(self.region_classifier_, self.confidence)
         if general:
-            return attribution.mean_map(X, show_progress=self.show_progress)[None]
-        return attribution.region_map(X, show_progress=self.show_progress).cpu()
+            return attribution.mean_map(Checked(X), show_progress=self.show_progress)[None]
+        return attribution.region_map(Checked(X), show_progress=self.show_progress).cpu()
 
     def _prepare(self, X: ImageData) -> ImageData:
         X = check_rows_or_images(self, X, self.image_shape_, reset=False)

@@ -16,7 +16,7 @@ from fairlearn_bridge.schemes import CONTROLS, check_scheme
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from captum_region.batches import ImageData
+    from captum_region.batches import ImageData, ImageSource
 
 Perturbation = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
@@ -224,7 +224,7 @@ class AttributionNoise:
     def fit(
         self,
         pixel_maps: Tensor | NDArray[np.floating[Any]],
-        images: ImageData | None = None,
+        images: ImageSource | None = None,
         confounder: ArrayLike | None = None,
         *,
         labels: ArrayLike | None = None,

@@ -11,7 +11,7 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
-from captum_region.batches import check_images
+from captum_region.batches import Checked, check_images
 from captum_region.datasets import AttributeImages, from_dataset
 from captum_region.datasets.conversion import is_dataset
 from captum_region.labels import check_classes
@@ -91,7 +91,7 @@ def check_rows_or_images(estimator: Any, X: Any, image_shape: Sequence[int] | No
         if rows.dtype == np.uint8:  # 7 as a brightness, 7/255, or as the number that it was in fit?
             raise TypeError("X must hold rows of the type they had in fit, not uint8")
         rows = estimator.row_scaler_.transform(rows)
-    return check_images(rows.reshape(-1, *shape), name="X")
+    return check_images(Checked(rows.reshape(-1, *shape)), name="X")
 
 
 def check_sensitive(values: Any, count: int, *, least: int = 1) -> NDArray[Any]:
