@@ -19,6 +19,7 @@ from captum_region import (
     attribute_dataset,
     fit_region_classifier,
 )
+from captum_region.batches import check_images
 from captum_region.datasets import AttributeImages
 from fairlearn_bridge import (
     AttributionNoiseMitigator,
@@ -290,6 +291,52 @@ def test_invalid_arguments_are_named_in_the_error(parameters, fit, error, words)
     mitigator = AttributionNoiseMitigator(**{"estimator": BASE} | parameters)
     with pytest.raises(error, match=words):
         mitigator.fit(**{"X": X, "y": y, "sensitive_features": confounder} | fit)
+
+
+def test_images_unlike_the_region_classifiers_are_refused(region_classifier):
+    X, y, confounder = biased(60)
+    channels = region_classifier.in_channels
+    wrong = X[:, :1] if channels > 1 else X.repeat(3, 1)
+    words = f"X must have {channels} channels, as the classifier has; got {wrong.shape[1]}"
+    for options in (
+        {"region_classifier": region_classifier},
+        {"target_region_classifier": region_classifier, "protect_target": 1.0},
+    ):
+        with pytest.raises(ValueError, match=words):
+            AttributionNoiseMitigator(BASE, **options).fit(wrong, y, sensitive_features=confounder)
+    with pytest.raises(ValueError, match="X must be 16 x 16 pixels"):
+        AttributionNoiseMitigator(BASE, region_classifier=region_classifier).fit(
+            X[:, :, :-2], y, sensitive_features=confounder
+        )
+
+
+class Counting(np.ndarray):
+    """Counts how often the first image is read as part of a batch of all."""
+
+    reads = 0
+
+    def __getitem__(self, index):
+        Counting.reads += isinstance(index, slice) and index.start == 0 and index.stop == 256
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("scheme", ["general_transplant", "specific_noise"])
+def test_float_images_are_looked_through_at_the_public_edges_alone(region_classifier, scheme):
+    X, y, confounder = biased(60)
+    X = (X / np.float32(255)).view(Counting)
+    Counting.reads = 0
+    check_images(X)
+    assert Counting.reads == 1
+    AttributionNoiseMitigator(
+        clone(BASE).set_params(max_epochs=1),
+        region_classifier=region_classifier,
+        scheme=scheme,
+        protect_target=1.0,
+        region_epochs=1,
+        random_state=0,
+    ).fit(X, y, sensitive_features=confounder)
+    # By the mitigator and by the estimator, which is one of the user's; before, by each step between them too.
+    assert Counting.reads == 3
 
 
 def test_stored_maps_give_the_same_masks(region_classifier, tmp_path):

@@ -140,7 +140,7 @@ ESTIMATORS = [
     SuppliedMaskTune(clone(LEARNER).set_params(module=Convolution)),
     SuppliedLastLayerRetraining(LEARNER, draws=2, random_state=0),
     SuppliedEmbeddingCorrelationRemoval(LEARNER),
-    SuppliedAdversarialLastLayer(LEARNER, epochs=5, lr=0.01, random_state=0),
+    SuppliedAdversarialLastLayer(LEARNER, epochs=20, batch_size=32, lr=0.01, random_state=0),
     SuppliedThresholdShift(LEARNER),
 ]
 
