@@ -56,7 +56,7 @@ def test_the_ratio_is_the_median_of_the_rounds():
 @pytest.mark.slow
 def test_the_command_prints_a_table_and_writes_json(tmp_path, command):
     out = tmp_path / "new" / "bench.json"
-    options = ["--size", "20", "--rounds", "2", "--images", "24", "--epochs", "1", "--bfloat16", "--quiet"]
+    options = ["--size", "16", "--rounds", "1", "--images", "20", "--epochs", "1", "--bfloat16", "--quiet"]
     done = command("examples/benchmarks/speed.py", "--out", out, *options)
     results = json.loads(out.read_text())
     assert {pair["name"][0] for pair in results["pairs"]} == set("abcdefg")
