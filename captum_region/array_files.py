@@ -1,4 +1,4 @@
-"""Arrays from .npy and .npz files, which may be damaged or a stranger's: then a ValueError names the file."""
+"""Arrays from .npy and .npz files, which may be damaged or untrusted: a ValueError names the file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import DTypeLike, NDArray
 
@@ -26,13 +26,18 @@ def open_array(
     ----------
     path : path
     shape : tuple of int
+        The shape that the array must have.
     dtype : dtype
-        What the file must hold.
+        The type that its values must have.
+
+    Returns
+    -------
+    memmap of `dtype`, of shape `shape`
 
     Raises
     ------
     OSError
-        If there is no such file, or it may not be opened.
+        If the file is missing or must not be opened.
     ValueError
         If the file is damaged or holds another array; the message names the file.
 
@@ -47,17 +52,45 @@ def open_array(
     Traceback (most recent call last):
     ValueError: ...maps.npy is damaged: it must hold float64 of shape (2, 4), it holds float64 of shape (2, 3)
     """
-    with _damage_named(path), Path(path).open("rb") as file:
-        found = _read_header(file)
-        # Before it is mapped: a damaged header may tell any size.
-        if found != (tuple(shape), False, np.dtype(dtype)):
+    with _damage_named(path):
+        found: np.memmap[tuple[int, ...], np.dtype[Any]] = np.lib.format.open_memmap(path, mode="r")
+        if (found.shape, found.dtype) != (shape, np.dtype(dtype)) or not found.flags.c_contiguous:
             raise ValueError(
-                f"it must hold {np.dtype(dtype)} of shape {shape}, it holds {found[2]} of shape {found[0]}"
+                f"it must hold {np.dtype(dtype)} of shape {shape}, it holds {found.dtype} of shape {found.shape}"
             )
-        start, wanted = file.tell(), math.prod(shape) * found[2].itemsize
-        if (size := file.seek(0, os.SEEK_END) - start) != wanted:
-            raise ValueError(f"it must hold {wanted:,} bytes of values, it holds {size:,}")
-        return np.memmap(file, found[2], "r", offset=start, shape=found[0])
+        if (size := os.path.getsize(path)) != found.offset + found.nbytes:
+            raise ValueError(f"it must have {found.offset + found.nbytes:,} bytes, it has {size:,}")
+        return found
+
+
+def write_rows(file: IO[bytes], rows: Iterable[NDArray[np.uint8]]) -> tuple[int, tuple[int, ...]]:
+    """Write uint8 arrays of one shape, one after the other, as one array of a .npy file.
+
+    They are written, not assigned to a memory map: a full disk is then an OSError, not a crash.
+
+    Parameters
+    ----------
+    file : binary file
+        An empty file, open for writing.
+    rows : iterable of ndarray of uint8
+        At least one. How many there are need not be known before.
+
+    Returns
+    -------
+    int
+        Where in the file the values begin.
+    tuple of int
+        The shape of the whole array.
+    """
+    count = 0
+    for count, row in enumerate(rows, start=1):
+        if count == 1:
+            _write_header(file, (0, *row.shape))
+            start = file.tell()
+        file.write(row.data)
+    file.seek(0)
+    _write_header(file, (count, *row.shape))
+    return start, (count, *row.shape)
 
 
 def read_arrays(path: str | os.PathLike[str], *, largest: int = 2**30) -> dict[str, NDArray[Any]]:
@@ -67,12 +100,17 @@ def read_arrays(path: str | os.PathLike[str], *, largest: int = 2**30) -> dict[s
     ----------
     path : path
     largest : int, default=2**30
-        How many bytes the arrays may take together: a small file can unpack to any size.
+        How many bytes the arrays may have together: a small file can unpack to any size.
+
+    Returns
+    -------
+    dict of str to ndarray
+        The arrays by name.
 
     Raises
     ------
     OSError
-        If there is no such file, or it may not be opened.
+        If the file is missing or must not be opened.
     ValueError
         If the file is damaged, or its arrays are too large; the message names the file.
     """
@@ -87,28 +125,28 @@ def read_arrays(path: str | os.PathLike[str], *, largest: int = 2**30) -> dict[s
 
 @contextmanager
 def _damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Make one ValueError that names the file of what NumPy and zipfile raise: nearly anything, as headers are code."""
+    """Turn what NumPy and zipfile raise, which is nearly anything, into a ValueError that names the file."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError) and error.filename is not None:  # the system does not let us open it
+        if isinstance(error, OSError) and error.filename is not None:  # the file is missing or must not be opened
             raise
         raise ValueError(f"{path} is damaged: {error or type(error).__name__}") from error
 
 
-def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    return np.lib.format.read_array_header_2_0(file)
+def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
+    # NumPy pads the header, so that the first axis can be rewritten in place.
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
 def _check_sizes(archive: zipfile.ZipFile, largest: int) -> None:
     """Raise ValueError if arrays are larger than `largest`, or than the files that hold them."""
     if (total := sum(member.file_size for member in archive.infolist())) > largest:
-        raise ValueError(f"its arrays must take at most {largest:,} bytes, they take {total:,}")
+        raise ValueError(f"its arrays must have at most {largest:,} bytes, they have {total:,}")
     for member in archive.infolist():
         with archive.open(member) as file:
-            shape, _, dtype = _read_header(file)
+            is_first = np.lib.format.read_magic(file) == (1, 0)
+            read = np.lib.format.read_array_header_1_0 if is_first else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read(file)
         if math.prod(shape) * dtype.itemsize > member.file_size:
             raise ValueError(f"{member.filename} says that it has shape {shape}, its file has {member.file_size} bytes")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from captum_region.datasets.decoding import decode_content, height_width, rgb_pixels, write_header
+from captum_region.array_files import write_rows
+from captum_region.datasets.decoding import decode_content, height_width, rgb_pixels
 from captum_region.datasets.images import AttributeImages, quoted
 from captum_region.files import replacing
 from captum_region.plotting import image_array
@@ -110,11 +111,11 @@ def from_dataset(
     pixels = _read(items, shape, image_column, attributes, columns)
     if out is None:
         file = BytesIO()
-        start, shape = _write(file, pixels)
-        images = np.frombuffer(file.getbuffer(), np.uint8, offset=start).reshape(-1, 3, *shape)
+        start, whole = write_rows(file, pixels)
+        images = np.frombuffer(file.getbuffer(), np.uint8, offset=start).reshape(whole)
     else:
         with replacing(out) as beside, beside.open("wb") as opened:
-            _write(opened, pixels)
+            write_rows(opened, pixels)
         images = np.load(out, mmap_mode="r", allow_pickle=False)
     table = pd.DataFrame(columns, index=pd.RangeIndex(len(images), name="image"))
     table = _named(table, dataset)
@@ -260,20 +261,6 @@ def _pixels(image: Any, shape: tuple[int, int] | None, what: str) -> NDArray[np.
     return rgb_pixels(image, shape)
 
 
-def _write(file: IO[bytes], pixels: Iterator[NDArray[np.uint8]]) -> tuple[int, tuple[int, int]]:
-    """Write a .npy file; return where in it the images begin, and their height and width."""
-    count = 0
-    for count, image in enumerate(pixels, start=1):
-        if count == 1:
-            height, width = image.shape[1:]
-            write_header(file, 0, (height, width))
-            start = file.tell()
-        file.write(image.data)
-    file.seek(0)
-    write_header(file, count, (height, width))  # there is an image, or `pixels` has raised
-    return start, (height, width)
-
-
 def _named(table: pd.DataFrame, dataset: Any) -> pd.DataFrame:
     """Return labels with names in place of positions and of class numbers."""
     if all(isinstance(name, int) for name in table):  # positions
@@ -308,10 +295,8 @@ def _class_names(dataset: Any, column: Any, columns: int) -> Sequence[str] | Non
 
 
 def _of_source(dataset: Any, name: str) -> Any:
-    """Return what a data set, or the one that a DataLoader or Subset is of, has by that name; None if nothing."""
-    while dataset is not None:
-        value = getattr(dataset, name, None)
-        if value is not None:
-            return value
-        dataset = getattr(dataset, "dataset", None)
-    return None
+    """Return an attribute of a data set, or of the one that a DataLoader or Subset wraps; None if there is none."""
+    value = getattr(dataset, name, None)
+    if value is None and hasattr(dataset, "dataset"):
+        return _of_source(dataset.dataset, name)
+    return value

@@ -13,19 +13,19 @@ import warnings
 from contextlib import closing, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed, effective_n_jobs
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from captum_region.array_files import open_array
+from captum_region.array_files import open_array, write_rows
 from captum_region.files import PARTIAL, replacing
 from captum_region.progress import progress_bar
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -35,9 +35,9 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000")
 _MISSING = "there is no such file"
 # In seconds: whoever writes an entry writes far more often than this.
 _STALE = 3600
-# Threads that take single small images wait for the interpreter lock; a block at a time they wait less.
-_BLOCK = 16
-_BLOCKS_A_WAVE = 4
+# Threads that take single small images wait for the interpreter lock; with several at a time they wait less.
+_BATCH = 16
+_BATCHES_A_WAVE = 4
 
 
 class DecodedImages(NamedTuple):
@@ -114,17 +114,16 @@ def decode_images(
     paths = [os.path.join(folder, name) for name in names]
     stamps = [_stamp(path) for path in paths]
     if on_error == "raise":
-        missing = {at: _MISSING for at, stamp in enumerate(stamps) if stamp is None}
-        _refuse(FileNotFoundError, paths, missing, are_all=len(missing) == len(paths))
+        _refuse(FileNotFoundError, paths, {at: _MISSING for at, stamp in enumerate(stamps) if stamp is None})
     entry = cache_folder(cache) / _digest(names, stamps, shape)
     _clear_partials(entry.parent)
     try:
         images, reasons = _open_entry(entry, len(names), shape)
-    except (FileNotFoundError, ValueError, RecursionError):  # the last of JSON that is nested without end
-        _write_entry(entry, paths, stamps, shape, on_error, n_jobs, show_progress)
+    except (FileNotFoundError, ValueError, RecursionError):  # the last of JSON that is nested too deeply
+        _write_entry(entry, paths, shape, on_error, n_jobs, show_progress)
         images, reasons = _open_entry(entry, len(names), shape)
     if on_error == "raise":
-        _refuse(ValueError, paths, reasons, are_all=False)
+        _refuse(ValueError, paths, reasons)
     skipped = pd.DataFrame({"image": [names[at] for at in reasons], "reason": list(reasons.values())}, dtype=object)
     return DecodedImages(images, np.delete(np.arange(len(names)), list(reasons)), skipped)
 
@@ -158,10 +157,10 @@ def _stamp(path: str) -> tuple[int, int] | None:
     """Return byte count and modification time of a file, None where there is none."""
     try:
         status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last of a name that holds a zero byte
+    except ValueError:  # the name holds a zero byte
         return None
     except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP):
             return None
         raise
     return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
@@ -174,18 +173,17 @@ def _digest(names: Sequence[str], stamps: Sequence[tuple[int, int] | None], shap
     return digest.hexdigest()[:32]
 
 
-def _refuse(error: type[Exception], paths: Sequence[str], reasons: dict[int, str], *, are_all: bool) -> None:
-    """Raise `error` about the first of the images that have a reason to be left out; `are_all` if no other is left."""
-    for at, reason in reasons.items():
-        if are_all:
-            raise error(f"none of {len(paths)} images can be read, the first is {_shown(paths[at])}: {reason}")
-        others = f" ({len(reasons) - 1} more like it)" if len(reasons) > 1 else ""
-        raise error(f"{_shown(paths[at])}: {reason}{others}; on_error='skip' leaves such images out")
-
-
-def _shown(path: str) -> str:
-    """Return a path as an error tells it; a name may be a whole file that took a wrong turn."""
-    return path if len(path) <= 500 else f"{path[:500]}... ({len(path):,} characters)"
+def _refuse(error: type[Exception], paths: Sequence[str], reasons: dict[int, str]) -> None:
+    """Raise `error` about the first of the images that have a reason to be left out, if one has."""
+    if not reasons:
+        return
+    at, reason = next(iter(reasons.items()))
+    # A name may be a whole file, if the arguments were mixed up.
+    path = paths[at] if len(paths[at]) <= 500 else f"{paths[at][:500]}... ({len(paths[at]):,} characters)"
+    if len(reasons) == len(paths):
+        raise error(f"none of {len(paths)} images can be read, the first is {path}: {reason}")
+    others = f" ({len(reasons) - 1} more like it)" if len(reasons) > 1 else ""
+    raise error(f"{path}: {reason}{others}; on_error='skip' leaves such images out")
 
 
 def _clear_partials(folder: Path) -> None:
@@ -208,76 +206,55 @@ def _open_entry(
 
 
 def _write_entry(
-    entry: Path,
-    paths: Sequence[str],
-    stamps: Sequence[tuple[int, int] | None],
-    shape: tuple[int, int],
-    on_error: str,
-    n_jobs: int | None,
-    show_progress: bool,
+    entry: Path, paths: Sequence[str], shape: tuple[int, int], on_error: str, n_jobs: int | None, show_progress: bool
 ) -> None:
-    reasons = {at: _MISSING for at, stamp in enumerate(stamps) if stamp is None}
-    present = [at for at, stamp in enumerate(stamps) if stamp is not None]
-    # The array appears last: an entry that has one is whole.
     entry.parent.mkdir(parents=True, exist_ok=True)
+    reasons: dict[int, str] = {}
+    bar = {"total": len(paths), "desc": "decoding", "unit": "image", "disable": not show_progress}
+    # The array appears last: an entry that has one is whole.
     with replacing(entry.with_suffix(".npy")) as beside, beside.open("wb") as file:
-        write_header(file, len(present), shape)
-        start = file.tell()
-        decoded = _decode_all([paths[at] for at in present], shape, n_jobs)
-        bar = progress_bar(decoded, total=len(present), desc="decoding", unit="image", disable=not show_progress)
-        with closing(decoded), bar:
-            for at, pixels in zip(present, bar, strict=True):
-                if not isinstance(pixels, str):
-                    # Written, not assigned to a memmap, so that a full disk is an OSError and no SIGBUS.
-                    file.write(pixels.data)
-                elif on_error == "raise":
-                    others = _decode_all([paths[other] for other in present if other != at], shape, n_jobs)
-                    with closing(others):
-                        _refuse(ValueError, paths, {at: pixels}, are_all=all(isinstance(one, str) for one in others))
-                else:
-                    reasons[at] = pixels
-        if len(reasons) == len(paths):
-            _refuse(ValueError, paths, dict(sorted(reasons.items())), are_all=True)
-        file.seek(0)
-        write_header(file, len(paths) - len(reasons), shape)
-        if file.tell() != start:
-            raise RuntimeError("numpy gave two headers of one array different lengths")
+        with closing(_decode_all(paths, shape, n_jobs)) as decoded, progress_bar(decoded, **bar) as images:
+            write_rows(file, _intact(images, paths, reasons, on_error))
         with replacing(entry.with_suffix(".json")) as listing:
-            listing.write_text(json.dumps(dict(sorted(reasons.items()))))
+            listing.write_text(json.dumps(reasons))
 
 
-def write_header(file: IO[bytes], count: int, shape: tuple[int, int]) -> None:
-    """Write the header of a .npy file of `count` RGB images."""
-    # numpy pads the header so that the first axis can be rewritten in place; how many images stay is known at the end.
-    header = {"descr": "|u1", "fortran_order": False, "shape": (count, 3, *shape)}
-    np.lib.format.write_array_header_1_0(file, header)
+def _intact(
+    images: Iterable[NDArray[np.uint8] | str], paths: Sequence[str], reasons: dict[int, str], on_error: str
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield the pixels of what could be decoded, and enter into `reasons` why the others could not."""
+    for at, pixels in enumerate(images):
+        if isinstance(pixels, str):
+            reasons[at] = pixels
+        else:
+            yield pixels
+        # Not before one is intact: skipping is advised only where it leaves an image.
+        if on_error == "raise" and len(reasons) <= at:
+            _refuse(ValueError, paths, reasons)
+    if len(reasons) == len(paths):
+        _refuse(ValueError, paths, reasons)
 
 
 def _decode_all(paths: Sequence[str], shape: tuple[int, int], n_jobs: int | None) -> Generator[NDArray[np.uint8] | str]:
     """Yield, in order, each file's pixels or why there are none."""
     jobs = effective_n_jobs(-1 if n_jobs is None else n_jobs)
     # A wave at a time, so that the decoded images that wait to be written stay few.
-    wave = _BLOCK * _BLOCKS_A_WAVE * jobs
-    with Parallel(n_jobs=jobs, backend="threading") as parallel:
+    wave = _BATCH * _BATCHES_A_WAVE * jobs
+    with Parallel(n_jobs=jobs, backend="threading", batch_size=_BATCH) as parallel:
         for start in range(0, len(paths), wave):
-            stop = min(start + wave, len(paths))
-            blocks = (paths[at : min(at + _BLOCK, stop)] for at in range(start, stop, _BLOCK))
             # Around the threads and not in them: the filters belong to the whole process.
             with warnings.catch_warnings():
                 # Damaged metadata does no harm to the pixels.
                 warnings.filterwarnings("ignore", module=r"PIL\.")
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
-                decoded = parallel(delayed(_decode_block)(block, shape) for block in blocks)
-            for block in decoded:
-                yield from block
-
-
-def _decode_block(paths: Sequence[str], shape: tuple[int, int]) -> list[NDArray[np.uint8] | str]:
-    return [_decode(path, shape) for path in paths]
+                decoded = parallel(delayed(_decode)(path, shape) for path in paths[start : start + wave])
+            yield from decoded
 
 
 def _decode(path: str, shape: tuple[int, int]) -> NDArray[np.uint8] | str:
-    """Return an image's pixels, channels first, or why the file is damaged."""
+    """Return an image's pixels, channels first, or why there are none."""
+    if _stamp(path) is None:
+        return _MISSING
     # Read here, so that what the system refuses is not taken for damage.
     content = Path(path).read_bytes()
     try:

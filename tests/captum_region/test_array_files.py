@@ -76,5 +76,5 @@ def test_a_file_that_cannot_be_opened_is_not_damaged(tmp_path):
 
 def test_an_archive_that_unpacks_to_more_than_allowed_is_refused(tmp_path):
     np.savez_compressed(tmp_path / "a.npz", a=np.zeros(10**6, np.uint8))
-    with pytest.raises(ValueError, match=r"a\.npz is damaged: its arrays must take at most 1,000 bytes, they take"):
+    with pytest.raises(ValueError, match=r"a\.npz is damaged: its arrays must have at most 1,000 bytes, they have"):
         read_arrays(tmp_path / "a.npz", largest=1000)
