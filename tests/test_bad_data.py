@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from captum_region import DenseRegionClassifier, RegionGrid, save_classifier
 from captum_region.cli import app as captum_region
-from captum_region.cli.running import told_in_one_line
+from captum_region.cli.running import errors_in_one_line
 from captum_region.datasets import make_faces
 from fairlearn_bridge.cli import app as fairlearn_bridge
 
@@ -146,8 +146,8 @@ def without_a_value(values):
 @pytest.mark.parametrize(
     ("command", "options", "change", "words"),
     [
-        (TRAIN, ["--attribute", "Male"], {"Male": [1] * COUNT}, "--attribute Male must take at least two values"),
-        (CALIBRATE, ["--attribute", "Male"], {"Male": [1] * COUNT}, "--attribute Male must take at least two values"),
+        (TRAIN, ["--attribute", "Male"], {"Male": [1] * COUNT}, "--attribute Male must have at least two values"),
+        (CALIBRATE, ["--attribute", "Male"], {"Male": [1] * COUNT}, "--attribute Male must have at least two values"),
         (INSPECT, ["--target", "Male"], {"Male": [1] * COUNT}, "target must take at least two values, it takes [1]"),
         (TRAIN, ["--attribute", "Male"], {"Male": range(COUNT)}, "labels must be classes, got 240 different"),
         (TRAIN, ["--attribute", "Male"], {"Male": without_a_value([1] * COUNT)}, "the first is 0.png"),
@@ -183,7 +183,9 @@ def test_missing_values_of_unused_attributes_do_no_harm(run, attributes):
 def test_no_image_or_one_image_is_refused(command, count, run, attributes):
     table = {name: values[:count] for name, values in attributes.items()}
     done, _ = run(*command, table, "--attribute", "Male", check=2)
-    assert ("lists no image", "a fifth of the images is kept apart, but there is one alone")[count] in done.stderr
+    assert ("lists no image", "a fifth of the images is kept for the test, but there is only one image")[
+        count
+    ] in done.stderr
 
 
 @pytest.mark.parametrize("name", ["classifier.json", "weights.safetensors"])
@@ -266,11 +268,11 @@ def test_an_enormous_size_is_one_line(options, run, attributes):
 
 
 def test_memory_that_torch_lacks_is_one_line_and_a_fault_of_ours_is_not(capsys):
-    with pytest.raises(typer.Exit) as stopped, told_in_one_line(debug=False):
+    with pytest.raises(typer.Exit) as stopped, errors_in_one_line(debug=False):
         torch.empty(2**50)
     assert stopped.value.exit_code == 2
     assert re.fullmatch("error: .*allocate memory.*\n", capsys.readouterr().err)
-    with pytest.raises(RuntimeError, match="a fault"), told_in_one_line(debug=False):
+    with pytest.raises(RuntimeError, match="a fault"), errors_in_one_line(debug=False):
         raise RuntimeError("a fault")
 
 

@@ -1,4 +1,4 @@
-"""The command captum-region: train a region classifier, and map where an attribute's information sits."""
+"""The command captum-region: train a region classifier, and map where the information about an attribute is."""
 
 from captum_region.cli.app import app
 

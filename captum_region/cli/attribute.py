@@ -8,24 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captum_region.cli import completion
-from captum_region.cli.options import (
-    AsJson,
-    Cache,
-    Checkpoint,
-    Data,
-    Debug,
-    Force,
-    ImageColumn,
-    LaunchedDevice,
-    MixedPrecision,
-    Out,
-    Quiet,
-    Root,
-    SkipDamaged,
-)
-from captum_region.cli.reading import read_both, reading
-from captum_region.cli.running import check_out, told_in_one_line, write_picture
+from captum_region.cli import options as opt
+from captum_region.cli.reading import Source
+from captum_region.cli.running import check_out, errors_in_one_line, write_picture
 from captum_region.files import replacing
 
 if TYPE_CHECKING:
@@ -34,45 +19,39 @@ if TYPE_CHECKING:
     from captum_region import RegionGrid
     from captum_region.datasets import AttributeImages
 
+_CONFIDENCES = "negative_entropy", "top_softmax", "margin"
+
 
 def attribute(
     ctx: typer.Context,
-    classifier: Checkpoint,
-    data: Data,
-    out: Out,
-    root: Root = Path(),
-    image_column: ImageColumn = None,
+    classifier: opt.Checkpoint,
+    data: opt.Data,
+    out: opt.Out,
+    root: opt.Root = Path(),
+    image_column: opt.ImageColumn = None,
     by: Annotated[
-        str | None,
-        typer.Option(
-            help="Also the mean map of each class of this attribute, or attribute=value.",
-            autocompletion=completion.attributes,
-        ),
+        str | None, opt.attribute_option("Also draw the mean map of each class of this attribute, or attribute=value.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Attribute only the first so many images.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Map only the first images, this many.")] = None,
     confidence: Annotated[
-        str,
-        typer.Option(
-            help="negative_entropy, top_softmax or margin.",
-            autocompletion=completion.one_of("negative_entropy", "top_softmax", "margin"),
-        ),
+        str, opt.choice_option("Confidence to map: negative_entropy, top_softmax or margin.", *_CONFIDENCES)
     ] = "negative_entropy",
     batch_size: Annotated[int, typer.Option(help="Images at a time; more may be faster on a GPU.")] = 16,
-    device: LaunchedDevice = None,
-    mixed_precision: MixedPrecision = "no",
-    cache: Cache = None,
-    skip_damaged: SkipDamaged = False,
-    force: Force = False,
+    device: opt.LaunchedDevice = None,
+    mixed_precision: opt.MixedPrecision = "no",
+    cache: opt.Cache = None,
+    skip_damaged: opt.SkipDamaged = False,
+    force: opt.Force = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing: compute some of the maps in --out again and compare.")
+        bool, typer.Option("--check", help="Write nothing: compute some of the maps in --out again and compare them.")
     ] = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
 ) -> None:
-    """Map a data set: --out gets a store of region maps, maps.npy (float16) and maps.json, their mean and its picture.
+    """Map all images of a data set; --out gets their maps (maps.npy, float16, and maps.json), the mean and its picture.
 
-    Where it was stopped, the same command with --force goes on.
+    If the command was stopped, run it again with --force: it resumes.
 
     Example: captum-region attribute eyeglasses --data celeba --root DATA --by Male --out maps
 
@@ -81,19 +60,19 @@ def attribute(
     from captum_region import RegionAttribution, RegionMaps, attribute_dataset
     from captum_region.distributed import Processes, launched
 
-    with told_in_one_line(debug, resumes=out / "maps.json"), launched(device) as accelerator:
+    with errors_in_one_line(debug, resumes=out / "maps.json"), launched(device) as accelerator:
         processes = Processes(accelerator)
         quiet = quiet or not processes.is_main
         processes.from_main(lambda: check_out(out, force or check))
         with processes.main_first():
-            loaded, images = read_both(classifier, data, root, **reading({**ctx.params, "quiet": quiet}))
+            loaded, images = Source.of(ctx.params | {"quiet": quiet}).load_for(classifier)
         images = images if limit is None else images.subset(slice(limit))
         labels = None if by is None else images.labels(by)
         attribution = RegionAttribution(loaded.to(device), confidence)
         if check:
             RegionMaps(out).check(attribution, images, batch_size=batch_size)
             if processes.is_main:
-                found = f"{out} holds the maps of these images: the first and the last batch give the same maps again"
+                found = f"{out} holds the maps of these images: computed again, the first and the last batch are equal"
                 typer.echo(json.dumps({"equal": True}) if as_json else found)
             return
         maps = attribute_dataset(

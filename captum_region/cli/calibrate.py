@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from captum_region.cli import completion
-from captum_region.cli.options import (
-    AsJson,
-    Cache,
-    Checkpoint,
-    Data,
-    Debug,
-    Device,
-    Force,
-    ImageColumn,
-    Out,
-    Quiet,
-    Root,
-    Seed,
-    SkipDamaged,
-)
-from captum_region.cli.reading import check_values, read_both, reading, skipped_in
-from captum_region.cli.running import check_out, show, told_in_one_line, write_json, write_picture
+from captum_region.cli import options as opt
+from captum_region.cli.reading import Source, check_values, skipped_in
+from captum_region.cli.running import check_out, errors_in_one_line, write_and_print, write_picture
 from captum_region.files import replacing
 
 if TYPE_CHECKING:
@@ -34,36 +18,32 @@ if TYPE_CHECKING:
 
 def calibrate(
     ctx: typer.Context,
-    classifier: Checkpoint,
-    data: Data,
+    classifier: opt.Checkpoint,
+    data: opt.Data,
     attribute: Annotated[
-        str,
-        typer.Option(
-            help="Attribute that the classifier was trained on, or attribute=value.",
-            autocompletion=completion.attributes,
-        ),
+        str, opt.attribute_option("Attribute that the classifier was trained on, or attribute=value.")
     ],
-    out: Out,
-    root: Root = Path(),
-    image_column: ImageColumn = None,
+    out: opt.Out,
+    root: opt.Root = Path(),
+    image_column: opt.ImageColumn = None,
     temperature: Annotated[
-        bool, typer.Option("--temperature", help="Fit a temperature on one half of the images, judge it on the other.")
+        bool, typer.Option("--temperature", help="Fit a temperature on half of the images, and test it on the others.")
     ] = False,
-    bins: Annotated[int, typer.Option(help="Bins of confidence.")] = 100,
-    limit: Annotated[int, typer.Option(help="Use at most so many images, of each class equally many.")] = 2000,
-    seed: Seed = 0,
-    device: Device = "cpu",
-    cache: Cache = None,
-    skip_damaged: SkipDamaged = False,
-    force: Force = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    bins: Annotated[int, typer.Option(help="Number of bins of confidence.")] = 100,
+    limit: Annotated[int, typer.Option(help="Use at most this many images, equally many of each class.")] = 2000,
+    seed: opt.Seed = 0,
+    device: opt.Device = "cpu",
+    cache: opt.Cache = None,
+    skip_damaged: opt.SkipDamaged = False,
+    force: opt.Force = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
 ) -> None:
-    """Compare confidence with accuracy over all patches: --out gets reliability.png, .csv and calibration.json.
+    """Compare confidence with accuracy over all patches; --out gets reliability.png, .csv and calibration.json.
 
-    The images are those that train keeps apart, in balanced classes. With --temperature, --out gets the checkpoint with
-    its temperature too, unless the calibration error is no lower.
+    The images are those that train keeps for its test, equally many of each class. With --temperature, --out also gets
+    the checkpoint with its temperature, unless the calibration error is no lower.
 
     Example: captum-region calibrate eyeglasses --data celeba --root DATA --attribute Eyeglasses --out calibration
     """
@@ -74,9 +54,9 @@ def calibrate(
     from captum_region.digest import digest
     from captum_region.provenance import provenance
 
-    with told_in_one_line(debug):
+    with errors_in_one_line(debug):
         check_out(out, force)
-        loaded, images = read_both(classifier, data, root, held_out=True, **reading(ctx.params))
+        loaded, images = Source.of(ctx.params).load_for(classifier, held_out=True)
         loaded = loaded.to(device)
         check_values(attribute, images.labels(attribute))
         images = images.subset(balanced_subset(images.labels(attribute), limit=limit, random_state=seed))
@@ -85,11 +65,14 @@ def calibrate(
             labels = images.labels(attribute)
             halves = train_test_split(range(len(images)), test_size=0.5, stratify=labels, random_state=seed)
             fitted_on, judged = (images.subset(half) for half in halves)
-        options: Any = {"bins": bins, "show_progress": not quiet}
-        measure = partial(measure_calibration, loaded, judged.images, judged.labels(attribute), **options)
+
+        def measure() -> Calibration:
+            labels = judged.labels(attribute)
+            return measure_calibration(loaded, judged.images, labels, bins=bins, show_progress=not quiet)
+
         before = measure()
         found = {"as trained" if temperature else "": before}
-        result = {
+        result: dict[str, Any] = {
             "attribute": attribute,
             "images": before.images,
             "mean_region_accuracy": before.accuracy,
@@ -103,12 +86,8 @@ def calibrate(
             if after.error < before.error:
                 save_classifier(loaded, out / "classifier")
         _write_reliability(out, found, attribute)
-        made = {"seed": seed, "data": digest(images.images), **provenance()}
-        text = write_json(out / "calibration.json", result | made)
-        if as_json:
-            typer.echo(text, nl=False)
-        else:
-            show(result | {"skipped": len(images.skipped)})
+        details = {"seed": seed, "data": digest(images.images), **provenance()}
+        write_and_print(out / "calibration.json", result, details, as_json)
 
 
 def _write_reliability(out: Path, found: dict[str, Calibration], attribute: str) -> None:
@@ -123,4 +102,4 @@ def _write_reliability(out: Path, found: dict[str, Calibration], attribute: str)
         plot_reliability(found, axes=figure.subplots(2, 1, height_ratios=(3, 1)), title=attribute)
     write_picture(out / "reliability.png", figure)
     with replacing(out / "reliability.csv") as path:
-        found[next(reversed(found))].bins.to_csv(path, index=False)
+        [*found.values()][-1].bins.to_csv(path, index=False)

@@ -1,4 +1,4 @@
-"""What the shell completes after an option: data sets, their attributes, values of a list."""
+"""What the shell completes after an option."""
 
 from __future__ import annotations
 
@@ -9,11 +9,6 @@ import typer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-
-def one_of(*values: str) -> Callable[[], list[str]]:
-    """Return what completes one of `values`."""
-    return lambda: list(values)
 
 
 def list_of(values: Iterable[str]) -> Callable[[str], list[str]]:
@@ -27,10 +22,10 @@ def list_of(values: Iterable[str]) -> Callable[[str], list[str]]:
 
 
 def attributes(ctx: typer.Context) -> list[str]:
-    """Complete attributes of the data that the options before name; where they name none, of synthetic faces."""
+    """Complete attributes of the data that the options so far name, or else of synthetic faces."""
     from captum_region.datasets import faces, read_attributes
 
-    # What cannot be read has nothing to complete; the command itself tells why.
+    # What cannot be read has nothing to complete; the command itself says why.
     with suppress(ValueError, OSError):
         column = ctx.params.get("image_column") or "image"
         return [str(name) for name in read_attributes(ctx.params["data"], ctx.params["root"], image_column=column)]

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from captum_region.cli import completion
+
+
+def attribute_option(text: str) -> Any:
+    """Return an option for attributes of the data, with its help text; the shell completes them."""
+    return typer.Option(help=text, autocompletion=completion.attributes)
+
+
+def choice_option(text: str, *values: str, **settings: Any) -> Any:
+    """Return an option with its help text, for which the shell completes `values`."""
+    return typer.Option(help=text, autocompletion=lambda: list(values), **settings)
 
 
 def _usable(device: str | None) -> str | None:
@@ -23,45 +33,40 @@ def _usable(device: str | None) -> str | None:
     return device
 
 
-Out = Annotated[Path, typer.Option(help="Folder for the results; new or empty unless --force.")]
+def _device_option(text: str) -> Any:
+    return choice_option(text, "cpu", "cuda", "mps", callback=_usable)
+
+
+Out = Annotated[Path, typer.Option(help="Folder for the results; it must be new or empty unless --force is given.")]
 Force = Annotated[bool, typer.Option("--force", help="Write into --out even if it holds files.")]
-ReplaceFile = Annotated[bool, typer.Option("--force", help="Replace --out if it is there.")]
+ReplaceFile = Annotated[bool, typer.Option("--force", help="Replace --out if it exists.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Seed = Annotated[int, typer.Option(help="Decides all that is random.")]
-Device = Annotated[
-    str,
-    typer.Option(
-        help="cpu, cuda, cuda:1, mps ...", callback=_usable, autocompletion=completion.one_of("cpu", "cuda", "mps")
-    ),
-]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
+Device = Annotated[str, _device_option("Where to compute: cpu, cuda, cuda:1, mps ...")]
 LaunchedDevice = Annotated[
     str | None,
-    typer.Option(
-        help="cpu, cuda, cuda:1, mps ...; by default cpu, or where accelerate launch says.",
-        callback=_usable,
-        autocompletion=completion.one_of("cpu", "cuda", "mps"),
-    ),
+    _device_option("Where to compute: cpu, cuda, cuda:1, mps ...; by default cpu, or where accelerate launch says."),
 ]
-MixedPrecision = Annotated[
-    str,
-    typer.Option(help="bf16 computes in bfloat16; no is the default.", autocompletion=completion.one_of("no", "bf16")),
-]
+MixedPrecision = Annotated[str, choice_option("bf16 computes in bfloat16, no in float32.", "no", "bf16")]
 Data = Annotated[
     str,
-    typer.Option(
-        help="celeba, fairface, utkface, table (a csv with a column of image files), or faces (synthetic).",
-        autocompletion=completion.one_of("celeba", "fairface", "utkface", "table", "faces"),
+    choice_option(
+        "Data set: celeba, fairface, utkface, table (a csv file with a column of image files) or faces (synthetic).",
+        *("celeba", "fairface", "utkface", "table", "faces"),
     ),
 ]
-Root = Annotated[Path, typer.Option(help="Folder of the data set, or the table's file; not for faces.")]
+Root = Annotated[Path, typer.Option(help="Folder of the data set, or the csv file of a table; not needed for faces.")]
 ImageColumn = Annotated[
-    str | None, typer.Option(help="Column of a table that names the image files; image by default.")
+    str | None, typer.Option(help="Column of the table that names the image files; image by default.")
 ]
 Size = Annotated[int, typer.Option(help="Side in pixels that images are resized to.")]
 Cache = Annotated[
-    Path | None, typer.Option(help="Folder for decoded images; CAPTUM_REGION_CACHE, else the user's, by default.")
+    Path | None,
+    typer.Option(help="Folder for decoded images; by default CAPTUM_REGION_CACHE, or else the user's cache folder."),
 ]
-Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint folder, or the --out of train.")]
-SkipDamaged = Annotated[bool, typer.Option("--skip-damaged", help="Leave out damaged images, and list them.")]
+Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint folder, or the --out folder of train.")]
+SkipDamaged = Annotated[
+    bool, typer.Option("--skip-damaged", help="Leave out damaged images, and list them in the results.")
+]

@@ -1,14 +1,15 @@
-"""The images that a command's options name, and the classifier that is to see them."""
+"""The images that a command's options name, and the classifier that maps them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
-    from pathlib import Path
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -16,135 +17,122 @@ if TYPE_CHECKING:
     from captum_region import RegionClassifier
     from captum_region.datasets import AttributeImages
 
-
-def _partitions(kind: str) -> tuple[str, ...]:
-    """Return what a data set calls its parts to train and to test on; nothing where it sets none apart."""
-    partitions: dict[str, tuple[str, ...]] = {
-        "celeba": ("train", "valid"),
-        "fairface": ("train", "validation"),
-        "utkface": (),
-        "table": (),
-        "faces": ("train", "test"),
-    }
-    if kind not in partitions:
-        raise ValueError(f"--data must be one of {', '.join(partitions)}, got {kind!r}")
-    return partitions[kind]
+# What each data set calls its parts to train and to test on; nothing where it has no such parts.
+_PARTS: dict[str, tuple[str, ...]] = {
+    "celeba": ("train", "valid"),
+    "fairface": ("train", "validation"),
+    "utkface": (),
+    "table": (),
+    "faces": ("train", "test"),
+}
 
 
-def _of_table(kind: str, image_column: str | None) -> dict[str, Any]:
-    """Return the arguments that only the reader of tables has."""
-    if image_column is None:
-        return {}
-    if kind != "table":
-        raise ValueError(f"--image-column is for --data table, got --data {kind}")
-    return {"image_column": image_column}
+@dataclass(frozen=True)
+class Source:
+    """A data set, as the options of the same names say it is read."""
 
+    data: str
+    root: Path = Path()
+    image_column: str | None = None
+    cache: Path | None = None
+    skip_damaged: bool = False
+    quiet: bool = False
 
-def reading(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of a command's options that say how `read_data` and `read_both` read images."""
-    return {name: options[name] for name in ("cache", "skip_damaged", "quiet", "image_column")}
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> Source:
+        """Return the source that a command's options name."""
+        return cls(**{field.name: options[field.name] for field in fields(cls) if field.name in options})
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the data set calls its parts to train and to test on; nothing where it has no such parts.
 
-def read_data(kind: str, root: Path, size: int, **options: Any) -> tuple[AttributeImages, AttributeImages | None]:
-    """Return the images to train on, and those to test on where the data set sets some apart.
+        Raises
+        ------
+        ValueError
+            If there is no such data set.
+        """
+        if self.data not in _PARTS:
+            raise ValueError(f"--data must be one of {', '.join(_PARTS)}, got {self.data!r}")
+        return _PARTS[self.data]
 
-    Options are those of `reading`.
+    def load(self, size: int) -> tuple[AttributeImages, AttributeImages | None]:
+        """Return the images to train on, and those to test on where the data set has some."""
+        return self._load(size, 0), self._load(size, 1) if self.parts else None
 
-    Raises
-    ------
-    ValueError
-        If there is no such `kind` of data.
-    """
-    return (
-        _read_partition(kind, root, size, 0, **options),
-        _read_partition(kind, root, size, 1, **options) if _partitions(kind) else None,
-    )
+    def load_for(self, checkpoint: Path, *, held_out: bool = False) -> tuple[RegionClassifier, AttributeImages]:
+        """Return the classifier at `checkpoint`, or in the --out folder of train, and images of its size.
 
+        They are the images to train on or, with `held_out`, those to test on.
+        """
+        from captum_region import load_classifier
 
-def _read_partition(
-    kind: str,
-    root: Path,
-    size: int,
-    number: int,
-    *,
-    cache: Path | None,
-    skip_damaged: bool,
-    quiet: bool,
-    image_column: str | None = None,
-) -> AttributeImages:
-    """Return the images of the first or second of `_partitions`; all where there are none."""
-    from captum_region import datasets
+        loaded = load_classifier(checkpoint / "classifier" if (checkpoint / "classifier").is_dir() else checkpoint)
+        height, width = loaded.grid.image_size
+        if height != width:
+            raise ValueError(f"the classifier must be for square images, it is for {height} x {width}")
+        if held_out and not self.parts:
+            return loaded, set_apart(self._load(height, 0), None)[1]
+        return loaded, self._load(height, int(held_out))
 
-    part, options = _partitions(kind)[number : number + 1], _of_table(kind, image_column)
-    if kind == "faces":
-        if not quiet:
-            typer.echo("drawing faces ...", err=True)
-        return datasets.make_faces((4000, 1000)[number], size, random_state=number)
-    read: Callable[..., AttributeImages] = getattr(datasets, f"load_{kind}")
-    options |= {"size": size, "cache": cache, "on_error": "skip" if skip_damaged else "raise"}
-    return read(root, *part, show_progress=not quiet, **options)
+    def _load(self, size: int, number: int) -> AttributeImages:
+        """Return the images of the first or second part; all images where there are no parts."""
+        from captum_region import datasets
 
+        part, options = self.parts[number : number + 1], self._reader_options()
+        if self.data == "faces":
+            if not self.quiet:
+                typer.echo("drawing faces ...", err=True)
+            return datasets.make_faces((4000, 1000)[number], size, random_state=number)
+        read: Callable[..., AttributeImages] = getattr(datasets, f"load_{self.data}")
+        return read(self.root, *part, size=size, cache=self.cache, show_progress=not self.quiet, **options)
 
-def read_tables(
-    kind: str, root: Path, *, skip_damaged: bool, image_column: str | None = None
-) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """Return the attributes of the images that `read_data` does, and decode none."""
-    from captum_region import datasets
+    def attributes(self) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+        """Return the attributes of the images that `load` returns, without decoding any."""
+        from captum_region import datasets
 
-    options = _of_table(kind, image_column)
-    if kind == "faces":
-        # Their attributes do not depend on the size: the smallest is drawn soonest.
-        train, test = read_data(kind, root, 16, cache=None, skip_damaged=False, quiet=True)
-        return train.attributes, None if test is None else test.attributes
-    on_error = "skip" if skip_damaged else "raise"
-    parts = _partitions(kind) or (None,)
-    tables = [datasets.read_attributes(kind, root, part, on_error=on_error, **options) for part in parts]
-    return tables[0], tables[1] if len(tables) > 1 else None
+        options = self._reader_options()
+        if self.data == "faces":
+            # Their attributes do not depend on the size: the smallest faces are drawn fastest.
+            return self._load(16, 0).attributes, self._load(16, 1).attributes
+        parts = self.parts or (None,)
+        tables = [datasets.read_attributes(self.data, self.root, part, **options) for part in parts]
+        return tables[0], tables[1] if len(tables) > 1 else None
 
-
-def read_both(
-    checkpoint: Path, data: str, root: Path, *, held_out: bool = False, **options: Any
-) -> tuple[RegionClassifier, AttributeImages]:
-    """Return the classifier at `checkpoint`, or in the --out of train, and the images, read at its size.
-
-    They are those to train on, or, if `held_out`, those kept apart. Options are those of `read_data`.
-    """
-    from captum_region import load_classifier
-
-    loaded = load_classifier(checkpoint / "classifier" if (checkpoint / "classifier").is_dir() else checkpoint)
-    height, width = loaded.grid.image_size
-    if height != width:
-        raise ValueError(f"the classifier must be of square images, it is of {height} x {width}")
-    is_apart = held_out and bool(_partitions(data))
-    images = _read_partition(data, root, height, int(is_apart), **options)
-    return loaded, set_apart(images, None)[1] if held_out and not is_apart else images
+    def _reader_options(self) -> dict[str, str]:
+        options = {"on_error": "skip" if self.skip_damaged else "raise"}
+        if self.image_column is None:
+            return options
+        if self.data != "table":
+            raise ValueError(f"--image-column is for --data table, got --data {self.data}")
+        return options | {"image_column": self.image_column}
 
 
 def skipped_in(*parts: AttributeImages | None) -> list[dict[Hashable, Any]]:
-    """Return what readers left out, as records of image and reason."""
+    """Return the images that readers left out, as records of image and reason."""
     return [row for part in parts if part is not None for row in part.skipped.to_dict("records")]
 
 
-def set_apart(images: AttributeImages, apart: AttributeImages | None) -> tuple[AttributeImages, AttributeImages]:
-    """Return the images to train on and those kept apart: a fifth, always the same, where the data set names none.
+def set_apart(images: AttributeImages, test: AttributeImages | None) -> tuple[AttributeImages, AttributeImages]:
+    """Return the images to train on and those to test on: where there are none, a fifth of all, always the same.
 
-    What was divided is in a random order, always the same too: the first of a folder sorted by age are children.
+    Both parts are then shuffled, always in the same way: the first images of a folder sorted by age are children.
     """
     import numpy as np
     from sklearn.model_selection import GroupShuffleSplit
 
-    if apart is not None:
-        return images, apart
-    # A person whose images were on both sides would make the classifier look better than it is.
+    if test is not None:
+        return images, test
+    # With images of a person on both sides the classifier would look better than it is.
     groups = range(len(images)) if images.identities is None else images.identities
     if len(set(groups)) < 2:
-        raise ValueError("a fifth of the images is kept apart, but there is one alone, or one person alone")
+        raise ValueError("a fifth of the images is kept for the test, but there is only one image, or one person")
     parts = next(GroupShuffleSplit(1, test_size=0.2, random_state=0).split(groups, groups=groups))
-    train, test = (images.subset(np.random.default_rng(0).permutation(part)) for part in parts)
-    return train, test
+    train, held_out = (images.subset(np.random.default_rng(0).permutation(part)) for part in parts)
+    return train, held_out
 
 
 def check_values(attribute: str, labels: NDArray[Any]) -> None:
-    """Raise ValueError if all images are of one class: there is nothing to tell apart."""
+    """Raise ValueError if all images are of one class."""
     if len(values := set(labels.tolist())) < 2:
-        raise ValueError(f"--attribute {attribute} must take at least two values in the images, it takes {values}")
+        raise ValueError(f"--attribute {attribute} must have at least two values in the images, it has {values}")

@@ -1,4 +1,4 @@
-"""What every command does: errors in one line, a check of --out, results as JSON or as lines."""
+"""What every command does: errors in one line, a check of --out, results as JSON or as a table."""
 
 from __future__ import annotations
 
@@ -13,35 +13,37 @@ import typer
 from captum_region.files import CHECKPOINTS, replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from matplotlib.figure import Figure
     from rich.console import Console
 
 
-def new_app(name: str, description: str) -> typer.Typer:
-    """Return an application without commands; it has --version."""
+def new_app(name: str, description: str, *commands: Callable[..., None]) -> typer.Typer:
+    """Return an application with these commands and --version."""
     app = typer.Typer(help=description, no_args_is_help=True, pretty_exceptions_enable=False)
 
     @app.callback(invoke_without_command=True)
     def main(
-        show_version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+        show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     ) -> None:
         if show_version:
             typer.echo(f"{name} {version('captum-region')}")
             raise typer.Exit
 
+    for command in commands:
+        app.command()(command)
     return app
 
 
-# What the library calls arguments, as the commands call it.
+# Arguments in the library's messages, and the options that set them.
 _OPTIONS = {
     "on_error='skip'": "--skip-damaged",
     "with image_column": "with --image-column",
     "table must be a .csv, .tsv or .parquet file or a DataFrame": "--root must be a .csv, .tsv or .parquet file",
 }
-_AT_THE_START = re.compile(r"(root|size|train_size|test_per_cell|validation_per_cell)(?= must | asks )")
+_AT_THE_START = re.compile("(root|size|train_size|test_per_cell|validation_per_cell)(?= )")
 
 
 def _with_options(message: str) -> str:
@@ -53,15 +55,15 @@ def _with_options(message: str) -> str:
 
 
 @contextmanager
-def told_in_one_line(debug: bool, resumes: Path | None = None) -> Iterator[None]:
-    """Turn what a user's input can cause into one line on stderr and exit code 2, and Ctrl-C into one and 130.
+def errors_in_one_line(debug: bool, resumes: Path | None = None) -> Iterator[None]:
+    """Turn an error that the user can mend into one line on stderr and exit code 2, and Ctrl-C into a line and 130.
 
-    `resumes` is where the command keeps what the same command with --force then need not do again.
+    `resumes` is what the same command with --force resumes from, if it exists.
     """
     try:
         yield
     except (ValueError, TypeError, ArithmeticError, OSError, MemoryError, RuntimeError) as error:
-        # torch's lack of memory is a RuntimeError; others are faults of this package.
+        # torch raises RuntimeError where memory is short; other RuntimeErrors are faults of this package.
         is_fault = isinstance(error, RuntimeError) and not isinstance(error, ValueError)
         if debug or (is_fault and not re.search("allocate memory|out of memory", str(error))):
             raise
@@ -70,41 +72,28 @@ def told_in_one_line(debug: bool, resumes: Path | None = None) -> Iterator[None]
         typer.echo(f"error: {'; '.join(filter(None, lines))}", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        kept = "nothing is kept, the same command begins anew"
+        kept = "nothing is kept, the same command starts anew"
         if resumes is not None and resumes.exists():
-            kept = f"{resumes} keeps what was done, and the same command with --force goes on from there"
+            kept = f"{resumes} keeps what was done, and the same command with --force resumes from there"
         typer.echo(f"stopped: {kept}", err=True)
         raise typer.Exit(130) from error
 
 
 def check_out(out: Path, force: bool) -> None:
-    """Raise ValueError unless `out` is a folder to be made, an empty one, or one the user lets us write into."""
+    """Raise ValueError unless `out` is new, or an empty folder, or a folder that --force lets us write into."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out must be a folder, {out} is a file")
     if (out / CHECKPOINTS).is_symlink():  # it is removed in the end, which a link cannot be
         raise ValueError(f"{out / CHECKPOINTS} must be a folder of its own, it is a link")
-    # Hidden is what a lock or an interrupted writer has left.
+    # Hidden files are what a lock or an interrupted writer has left.
     if out.exists() and any(not path.name.startswith(".") for path in out.iterdir()) and not force:
         raise ValueError(f"--out {out} holds files already; name another folder, or write into it with --force")
 
 
 def check_file(out: Path, force: bool) -> None:
-    """Raise ValueError if `out` is there and may not be replaced."""
+    """Raise ValueError if `out` exists and may not be replaced."""
     if out.exists() and not force:
-        raise ValueError(f"{out} is there already; name another file with --out, or replace it with --force")
-
-
-def show(result: dict[str, Any]) -> None:
-    """Print single results, a line each; none for what was not measured."""
-    from rich.table import Table
-
-    table = Table.grid(padding=(0, 2))
-    for name, value in result.items():
-        if value is None:
-            continue
-        text = f"{value:.3f}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
-        table.add_row(name.replace("_", " "), text)
-    console().print(table)
+        raise ValueError(f"{out} exists already; name another file with --out, or replace it with --force")
 
 
 def console() -> Console:
@@ -121,6 +110,29 @@ def write_json(path: Path, result: dict[str, Any]) -> str:
     with replacing(path) as beside:
         beside.write_text(text)
     return text
+
+
+def write_and_print(path: Path, result: dict[str, Any], details: dict[str, Any], as_json: bool) -> None:
+    """Write a result and its details as JSON; print the same JSON, or the result alone, a line a value."""
+    from rich.table import Table
+
+    text = write_json(path, result | details)
+    if as_json:
+        typer.echo(text, nl=False)
+        return
+    shown = Table.grid(padding=(0, 2))
+    for name, value in result.items():
+        if name == "skipped":
+            shown.add_row(name, str(len(value)))
+        elif value is not None:  # what was not measured
+            shown.add_row(name.replace("_", " "), _shown(value))
+    console().print(shown)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.3f}" if isinstance(value, float) else json.dumps(value)
 
 
 def write_picture(path: Path, figure: Figure) -> None:

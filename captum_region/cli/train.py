@@ -5,86 +5,60 @@ from __future__ import annotations
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captum_region.cli import completion
-from captum_region.cli.options import (
-    AsJson,
-    Cache,
-    Data,
-    Debug,
-    Force,
-    ImageColumn,
-    LaunchedDevice,
-    MixedPrecision,
-    Out,
-    Quiet,
-    Root,
-    Seed,
-    Size,
-    SkipDamaged,
-)
-from captum_region.cli.reading import check_values, read_data, reading, set_apart, skipped_in
-from captum_region.cli.running import check_out, show, told_in_one_line, write_json
+from captum_region.cli import options as opt
+from captum_region.cli.reading import Source, check_values, set_apart, skipped_in
+from captum_region.cli.running import check_out, errors_in_one_line, write_and_print
 from captum_region.files import CHECKPOINTS, locked, replacing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
-
-    from captum_region import RegionClassifier, RegionTraining
-    from captum_region.datasets import AttributeImages
+    from captum_region import RegionClassifier
 
 
 def train(
     ctx: typer.Context,
-    data: Data,
+    data: opt.Data,
     attribute: Annotated[
-        str,
-        typer.Option(
-            help="Attribute to find, of any number of classes, or attribute=value.",
-            autocompletion=completion.attributes,
-        ),
+        str, opt.attribute_option("Attribute to find, with any number of classes, or attribute=value.")
     ],
-    out: Out,
-    root: Root = Path(),
-    image_column: ImageColumn = None,
+    out: opt.Out,
+    root: opt.Root = Path(),
+    image_column: opt.ImageColumn = None,
     within: Annotated[
         str | None,
-        typer.Option(
-            help="Target attribute to train within the classes of, so that only --attribute shows.",
-            autocompletion=completion.attributes,
-        ),
+        opt.attribute_option("Target attribute: train within each of its classes, so that only --attribute shows."),
     ] = None,
     kind: Annotated[
-        str,
-        typer.Option(
-            help="dense (all regions in one pass) or patch (the paper's ResNet18).",
-            autocompletion=completion.one_of("dense", "patch"),
-        ),
+        str, opt.choice_option("dense (all regions in one pass) or patch (the paper's ResNet18).", "dense", "patch")
     ] = "dense",
-    size: Size = 64,
-    patch_size: Annotated[int | None, typer.Option(help="Side of a region; a quarter of the image by default.")] = None,
-    stride: Annotated[int | None, typer.Option(help="Step between regions; 1/64 of the image by default.")] = None,
+    size: opt.Size = 64,
+    patch_size: Annotated[
+        int | None, typer.Option(help="Side of a region in pixels; by default a quarter of the image.")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(help="Step between regions in pixels; by default 1/64 of the image.")
+    ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Train on at most so many images: the first, of a table or UTKFace random ones."),
+        typer.Option(min=1, help="Train on at most this many images: random ones of a table or UTKFace, or the first."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the images; the kind's recipe by default.")] = None,
-    seed: Seed = 0,
-    device: LaunchedDevice = None,
-    mixed_precision: MixedPrecision = "no",
-    cache: Cache = None,
-    skip_damaged: SkipDamaged = False,
-    force: Force = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the images; by default as --kind needs.")] = None,
+    seed: opt.Seed = 0,
+    device: opt.LaunchedDevice = None,
+    mixed_precision: opt.MixedPrecision = "no",
+    cache: opt.Cache = None,
+    skip_damaged: opt.SkipDamaged = False,
+    force: opt.Force = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
 ) -> None:
-    """Train a region classifier; --out gets the checkpoint, its accuracy by region and its history.
+    """Train a region classifier; --out gets the checkpoint, the accuracy of each region and the training history.
 
-    A fifth of the images is kept apart to measure the accuracy, or what the data set keeps apart itself.
+    The accuracy is measured on the test images of the data set; where it has none, on a fifth of all images.
 
     Example: captum-region train --data celeba --root DATA --attribute Eyeglasses --out eyeglasses
 
@@ -96,14 +70,14 @@ def train(
     from captum_region.provenance import provenance
 
     states = out / CHECKPOINTS
-    with told_in_one_line(debug, resumes=states), launched(device) as accelerator, ExitStack() as stack:
+    with errors_in_one_line(debug, resumes=states), launched(device) as accelerator, ExitStack() as stack:
         processes = Processes(accelerator)
         quiet = quiet or not processes.is_main
         processes.from_main(lambda: check_out(out, force))
         with processes.main_first():
-            images, apart = read_data(data, root, size, **reading({**ctx.params, "quiet": quiet}))
-        skipped = skipped_in(images, apart)
-        images, held_out = set_apart(images, apart)
+            images, held_out = Source.of(ctx.params | {"quiet": quiet}).load(size)
+        skipped = skipped_in(images, held_out)
+        images, held_out = set_apart(images, held_out)
         images = images if limit is None else images.subset(slice(limit))
         labels = images.labels(attribute)
         check_values(attribute, labels)
@@ -131,14 +105,18 @@ def train(
         save_classifier(classifier, out / "classifier")
         with replacing(out / "history.csv") as path:
             training.history.to_csv(path, index=False)
-        result = _result(training, classifier, images, attribute, skipped)
-        made = {"seed": seed, "data": digest(images.images), **provenance(), "git": training.git}
-        text = write_json(out / "training.json", result | made)
+        accuracy = training.region_accuracy
+        result = {
+            "attribute": attribute,
+            "classes": classifier.class_names,
+            "images": len(images),
+            "skipped": skipped,
+            "mean_region_accuracy": None if accuracy is None else float(accuracy.mean()),
+            "best_region_accuracy": None if accuracy is None else float(accuracy.max()),
+        }
+        details = {"seed": seed, "data": digest(images.images), **provenance(), "git": training.git}
+        write_and_print(out / "training.json", result, details, as_json)
         shutil.rmtree(states)
-        if as_json:
-            typer.echo(text, nl=False)
-        else:
-            show(result | {"skipped": len(skipped)})
 
 
 def _classifier(
@@ -146,32 +124,14 @@ def _classifier(
 ) -> RegionClassifier:
     from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionGrid
 
-    kinds: dict[str, Callable[..., RegionClassifier]]
+    kinds: dict[str, type[DenseRegionClassifier | PatchRegionClassifier]]
     kinds = {"dense": DenseRegionClassifier, "patch": PatchRegionClassifier}
     if kind not in kinds:
         raise ValueError(f"--kind must be dense or patch, got {kind!r}")
-    default = RegionGrid.for_images(image_size)
+    usual = RegionGrid.for_images(image_size)
     grid = RegionGrid(
         image_size,
-        default.patch_size if patch_size is None else patch_size,
-        default.stride if stride is None else stride,
+        patch_size=usual.patch_size if patch_size is None else patch_size,
+        stride=usual.stride if stride is None else stride,
     )
     return kinds[kind](grid, num_classes, random_state=seed)
-
-
-def _result(
-    training: RegionTraining,
-    classifier: RegionClassifier,
-    images: AttributeImages,
-    attribute: str,
-    skipped: list[dict[Hashable, Any]],
-) -> dict[str, Any]:
-    accuracy = training.region_accuracy
-    return {
-        "attribute": attribute,
-        "classes": classifier.class_names,
-        "images": len(images),
-        "skipped": skipped,
-        "mean_region_accuracy": None if accuracy is None else float(accuracy.mean()),
-        "best_region_accuracy": None if accuracy is None else float(accuracy.max()),
-    }

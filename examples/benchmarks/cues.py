@@ -19,7 +19,7 @@ from sklearn.metrics import roc_auc_score
 from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
 from captum_region.classifiers import DenseRegionClassifier
 from captum_region.cli.options import AsJson, Debug, Quiet, Seed, Size
-from captum_region.cli.running import told_in_one_line
+from captum_region.cli.running import errors_in_one_line
 from captum_region.datasets import make_faces
 from captum_region.saliency.methods import captum_methods
 from captum_region.saliency.study import WholeImageClassifier, grids_for
@@ -157,7 +157,7 @@ def main(
 
     Example: python examples/benchmarks/cues.py --seeds 1 --json
     """
-    with told_in_one_line(debug):
+    with errors_in_one_line(debug):
         tables = [
             study_cues(seed=its, size=size, images=images, show_progress=not quiet).table.assign(seed=its)
             for its in range(seed, seed + seeds)

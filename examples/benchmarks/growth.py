@@ -24,7 +24,7 @@ from PIL import Image
 
 from captum_region import DenseRegionClassifier, RegionGrid, save_classifier
 from captum_region.cli.options import Debug, Force
-from captum_region.cli.running import check_out, told_in_one_line
+from captum_region.cli.running import check_out, errors_in_one_line
 from captum_region.datasets import make_faces
 from captum_region.files import replacing
 from captum_region.plotting import STYLE
@@ -80,7 +80,7 @@ def grow(
 
     Example: python examples/benchmarks/growth.py --counts 1000,2000 --out growth
     """
-    with told_in_one_line(debug):
+    with errors_in_one_line(debug):
         check_out(out, force)
         out.mkdir(parents=True, exist_ok=True)
         found = []

@@ -20,8 +20,8 @@ from scipy.stats import pearsonr
 from captum_region.batches import batches
 from captum_region.calibration import balanced_subset, of_logits
 from captum_region.cli.options import AsJson, Cache, Data, Debug, Device, Quiet, ReplaceFile, Root, Seed
-from captum_region.cli.reading import read_both
-from captum_region.cli.running import check_file, told_in_one_line
+from captum_region.cli.reading import Source
+from captum_region.cli.running import check_file, errors_in_one_line
 from captum_region.confidence import negative_entropy
 from captum_region.datasets import Faces
 from captum_region.files import replacing
@@ -93,15 +93,13 @@ def main(
 
     Example: python examples/benchmarks/kinds.py PATCH DENSE --data celeba --root DATA --attribute Eyeglasses
     """
-    with told_in_one_line(debug):
+    with errors_in_one_line(debug):
         check_file(out, force)
         results: dict[str, Any] = {"attribute": attribute, "classifiers": []}
         mean_maps = []
         table = Table(title=f"{data}, {attribute}")
         for folder in (first, second):
-            classifier, images = read_both(
-                folder, data, root, cache=cache, skip_damaged=False, quiet=quiet, held_out=True
-            )
+            classifier, images = Source(data, root, cache=cache, quiet=quiet).load_for(folder, held_out=True)
             chosen = images.subset(balanced_subset(images.labels(attribute), limit=limit, random_state=seed))
             measures, mean_map = measure_classifier(classifier.to(device), chosen, attribute, show_progress=not quiet)
             mean_maps.append(mean_map.ravel())

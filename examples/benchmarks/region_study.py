@@ -20,7 +20,7 @@ from studies import Confounders, RegionEpochs, Seeds, Target, TestPerCell, Train
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
 from captum_region.batches import batches
 from captum_region.cli.options import AsJson, Cache, Data, Debug, Device, Quiet, Root, Seed, Size
-from captum_region.cli.running import told_in_one_line
+from captum_region.cli.running import errors_in_one_line
 from captum_region.datasets import Faces
 from captum_region.saliency.localisation import pixel_auc
 from fairlearn_bridge.experiment import samples_of
@@ -133,7 +133,7 @@ def main(
 
     Example: python examples/benchmarks/region_study.py --data faces --confounder Blond_Hair --seeds 1
     """
-    with told_in_one_line(debug):
+    with errors_in_one_line(debug):
         run_study(
             partial(study_region_training, quantile=quantile, show_progress=not quiet),
             data,

@@ -28,7 +28,7 @@ from torchvision.models import resnet18
 
 from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
 from captum_region.cli.options import AsJson, Debug, Device, Quiet, ReplaceFile
-from captum_region.cli.running import check_file, told_in_one_line
+from captum_region.cli.running import check_file, errors_in_one_line
 from captum_region.confidence import negative_entropy
 from captum_region.datasets import make_faces
 from captum_region.files import replacing
@@ -341,7 +341,7 @@ def main(
 
     Example: python examples/benchmarks/speed.py --only maps --size 64 --out maps.json
     """
-    with told_in_one_line(debug):
+    with errors_in_one_line(debug):
         check_file(out, force)
         where, grid = torch.device(device), RegionGrid.for_images(size)
         told = environment(where)

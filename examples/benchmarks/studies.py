@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from captum_region.cli.reading import read_data
+from captum_region.cli.reading import Source
 from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData, split_data, synthetic_data
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run_study(
         train_size = 2400 if train_size is None else train_size
         test_per_cell = 182 if test_per_cell is None else test_per_cell
     else:
-        images = read_data(data, root, size, cache=cache, skip_damaged=False, quiet=quiet)
+        images = Source(data, root, cache=cache, quiet=quiet).load(size)
         images = (images[0], None) if training_images_alone else images
     console = Console(width=None if Console().is_terminal else 120)
     found = []

@@ -21,7 +21,7 @@ from studies import Confounders, RegionEpochs, Seeds, Target, TestPerCell, Train
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
 from captum_region.batches import as_floats
 from captum_region.cli.options import AsJson, Cache, Data, Debug, Quiet, Root, Seed, Size
-from captum_region.cli.running import told_in_one_line
+from captum_region.cli.running import errors_in_one_line
 from fairlearn_bridge import AttributionNoise, ImageClassifier, compare_mitigators, grey_out, quantile_mask
 from fairlearn_bridge.experiment import samples_of
 from fairlearn_bridge.noise import protect
@@ -193,7 +193,7 @@ def main(
 
     Example: python examples/benchmarks/transplant_study.py --data faces --confounder Blond_Hair --seeds 1
     """
-    with told_in_one_line(debug):
+    with errors_in_one_line(debug):
         run_study(
             partial(study_transplants, checkpoint_dir=keep, show_progress=not quiet),
             data,

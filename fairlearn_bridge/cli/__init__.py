@@ -1,4 +1,4 @@
-"""The command fairlearn-bridge: the whole job on synthetic faces or on your own images, and its report."""
+"""The command fairlearn-bridge: compare mitigators of shortcut learning on faces or your own images, with a report."""
 
 from fairlearn_bridge.cli.app import app
 

@@ -6,6 +6,12 @@ from fairlearn_bridge.cli.report import report
 from fairlearn_bridge.cli.run import demo, run
 from fairlearn_bridge.cli.sweep import sweep
 
-app = new_app("fairlearn-bridge", "Train image classifiers without a shortcut, and see what that did.")
-for command in (demo, run, sweep, inspect, report):
-    app.command()(command)
+app = new_app(
+    "fairlearn-bridge",
+    "Train image classifiers without a shortcut, and see the effect.",
+    demo,
+    run,
+    sweep,
+    inspect,
+    report,
+)

@@ -1,4 +1,4 @@
-"""fairlearn-bridge inspect: which attributes go along with the target."""
+"""fairlearn-bridge inspect: which attributes are associated with the target."""
 
 from __future__ import annotations
 
@@ -9,47 +9,46 @@ from typing import Annotated
 
 import typer
 
-from captum_region.cli import completion
-from captum_region.cli.options import AsJson, Data, Debug, Force, ImageColumn, Root, SkipDamaged
-from captum_region.cli.reading import read_tables
-from captum_region.cli.running import check_out, told_in_one_line, write_json, write_picture
+from captum_region.cli import options as opt
+from captum_region.cli.reading import Source
+from captum_region.cli.running import check_out, errors_in_one_line, write_json, write_picture
 from captum_region.files import replacing
 
 
 def inspect(
-    data: Data,
+    data: opt.Data,
     target: Annotated[
-        str,
-        typer.Option(
-            help="Attribute to classify, of any number of classes, or attribute=value.",
-            autocompletion=completion.attributes,
-        ),
+        str, opt.attribute_option("Attribute to classify, with any number of classes, or attribute=value.")
     ],
-    root: Root = Path(),
-    image_column: ImageColumn = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results too; new or empty unless --force.")] = None,
+    root: opt.Root = Path(),
+    image_column: opt.ImageColumn = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Also write the results to this folder; it must be new or empty unless --force is given."),
+    ] = None,
     threshold: Annotated[
-        float, typer.Option(help="Cramer's V from which on an attribute is flagged: 0 independent, 1 tells the target.")
+        float,
+        typer.Option(help="Flag attributes whose Cramer's V is at least this: 0 independent, 1 determines the target."),
     ] = 0.2,
-    skip_damaged: SkipDamaged = False,
-    force: Force = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    skip_damaged: opt.SkipDamaged = False,
+    force: opt.Force = False,
+    as_json: opt.AsJson = False,
+    debug: opt.Debug = False,
 ) -> None:
-    """Find out which attributes go along with the target in the training images, and could be learnt in its place.
+    """Find the attributes that are associated with the target in the training images, and so could be shortcuts.
 
     Only labels are read, no images. --out gets inspect.csv, inspect.json (what --json prints) and inspect.png. The
-    attributes of synthetic faces are independent: nothing is to be flagged there.
+    attributes of synthetic faces are independent, so that none of them is flagged.
 
     Example: fairlearn-bridge inspect --data celeba --root DATA --target Male
     """
     from fairlearn_bridge.inspecting import draw_inspection, labels_of, print_confounders, target_and_confounder
     from fairlearn_bridge.inspection import cell_counts, find_confounders
 
-    with told_in_one_line(debug):
+    with errors_in_one_line(debug):
         if out is not None:
             check_out(out, force)
-        train, test = read_tables(data, root, skip_damaged=skip_damaged, image_column=image_column)
+        train, test = Source(data, root, image_column, skip_damaged=skip_damaged, quiet=True).attributes()
         labels = labels_of(train, target)
         attributes = train.drop(columns=target if target in train else target.partition("=")[0])
         found = find_confounders(attributes, labels, threshold=threshold)
@@ -78,12 +77,12 @@ def inspect(
             return
         print_confounders(found, cells, target)
         typer.echo("V: Cramer's V; NMI: normalised mutual information; p: adjusted for the number of attributes")
-        typer.echo("value: the one that a class lacks most; how many images of each class have it")
-        typer.echo(f"* flagged: V at least {threshold:g} and more than chance; a model may take the shortcut, or not")
+        typer.echo("value: the rarest one in some class; the number of images of each class that have it")
+        typer.echo(f"* flagged: V is at least {threshold:g} and above chance, so a model may learn it as a shortcut")
         if pair is None:
-            typer.echo("nothing flagged has the images that fairlearn-bridge run needs of each cell")
+            typer.echo("nothing flagged has enough images of each cell for fairlearn-bridge run")
         else:
-            typer.echo(f"next, to train without {pair[0]} with {pair[1]}, which these images lack:\n{command}")
+            typer.echo(f"next, to train without {pair[0]} with {pair[1]}, rare in these images:\n{command}")
 
 
 def _run_command(data: str, root: Path, image_column: str | None, target: str, confounder: str) -> str:

@@ -1,4 +1,4 @@
-"""fairlearn-bridge report: the page of a run again, or of several."""
+"""fairlearn-bridge report: write the page of a run again, or of several."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from captum_region.cli.options import Debug, ReplaceFile
-from captum_region.cli.running import check_file, told_in_one_line
+from captum_region.cli.running import check_file, errors_in_one_line
 
 
 def report(
-    folders: Annotated[list[Path], typer.Argument(help="A run folder, or several to put side by side in one page.")],
+    folders: Annotated[list[Path], typer.Argument(help="A run folder, or several to compare on one page.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="The page; report.html in the run folder by default, of several side_by_side.html here."),
+        typer.Option(help="The page; by default report.html in the run folder, or side_by_side.html here for several."),
     ] = None,
     force: ReplaceFile = False,
     debug: Debug = False,
@@ -26,13 +26,11 @@ def report(
     """
     from fairlearn_bridge.report import write_report, write_side_by_side
 
-    with told_in_one_line(debug):
+    with errors_in_one_line(debug):
+        page = out or (folders[0] / "report.html" if len(folders) == 1 else Path("side_by_side.html"))
+        check_file(page, force)
         if len(folders) == 1:
-            page = out or folders[0] / "report.html"
-            check_file(page, force)
             write_report(folders[0], page)
         else:
-            page = out or Path("side_by_side.html")
-            check_file(page, force)
             write_side_by_side(folders, page)
         typer.echo(page)

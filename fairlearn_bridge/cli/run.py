@@ -5,43 +5,15 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from captum_region.cli import completion
-from captum_region.cli.options import (
-    AsJson,
-    Cache,
-    Data,
-    Debug,
-    Device,
-    Force,
-    ImageColumn,
-    Out,
-    Quiet,
-    Root,
-    Seed,
-    Size,
-    SkipDamaged,
-)
-from captum_region.cli.reading import read_data, reading
-from captum_region.cli.running import check_out, console, told_in_one_line
+from captum_region.cli import options as opt
+from captum_region.cli.reading import Source
+from captum_region.cli.running import check_out, console, errors_in_one_line
 from captum_region.files import CHECKPOINTS
-from fairlearn_bridge.cli.options import (
-    BatchSize,
-    Epochs,
-    Jobs,
-    LearningRate,
-    NoiseStd,
-    Others,
-    Quantile,
-    RegionEpochs,
-    Schemes,
-    Seeds,
-    Target,
-    configuration,
-)
+from fairlearn_bridge.cli import options as own
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,104 +26,100 @@ Check = Annotated[
     bool,
     typer.Option(
         "--check",
-        help="Write nothing: do a small part of the run in --out again, compare, and exit with 1 if it differs.",
+        help="Write nothing: repeat a small part of the run in --out, compare, and exit with 1 if something differs.",
     ),
 ]
 
 
 def demo(
     ctx: typer.Context,
-    out: Out = Path("demo"),
+    out: opt.Out = Path("demo"),
     size: Annotated[int, typer.Option(help="Side of the faces in pixels.")] = 48,
     train_size: Annotated[int, typer.Option(help="Training faces.")] = 2400,
-    test_per_cell: Annotated[int, typer.Option(help="Test faces of each cell of gender and hair.")] = 250,
-    schemes: Schemes = "general_transplant,general_mask@predict,general_noise",
-    others: Others = "fast",
-    quantile: Quantile = 0.5,
-    noise_std: NoiseStd = 0.5,
-    epochs: Epochs = 8,
-    batch_size: BatchSize = 32,
-    lr: LearningRate = 1e-3,
-    region_epochs: RegionEpochs = None,
-    seeds: Seeds = 1,
-    seed: Seed = 0,
-    jobs: Jobs = None,
-    device: Device = "cpu",
-    force: Force = False,
+    test_per_cell: Annotated[int, typer.Option(help="Test faces per cell of gender and hair.")] = 250,
+    schemes: own.Schemes = "general_transplant,general_mask@predict,general_noise",
+    others: own.Others = "fast",
+    quantile: own.Quantile = 0.5,
+    noise_std: own.NoiseStd = 0.5,
+    epochs: own.Epochs = 8,
+    batch_size: own.BatchSize = 32,
+    lr: own.LearningRate = 1e-3,
+    region_epochs: own.RegionEpochs = None,
+    seeds: own.Seeds = 1,
+    seed: opt.Seed = 0,
+    jobs: own.Jobs = None,
+    device: opt.Device = "cpu",
+    force: opt.Force = False,
     check: Check = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
 ) -> None:
-    """Run the whole job on synthetic faces with blond hair as the confounder of gender.
+    """Compare mitigators on synthetic faces, in whose training images no man is blond.
 
-    Each training is kept in --out as soon as it is done: where it was stopped, the same command with --force goes on.
+    Finished trainings are kept in --out. If the command was stopped, run it again with --force: it resumes.
 
     Example: fairlearn-bridge demo --out demo
     """
     from fairlearn_bridge.experiment import synthetic_data
 
-    title = "Blond hair as a confounder of gender, on synthetic faces"
+    title = "Blond hair as a spurious attribute of gender, on synthetic faces"
     fixed = {"target": "Male", "confounder": "Blond_Hair"}
     _run(ctx, title, "drawing faces", lambda config: synthetic_data(config, size), **fixed)
 
 
 def run(
     ctx: typer.Context,
-    data: Data,
-    root: Root,
-    target: Target,
+    data: opt.Data,
+    root: opt.Root,
+    target: own.Target,
     confounder: Annotated[
         str,
-        typer.Option(
-            help="Binary attribute it is confounded with, or attribute=value.", autocompletion=completion.attributes
+        opt.attribute_option(
+            "Spurious attribute: a binary attribute the target is confounded with, or attribute=value."
         ),
     ],
-    out: Out,
-    image_column: ImageColumn = None,
-    size: Size = 64,
-    train_size: Annotated[
-        int | None, typer.Option(help="Training images; by default what the data allow, 6000 at most.")
-    ] = None,
-    test_per_cell: Annotated[
-        int | None, typer.Option(help="Test images a cell; by default what the data allow, 182 at most.")
-    ] = None,
-    schemes: Schemes = "general_transplant,specific_transplant,general_mask@predict,general_noise",
-    others: Others = "fast",
-    quantile: Quantile = 0.7,
-    noise_std: NoiseStd = 0.5,
-    epochs: Epochs = 10,
-    batch_size: BatchSize = 128,
-    lr: LearningRate = 1e-3,
-    region_epochs: RegionEpochs = None,
-    seeds: Seeds = 1,
-    seed: Seed = 0,
-    jobs: Jobs = None,
-    device: Device = "cpu",
-    cache: Cache = None,
-    skip_damaged: SkipDamaged = False,
-    force: Force = False,
+    out: opt.Out,
+    image_column: opt.ImageColumn = None,
+    size: opt.Size = 64,
+    train_size: own.TrainSize = None,
+    test_per_cell: own.TestPerCell = None,
+    schemes: own.Schemes = "general_transplant,specific_transplant,general_mask@predict,general_noise",
+    others: own.Others = "fast",
+    quantile: own.Quantile = 0.7,
+    noise_std: own.NoiseStd = 0.5,
+    epochs: own.Epochs = 10,
+    batch_size: own.BatchSize = 128,
+    lr: own.LearningRate = 1e-3,
+    region_epochs: own.RegionEpochs = None,
+    seeds: own.Seeds = 1,
+    seed: opt.Seed = 0,
+    jobs: own.Jobs = None,
+    device: opt.Device = "cpu",
+    cache: opt.Cache = None,
+    skip_damaged: opt.SkipDamaged = False,
+    force: opt.Force = False,
     check: Check = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
 ) -> None:
-    """Run the whole job on real images.
+    """Compare mitigators on your own images, or on a data set.
 
-    Each training is kept in --out as soon as it is done: where it was stopped, the same command with --force goes on.
+    Finished trainings are kept in --out. If the command was stopped, run it again with --force: it resumes.
 
     Example: fairlearn-bridge run --data celeba --root DATA --target Male --confounder Blond_Hair --out runs/blond
     """
     from fairlearn_bridge.experiment import split_data
 
     def read(config: ExperimentConfig) -> ExperimentData:
-        train, test = read_data(data, root, size, **reading(ctx.params))
+        train, test = Source.of(ctx.params).load(size)
         with warnings.catch_warnings():
-            # That the balanced set is not quite balanced stands among the report's caveats.
+            # The report's caveats say that the balanced set is not quite balanced.
             warnings.simplefilter("ignore", UserWarning)
             return split_data(config, train, test)
 
-    _run(ctx, f"{confounder} as a confounder of {target}, on {data}", "reading images", read)
+    _run(ctx, f"{confounder} as a spurious attribute of {target}, on {data}", "reading images", read)
 
 
 def _run(
@@ -162,27 +130,28 @@ def _run(
 
     given = ctx.params
     out, quiet, as_json = given["out"], given["quiet"], given["as_json"]
-    with told_in_one_line(given["debug"], resumes=out / CHECKPOINTS):
+    with errors_in_one_line(given["debug"], resumes=out / CHECKPOINTS):
         check_out(out, given["force"] or given["check"])
-        config = configuration(given, **fixed)
+        config = own.configuration(given, **fixed)
         seconds: dict[str, float] = {}
         with stage(reading_is, seconds, quiet):
             data = read(config)
         if given["check"]:
             _check(config, data, out, as_json)
+            return
         result = run_experiment(config, data, out, title=title, seconds=seconds, quiet=quiet)
-        _print_run(result, out, as_json)
+        typer.echo(f"report: {out / 'report.html'}", err=True)
+        if as_json:
+            typer.echo((out / "results.json").read_text(), nl=False)
+        else:
+            _print_run(result)
         exit_if_failed(result)
 
 
-def _print_run(run: Run, out: Path, as_json: bool) -> None:
-    """Print the means with their intervals to stdout, or all as JSON, and say on stderr where the rest is."""
+def _print_run(run: Run) -> None:
+    """Print the means with their intervals."""
     from rich.table import Table
 
-    typer.echo(f"report: {out / 'report.html'}", err=True)
-    if as_json:
-        typer.echo((out / "results.json").read_text(), nl=False)
-        return
     shown = Table("mitigator", box=None)
     for measure in run.measures:
         shown.add_column(run.label(measure), justify="right")
@@ -196,13 +165,13 @@ def _print_run(run: Run, out: Path, as_json: bool) -> None:
 
 
 def exit_if_failed(result: Run | SweepResults) -> None:
-    """Exit with 1 if a training has failed: the results are there, without it."""
+    """Exit with 1 if a training has failed: the results are without it."""
     if result.failed:
         raise typer.Exit(1)
 
 
-def _check(config: ExperimentConfig, data: ExperimentData, out: Path, as_json: bool) -> NoReturn:
-    """Print what `check_experiment` finds, and exit: with 1 if something differs."""
+def _check(config: ExperimentConfig, data: ExperimentData, out: Path, as_json: bool) -> None:
+    """Print what `check_experiment` finds, and exit with 1 if something differs."""
     from fairlearn_bridge.checking import check_experiment
 
     found = check_experiment(config, data, out)
@@ -213,4 +182,5 @@ def _check(config: ExperimentConfig, data: ExperimentData, out: Path, as_json: b
         for row in differs.itertuples():
             typer.echo(f"differs: {row.what}: was {row.then}, is {row.now}")
         typer.echo(f"{len(found) - len(differs)} of {len(found)} comparisons are equal")
-    raise typer.Exit(1 if len(differs) else 0)
+    if len(differs):
+        raise typer.Exit(1)

@@ -9,38 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from captum_region.cli import completion
-from captum_region.cli.options import (
-    AsJson,
-    Cache,
-    Data,
-    Debug,
-    Device,
-    Force,
-    ImageColumn,
-    Out,
-    Quiet,
-    Root,
-    Seed,
-    Size,
-    SkipDamaged,
-)
-from captum_region.cli.reading import read_data, reading, skipped_in
-from captum_region.cli.running import check_out, console, told_in_one_line
+from captum_region.cli import options as opt
+from captum_region.cli.reading import Source, skipped_in
+from captum_region.cli.running import check_out, console, errors_in_one_line
 from captum_region.files import CHECKPOINTS
-from fairlearn_bridge.cli.options import (
-    BatchSize,
-    Epochs,
-    Jobs,
-    LearningRate,
-    NoiseStd,
-    Others,
-    RegionEpochs,
-    Schemes,
-    Seeds,
-    Target,
-    configuration,
-)
+from fairlearn_bridge.cli import options as own
 from fairlearn_bridge.cli.run import exit_if_failed
 
 if TYPE_CHECKING:
@@ -51,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def _read_settings(ctx: typer.Context, path: Path | None) -> Path | None:
-    """Make what a TOML file says the defaults of a command's options."""
+    """Take the defaults of a command's options from a TOML file."""
     if path is None:
         return None
     try:
@@ -68,71 +41,67 @@ def _read_settings(ctx: typer.Context, path: Path | None) -> Path | None:
 
 def sweep(
     ctx: typer.Context,
-    out: Out,
+    out: opt.Out,
     config: Annotated[
         Path | None,
         typer.Option(
             callback=_read_settings,
             is_eager=True,
-            help="A TOML file of this command's options, such as quantile = [0.6, 0.8]; those given here win.",
+            help="TOML file of this command's options, such as quantile = [0.6, 0.8]; options given here win.",
         ),
     ] = None,
-    data: Data = "faces",
-    root: Root = Path(),
-    image_column: ImageColumn = None,
-    target: Target = "Male",
+    data: opt.Data = "faces",
+    root: opt.Root = Path(),
+    image_column: opt.ImageColumn = None,
+    target: own.Target = "Male",
     confounder: Annotated[
         list[str] | None,
-        typer.Option(
-            help="One it is confounded with; give it again for more. The paper's four by default.",
-            autocompletion=completion.attributes,
-        ),
+        opt.attribute_option("Spurious attribute; repeat the option for more. By default the paper's four."),
     ] = None,
-    size: Size = 64,
-    train_size: Annotated[
-        int | None, typer.Option(help="Training images; by default what the data allow, 6000 at most. Faces: 2400.")
-    ] = None,
-    test_per_cell: Annotated[
-        int | None, typer.Option(help="Test images a cell; by default what the data allow, 182 at most.")
-    ] = None,
+    size: opt.Size = 64,
+    train_size: own.TrainSize = None,
+    test_per_cell: own.TestPerCell = None,
     validation_per_cell: Annotated[
-        int, typer.Option(help="Validation images a cell, by which each scheme's quantile in Table 1 is chosen.")
+        int, typer.Option(help="Validation images per cell, which choose the quantile of each scheme in Table 1.")
     ] = 25,
-    schemes: Schemes = "general_mask,general_noise,specific_mask,specific_noise",
-    others: Others = "none",
+    schemes: own.Schemes = "general_mask,general_noise,specific_mask,specific_noise",
+    others: own.Others = "none",
     quantile: Annotated[
         list[float] | None,
-        typer.Option(help="Pixels above this quantile of the map change; give it again for more. 0.6, 0.7, 0.8, 0.95."),
+        typer.Option(
+            help="Pixels above this quantile of the map change; repeat the option for more. By default 0.6, 0.7, 0.8 "
+            "and 0.95."
+        ),
     ] = None,
-    noise_std: NoiseStd = 0.5,
-    epochs: Epochs = 10,
-    batch_size: BatchSize = 128,
-    lr: LearningRate = 1e-3,
-    region_epochs: RegionEpochs = None,
-    seeds: Seeds = 3,
-    seed: Seed = 0,
-    jobs: Jobs = None,
-    device: Device = "cpu",
-    cache: Cache = None,
-    skip_damaged: SkipDamaged = False,
-    force: Force = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    noise_std: own.NoiseStd = 0.5,
+    epochs: own.Epochs = 10,
+    batch_size: own.BatchSize = 128,
+    lr: own.LearningRate = 1e-3,
+    region_epochs: own.RegionEpochs = None,
+    seeds: own.Seeds = 3,
+    seed: opt.Seed = 0,
+    jobs: own.Jobs = None,
+    device: opt.Device = "cpu",
+    cache: opt.Cache = None,
+    skip_damaged: opt.SkipDamaged = False,
+    force: opt.Force = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
 ) -> None:
-    """Run confounders x schemes x quantiles x seeds: Table 1 and Figures 7 and 8 of the paper.
+    """Run all spurious attributes, schemes, quantiles and seeds: Table 1 and Figures 7 and 8 of the paper.
 
-    Each training is kept in --out as soon as it is done: where it was stopped, the same command with --force goes on.
-    --out gets table1.csv, table.csv, validation.csv, trainings.csv, sweep.json and plots.
+    --out gets table1.csv, table.csv, validation.csv, trainings.csv, sweep.json and plots. Finished trainings are kept
+    there too. If the command was stopped, run it again with --force: it resumes.
 
     Example: fairlearn-bridge sweep --config examples/celeba_sweep.toml --root DATA --out runs/sweep
     """
     from fairlearn_bridge.sweep import run_sweep
 
-    with told_in_one_line(debug, resumes=out / CHECKPOINTS):
+    with errors_in_one_line(debug, resumes=out / CHECKPOINTS):
         check_out(out, force)
         configs = _configurations(ctx.params)
-        images = None if data == "faces" else read_data(data, root, size, **reading(ctx.params))
+        images = None if data == "faces" else Source.of(ctx.params).load(size)
         results = run_sweep(
             configs,
             lambda config: _data(config, size, images),
@@ -153,11 +122,11 @@ def sweep(
 def _configurations(options: dict[str, Any]) -> list[ExperimentConfig]:
     from fairlearn_bridge.experiment import ExperimentConfig
 
-    # Faces are drawn as many as asked for; other data are taken as they come.
+    # Any number of faces can be drawn; other data sets have their own sizes.
     drawn = {"train_size": 2400, "test_per_cell": 182} if options["data"] == "faces" else {}
     sizes = {name: count for name, count in drawn.items() if options[name] is None}
     return [
-        configuration(options, confounder=name, quantile=ExperimentConfig.quantile, **sizes)
+        own.configuration(options, confounder=name, quantile=ExperimentConfig.quantile, **sizes)
         for name in options["confounder"] or ("Blond_Hair", "Eyeglasses", "Smiling", "Wearing_Hat")
     ]
 
@@ -170,7 +139,7 @@ def _data(
     if images is None:
         return synthetic_data(config, size)
     with warnings.catch_warnings():
-        # That the balanced set is not quite balanced shows in Table 1's counts.
+        # Table 1's counts show that the balanced set is not quite balanced.
         warnings.simplefilter("ignore", UserWarning)
         return split_data(config, *images)
 
@@ -182,7 +151,7 @@ def _print_table1(table: pd.DataFrame, target: str) -> None:
     from fairlearn_bridge.metrics import label
 
     groups = {"True": target, "False": f"not {target}"}
-    shown = Table("confounder", "scheme", "quantile", box=None)
+    shown = Table("spurious attribute", "scheme", "quantile", box=None)
     measures = [name for name in table.columns.unique(0) if name != "quantile"]
     for name in measures:
         shown.add_column(label(name, groups), justify="right")
@@ -195,4 +164,6 @@ def _print_table1(table: pd.DataFrame, target: str) -> None:
         quantile = "chosen" if np.isnan(row["quantile", ""]) else f"{row['quantile', '']:g}"
         shown.add_row(confounder, scheme, quantile, *cells)
     console().print(shown)
-    typer.echo("original / balanced data / scheme, and the 95 % interval of the scheme's difference to the original")
+    typer.echo(
+        "ERM baseline / balanced data / scheme, and the 95 % interval of the difference between scheme and baseline"
+    )

@@ -124,7 +124,7 @@ def test_a_stopped_attribute_resumes_and_leaves_the_same_store(
     before = written(store)
     checked = CliRunner().invoke(app, list(map(str, ["attribute", *options, "--check", "--quiet"])))
     assert checked.exit_code == 0
-    assert "come out again" in checked.stdout
+    assert "computed again, the first and the last batch are equal" in checked.stdout
     assert written(store) == before
 
 

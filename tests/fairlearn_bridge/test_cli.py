@@ -133,7 +133,7 @@ def test_report_and_demo_overwrite_only_with_force(command, demo):
     page = (out / "report.html").read_text()
     refused = CliRunner().invoke(app, ["report", str(out)])
     assert refused.exit_code == 2
-    assert refused.stderr.startswith(f"error: {out / 'report.html'} is there already")
+    assert refused.stderr.startswith(f"error: {out / 'report.html'} exists already")
     (out / "report.html").write_text("")
     assert command("fairlearn_bridge", "report", out, "--force").stdout.strip() == str(out / "report.html")
     assert (out / "report.html").read_text() == page

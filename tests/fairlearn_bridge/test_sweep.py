@@ -118,7 +118,7 @@ def test_a_stopped_and_a_killed_sweep_resume(settings, swept, tmp_path, command,
     told = interrupted(lambda: len(kept(out)) >= 2, "fairlearn_bridge", *arguments)
     assert (
         told
-        == f"stopped: {out / 'checkpoints'} keeps what was done, and the same command with --force goes on from there"
+        == f"stopped: {out / 'checkpoints'} keeps what was done, and the same command with --force resumes from there"
     )
     with subprocess.Popen([sys.executable, "-m", "fairlearn_bridge", *map(str, arguments)]) as process:
         wait_until(lambda: len(kept(out)) >= 5, process)
