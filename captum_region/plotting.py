@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
     from numpy.typing import ArrayLike, NDArray
 
     from captum_region.calibration import Calibration
 
-__all__ = [
-    "plot_history",
-    "plot_maps",
-    "plot_region_map",
-    "plot_reliability",
-    "plot_saliency",
-    "show_image",
-]
+__all__ = ["plot_history", "plot_maps", "plot_region_map", "plot_reliability", "plot_saliency", "show_image"]
 
 COLORMAP = "inferno"
-# Of Okabe and Ito, which the colour-blind can tell apart too.
+# Of Okabe and Ito: colour-blind readers can tell them apart.
 LINE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#8a6d00", "#000000", "#7f7f7f")
 
-# Any: newer matplotlib wants its own type of dictionary here, older knows none.
+# Any: newer versions of matplotlib have a type of their own for this dictionary.
 STYLE: Any = {
     "axes.axisbelow": True,
     "axes.grid": True,
@@ -62,8 +57,17 @@ def scale_top(maps: ArrayLike | torch.Tensor) -> float:
     return min(1.0, max(0.1, math.ceil(10 * float(np.max(_numpy(maps))) - 1e-6) / 10))
 
 
+@contextmanager
+def styled() -> Iterator[None]:
+    """Use the style of these plots in a block, or in a function that this decorates."""
+    from matplotlib import rc_context
+
+    with rc_context(STYLE):
+        yield
+
+
 def literal(text: object) -> str:
-    r"""Return `text` as matplotlib draws it letter by letter: a dollar sign starts no formula.
+    r"""Return `text` escaped for matplotlib, where a dollar sign would start a formula.
 
     Examples
     --------
@@ -74,24 +78,24 @@ def literal(text: object) -> str:
 
 
 def image_array(image: ArrayLike | torch.Tensor, name: str = "image") -> NDArray[Any]:
-    """Return an image as matplotlib wants it.
+    """Return an image as an array with its channels last, as matplotlib and Pillow take it.
 
     Parameters
     ----------
     image : Tensor or array-like, shape (C, height, width) or (height, width, C)
-        uint8, or float in [0, 1]; C is 1 or 3. Where both readings fit, C comes first.
+        uint8, or float in [0, 1]; C is 1 or 3. If a shape can be read both ways, C is the first axis.
     name : str, default="image"
-        What the errors call it.
+        The argument's name in error messages.
 
     Returns
     -------
-    ndarray, shape (height, width, 3), or (height, width) where C is 1
-        Of the same values.
+    ndarray, shape (height, width, 3), or (height, width) if C is 1
+        The same values.
 
     Raises
     ------
     ValueError
-        If it is no such image.
+        If the shape, type or range of values is another.
     """
     array = _numpy(image)
     if array.ndim != 3 or (array.shape[0] not in (1, 3) and array.shape[2] not in (1, 3)) or not array.size:
@@ -99,17 +103,22 @@ def image_array(image: ArrayLike | torch.Tensor, name: str = "image") -> NDArray
             f"{name} must be one image of shape (C, height, width) or (height, width, C) with 1 or 3 channels, "
             f"got shape {array.shape}"
         )
-    if array.dtype != np.uint8:
-        in_range = array.dtype.kind == "f" and bool(((array >= 0) & (array <= 1)).all())
-        if not in_range:
-            raise ValueError(f"{name} must be uint8 or float in [0, 1], got {_described(array)}")
+    if array.dtype != np.uint8 and not (array.dtype.kind == "f" and bool(((array >= 0) & (array <= 1)).all())):
+        raise ValueError(f"{name} must be uint8 or float in [0, 1], got {_described(array)}")
     if array.shape[0] in (1, 3):
         array = np.moveaxis(array, 0, -1)
     return array[..., 0] if array.shape[-1] == 1 else array
 
 
 def show_image(ax: Axes, image: ArrayLike | torch.Tensor) -> None:
-    """Draw an image on `ax`; what an image is, see `image_array`."""
+    """Draw an image on `ax`.
+
+    Parameters
+    ----------
+    ax : Axes
+    image : Tensor or array-like, shape (C, height, width) or (height, width, C)
+        uint8, or float in [0, 1]; C is 1 or 3.
+    """
     picture = image_array(image)
     ax.imshow(picture, cmap="gray", vmin=0, vmax=255 if picture.dtype == np.uint8 else 1)
     ax.set_axis_off()
@@ -129,24 +138,24 @@ def plot_region_map(
 ) -> Axes:
     """Draw a map over its image.
 
-    The scale is fixed and not that of the map, so that the maps of two images can be compared.
+    By default the colours range from 0 to 1 whatever the map's values, so that maps can be compared.
 
     Parameters
     ----------
     image : Tensor or array-like, shape (C, height, width) or (height, width, C), or None
         uint8, or float in [0, 1]. None draws the map alone, opaque.
     pixel_map : Tensor or array-like, shape (height, width)
-        As `RegionAttribution.pixel_map` gives it for each image. Without an image, a map over regions will do.
+        For example from `RegionAttribution.pixel_map`. Without an image it may be a region map.
     ax : Axes, optional
         Where to draw; by default in a new pyplot figure.
     vmin, vmax : float, default=0 and 1
-        The values at the two ends of the colours.
+        The values at the two ends of the colour scale.
     alpha : float, default=0.55
         The map's opacity over the image, in [0, 1].
     cmap : str, default="inferno"
         A matplotlib colour map.
     colorbar : bool, default=True
-        Draw the scale beside.
+        Draw a colour bar.
     title : str, optional
 
     Returns
@@ -156,7 +165,12 @@ def plot_region_map(
     Raises
     ------
     ValueError
-        If image and map are none, differ in size, or the scale or `alpha` is out of range.
+        If the image or map is invalid, they differ in size, or the scale or `alpha` is out of range.
+
+    See Also
+    --------
+    plot_maps : Several maps on one scale.
+    captum_region.RegionMapDisplay : Computes the map too.
 
     Examples
     --------
@@ -167,19 +181,24 @@ def plot_region_map(
     (2, (0.0, 1.0))
     """
     values = _map_array(pixel_map, "pixel_map")
-    _check_scale(vmin, vmax, alpha)
-    picture = None if image is None else image_array(image)
-    if picture is not None and picture.shape[:2] != values.shape:
+    if not vmin < vmax:
+        raise ValueError(f"vmin must be below vmax, got {vmin} and {vmax}")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
+    if image is not None and (size := image_array(image).shape[:2]) != values.shape:
         raise ValueError(
-            f"pixel_map must be as large as image, {picture.shape[:2]}, got {values.shape}; "
-            "RegionGrid.to_pixels turns a map over regions into one over pixels"
+            f"pixel_map must be as large as image, {size}, got {values.shape}; "
+            "RegionGrid.to_pixels turns a region map into a pixel map"
         )
-    if ax is None:
-        ax = new_axes(1)[0]
+    ax = new_axes(1)[0] if ax is None else ax
     if image is not None:
         show_image(ax, image)
-    drawn = ax.imshow(values, vmin=vmin, vmax=vmax, cmap=cmap, alpha=None if picture is None else alpha)
-    _finish_map(ax, drawn if colorbar else None, title)
+    drawn = ax.imshow(values, vmin=vmin, vmax=vmax, cmap=cmap, alpha=None if image is None else alpha)
+    ax.set_axis_off()
+    if title is not None:
+        add_title(ax, title)
+    if colorbar:
+        _add_colorbar(drawn, [ax], fraction=0.046, pad=0.03)
     return ax
 
 
@@ -189,11 +208,8 @@ def plot_maps(
     images: ArrayLike | torch.Tensor | Mapping[str, Any] | None = None,
     axes: Sequence[Axes] | NDArray[Any] | None = None,
     share_scale: bool = True,
-    vmin: float = 0,
-    vmax: float | None = None,
-    alpha: float = 0.55,
-    cmap: str = COLORMAP,
     colorbar: bool = True,
+    **options: Any,
 ) -> Figure:
     """Draw maps side by side, such as the mean maps of several attributes.
 
@@ -201,19 +217,16 @@ def plot_maps(
     ----------
     maps : mapping of title to Tensor or array-like, shape (height, width)
     images : image, or mapping of the same titles to images, optional
-        What to draw under all maps, or under each; see `plot_region_map`.
+        The image under all maps, or under each; see `plot_region_map`.
     axes : sequence of Axes, optional
-        One a map; by default in a new pyplot figure.
+        One for each map; by default in a new pyplot figure.
     share_scale : bool, default=True
-        One scale for all, so that they can be compared; otherwise each its own, with its own colour bar.
-    vmin : float, default=0
-        The lower end of the scale.
-    vmax : float, optional
-        The upper end; by default the largest value of all maps, or of each if they share no scale.
-    alpha, cmap
-        See `plot_region_map`.
+        Use one scale for all maps, so that they can be compared; else each has its own, with its own colour bar.
     colorbar : bool, default=True
-        Draw the scale: once if shared.
+        Draw a colour bar, or one for each map.
+    **options
+        ``vmin``, ``vmax``, ``alpha`` and ``cmap`` of `plot_region_map`. By default ``vmax`` is the largest value of
+        all maps, or of each if they do not share a scale.
 
     Returns
     -------
@@ -222,7 +235,7 @@ def plot_maps(
     Raises
     ------
     ValueError
-        If there is no map, the axes or images do not fit the maps, or `plot_region_map` refuses one.
+        If there is no map, the axes or images do not fit the maps, or `plot_region_map` rejects one.
 
     Examples
     --------
@@ -237,22 +250,14 @@ def plot_maps(
     if not arrays:
         raise ValueError("maps must hold a map, got none")
     if isinstance(images, Mapping) and set(images) != set(arrays):
-        raise ValueError(f"images must be of the titles of maps, {list(arrays)}, got {list(images)}")
-    axes = flat_axes(new_axes(len(arrays)) if axes is None else axes, len(arrays), "one a map")
-    largest = max(float(values.max()) for values in arrays.values())
+        raise ValueError(f"images must have the titles of maps, {list(arrays)}, got {list(images)}")
+    axes = flat_axes(new_axes(len(arrays)) if axes is None else axes, len(arrays), "one for each map")
+    lowest, largest = options.get("vmin", 0), max(float(values.max()) for values in arrays.values())
     for ax, (title, values) in zip(axes, arrays.items(), strict=True):
-        top = vmax if vmax is not None else largest if share_scale else float(values.max())
-        plot_region_map(
-            images[title] if isinstance(images, Mapping) else images,
-            values,
-            ax=ax,
-            vmin=vmin,
-            vmax=top if vmax is not None or top > vmin else vmin + 1,  # a constant map has no scale of its own
-            alpha=alpha,
-            cmap=cmap,
-            colorbar=colorbar and not share_scale,
-            title=title,
-        )
+        image = images[title] if isinstance(images, Mapping) else images
+        top = largest if share_scale else float(values.max())
+        scale = {"vmax": top if top > lowest else lowest + 1}  # a constant map has no range of its own
+        plot_region_map(image, values, ax=ax, title=title, colorbar=colorbar and not share_scale, **scale | options)
     figure = figure_of(axes[0])
     if colorbar and share_scale:
         _add_colorbar(axes[0].images[-1], axes, fraction=0.05, pad=0.02)
@@ -262,16 +267,16 @@ def plot_maps(
 def plot_history(
     history: pd.DataFrame, *, axes: Sequence[Axes] | NDArray[Any] | None = None, title: str | None = None
 ) -> Figure:
-    """Draw how a region classifier learned: the loss and, with validation data, the accuracy, by epoch.
+    """Draw the training of a region classifier: the loss and, with validation data, the accuracy, by epoch.
 
     Parameters
     ----------
     history : DataFrame
         `RegionTraining.history`: columns ``epoch``, ``loss`` and, if there was validation data, ``valid_accuracy``.
     axes : sequence of Axes, optional
-        One for the loss, and a second for the accuracy if it is there; by default in a new pyplot figure.
+        One for the loss, and one for the accuracy if there is one; by default in a new pyplot figure.
     title : str, optional
-        Over the first.
+        The title of the first.
 
     Returns
     -------
@@ -280,7 +285,7 @@ def plot_history(
     Raises
     ------
     ValueError
-        If a column is missing, there is no epoch, or the number of axes is not that of the curves.
+        If a column is missing, there is no epoch, or there is not one Axes for each curve.
 
     Examples
     --------
@@ -293,17 +298,13 @@ def plot_history(
     """
     from matplotlib.ticker import MaxNLocator
 
-    missing = {"epoch", "loss"} - set(history.columns)
-    if missing or history.empty:
-        raise ValueError(
-            f"history must have columns epoch and loss and a row an epoch, got {len(history)} rows of "
-            f"{list(history.columns)}"
-        )
+    if not {"epoch", "loss"} <= set(history.columns) or history.empty:
+        got = f"{len(history)} rows of {list(history.columns)}"
+        raise ValueError(f"history must have the columns epoch and loss and a row for each epoch, got {got}")
     labels = {"loss": "loss (nats)", "valid_accuracy": "validation accuracy"}
     curves = [column for column in labels if column in history and history[column].notna().any()]
-    axes = flat_axes(
-        new_axes(len(curves)) if axes is None else axes, len(curves), f"one a curve, of {', '.join(curves)}"
-    )
+    what = f"one for each curve ({', '.join(curves)})"
+    axes = flat_axes(new_axes(len(curves)) if axes is None else axes, len(curves), what)
     for ax, column in zip(axes, curves, strict=True):
         ax.plot(history["epoch"].to_numpy(), history[column].to_numpy(float), marker="o", markersize=3, color="#0072b2")
         ax.set_xlabel("epoch")
@@ -322,12 +323,12 @@ def plot_reliability(
 ) -> Figure:
     """Draw accuracy against confidence, with the number of patches in each bin under it.
 
-    As Figure 2 of De Coninck et al. 2024: on the diagonal the classifier is as often right as it says.
+    On the diagonal the accuracy equals the confidence; below it the classifier is overconfident.
 
     Parameters
     ----------
     calibration : Calibration, or mapping of name to Calibration
-        From `captum_region.calibration.measure_calibration`; several are drawn into one diagram.
+        From `captum_region.calibration.measure_calibration`; several are drawn in one diagram.
     axes : sequence of two Axes, optional
         For the diagram and for the histogram under it; by default in a new pyplot figure.
     title : str, optional
@@ -339,7 +340,11 @@ def plot_reliability(
     Raises
     ------
     ValueError
-        If there is no calibration or the axes are not two.
+        If there is no calibration, or not two axes.
+
+    References
+    ----------
+    De Coninck, Leroux, Simoens, "Mitigating Bias Using Model-Agnostic Data Attribution", CVPR Workshops 2024, Figure 2.
 
     Examples
     --------
@@ -355,11 +360,10 @@ def plot_reliability(
     curves = calibration if isinstance(calibration, Mapping) else {"": calibration}
     if not curves:
         raise ValueError("calibration must hold one, got none")
-    if axes is None:
-        axes = new_axes(1, rows=2, height_ratios=(3, 1))
+    axes = new_axes(1, rows=2, height_ratios=(3, 1)) if axes is None else axes
     top, bottom = flat_axes(axes, 2, "one for the diagram and one for the histogram")
     low = min(float(curve.bins.loc[curve.bins["patches"] > 0, "lower"].min()) for curve in curves.values())
-    top.plot([low, 1], [low, 1], color="#767676", linestyle="--", linewidth=1, label="as often right as it says")
+    top.plot([low, 1], [low, 1], color="#767676", linestyle="--", linewidth=1, label="accuracy = confidence")
     for (name, curve), color in zip(curves.items(), LINE_COLORS * len(curves), strict=False):
         full = curve.bins[curve.bins["patches"] > 0]
         confidence, accuracy = full["confidence"].to_numpy(), full["accuracy"].to_numpy()
@@ -388,10 +392,10 @@ def plot_saliency(
     axes: NDArray[Any] | None = None,
     cmap: str = COLORMAP,
 ) -> Figure:
-    """Draw the maps of several methods of the same images: a row a method, a column an image.
+    """Draw the maps that several methods give of the same images: methods in rows, images in columns.
 
-    Methods have units of their own. What all maps share, and what the measures of localisation look at, is the order
-    of the pixels: a colour is the share of its map's pixels that are lower.
+    The methods' units differ, so each map is drawn by its ranks, which the measures of localisation use too: the
+    colour of a pixel is the share of the map's pixels that are lower.
 
     Parameters
     ----------
@@ -399,8 +403,8 @@ def plot_saliency(
         uint8, or float in [0, 1].
     maps : mapping of title to Tensor or array-like, shape (N, height, width)
     truth : Tensor or array-like of bool, shape (N, height, width), optional
-        Where the attribute shows: outlined on each image and map.
-    axes : array of Axes, one more row than there are maps and N columns, optional
+        The pixels that show the attribute; outlined on each image and map.
+    axes : array of Axes, shape (1 + number of maps, N), optional
         By default in a new pyplot figure.
     cmap : str, default="inferno"
         A matplotlib colour map.
@@ -412,7 +416,7 @@ def plot_saliency(
     Raises
     ------
     ValueError
-        If there is no map or image, shapes differ, or the axes are not as many.
+        If there is no map or image, shapes differ, or the number of axes is wrong.
 
     Examples
     --------
@@ -424,28 +428,31 @@ def plot_saliency(
     ['eye']
     """
     from matplotlib.cm import ScalarMappable
+    from scipy.stats import rankdata
 
     pictures = _numpy(images)
     arrays = {title: _numpy(values) for title, values in maps.items()}
-    inside = None if truth is None else _numpy(truth).astype(bool)
     wanted = (len(pictures), *pictures.shape[2:])
+    inside = np.zeros(wanted, bool) if truth is None else _numpy(truth).astype(bool)
     for name, array in {**{f"maps[{title!r}]": values for title, values in arrays.items()}, "truth": inside}.items():
-        if array is not None and array.shape != wanted:
+        if array.shape != wanted:
             raise ValueError(f"{name} must have shape {wanted}, one for each image, got {array.shape}")
     if not arrays or not len(pictures):
         raise ValueError(f"maps and images must hold at least one, got {len(arrays)} and {len(pictures)}")
     rows, columns = 1 + len(arrays), len(pictures)
     if axes is None:
         axes = np.array(new_axes(columns, rows=rows, size=(1.35 * columns + 1.8, 1.35 * rows + 0.6)))
-    flat = flat_axes(axes, rows * columns, "a row for the images and one a map, of a column an image")
+    flat = flat_axes(axes, rows * columns, "a row for the images and one for each map, a column for each image")
     for place, ax in enumerate(flat):
         row, number = divmod(place, columns)
         if row == 0:
             show_image(ax, pictures[number])
         else:
-            values = list(arrays.values())[row - 1][number]
-            ax.imshow(_ranks(_map_array(values, "maps")), vmin=0, vmax=1, cmap=cmap)
-        if inside is not None and inside[number].any() and not inside[number].all():
+            values = _map_array(list(arrays.values())[row - 1][number], "maps")
+            # Ties share their mean rank: a constant map is 0.5 everywhere.
+            ranks = (rankdata(values) - 0.5).reshape(values.shape) / values.size
+            ax.imshow(ranks, vmin=0, vmax=1, cmap=cmap)
+        if inside[number].any() and not inside[number].all():
             ax.contour(inside[number], levels=[0.5], colors="white", linewidths=0.8)
         if number == 0:
             add_row_title(ax, ["image", *arrays][row].replace(", ", "\n"))
@@ -458,26 +465,15 @@ def plot_saliency(
     return figure
 
 
-def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the share of pixels that are lower, ties sharing their mean: 0.5 everywhere in a constant map."""
-    from scipy.stats import rankdata
-
-    ranks: NDArray[np.float64] = (rankdata(values) - 0.5).reshape(values.shape) / values.size
-    return ranks
-
-
 def _numpy(values: ArrayLike | torch.Tensor) -> NDArray[Any]:
     if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        # NumPy does not know bfloat16.
-        return np.asarray(values.float() if values.dtype == torch.bfloat16 else values)
+        values = values.float() if values.dtype == torch.bfloat16 else values  # NumPy has no bfloat16
+        return values.numpy(force=True)
     return np.asarray(values)
 
 
 def _described(array: NDArray[Any]) -> str:
-    if array.dtype.kind not in "iuf":
-        return str(array.dtype)
-    return f"{array.dtype} from {array.min():g} to {array.max():g}"
+    return f"{array.dtype} from {array.min():g} to {array.max():g}" if array.dtype.kind in "iuf" else str(array.dtype)
 
 
 def _map_array(values: ArrayLike | torch.Tensor, name: str) -> NDArray[Any]:
@@ -489,13 +485,7 @@ def _map_array(values: ArrayLike | torch.Tensor, name: str) -> NDArray[Any]:
     return array.astype(float) if array.dtype.kind == "b" else array
 
 
-def _check_scale(vmin: float, vmax: float, alpha: float) -> None:
-    if not vmin < vmax:
-        raise ValueError(f"vmin must be below vmax, got {vmin} and {vmax}")
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
-
-
+@styled()
 def new_axes(
     count: int,
     *,
@@ -504,52 +494,41 @@ def new_axes(
     size: tuple[float, float] | None = None,
 ) -> list[Axes]:
     """Return the axes, row by row, of a new pyplot figure in the style of these plots."""
-    from matplotlib import pyplot, rc_context
+    from matplotlib import pyplot
 
     size = (3.6 * count, 3.0 if rows == 1 else 4.6) if size is None else size
-    with rc_context(STYLE):
-        _figure, axes = pyplot.subplots(
-            rows, count, figsize=size, squeeze=False, layout="constrained", height_ratios=height_ratios
-        )
-    return list(axes.flat)
+    options: Any = {"squeeze": False, "layout": "constrained", "height_ratios": height_ratios}
+    return list(pyplot.subplots(rows, count, figsize=size, **options)[1].flat)
 
 
-# What matplotlib styles when it is made, and not with its axes, which may have been made in another style.
+# These take matplotlib's style when they are made, not that of their axes, which may be a user's.
 
 
+@styled()
 def add_title(ax: Axes, title: object) -> None:
     """Write a title over `ax` in the style of these plots."""
-    from matplotlib import rc_context
-
-    with rc_context(STYLE):
-        ax.set_title(literal(title))
+    ax.set_title(literal(title))
 
 
+@styled()
 def add_row_title(ax: Axes, title: object) -> None:
     """Write a title to the left of `ax` in the style of these plots."""
-    from matplotlib import rc_context
-
-    with rc_context(STYLE):
-        ax.text(-0.08, 0.5, literal(title), transform=ax.transAxes, ha="right", va="center")
+    ax.text(-0.08, 0.5, literal(title), transform=ax.transAxes, ha="right", va="center")
 
 
+@styled()
 def add_legend(ax: Axes, **options: Any) -> None:
     """Draw a legend in the style of these plots."""
-    from matplotlib import rc_context
-
-    with rc_context(STYLE):
-        ax.legend(**options)
+    ax.legend(**options)
 
 
+@styled()
 def _add_colorbar(scale_of: Any, axes: list[Axes], **options: Any) -> None:
-    from matplotlib import rc_context
-
-    with rc_context(STYLE):
-        figure_of(axes[0]).colorbar(scale_of, ax=axes, **options)
+    figure_of(axes[0]).colorbar(scale_of, ax=axes, **options)
 
 
 def flat_axes(axes: Sequence[Axes] | NDArray[Any], count: int, what: str) -> list[Axes]:
-    """Return axes in one list; ValueError, which says what they should be, if they are not `count`."""
+    """Return axes in one list; raise a ValueError, in which `what` says what is wanted, if they are not `count`."""
     flat = list(np.ravel(np.asarray(axes, dtype=object)))
     if len(flat) != count:
         raise ValueError(f"axes must be {what}, {count}, got {len(flat)}")
@@ -561,11 +540,3 @@ def figure_of(ax: Axes) -> Figure:
     figure = ax.get_figure(root=True)
     assert figure is not None  # an Axes that has been drawn on has one
     return figure
-
-
-def _finish_map(ax: Axes, scale_of: AxesImage | None, title: str | None) -> None:
-    ax.set_axis_off()
-    if title is not None:
-        add_title(ax, title)
-    if scale_of is not None:
-        _add_colorbar(scale_of, [ax], fraction=0.046, pad=0.03)

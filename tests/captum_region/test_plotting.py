@@ -102,8 +102,8 @@ def test_maps_may_have_a_scale_each():
     ("maps", "options", "message"),
     [
         ({}, {}, "maps must hold a map"),
-        ({"a": MAP, "b": MAP}, {"axes": Figure().subplots(1, 3)}, "axes must be one a map, 2, got 3"),
-        ({"a": MAP}, {"images": {"b": IMAGE}}, "images must be of the titles"),
+        ({"a": MAP, "b": MAP}, {"axes": Figure().subplots(1, 3)}, "axes must be one for each map, 2, got 3"),
+        ({"a": MAP}, {"images": {"b": IMAGE}}, "images must have the titles"),
         ({"a": MAP[0]}, {}, r"maps\['a'\] must be one map"),
     ],
 )
@@ -124,9 +124,9 @@ def test_history_draws_loss_and_accuracy():
 @pytest.mark.parametrize(
     ("history", "message"),
     [
-        (pd.DataFrame({"epoch": [1]}), "history must have columns epoch and loss"),
-        (pd.DataFrame({"epoch": [], "loss": []}), "a row an epoch, got 0 rows"),
-        (pd.DataFrame({"epoch": [1], "loss": [1.0], "valid_accuracy": [0.5]}), "axes must be one a curve"),
+        (pd.DataFrame({"epoch": [1]}), "history must have the columns epoch and loss"),
+        (pd.DataFrame({"epoch": [], "loss": []}), "a row for each epoch, got 0 rows"),
+        (pd.DataFrame({"epoch": [1], "loss": [1.0], "valid_accuracy": [0.5]}), "axes must be one for each curve"),
     ],
 )
 def test_an_invalid_history_is_refused(history, message):
@@ -160,7 +160,7 @@ def test_saliency_maps_share_one_scale_of_ranks():
         ({"maps": {"a": rising[:1]}}, r"maps\['a'\] must have shape \(2, 4, 4\)"),
         ({"truth": truth[:, :3]}, r"truth must have shape"),
         ({"maps": {}}, "must hold at least one, got 0 and 2"),
-        ({"axes": axes[:2]}, "axes must be a row for the images and one a map"),
+        ({"axes": axes[:2]}, "axes must be a row for the images and one for each map"),
     ):
         with pytest.raises(ValueError, match=words):
             plot_saliency(**({"images": images, "maps": maps, "truth": truth, "axes": axes} | changed))
