@@ -24,13 +24,7 @@ if TYPE_CHECKING:
     from captum_region.batches import ImageData, ImageSource
 
 
-__all__ = [
-    "Calibration",
-    "balanced_subset",
-    "fit_temperature",
-    "measure_calibration",
-    "of_logits",
-]
+__all__ = ["Calibration", "balanced_subset", "fit_temperature", "measure_calibration", "of_logits"]
 
 
 @dataclass(frozen=True)
@@ -40,15 +34,18 @@ class Calibration:
     Attributes
     ----------
     bins : DataFrame
-        One row a bin of confidence (the highest probability), from ``lower`` to below ``upper`` (the last to 1):
-        ``patches`` (their
-        number), ``confidence`` and ``accuracy`` (their means in the bin, in [0, 1]; NaN in an empty one).
+        A row for each bin of confidence (the highest probability): its ends ``lower`` and ``upper``, the number of
+        ``patches``, and their mean ``confidence`` and ``accuracy``, in [0, 1], NaN in an empty bin.
     error : float
         Expected calibration error: the mean over patches of ``|accuracy - confidence|`` of their bin, in [0, 1].
     accuracy : float
         Mean over regions of the balanced accuracy.
     images : int
-        How many images were used.
+        Number of images.
+
+    See Also
+    --------
+    captum_region.plotting.plot_reliability : Draw it as a reliability diagram.
     """
 
     bins: pd.DataFrame
@@ -60,20 +57,24 @@ class Calibration:
 def balanced_subset(
     labels: ArrayLike, *, limit: int | None = None, random_state: RandomState = None
 ) -> NDArray[np.intp]:
-    """Return positions that hold each label equally often, as often as the rarest allows, in ascending order.
+    """Return the positions, in ascending order, of a subset that has as many of each label as of the rarest.
 
     Parameters
     ----------
     labels : array-like of shape (N,)
     limit : int, optional
-        No more than so many positions.
+        The largest number of positions.
     random_state : int, NumPy generator or None
         Decides which images of the commoner labels are taken.
+
+    Returns
+    -------
+    ndarray of int, shape (M,)
 
     Raises
     ------
     ValueError
-        If there is no label, or `limit` is below one of each.
+        If there are no labels, or `limit` is below the number of different ones.
 
     Examples
     --------
@@ -100,9 +101,9 @@ def measure_calibration(
     batch_size: int = 16,
     show_progress: bool = False,
 ) -> Calibration:
-    """Compare confidence with accuracy over every patch of `images` (De Coninck et al. 2024, section 3.3, Figure 2).
+    """Compare confidence with accuracy over every patch of `images`.
 
-    A classifier trained on balanced classes is calibrated for balanced classes: give it images that are, see
+    A classifier trained on balanced classes is calibrated for balanced classes: give it balanced images, see
     `balanced_subset`.
 
     Parameters
@@ -110,10 +111,10 @@ def measure_calibration(
     classifier : RegionClassifier
         In eval mode, as training and loading leave it.
     images : ndarray or Tensor, shape (N, C, height, width)
-        uint8, or float in [0, 1]; none that it was trained on. Or another source of images as in
+        uint8, or float in [0, 1], other than those it was trained on. Or another source of images as in
         `RegionAttribution.region_map`.
     labels : array-like of shape (N,)
-        Among the labels it was trained with.
+        Labels that it was trained with.
     bins : int, default=100
         Bins of equal width in [0, 1].
     batch_size : int, default=16
@@ -128,20 +129,30 @@ def measure_calibration(
     Raises
     ------
     TypeError, ValueError
-        If an argument does not fit, named in the message.
+        If an argument does not fit; the message names it.
+
+    See Also
+    --------
+    fit_temperature : Improve the calibration.
+
+    References
+    ----------
+    De Coninck, Leroux, Simoens, "Mitigating Bias Using Model-Agnostic Data Attribution", CVPR Workshops 2024, section
+    3.3 and Figure 2.
     """
     images, target = _checked(classifier, images, labels)
     return of_logits(_logits(classifier, images, target, batch_size, show_progress, "calibration"), bins=bins)
 
 
 def of_logits(batches_of_logits: Iterable[tuple[Tensor, Tensor]], *, bins: int = 100) -> Calibration:
-    """Compare confidence with accuracy as `measure_calibration` does, where the logits are at hand.
+    """Compare confidence with accuracy as `measure_calibration` does, from logits.
 
     Parameters
     ----------
     batches_of_logits : iterable of (Tensor of shape (N, classes, rows, cols), Tensor of shape (N,))
-        Logits and class numbers, at least of one image.
+        Logits and class numbers, of at least one image.
     bins : int, default=100
+        Bins of equal width in [0, 1].
 
     Returns
     -------
@@ -150,39 +161,29 @@ def of_logits(batches_of_logits: Iterable[tuple[Tensor, Tensor]], *, bins: int =
     Raises
     ------
     ValueError
-        If `bins` is below 1.
+        If `bins` is below 1, or there are no logits.
     """
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
-    edges = np.linspace(0, 1, bins + 1)
     sums: NDArray[np.float64] = np.zeros((3, bins))  # over the patches of each bin: of 1, of confidence, of hits
-    right, each = torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64)
+    counts: NDArray[np.float64] = np.zeros((2, 1))  # over the images of each class: of 1, of the share of hits
     for logits, expected in batches_of_logits:
-        confidence, predicted = logits.softmax(1).max(1)
-        hits = (predicted == expected[:, None, None]).double()
-        values = confidence.double().flatten().numpy()
-        # A confidence of 1, which float32 rounds to, belongs to the last bin.
-        at = np.minimum(np.searchsorted(edges, values, side="right") - 1, bins - 1)
-        sums += [np.bincount(at, weights, bins) for weights in (None, values, hits.flatten().numpy())]
-        if not len(each):
-            right, each = right.new_zeros(logits.shape[1]), each.new_zeros(logits.shape[1])
-        right.index_add_(0, expected, hits.mean((1, 2)))
-        each += expected.bincount(minlength=len(each))
-    if not len(each):
+        confidence, predicted = (found.numpy() for found in logits.softmax(1).double().max(1))
+        hits = predicted == expected.numpy()[:, None, None]
+        sums += [
+            np.histogram(confidence, bins, (0, 1), weights=weights)[0] for weights in (None, confidence, hits * 1.0)
+        ]
+        counts = counts + [np.bincount(expected, weights, logits.shape[1]) for weights in (None, hits.mean((1, 2)))]
+    if not counts.any():
         raise ValueError("batches_of_logits must hold the logits of at least one image, got none")
+    patches, (images, right) = sums[0].astype(int), counts
     with np.errstate(invalid="ignore"):  # 0 / 0 in an empty bin
-        patches, (confidence, accuracy) = sums[0].astype(int), sums[1:] / sums[0]
-    table = pd.DataFrame(
-        {
-            "lower": edges[:-1],
-            "upper": edges[1:],
-            "patches": patches,
-            "confidence": confidence,
-            "accuracy": accuracy,
-        }
-    )
-    error = (np.abs(accuracy - confidence) * patches)[patches > 0].sum() / patches.sum()
-    return Calibration(table, float(error), float((right / each)[each > 0].mean()), int(each.sum()))
+        confidence, accuracy = sums[1:] / sums[0]
+    edges = np.linspace(0, 1, bins + 1)
+    columns = {"lower": edges[:-1], "upper": edges[1:], "patches": patches, "confidence": confidence}
+    error = np.nansum(np.abs(accuracy - confidence) * patches) / patches.sum()
+    balanced = (right[images > 0] / images[images > 0]).mean()
+    return Calibration(pd.DataFrame(columns | {"accuracy": accuracy}), float(error), float(balanced), int(images.sum()))
 
 
 def fit_temperature(
@@ -193,18 +194,18 @@ def fit_temperature(
     batch_size: int = 16,
     show_progress: bool = False,
 ) -> float:
-    """Set ``classifier.temperature`` to what makes the labels of all patches of `images` likeliest.
+    """Set ``classifier.temperature`` so that the labels of all patches of `images` become most likely.
 
-    Temperature scaling (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017): the logits are divided by
-    one number, so no prediction changes. Label smoothing makes a classifier too modest, which a temperature below 1
-    undoes. It takes 4 bytes a patch and class of memory.
+    Temperature scaling divides the logits by one number, so no prediction changes. A classifier trained with label
+    smoothing is underconfident, which a temperature below 1 corrects. This needs 4 bytes of memory for each patch and
+    class.
 
     Parameters
     ----------
     classifier : RegionClassifier
         Its ``temperature`` is set in place.
     images, labels, batch_size, show_progress
-        As in `measure_calibration`; images it was neither trained on nor is to be judged by.
+        As in `measure_calibration`, with images used neither for training nor for evaluation.
 
     Returns
     -------
@@ -214,17 +215,25 @@ def fit_temperature(
     Raises
     ------
     TypeError, ValueError
-        If an argument does not fit, named in the message.
+        If an argument does not fit; the message names it.
+
+    See Also
+    --------
+    measure_calibration : Measure the effect.
+
+    References
+    ----------
+    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
     """
     images, target = _checked(classifier, images, labels)
     found = list(_logits(classifier, images, target, batch_size, show_progress, "temperature"))
-    logits = torch.cat([part for part, _ in found]) * classifier.temperature.cpu()  # as before any temperature
+    logits = torch.cat([part for part, _ in found]) * classifier.temperature.cpu()  # undo the present one
     expected = target[:, None, None].expand(-1, *classifier.grid.shape)
 
-    def surprise(log_temperature: float) -> float:
+    def loss(log_temperature: float) -> float:
         return float(F.cross_entropy(logits / float(np.exp(log_temperature)), expected))
 
-    best = minimize_scalar(surprise, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-4})
+    best = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-4})
     classifier.temperature.fill_(float(np.exp(best.x)))
     return float(classifier.temperature)
 
@@ -237,10 +246,8 @@ def _checked(classifier: RegionClassifier, images: ImageSource, labels: ArrayLik
     images = check_images(images, image_size=classifier.grid.image_size, channels=classifier.in_channels)
     target = classifier.encode(labels)
     if len(target) != len(images) or not len(target):
-        raise ValueError(
-            f"labels must have one label for each of the images, at least one; got {len(target)} labels "
-            f"for {len(images)} images"
-        )
+        got = f"{len(target)} labels for {len(images)} images"
+        raise ValueError(f"labels must have one label for each image, and at least one; got {got}")
     return images, torch.from_numpy(target)
 
 
@@ -248,9 +255,8 @@ def _logits(
     classifier: RegionClassifier, images: ImageData, target: Tensor, batch_size: int, show_progress: bool, desc: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the logits of all regions and the class numbers of each batch of images, on the CPU."""
-    start = 0
+    found = batches(images, batch_size, show_progress=show_progress, desc=desc)
     with torch.inference_mode():
-        for batch in batches(images, batch_size, show_progress=show_progress, desc=desc):
-            logits = classifier.forward_grid(batch.to(classifier.device)).float().cpu()
-            yield logits, target[start : start + len(batch)]
-            start += len(batch)
+        for number, batch in enumerate(found):
+            expected = target[number * batch_size :][: len(batch)]
+            yield classifier.forward_grid(batch.to(classifier.device)).float().cpu(), expected

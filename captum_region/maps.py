@@ -1,4 +1,4 @@
-"""Region maps of a whole data set: computed once, stored, averaged; a killed run goes on where it was."""
+"""Region maps of a whole data set: computed once, stored, averaged; a run that was stopped resumes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 import os
 from contextlib import ExitStack
+from dataclasses import asdict
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from captum_region.array_files import open_array
+from captum_region.attribution import RegionAttribution
 from captum_region.batches import batches, check_images, take
 from captum_region.checkpoint import classifier_digest
 from captum_region.classifiers import RegionClassifier, check_evaluating
@@ -34,52 +36,49 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from numpy.typing import ArrayLike, NDArray
 
-    from captum_region.attribution import RegionAttribution
     from captum_region.batches import ImageData, ImageSource
-    from captum_region.confidence import Confidence
 
 FORMAT = 1
-# What may be lost to a kill, and how often the disk is waited for.
+# How many images may have to be computed again after a kill, and how often the disk is waited for.
 _IMAGES_A_SAVE = 1024
-# Enough for a mean to look at, without reading a large store.
+# Enough for the mean that a notebook shows, without reading a large store.
 _MAPS_SHOWN = 1000
-_DIFFERENCES = {
-    "classifier": "another classifier",
-    "data": "other images",
-    "confidence": "another confidence",
-    "target": "another target",
-    "mixed_precision": "another mixed precision",
-}
+# The keys of maps.json by which one store is told from another.
+_IDENTITY = ("classifier", "data", "confidence", "target", "mixed_precision")
 
 
 class RegionMaps:
-    """The region maps of a data set, as `attribute_dataset` left them in a folder.
+    """The region maps of a data set, stored in a folder by `attribute_dataset`.
 
     Parameters
     ----------
     folder : path
         Holds ``maps.npy`` (float16, images x rows x columns) and ``maps.json``.
     sigma : float, optional
-        Of the pixel maps, see `RegionGrid.to_pixels`; what is stored does not depend on it. `attribute_dataset` passes
-        on that of its attribution.
+        For the pixel maps, see `RegionGrid.to_pixels`; the stored maps do not depend on it. `attribute_dataset` sets
+        it to the sigma of its attribution.
 
     Attributes
     ----------
     maps : memmap of float16, shape (N, rows, cols)
-        Read-only; nothing is read before it is used.
+        Read-only, and read from the disk when it is used.
     grid : RegionGrid
     class_names : tuple of str
-        Of the region classifier.
+        The classes of the region classifier.
     description : dict
-        What ``maps.json`` says: the digest of the classifier, the digest of the images, confidence and target,
-        and which images a reader had left out (``skipped``).
+        The content of ``maps.json``: digests of the classifier and the images, the confidence and target, and the
+        images that a reader skipped (``skipped``).
 
     Raises
     ------
     FileNotFoundError
         If the folder holds no maps.
     ValueError
-        If the maps are not complete (`attribute_dataset` completes them), damaged or of another format version.
+        If the maps are incomplete (`attribute_dataset` completes them), damaged or of another format version.
+
+    See Also
+    --------
+    RegionMapDisplay.from_maps : Draw a stored map, or the mean.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, sigma: float | None = None) -> None:
@@ -90,7 +89,7 @@ class RegionMaps:
         if done < count:
             raise ValueError(
                 f"{self.folder} holds {done} of {count} maps; attribute_dataset with the same classifier and images "
-                "goes on from there"
+                "computes the rest"
             )
         self.grid = _grid_of(self.description)
         self.class_names = tuple(self.description["class_names"])
@@ -116,8 +115,8 @@ class RegionMaps:
     def mean(self, *, show_progress: bool = False) -> Tensor:
         """Return the mean of all maps, rows x cols, float32.
 
-        A map's values are multiples of 2**-24 between -1 and 1, so that their sum in float64 is exact for up to 2**29
-        images, in whatever order and pieces they are read.
+        The values are multiples of 2**-24 between -1 and 1, so their sum in float64 is exact for up to 2**29 images,
+        and does not depend on the order in which they are read.
         """
         if not len(self):
             raise ValueError(f"{self.folder} must hold at least one map for a mean, it holds none")
@@ -129,7 +128,7 @@ class RegionMaps:
         Parameters
         ----------
         labels : array-like of shape (N,)
-            A value an image: an attribute, a prediction.
+            A value for each image, such as an attribute or a prediction.
         show_progress : bool, default=False
             A progress bar on stderr.
 
@@ -140,42 +139,30 @@ class RegionMaps:
         """
         names, codes = np.unique(np.asarray(labels), return_inverse=True)
         if codes.shape != (len(self),):
-            raise ValueError(f"labels must have shape ({len(self)},), one a map, got {codes.shape}")
+            raise ValueError(f"labels must have shape ({len(self)},), one for each map, got {codes.shape}")
         totals = torch.zeros(len(names), *self.grid.shape, dtype=torch.float64)
-        start = 0
-        for chunk in batches(self.maps, 128, show_progress=show_progress, desc="mean map"):
-            totals.index_add_(0, torch.from_numpy(codes[start : start + len(chunk)]), chunk.double())
-            start += len(chunk)
-        counts = np.bincount(codes, minlength=len(names))
-        return {
-            name: (total / int(count)).float()
-            for name, total, count in zip(names.tolist(), totals, counts, strict=True)
-        }
+        chunks = batches(self.maps, 128, show_progress=show_progress, desc="mean map")
+        for chunk, codes_of_chunk in zip(chunks, torch.from_numpy(codes).split(128), strict=False):
+            totals.index_add_(0, codes_of_chunk, chunk.double())
+        counts = torch.from_numpy(np.bincount(codes, minlength=len(names)))
+        return dict(zip(names.tolist(), (totals / counts[:, None, None]).float(), strict=True))
 
     def check(self, attribution: RegionAttribution, images: ImageSource, *, batch_size: int = 16) -> None:
-        """Compute the first and the last batch again and compare them with what is stored.
+        """Compute the first and the last batch again and compare them with the stored maps.
 
         Parameters
         ----------
         attribution, images, batch_size
-            As given to `attribute_dataset`.
+            As in `attribute_dataset`.
 
         Raises
         ------
         ValueError
-            If these are maps of another classifier, other images or another confidence, or a map is off by more than
+            If the maps are of another classifier, other images or another confidence, or a map differs by more than
             0.002, four steps of float16 near 1.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        classifier = _classifier_of(attribution)
-        images = check_images(images, image_size=self.grid.image_size, channels=classifier.in_channels)
-        found = {
-            "classifier": classifier_digest(classifier),
-            "data": digest(images),
-            "confidence": _name(attribution.confidence),
-        }
-        _refuse_differences(self.folder, self.description, found)
+        _, images = _checked(attribution, images, batch_size)
+        _refuse_differences(self.folder, self.description, _identity(attribution, images))
         computing = autocast(attribution.forward_func.device, self.description["mixed_precision"])
         for start in {0, max(0, (len(self) - 1) // batch_size * batch_size)}:
             part = slice(start, start + batch_size)
@@ -184,12 +171,19 @@ class RegionMaps:
             off = np.abs(maps.cpu().numpy() - self.maps[part])
             if off.size and not off.max() < 0.002:
                 number = start + int(off.max((1, 2)).argmax())
-                raise ValueError(
-                    f"{self.folder} holds another map of image {number}: it is off by up to {off.max():.3g}"
-                )
+                raise ValueError(f"{self.folder} holds another map of image {number}: it differs by {off.max():.3g}")
 
     def pixels(self, index: int | slice | ArrayLike) -> Tensor:
-        """Return the pixel maps of the images at `index`: height x width for an int, else N x height x width."""
+        """Return the pixel maps of some images.
+
+        Parameters
+        ----------
+        index : int, slice or array-like of int, shape (N,)
+
+        Returns
+        -------
+        Tensor, shape (height, width) for an int, else (N, height, width)
+        """
         # A copy: torch warns of read-only memory, which a memory map is.
         chosen = np.array(self.maps[index if isinstance(index, int | slice) else np.asarray(index)], dtype=np.float32)
         return self.grid.to_pixels(torch.from_numpy(chosen), sigma=self.sigma)
@@ -208,31 +202,31 @@ def attribute_dataset(
 ) -> RegionMaps:
     """Write the region map of every image into `folder`, a batch at a time, in constant memory.
 
-    A run that was stopped, by whatever, goes on where it was when it is called again with the same classifier and
-    images, and leaves the same bytes as one that was not (with the same `batch_size`, on the same machine). Complete
-    maps are opened, not computed again.
+    A run that was stopped resumes when it is called again with the same classifier and images, and leaves the same
+    bytes as an uninterrupted one (with the same `batch_size`, on the same machine). Complete maps are opened, not
+    computed again.
 
     Parameters
     ----------
     attribution : RegionAttribution
-        Of a `RegionClassifier` in eval mode: a function alone cannot be told from another when a run goes on.
+        Of a `RegionClassifier` in eval mode; of a function alone a run could not resume.
     images : ndarray or Tensor, shape (N, C, height, width)
-        uint8, or float in [0, 1]; a memory map is read batch by batch. They are read once more for their digest.
-        Or `AttributeImages`, or what `captum_region.datasets.from_dataset` reads, then in memory.
+        uint8, or float in [0, 1]. A memory map is read batch by batch, and once more for its digest. Or
+        `AttributeImages`, or a source that `captum_region.datasets.from_dataset` reads into memory.
     folder : path
-        Made, with its parents. Two bytes a region and image: 4.8 kB an image at 49 x 49 regions.
+        Made, with its parents. It needs two bytes for each region and image: 4.8 kB an image at 49 x 49 regions.
     target : int, optional
         A class, as in `RegionAttribution.attribute`.
     batch_size : int, default=16
-        Images at a time. 16 was fastest on a CPU, whose caches hold that many images' features; a GPU wants more.
+        Images at a time. 16 was fastest on a CPU, whose caches hold the features of so many; a GPU wants more.
     mixed_precision : {"no", "bf16"}, default="no"
-        "bf16" runs the classifier in bfloat16: faster where the processor has units for it, with maps a little off.
+        "bf16" runs the classifier in bfloat16: faster on processors with units for it, and slightly less exact.
     accelerator : accelerate.Accelerator, optional
-        Of several processes, each of which calls this with the same arguments, on any number of machines that share
-        `folder`: they divide the images and leave the bytes that one process leaves on such a device. A run may go on
-        with another number of them. The classifier is moved to the accelerator's device.
+        For several processes, on one machine or on several that share `folder`. Each calls this with the same
+        arguments; they divide the images and write the same bytes as one process on such a device. A run may resume
+        with another number of processes. The classifier is moved to the accelerator's device.
     show_progress : bool, default=False
-        A progress bar with images a second on stderr, of all processes together.
+        A progress bar on stderr, for all processes together.
 
     Returns
     -------
@@ -241,23 +235,18 @@ def attribute_dataset(
     Raises
     ------
     TypeError, ValueError
-        If an argument does not fit, or the folder holds maps of another classifier, of other images, of another
-        confidence or target.
+        If an argument does not fit, or the folder holds maps of another classifier, other images, another confidence,
+        target or precision.
     BlockingIOError
         If another process is writing into the folder.
     """
-    classifier = _classifier_of(attribution)
-    if target is not None:
-        is_number = isinstance(target, int | np.integer) and not isinstance(target, bool)
-        if not is_number or not 0 <= target < classifier.num_classes:
-            classes = f"0 to {classifier.num_classes - 1}"
-            raise ValueError(f"target must be None or one of the classes {classes}, got {target!r}")
-        target = int(target)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     skipped = images.skipped.to_dict("records") if isinstance(images, AttributeImages) else []
-    images = check_images(images, image_size=attribution.grid.image_size, channels=classifier.in_channels)
-    grid = attribution.grid
+    classifier, images = _checked(attribution, images, batch_size)
+    if target is not None:
+        count = classifier.num_classes
+        if not isinstance(target, int | np.integer) or isinstance(target, bool) or not 0 <= target < count:
+            raise ValueError(f"target must be None or one of the classes 0 to {count - 1}, got {target!r}")
+        target = int(target)
     mixed_precision = check_mixed_precision(mixed_precision, accelerator)
     if accelerator is not None:
         classifier.to(accelerator.device)
@@ -267,11 +256,9 @@ def attribute_dataset(
         lambda: {
             "format": FORMAT,
             "images": len(images),
-            "grid": {"image_size": grid.image_size, "patch_size": grid.patch_size, "stride": grid.stride},
+            "grid": asdict(attribution.grid),
             "class_names": classifier.class_names,
-            "classifier": classifier_digest(classifier),
-            "data": digest(images, show_progress=show_progress),
-            "confidence": _name(attribution.confidence),
+            **_identity(attribution, images, show_progress=show_progress),
             "target": target,
             "mixed_precision": mixed_precision,
             "skipped": skipped,
@@ -279,57 +266,61 @@ def attribute_dataset(
         }
     )
     with ExitStack() as stack:
-        # The main process keeps other runs out, for all.
+        # The main process holds the lock for all of them.
         done = processes.from_main(lambda: _claim(stack.enter_context(locked(folder)), description, batch_size))
         _write_maps(attribution, images, Path(folder), description, done, batch_size, processes, show_progress)
     return RegionMaps(folder, sigma=attribution.sigma)
 
 
-def _classifier_of(attribution: RegionAttribution) -> RegionClassifier:
-    from captum_region.attribution import RegionAttribution  # takes Captum, which a store that is only read need not
-
+def _checked(
+    attribution: RegionAttribution, images: ImageSource, batch_size: int
+) -> tuple[RegionClassifier, ImageData]:
+    """Return the attribution's classifier, and the images as an array or tensor."""
     if not isinstance(attribution, RegionAttribution):
         raise TypeError(f"attribution must be a RegionAttribution, got {type(attribution).__name__}")
     classifier = attribution.forward_func
     if not isinstance(classifier, RegionClassifier):
         raise TypeError(f"attribution must be that of a RegionClassifier, got one of {type(classifier).__name__}")
     check_evaluating(classifier)
-    return classifier
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    return classifier, check_images(images, image_size=attribution.grid.image_size, channels=classifier.in_channels)
 
 
-def _name(confidence: Confidence) -> str:
-    """Return what tells one confidence from another: its name, and of one of the user's own what it does."""
-    name = getattr(confidence, "__qualname__", "<")
-    has_name = "<" not in name and not is_the_users(confidence.__module__)
-    return name if has_name else digest(confidence)
+def _identity(attribution: RegionAttribution, images: ImageData, *, show_progress: bool = False) -> dict[str, str]:
+    """Return digests of classifier and images, and the confidence's name, or its digest if it is the user's own."""
+    name = getattr(attribution.confidence, "__qualname__", "<")
+    has_name = "<" not in name and not is_the_users(attribution.confidence.__module__)
+    return {
+        "classifier": classifier_digest(attribution.forward_func),
+        "data": digest(images, show_progress=show_progress),
+        "confidence": name if has_name else digest(attribution.confidence),
+    }
 
 
 def _claim(folder: Path, description: dict[str, Any], batch_size: int) -> int:
-    """Return how many maps `folder` holds already; begin a file for them where it holds none."""
+    """Return how many maps `folder` holds already; start a file for them if it holds none."""
     path, header = folder / "maps.npy", _header(description)
-    try:
+    if (folder / "maps.json").exists():
         found = _read_description(folder)
-    except FileNotFoundError:
-        if path.exists():
-            raise ValueError(f"{path} was not written by attribute_dataset; name another folder") from None
-        _write_description(folder, description)
-        found = description
+    elif path.exists():
+        raise ValueError(f"{path} was not written by attribute_dataset; name another folder")
+    else:
+        _write_description(folder, found := description)
     _refuse_differences(folder, found, description)
     if not path.exists():
         # Only the header: the maps follow batch by batch, so that a full disk is an error and not a crash.
         with replacing(path) as beside:
             beside.write_bytes(header)
     with path.open("rb") as file:
-        # As it was begun with: what the file has may lie.
         if file.read(len(header)) != header:
             raise ValueError(f"{path} does not hold the maps that maps.json describes")
-    done: int = found["done"]
     held = (path.stat().st_size - len(header)) // _bytes_a_map(description)
-    if held < done:
-        # The file was lost or cut short. Whole batches are computed again; written down, for a stop leaves a gap.
-        done = held // batch_size * batch_size
-        _write_description(folder, found | {"done": done})
-    return done
+    if held < found["done"]:
+        # The file was lost or cut short. Whole batches are computed again; maps.json says so, as this may be stopped.
+        found["done"] = held // batch_size * batch_size
+        _write_description(folder, found)
+    return int(found["done"])
 
 
 def _header(description: dict[str, Any]) -> bytes:
@@ -344,10 +335,12 @@ def _bytes_a_map(description: dict[str, Any]) -> int:
 
 
 def _refuse_differences(folder: Path, kept: dict[str, Any], now: dict[str, Any]) -> None:
-    for key in now.keys() & _DIFFERENCES:
+    for key in now.keys() & set(_IDENTITY):
         if kept[key] != now[key]:
-            words = f"{_DIFFERENCES[key]}: {key} {kept[key]}, this is {now[key]}"
-            raise ValueError(f"{folder} holds maps of {words}; name another folder")
+            words = "other images" if key == "data" else f"another {key.replace('_', ' ')}"
+            raise ValueError(
+                f"{folder} holds maps of {words}: {key} {kept[key]}, this is {now[key]}; name another folder"
+            )
 
 
 def _write_maps(
@@ -375,10 +368,9 @@ def _write_maps(
                 _write_description(folder, description | {"done": done})
 
         while done < count:
-            # Of whole batches for each process: then all batches, and so the maps, are those of one process.
-            share = min(
-                math.ceil(_IMAGES_A_SAVE / batch_size), math.ceil((count - done) / batch_size / processes.count)
-            )
+            # Each process takes whole batches: then the batches, and so the maps, are those of one process.
+            left = (count - done) / processes.count
+            share = min(math.ceil(_IMAGES_A_SAVE / batch_size), math.ceil(left / batch_size))
             first = min(done + processes.rank * share * batch_size, count)
             stop = min(first + share * batch_size, count)
             file.seek(start + first * bytes_a_map)
@@ -387,22 +379,21 @@ def _write_maps(
                     with computing:
                         maps = attribution.region_map(batch, description["target"], batch_size=batch_size).cpu().half()
                     if not bool(maps.isfinite().all()):
-                        raise ValueError(
-                            f"the classifier gave a map that is not finite among images {first} to {first + len(maps)}"
-                        )
+                        some = f"images {first} to {first + len(maps)}"
+                        raise ValueError(f"the classifier gave a map that is not finite among {some}")
                     file.write(maps.numpy().astype("<f2").tobytes())
                     first += len(batch)
                     bar.update(len(batch))
             finally:
-                # Also when the user stops it: a slow classifier takes hours for as many images. What comes before the
-                # main process's share is whole.
+                # Also when the user stops it: a slow classifier takes hours for as many images. All maps before the
+                # main process's share are complete.
                 save(first)
             done = min(done + processes.count * share * batch_size, count)
             if processes.count > 1:
                 processes.wait()
                 save(done)
                 bar.update(done - bar.n)
-    processes.wait()  # until the main process has told that all is there
+    processes.wait()  # until the main process has written that all are complete
 
 
 def _write_description(folder: Path, description: dict[str, Any]) -> None:
@@ -414,16 +405,12 @@ def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / "maps.json"
     description = read_json(path, FORMAT)
     try:
-        description.setdefault("mixed_precision", "no")  # which older stores do not tell
-        done, count, names = (description[key] for key in ("done", "images", "class_names"))
+        description.setdefault("mixed_precision", "no")  # which older stores do not say
+        done, count, names, *_ = (description[key] for key in ("done", "images", "class_names", *_IDENTITY))
         if not (type(done) is type(count) is int and 0 <= done <= count):
-            raise ValueError(
-                f"done and images must be numbers, the first at most the second, got {done!r} of {count!r}"
-            )
+            raise ValueError(f"done must be an integer of at most images, got {done!r} of {count!r}")
         if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-            raise TypeError("class_names must be a list of texts")
-        if missing := set(_DIFFERENCES) - set(description):
-            raise KeyError(min(missing))
+            raise TypeError("class_names must be a list of strings")
         _grid_of(description)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not describe region maps: {type(error).__name__}: {error}") from error

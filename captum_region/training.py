@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from captum_region.batches import batches
+from captum_region.batches import batches, take
 from captum_region.checkpoint import classifier_digest
 from captum_region.classifiers import Recipe, RegionClassifier
 from captum_region.distributed import Processes, autocast, check_mixed_precision, joint_batch_norm
@@ -22,7 +22,7 @@ from captum_region.plotting import plot_history
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed, seeded
 from captum_region.snapshot import Snapshots, random_states, set_random_states
-from captum_region.training_data import TrainingData, draw_order, random_patches, training_data
+from captum_region.training_data import TrainingData, draw_order, training_data
 
 if TYPE_CHECKING:
     import os
@@ -36,18 +36,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RegionTraining:
-    """What `fit_region_classifier` did.
+    """The result of `fit_region_classifier`.
 
     Attributes
     ----------
     history : DataFrame
-        One row an epoch: ``epoch``, ``loss`` (mean cross-entropy in nats, with label smoothing), ``lr`` and, with
+        One row for each epoch: ``epoch``, ``loss`` (mean cross-entropy in nats, with label smoothing), ``lr`` and, with
         validation data, ``valid_accuracy``: balanced accuracy on random regions, in [0, 1].
     region_accuracy : ndarray of shape (rows, cols), or None without validation data
         Balanced accuracy of each region on the validation images after the last epoch, in [0, 1].
     git : str or None
-        The commit of this package that did it, with ``-dirty`` behind it where files differed from it; also where a
-        training that was kept has been read. None where the package is installed and no checkout.
+        The commit of this package that did the training, with ``-dirty`` appended if files differed from it; of a
+        training read from a checkpoint, the commit that made it. None if the package is not a git checkout.
+
+    See Also
+    --------
+    captum_region.plotting.plot_history : Draw the history.
     """
 
     history: pd.DataFrame
@@ -84,54 +88,51 @@ def fit_region_classifier(
 ) -> RegionTraining:
     """Train `classifier`, in place, to predict the label of an image from one of its regions.
 
-    In each step `positions_per_image` random regions are cut out of each image of a batch, on the device; the images
-    stay uint8 until then. What is None comes from ``classifier.recipe``: the paper's recipe (De Coninck et al. 2024,
-    section 3.1) for `PatchRegionClassifier`, a fast one for `DenseRegionClassifier`. AdamW is the optimizer. The
-    classifier is left in eval mode, its ``class_names`` set to the sorted labels.
+    In each step `positions_per_image` random regions are cut out of each image of a batch. Arguments that are None come
+    from ``classifier.recipe``: the paper's recipe (section 3.1) for `PatchRegionClassifier`, a faster one for
+    `DenseRegionClassifier`. The optimizer is AdamW. The classifier is left in eval mode, with the sorted labels as its
+    ``class_names``.
 
     Parameters
     ----------
     classifier : RegionClassifier
     images : ndarray or Tensor, shape (N, C, height, width)
-        uint8, or float in [0, 1]; a memory map is read batch by batch. Or with their labels: `AttributeImages`, or what
-        `captum_region.datasets.from_dataset` reads (a torch Dataset or DataLoader, a Hugging Face dataset), which is
-        then read into memory, resized to the classifier's image size.
+        uint8, or float in [0, 1]; a memory map is read batch by batch. Or images with their labels: `AttributeImages`,
+        or a source that `captum_region.datasets.from_dataset` reads (a torch Dataset or DataLoader, a Hugging Face
+        dataset) into memory, resized to the classifier's image size.
     labels : array-like of shape (N,), or str
-        As many different values as the classifier has classes; of any kind that sorts. Where the images have labels
-        with them, the name of those to take, as in `AttributeImages.labels`; it may be left out where there is one.
+        As many different values as the classifier has classes, of any kind that sorts. If the images come with labels,
+        the name of those to use, as in `AttributeImages.labels`; not needed if there is one attribute.
     within : array-like of shape (N,), or str, optional
-        A target's labels, or their name. The classifier is then trained within the target's classes, see
-        `within_class_weights`, so that the map shows the attribute and not a target it goes along with.
+        Labels of a target, or their name. The classifier is then trained within the target's classes, see
+        `within_class_weights`, so that the map shows the attribute and not a target that is associated with it.
     validation : (images, labels), optional
-        As `images` and `labels`. Adds the validation accuracy, by epoch and by region. The latter takes a whole map of
-        each image.
+        As `images` and `labels`. Adds the validation accuracy, by epoch and by region.
     sample_weight : "balanced", array-like of shape (N,) or None, default="balanced"
-        How often an image is drawn: so that the classes are equal, in proportion to the weight given, or each once
-        an epoch. `within` asks for "balanced".
+        How often an image is drawn: so that the classes are equally frequent, in proportion to the weights, or each
+        once in an epoch. Must be "balanced" if `within` is given.
     epochs, batch_size, positions_per_image : int, optional
-        Passes over the images, images a step, regions an image and step.
+        Passes over the images, images in a step, regions of an image in a step.
     lr, weight_decay : float, optional
         Of AdamW.
     label_smoothing : float, default=0.1
         In [0, 1).
     random_state : int, NumPy generator or None
-        Decides the draws of images and regions, and dropout. With the same initial weights, two runs are equal, in
-        threads too: trainings in threads of one process take turns, those in processes run side by side.
+        Decides the draws of images and regions, and dropout. With the same initial weights and seed, two trainings are
+        equal. Those in threads of one process take turns; those in processes run in parallel.
     device : str or torch.device, optional
-        Where to train; the classifier is moved there. By default where it is, or where the accelerator computes.
+        Where to train; the classifier is moved there. By default its own device, or the accelerator's.
     mixed_precision : {"no", "bf16"}, default="no"
         "bf16" runs the network in bfloat16, and keeps weights and loss in float32.
     accelerator : accelerate.Accelerator, optional
-        Of several processes, each of which calls this with the same arguments: they divide each batch, so that
-        `batch_size` is that of all of them, and what they learn is what one process would, to rounding. Batch
-        normalisation takes its statistics over the whole batch. Its mixed precision counts where it has one.
+        For several processes, each of which calls this with the same arguments. They divide each batch of `batch_size`,
+        normalise it together, and learn what one process would, to rounding. Its mixed precision, if set, is used.
     checkpoint_dir : path, optional
-        A folder to keep the state of the training in, every so many steps that it takes no more than 5 % of the time.
-        A training that was stopped, by whatever, goes on from there when it is called again with the same arguments
-        and initial weights, and ends with the same weights, bit for bit on one machine and with as many processes; one
-        that was complete is read. With other versions of the packages, or other code of your own modules, it is another
-        training. Each has its own file, three times the size of the weights, which runs nothing when it is read; only
-        the main process needs it. Asks for a `random_state`.
+        A folder for the state of the training, which is saved so often that it takes at most 5 % of the time. A
+        training that was stopped resumes when it is called again with the same arguments and initial weights, and ends
+        with the same weights (to the bit on one machine with as many processes); a complete one is read. Other versions
+        of the packages, or other code of your own modules, make it another training. Each has a file of three times the
+        size of the weights, used by the main process only; reading it executes no code. Needs a `random_state`.
     show_progress : bool, default=False
         A progress bar on stderr.
 
@@ -142,27 +143,29 @@ def fit_region_classifier(
     Raises
     ------
     TypeError, ValueError
-        If an argument does not fit, named in the message.
+        If an argument does not fit; the message names it.
     FloatingPointError
-        If the loss stops being finite; lower `lr`.
+        If the loss is no longer finite; lower `lr`.
+
+    See Also
+    --------
+    RegionAttribution : Maps of the trained classifier.
+    save_classifier : Keep it.
+
+    References
+    ----------
+    De Coninck, Leroux, Simoens, "Mitigating Bias Using Model-Agnostic Data Attribution", CVPR Workshops 2024.
     """
     if not isinstance(classifier, RegionClassifier):
         raise TypeError(f"classifier must be a RegionClassifier, got {type(classifier).__name__}")
     data = training_data(classifier, images, labels, within=within, validation=validation, sample_weight=sample_weight)
-    recipe = _decided(
-        classifier.recipe,
-        data.drawn,
-        epochs=epochs,
-        batch_size=batch_size,
-        positions_per_image=positions_per_image,
-        lr=lr,
-        weight_decay=weight_decay,
-    )
+    counts = {"epochs": epochs, "batch_size": batch_size, "positions_per_image": positions_per_image}
+    recipe = _decided(classifier.recipe, data.drawn, **counts, lr=lr, weight_decay=weight_decay)
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
     mixed_precision = check_mixed_precision(mixed_precision, accelerator)
     if accelerator is not None and device is not None:
-        raise ValueError(f"device must be left out where accelerator is given, which has its own; got {device}")
+        raise ValueError(f"device must be left out if accelerator is given, which has its own; got {device}")
     processes = Processes(accelerator)
     own_seed = draw_seed(random_state)
     seed = processes.from_main(lambda: own_seed)
@@ -194,18 +197,18 @@ def region_accuracy(
     batch_size: int = 16,
     accelerator: Accelerator | None = None,
 ) -> NDArray[np.float64]:
-    """Return each region's balanced accuracy: the mean over the classes present of the share classified right.
+    """Return the balanced accuracy of each region: the mean recall over the classes that are present.
 
     Parameters
     ----------
     classifier : RegionClassifier
     images : ndarray or Tensor, shape (N, C, height, width)
     target : array-like of int, shape (N,)
-        Class numbers, as the logits are ordered.
+        Class numbers, in the order of the logits.
     batch_size : int, default=16
         Images at a time.
     accelerator : accelerate.Accelerator, optional
-        Of several processes, which divide the batches; each returns the accuracy on all images.
+        For several processes, which divide the batches; each returns the accuracy on all images.
 
     Returns
     -------
@@ -225,37 +228,35 @@ def region_accuracy(
     return accuracy
 
 
+@dataclass
 class _Training:
-    """A training: its steps, and the state from which it resumes where it was stopped."""
+    """A training: its steps, and the state from which it resumes."""
 
-    def __init__(
-        self,
-        classifier: RegionClassifier,
-        data: TrainingData,
-        recipe: Recipe,
-        label_smoothing: float,
-        mixed_precision: str,
-        processes: Processes,
-        seed: int,
-    ) -> None:
-        self.classifier, self.data, self.recipe = classifier, data, recipe
-        self.label_smoothing, self.mixed_precision = label_smoothing, mixed_precision
-        self.processes, self.seed = processes, seed
-        self.steps_per_epoch = _steps_per_epoch(recipe, data.drawn)
+    classifier: RegionClassifier
+    data: TrainingData
+    recipe: Recipe
+    label_smoothing: float
+    mixed_precision: str
+    processes: Processes
+    seed: int
+
+    def __post_init__(self) -> None:
+        classifier, recipe = self.classifier, self.recipe
+        self.steps_per_epoch = math.ceil(self.data.drawn / recipe.batch_size)
         self.optimizer = torch.optim.AdamW(classifier.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.schedule = _schedule(self.optimizer, recipe, recipe.epochs * self.steps_per_epoch)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(self.seed)
         self.history: list[dict[str, Any]] = []
-        # Of the current epoch: the images in their order, how many of them are done, the row of the history.
+        # The current epoch: its images in order, how many of them are done, its row of the history.
         self.order = torch.empty(0, dtype=torch.long)
         self.done = 0
         self.row: dict[str, Any] = {}
 
     def run(self, snapshots: Snapshots, *, show_progress: bool) -> None:
-        """Train to the end, from where a kept state was."""
+        """Train to the end, from the state kept last."""
         epochs = self.recipe.epochs
-        options: Any = {"desc": "region classifier", "disable": not show_progress}
-        with progress_bar(total=epochs * self.steps_per_epoch, **options) as bar:
+        total = epochs * self.steps_per_epoch
+        with progress_bar(total=total, desc="region classifier", disable=not show_progress) as bar:
             if (kept := self.processes.from_main(snapshots.load)) is not None:
                 with snapshots.restoring():
                     self.load_state_dict(kept)
@@ -274,7 +275,7 @@ class _Training:
                 snapshots.save(self.state_dict)
 
     def _batches(self) -> Iterator[Tensor]:
-        """Yield what is left of the current epoch, or a new one."""
+        """Yield the remaining batches of the current epoch, or those of a new one."""
         self.classifier.train()
         if not self.row:
             self.order, self.done = draw_order(self.data.probability, self.generator), 0
@@ -285,7 +286,7 @@ class _Training:
     def _step(self, index: Tensor) -> None:
         share = self.processes.share
         batch = self._patches(self.data.images, self.data.target, index)
-        if not self.processes.is_main:  # dropout of its own, and the same in a training that resumes
+        if not self.processes.is_main:  # its own dropout, and the same if the training resumes
             own = (self.seed, self.processes.rank, self.row["epoch"], self.done)
             torch.manual_seed(draw_seed(np.random.default_rng(own)))
         self.optimizer.zero_grad()
@@ -302,11 +303,9 @@ class _Training:
         patches, region, expected = batch
         with autocast(self.classifier.device, self.mixed_precision):
             logits = self.classifier(patches, region)
-            # The last batch may have no image for this process, which takes part with a loss of 0.
-            mean = (
-                F.cross_entropy(logits, expected, label_smoothing=self.label_smoothing) if len(logits) else logits.sum()
-            )
-            loss = mean * weight
+            loss = logits.sum()  # 0 if the last batch has no image for this process
+            if len(logits):
+                loss = F.cross_entropy(logits, expected, label_smoothing=self.label_smoothing) * weight
         loss.backward()
         self.processes.sum_gradients(self.classifier)
         return self.processes.sum(loss.detach()).item()
@@ -332,11 +331,19 @@ class _Training:
         return float((right[seen > 0] / seen[seen > 0]).mean())
 
     def _patches(self, images: ImageData, target: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        positions = self.recipe.positions_per_image
-        return random_patches(self.classifier, images, target, index, positions, self.generator, self.processes.share)
+        """Return random patches of this process's share of some images, their regions and their classes.
+
+        The draws are those for all the images, so that each process draws the same.
+        """
+        grid, device, share = self.classifier.grid, self.classifier.device, self.processes.share
+        # At least two patches: batch normalisation cannot train on one value for each channel.
+        positions = max(self.recipe.positions_per_image, 2 if len(index) == 1 else 1)
+        region = torch.randint(grid.num_regions, (len(index), positions), generator=self.generator)[share].to(device)
+        patches = grid.extract(take(images, index[share].numpy()).to(device), region).flatten(0, 1)
+        return patches, region.flatten(), target[index[share]].repeat_interleave(positions).to(device)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of all that has one, and where the training is."""
+        """Return what the training resumes from."""
         return {
             "classifier": self.classifier.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -347,7 +354,7 @@ class _Training:
         }
 
     def load_state_dict(self, kept: Mapping[str, Any]) -> None:
-        """Resume from such a state."""
+        """Resume from what `state_dict` returned."""
         self.classifier.load_state_dict(kept["classifier"])
         self.optimizer.load_state_dict(kept["optimizer"])
         self.schedule.load_state_dict(kept["schedule"])
@@ -359,13 +366,13 @@ class _Training:
 
 
 def _settings(classifier: RegionClassifier) -> Any:
-    """Return what decides a training besides `classifier_digest`: such as dropout, and what is frozen."""
+    """Return what a training depends on besides `classifier_digest`, such as dropout and frozen weights."""
     own = {name: value for name, value in vars(classifier).items() if not name.startswith("_")}
     return type(classifier), own, dict(classifier.named_children())
 
 
 def _decided(recipe: Recipe, drawn: int, **given: Any) -> Recipe:
-    """Return the recipe with what the user gives in place of it, and its number of epochs for `drawn` images."""
+    """Return the recipe with the user's changes, and its number of epochs for `drawn` images."""
     given = {name: value for name, value in given.items() if value is not None}
     for name, value in given.items():
         is_count = name not in ("lr", "weight_decay")
@@ -374,17 +381,12 @@ def _decided(recipe: Recipe, drawn: int, **given: Any) -> Recipe:
         if value < is_count or (name == "lr" and value == 0):
             raise ValueError(f"{name} must be {'above 0' if name == 'lr' else f'at least {is_count:d}'}, got {value}")
     recipe = replace(recipe, **given)
-    if "epochs" in given:
-        return recipe
-    return replace(recipe, epochs=max(recipe.epochs, math.ceil(recipe.min_steps / _steps_per_epoch(recipe, drawn))))
-
-
-def _steps_per_epoch(recipe: Recipe, drawn: int) -> int:
-    return math.ceil(drawn / recipe.batch_size)
+    least = math.ceil(recipe.min_steps / math.ceil(drawn / recipe.batch_size))
+    return recipe if "epochs" in given else replace(recipe, epochs=max(recipe.epochs, least))
 
 
 def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> Any:
     if recipe.schedule == "onecycle":
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps + 1)
-    # 40 of the paper's 90 epochs; a shorter training keeps the proportions.
+    # 40 of the paper's 90 epochs, and the same share of another number.
     return torch.optim.lr_scheduler.StepLR(optimizer, max(1, round(steps * 4 / 9)), gamma=0.1)

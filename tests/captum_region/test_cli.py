@@ -117,7 +117,7 @@ def test_a_stopped_attribute_resumes_and_leaves_the_same_store(
     assert told.startswith(f"stopped: {stopped / 'maps.json'} keeps what was done")
     assert 0 < json.loads((stopped / "maps.json").read_text())["done"] < 300
     assert "holds files already" in refused(app, "attribute", *options, "--quiet")
-    assert "goes on from there" in refused(app, "attribute", *options, "--quiet", "--check")
+    assert "computes the rest" in refused(app, "attribute", *options, "--quiet", "--check")
     command("captum_region", "attribute", *options, "--force")
     assert store.read_bytes() == whole
     assert "another confidence" in refused(app, "attribute", *options, "--confidence", "margin", "--force", "--quiet")

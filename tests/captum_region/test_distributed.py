@@ -226,7 +226,7 @@ def test_bf16_is_close_to_full_precision(by, accelerator, tmp_path):
 def test_precision_and_processes_that_do_not_fit_are_refused(accelerator, monkeypatch):
     with pytest.raises(ValueError, match="mixed_precision must be 'no' or 'bf16', got 'fp16'"):
         train(mixed_precision="fp16")
-    with pytest.raises(ValueError, match="device must be left out where accelerator is given"):
+    with pytest.raises(ValueError, match="device must be left out if accelerator is given"):
         train(accelerator=accelerator, device="cpu")
     monkeypatch.setenv("WORLD_SIZE", "2")  # an Accelerator() without GPUs stays alone
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""The store of region maps: what is in it, exact means, going on after a kill, refusals."""
+"""The store of region maps: what is in it, exact means, resuming after a kill, refusals."""
 
 import io
 import json
@@ -223,7 +223,7 @@ def test_maps_that_contradict_their_description_are_refused(attribution, images,
         with pytest.raises(ValueError, match=rf"maps\.npy {words}"):
             RegionMaps(tmp_path)
         if spoiled != whole[:-1]:
-            with pytest.raises(ValueError, match=r"maps\.npy"):  # nor is it gone on with
+            with pytest.raises(ValueError, match=r"maps\.npy"):  # nor is it resumed
                 attribute_dataset(attribution, images, tmp_path)
 
 
@@ -327,7 +327,7 @@ def test_check_finds_a_changed_map(attribution, images, tmp_path):
     stored = np.load(tmp_path / "maps.npy", mmap_mode="r+")
     stored[49, 2, 2] += 0.1
     stored.flush()
-    with pytest.raises(ValueError, match=r"another map of image 49: it is off by up to 0\.1"):
+    with pytest.raises(ValueError, match=r"another map of image 49: it differs by 0\.1"):
         RegionMaps(tmp_path).check(attribution, images)
     empty = attribute_dataset(attribution, images[:0], tmp_path / "empty")
     empty.check(attribution, images[:0])

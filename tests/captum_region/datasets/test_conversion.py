@@ -350,7 +350,7 @@ class TestTrainingAndAttribution:
     @pytest.mark.parametrize(
         ("data", "words"),
         [
-            ((IMAGES,), "labels must be given, for images have none with them"),
+            ((IMAGES,), "labels must be given, as images hold none"),
             ((TensorDataset(torch.from_numpy(IMAGES), torch.zeros(6), torch.zeros(6)),), "labels must name one of"),
             ((TensorDataset(torch.from_numpy(IMAGES)),), r"one of the attributes of images, \[\]"),
             ((TensorDataset(torch.from_numpy(IMAGES), torch.zeros(6)), "hat"), "'hat' is no attribute of these images"),
