@@ -28,30 +28,30 @@ _NOISE = 10
 
 
 class TargetError(ValueError, AssertionError):
-    """A target or input that does not fit: a ValueError, and the AssertionError that Captum's own methods raise."""
+    """A target or input does not fit: a ValueError that is also the AssertionError of Captum's own methods."""
 
 
 def class_evidence(logits: Tensor, target: Target) -> Tensor:
-    """Return how much each region speaks for a class: its probability, rescaled so that a uniform output gives 0.
+    """Return the evidence of each region for a class: its probability, rescaled so that a uniform output gives 0.
 
     Parameters
     ----------
     logits : Tensor, shape (N, classes, ...)
     target : int, list of N ints, or integer Tensor with 1 or N elements
-        The class, of all images or of each.
+        The class of all images, or of each.
 
     Returns
     -------
     Tensor, shape (N, ...)
-        1 where the class is certain, 0 where all are equal, below 0 (down to -1 with two classes) where others are
-        likelier. Where the class is the likeliest this is `captum_region.confidence.top_softmax`.
+        1 if the class is certain, 0 if all are equally likely, below 0 (down to -1 with two classes) if others are
+        more likely. For the most likely class this is `captum_region.confidence.top_softmax`.
 
     Raises
     ------
     TypeError
-        If a target is no integer.
+        If a target is not an integer.
     TargetError
-        If a target is no class, or their number is neither 1 nor N. It is a ValueError and an AssertionError.
+        If a target is not a class, or their number is neither 1 nor N. It is a ValueError and an AssertionError.
     """
     count, classes = logits.shape[:2]
     index = _class_numbers(target, count).to(logits.device)
@@ -63,7 +63,7 @@ def class_evidence(logits: Tensor, target: Target) -> Tensor:
 
 
 def _class_numbers(target: Target, count: int) -> Tensor:
-    """Return the one class, or those of `count` images, that a target names."""
+    """Return the class of all images, or the class of each of `count` images."""
     index = torch.as_tensor(target)
     if index.is_floating_point() or index.dtype == torch.bool:
         raise TypeError(f"target must be a class number or one for each image, got {target!r}")
@@ -74,29 +74,39 @@ def _class_numbers(target: Target, count: int) -> Tensor:
 
 
 class RegionAttribution(Attribution):  # type: ignore[misc]
-    """Where in an image the information about an attribute sits (De Coninck et al. 2024, section 3.4).
+    """Where in an image the information about an attribute is.
 
-    A region classifier looks at each region of the image alone; its confidence there is the region's attribution, and
-    a pixel's is the mean over the regions that cover it (Algorithm 1). No explained model and no label is needed.
+    A region classifier sees each region of the image alone. Its confidence is the attribution of the region, and the
+    attribution of a pixel is the mean over the regions that cover it. No explained model and no label is needed.
 
     Parameters
     ----------
     region_classifier : RegionClassifier, or callable (patches, region) -> logits
-        A callable takes N x C x k x k patches and the N regions they come from, and gives N x classes logits. It is
-        used as it is, in the mode (train or eval) it is in.
+        A callable takes N x C x k x k patches and their N regions, and returns N x classes logits. Its mode (train or
+        eval) is not changed.
     confidence : {"negative_entropy", "top_softmax", "margin"} or callable, default="negative_entropy"
-        Logits (N, classes, ...) to certainty in [0, 1].
+        Maps logits (N, classes, ...) to certainty in [0, 1].
     grid : RegionGrid, optional
-        The regions; a region classifier has its own, a callable needs one.
+        The regions. Needed for a callable only: a region classifier has its own.
     sigma : float, optional
-        Sharper than Algorithm 1: how regions count less the farther a pixel is from their centre, see
+        For sharper pixel maps: regions count less the farther a pixel is from their centre, see
         `RegionGrid.to_pixels`.
 
     Raises
     ------
     TypeError, ValueError
-        If the classifier cannot be called, there is no grid or another than the classifier's, or the confidence is
-        unknown.
+        If the classifier is not callable, the grid is missing or not the classifier's, or the confidence is unknown.
+
+    See Also
+    --------
+    MultiScaleRegionAttribution : The mean over several patch sizes.
+    attribute_dataset : Stores the maps of a whole data set.
+    RegionMapDisplay : Draws a map.
+
+    References
+    ----------
+    De Coninck, Leroux, Simoens, "Mitigating Bias Using Model-Agnostic Data Attribution", CVPR Workshops 2024, section
+    3.4 and Algorithm 1.
 
     Examples
     --------
@@ -119,7 +129,7 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         sigma: float | None = None,
     ) -> None:
         super().__init__(region_classifier)
-        if not callable(region_classifier):  # what has a grid may be an attribution, or a store of maps
+        if not callable(region_classifier):  # an attribution or a store of maps has a grid too
             got = type(region_classifier).__name__
             raise TypeError(f"region_classifier must be a RegionClassifier or a callable, got {got}")
         own = getattr(region_classifier, "grid", None)
@@ -148,31 +158,31 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         Parameters
         ----------
         inputs : Tensor, shape (N, C, height, width), or a 1-tuple of it
-            uint8, or float in [0, 1]. Floats may leave it by up to 10, as the noise of Captum's NoiseTunnel makes them.
+            uint8, or float in [0, 1]. Floats may exceed the range by up to 10, as with Captum's NoiseTunnel.
         target : int, list, Tensor or None, default=None
             None gives the confidence, in [0, 1]; a class, or one for each image, gives its evidence, see
             `class_evidence`.
         additional_forward_args : any, default=None
-            Accepted as in all of Captum; a region classifier takes none, and they are not used.
+            Accepted for compatibility with Captum, and not used.
         perturbations_per_eval : int, default=256
-            How many patches go through the classifier at once: memory, not the result. A classifier that does all
-            regions in one pass does not use it.
+            How many patches go through the classifier at once. It changes the memory needed, not the result. A
+            classifier that computes all regions in one pass does not use it.
         show_progress : bool, default=False
             A progress bar over the passes, on stderr.
 
         Returns
         -------
-        Tensor, shape (N, C, height, width), or a 1-tuple of it, as `inputs` is
-            Contiguous; the same values in each channel. Of the inputs' dtype if that is floating, else float32.
+        Tensor, shape (N, C, height, width), or a 1-tuple of it if `inputs` is one
+            Contiguous, with the same values in each channel. It has the inputs' dtype if that is floating, else
+            float32.
 
         Raises
         ------
         TypeError
-            If the inputs are no tensor, or neither uint8 nor float, or the target no integer.
+            If the inputs are not a tensor, or neither uint8 nor float, or the target is not an integer.
         ValueError
-            If the inputs are of another size than the grid's or other channels than the classifier's, hold NaN or
-            values of another scale such as 0 to 255, or, as `TargetError`, more than one tensor or the target does not
-            fit.
+            If the size or channels of the inputs are not those of the classifier, or they hold NaN or values of another
+            scale such as 0 to 255. A `TargetError` if there is more than one tensor or the target does not fit.
         """
         is_tuple = isinstance(inputs, tuple)
         if is_tuple and len(inputs) != 1:
@@ -191,23 +201,21 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         """Raise NotImplementedError, as Captum's methods without an asynchronous form do."""
         raise NotImplementedError(f"attribute_future is not implemented for {type(self).__name__}")
 
-    def has_convergence_delta(self) -> bool:
-        """Return False: confidences do not add up to an output."""
-        return False
-
     def region_map(
         self, images: ImageSource, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
     ) -> Tensor:
-        """Return one value a region of each image.
+        """Return the attribution of each region of each image.
 
         Parameters
         ----------
         images : ndarray or Tensor, shape (N, C, height, width)
             uint8, or float in [0, 1]. Only `batch_size` images at a time are on the classifier's device. Or
-            `AttributeImages`, or what `captum_region.datasets.from_dataset` reads, resized to the grid's image size.
+            `AttributeImages`, or a source that `captum_region.datasets.from_dataset` reads, resized to the grid's image
+            size.
         target : int, list, Tensor or None, default=None
             As in `attribute`.
         batch_size : int, default=16
+            Images at a time.
         show_progress : bool, default=False
             A progress bar on stderr.
 
@@ -218,7 +226,7 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         """
         images = self._checked(images)
         maps = torch.empty(len(images), *self.grid.shape, device=images.device if isinstance(images, Tensor) else None)
-        # Of all images, not of each batch: with as many classes as a batch has images, each would take them all.
+        # Checked against all images: a batch may happen to have as many as there are classes given.
         classes = None if target is None else _class_numbers(target, len(images)).expand(len(images))
         start = 0
         for batch in batches(images, batch_size, show_progress=show_progress, desc="region maps"):
@@ -230,16 +238,16 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
     def pixel_map(
         self, images: ImageSource, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
     ) -> Tensor:
-        """Return one value a pixel of each image, N x height x width; parameters as in `region_map`."""
+        """Return the attribution of each pixel, N x height x width; parameters as in `region_map`."""
         regions = self.region_map(images, target, batch_size=batch_size, show_progress=show_progress)
         return self.grid.to_pixels(regions, sigma=self.sigma)
 
     def mean_map(
         self, images: ImageSource, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
     ) -> Tensor:
-        """Return the mean region map of all images, rows x cols, summed in float64 (the paper's Figures 4 and 5).
+        """Return the mean region map of all images, rows x cols, summed in float64.
 
-        Parameters are as in `region_map`, but `target` is one class for all; no more than a batch is held in memory.
+        Parameters are as in `region_map`, but `target` is one class for all. Only one batch is held in memory.
         """
         images = self._checked(images)
         if not len(images):
@@ -267,41 +275,36 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         self, images: Tensor, target: Target, regions_per_pass: int = 256, show_progress: bool = False
     ) -> Tensor:
         classifier = self.forward_func
-        device = getattr(classifier, "device", images.device)
-
         options: dict[str, Any] = {"regions_per_pass": regions_per_pass}
         if show_progress:
             options["progress"] = partial(progress_bar, desc=f"{self.get_name()} attribution")
+        forward_grid = getattr(classifier, "forward_grid", partial(forward_regions, classifier, self.grid))
         with torch.no_grad():
-            moved = images.to(device)
-            if hasattr(classifier, "forward_grid"):
-                logits = classifier.forward_grid(moved, **options)
-            else:
-                logits = forward_regions(classifier, self.grid, moved, **options)
+            logits = forward_grid(images.to(getattr(classifier, "device", images.device)), **options)
             value = self.confidence(logits) if target is None else class_evidence(logits, target)
         if value.shape != (wanted := (len(images), *self.grid.shape)):
-            raise ValueError(f"confidence must give one value a region, of shape {wanted}, got {tuple(value.shape)}")
+            raise ValueError(f"confidence must give one value for each region, {wanted}, got {tuple(value.shape)}")
         return value.to(images.device)
 
 
 class MultiScaleRegionAttribution(Attribution):  # type: ignore[misc]
-    """The mean of several region attributions, of patches of different sizes: small ones place, large ones recognise.
+    """The mean of several region attributions with different patch sizes: small ones localise, large ones recognise.
 
-    Not in the paper. What shows in texture or colour (hair) is found more sharply with small patches, what shows in a
-    shape (the sex) needs large ones; the mean was as good as the better or nearly so on each attribute of the synthetic
-    faces (docs/results/maps.md).
+    Not in the paper. Attributes that show in texture or colour (hair) are localised better with small patches; those
+    that show in a shape (the sex) need large ones. On each attribute of the synthetic faces, the mean was about as good
+    as the better of the two (docs/results/maps.md).
 
     Parameters
     ----------
     attributions : sequence of RegionAttribution or RegionClassifier
-        At least one, all of one image size.
+        At least one, all with the same image size.
     sigma : float or None, default=0.25
-        Of the attributions that are made here of classifiers, see `RegionAttribution`.
+        For the attributions of the classifiers given, see `RegionAttribution`.
 
     Raises
     ------
     TypeError, ValueError
-        If there is none, one cannot be made, or the image sizes differ.
+        If the sequence is empty, an element is invalid, or the image sizes differ.
 
     Examples
     --------
@@ -317,10 +320,11 @@ class MultiScaleRegionAttribution(Attribution):  # type: ignore[misc]
     def __init__(
         self, attributions: Sequence[RegionAttribution | RegionClassifier], *, sigma: float | None = 0.25
     ) -> None:
-        parts = [
+        made = (
             part if isinstance(part, RegionAttribution) else RegionAttribution(part, sigma=sigma)
             for part in attributions
-        ]
+        )
+        parts = list(made)
         if not parts:
             raise ValueError("attributions must hold at least one, got none")
         if len(sizes := {part.grid.image_size for part in parts}) > 1:
@@ -338,36 +342,28 @@ class MultiScaleRegionAttribution(Attribution):  # type: ignore[misc]
         show_progress: bool = False,
     ) -> Tensor | tuple[Tensor]:
         """Attribute an image's pixels; see `RegionAttribution.attribute`."""
-        parts = [
-            part.attribute(inputs, target, additional_forward_args, perturbations_per_eval, show_progress)
-            for part in self.attributions
-        ]
-        if isinstance(inputs, tuple):
-            return (_mean([attributions for (attributions,) in parts]),)
-        return _mean(parts)
+        options = target, additional_forward_args, perturbations_per_eval, show_progress
+        parts = [part.attribute(inputs, *options) for part in self.attributions]
+        return (_mean([only for (only,) in parts]),) if isinstance(inputs, tuple) else _mean(parts)
 
     attribute_future = RegionAttribution.attribute_future
-    has_convergence_delta = RegionAttribution.has_convergence_delta
 
     def pixel_map(
         self, images: ImageSource, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
     ) -> Tensor:
-        """Return one value a pixel of each image, N x height x width; see `RegionAttribution.pixel_map`."""
-        images = check_images(images, image_size=self.attributions[0].grid.image_size)  # read once
-        options: Any = {"batch_size": batch_size, "show_progress": show_progress}
-        return _mean([part.pixel_map(images, target, **options) for part in self.attributions])
+        """Return the attribution of each pixel, N x height x width; see `RegionAttribution.pixel_map`."""
+        return self._mean_of("pixel_map", images, target, batch_size=batch_size, show_progress=show_progress)
 
     def mean_pixels(
         self, images: ImageSource, target: Target = None, *, batch_size: int = 16, show_progress: bool = False
     ) -> Tensor:
         """Return the mean pixel map of all images, height x width; see `RegionAttribution.mean_pixels`."""
+        return self._mean_of("mean_pixels", images, target, batch_size=batch_size, show_progress=show_progress)
+
+    def _mean_of(self, method: str, images: ImageSource, target: Target, **options: Any) -> Tensor:
         images = check_images(images, image_size=self.attributions[0].grid.image_size)  # read once
-        options: Any = {"batch_size": batch_size, "show_progress": show_progress}
-        return _mean([part.mean_pixels(images, target, **options) for part in self.attributions])
+        return _mean([getattr(part, method)(images, target, **options) for part in self.attributions])
 
 
 def _mean(maps: list[Tensor]) -> Tensor:
     return sum(maps[1:], start=maps[0]) / len(maps)
-
-
-# NoiseTunnel calls ``attribute.__wrapped__``, which log_usage leaves as the outermost decorator.

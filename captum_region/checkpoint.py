@@ -1,4 +1,4 @@
-"""Checkpoints of region classifiers: weights as safetensors, the rest as JSON; loading runs no code of the file's."""
+"""Checkpoints of region classifiers: weights as safetensors, the rest as JSON; loading executes no code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from contextlib import suppress
+from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -28,41 +29,32 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
-KINDS: dict[str, type[DenseRegionClassifier] | type[PatchRegionClassifier]] = {
-    "DenseRegionClassifier": DenseRegionClassifier,
-    "PatchRegionClassifier": PatchRegionClassifier,
-}
-
-_DESCRIPTION: dict[str, type] = {
-    "kind": str,
-    "image_size": list,
-    "patch_size": int,
-    "stride": int,
-    "in_channels": int,
-    "config": dict,
-    "class_names": list,
-}
+KINDS = {kind.__name__: kind for kind in (DenseRegionClassifier, PatchRegionClassifier)}
 
 
 def save_classifier(classifier: RegionClassifier, folder: str | os.PathLike[str]) -> None:
     """Write `classifier` into `folder`: ``classifier.json`` and ``weights.safetensors``.
 
-    The folder is made beside its place and then renamed, so it is whole or not there.
+    The folder appears complete or not at all: it is written under another name and then renamed.
 
     Parameters
     ----------
-    classifier : RegionClassifier
+    classifier : DenseRegionClassifier or PatchRegionClassifier
     folder : path
-        Made, with its parents. What an earlier call wrote there is replaced.
+        Made, with its parents. A classifier saved there before is replaced.
 
     Raises
     ------
     TypeError
-        If `classifier` is none of the two kinds.
+        If `classifier` is of another kind.
     FileExistsError
-        If the folder is there and holds something else.
+        If the folder holds other files.
     OSError
         If it cannot be written.
+
+    See Also
+    --------
+    load_classifier : Reads it.
     """
     if type(classifier) not in KINDS.values():
         raise TypeError(f"classifier must be one of {sorted(KINDS)}, got {type(classifier).__name__}")
@@ -78,7 +70,7 @@ def save_classifier(classifier: RegionClassifier, folder: str | os.PathLike[str]
         (whole / "classifier.json").write_text(json.dumps(description, indent=2) + "\n")
         try:
             save_model(classifier, str(whole / "weights.safetensors"))
-            # Else its owner alone could read it.
+            # Or only its owner could read it.
             (whole / "weights.safetensors").chmod((whole / "classifier.json").stat().st_mode)
         except SafetensorError as error:  # such as a full disk
             raise OSError(f"{folder} cannot be written: {error}") from error
@@ -88,7 +80,7 @@ def save_classifier(classifier: RegionClassifier, folder: str | os.PathLike[str]
 
 
 def classifier_digest(classifier: RegionClassifier) -> str:
-    """Return a digest of a classifier's kind, grid, weights and modules of the user's own; names do not count."""
+    """Return a digest of a classifier's kind, grid, weights and the user's modules; class names do not count."""
     state = sorted(classifier.state_dict().items())
     weights = ((f"{name} {value.dtype} {tuple(value.shape)}", value) for name, value in state)
     code = {type(module) for module in classifier.modules() if is_the_users(type(module).__module__)}
@@ -97,36 +89,38 @@ def classifier_digest(classifier: RegionClassifier) -> str:
 
 
 def _architecture(classifier: RegionClassifier) -> dict[str, Any]:
-    return {
-        "kind": type(classifier).__name__,
-        "image_size": classifier.grid.image_size,
-        "patch_size": classifier.grid.patch_size,
-        "stride": classifier.grid.stride,
-        "in_channels": classifier.in_channels,
-        "config": classifier.config(),
-    }
+    kind, channels, config = type(classifier).__name__, classifier.in_channels, classifier.config()
+    return {"kind": kind, **asdict(classifier.grid), "in_channels": channels, "config": config}
 
 
 def load_classifier(folder: str | os.PathLike[str], *, backbone: nn.Module | None = None) -> RegionClassifier:
     """Read a classifier that `save_classifier` wrote, in eval mode and on the CPU.
 
-    The folder may be a stranger's: nothing in it is executed, and before memory is taken for the classifier, the
-    description must agree with the shapes in the weights' header, which safetensors holds to the size of the file.
+    The folder may come from an untrusted source: nothing in it is executed. Before memory is used for the classifier,
+    its description is compared with the shapes in the weights' header, which safetensors compares with the file's size.
 
     Parameters
     ----------
     folder : path
     backbone : nn.Module, optional
-        Of the same architecture as the one saved, where that was a module of the user's: a checkpoint holds weights
-        and names, no code.
+        Needed if the classifier was made with a module of your own: one of the same architecture. A checkpoint holds
+        weights and names, no code.
+
+    Returns
+    -------
+    RegionClassifier
 
     Raises
     ------
     FileNotFoundError
         If a file is missing.
     ValueError
-        If the files are damaged, do not fit together, are of another format version, or need `backbone`, or a weight is
+        If the files are damaged, do not fit together, are of another format version or need `backbone`, or a weight is
         not finite.
+
+    See Also
+    --------
+    save_classifier : Writes it.
     """
     folder = Path(folder)
     path, weights = folder / "classifier.json", folder / "weights.safetensors"
@@ -134,31 +128,22 @@ def load_classifier(folder: str | os.PathLike[str], *, backbone: nn.Module | Non
     if not weights.is_file():
         raise FileNotFoundError(f"there is no {weights}")
     try:
-        wrong = [key for key, wanted in _DESCRIPTION.items() if type(description[key]) is not wanted]
-        if wrong:
-            raise TypeError(f"{wrong[0]} must be of type {_DESCRIPTION[wrong[0]].__name__}")
         grid = RegionGrid(tuple(description["image_size"]), description["patch_size"], description["stride"])
-        kind, config, names = KINDS[description["kind"]], description["config"], description["class_names"]
-        if not all(isinstance(name, str) for name in names):
-            raise TypeError("class_names must be texts")
-        if description["in_channels"] < 1:
-            raise ValueError(f"in_channels must be at least 1, got {description['in_channels']}")
+        kind, config = KINDS[description["kind"]], description["config"]
+        names, channels = description["class_names"], description["in_channels"]
+        if not (isinstance(config, dict) and isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise TypeError("config must be an object, class_names a list of strings")
+        if type(channels) is not int or channels < 1:
+            raise ValueError(f"in_channels must be an integer of at least 1, got {channels!r}")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not describe a region classifier: {type(error).__name__}: {error}") from error
     if kind is PatchRegionClassifier and config.get("backbone") is None:
         if backbone is None:
-            raise ValueError(f"backbone must be given: {folder} was saved with a module of its user's")
+            raise ValueError(f"backbone must be given: the one in {folder} was not made by its name")
         config["backbone"] = backbone
     try:
-        build = partial(
-            kind,
-            grid,
-            len(names),
-            class_names=names,
-            in_channels=description["in_channels"],
-            random_state=0,
-            **config,
-        )
+        options: Any = {"class_names": names, "in_channels": channels, "random_state": 0}
+        build = partial(kind, grid, len(names), **options, **config)
         _check_header(weights, _without_memory(build, grid))
         classifier: RegionClassifier = build()
         load_model(classifier, str(weights))
@@ -174,22 +159,22 @@ def _without_memory(build: partial[Any], grid: RegionGrid) -> dict[str, Tensor]:
     """Return tensors without memory, of the shapes that a classifier would have."""
     with torch.device("meta"):
         if not isinstance(build.keywords.get("backbone"), nn.Module):
-            # RegNets compute their sizes with tensors, for which these need values.
+            # RegNets compute their sizes with tensors, which must have values for that.
             with suppress(NotImplementedError):
                 described: dict[str, Tensor] = build().state_dict()
                 return described
-        # What the description decides of a backbone that is given, or of one of torchvision's.
+        # The tensors around the backbone, whose shapes the description decides.
         own = {"mean": (build.keywords["in_channels"],), "embedding.weight": (grid.num_regions, grid.patch_size**2)}
         return {name: torch.empty(shape) for name, shape in own.items()}
 
 
 def _check_header(weights: Path, described: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless the file says that it holds all tensors that are described."""
+    """Raise ValueError unless the file's header lists all the tensors that are described."""
     with safe_open(weights, "pt") as file:
         names = set(file.keys())
         for name, tensor in described.items():
             if name not in names:
-                raise ValueError(f"{weights.name} lacks {name}")
+                raise ValueError(f"{weights.name} does not hold {name}")
             found = file.get_slice(name)
             if tuple(found.get_shape()) != tuple(tensor.shape):
                 raise ValueError(f"{name} must have shape {tuple(tensor.shape)}, got {tuple(found.get_shape())}")

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 class RegionMapDisplay:
-    """A map of where the information sits, over the image it is of.
+    """A pixel map over its image, drawn as scikit-learn's displays are.
 
-    `from_estimator` computes one, `from_maps` takes one that is stored.
+    `from_estimator` computes the map, `from_maps` takes a stored one.
 
     Parameters
     ----------
@@ -34,14 +34,18 @@ class RegionMapDisplay:
     image : Tensor or array-like, shape (C, height, width) or (height, width, C), optional
         Drawn under the map, see `captum_region.plotting.plot_region_map`.
     name : str, optional
-        The title.
+        The title of the plot.
 
     Attributes
     ----------
     ax_ : Axes
-        Where it was drawn last.
+        The axes it was last drawn on.
     figure_ : Figure
-        That of `ax_`.
+        The figure of `ax_`.
+
+    See Also
+    --------
+    captum_region.plotting.plot_region_map : The function that draws it.
 
     Examples
     --------
@@ -58,15 +62,9 @@ class RegionMapDisplay:
     figure_: Figure
 
     def __init__(
-        self,
-        pixel_map: ArrayLike | Tensor,
-        *,
-        image: ArrayLike | Tensor | None = None,
-        name: str | None = None,
+        self, pixel_map: ArrayLike | Tensor, *, image: ArrayLike | Tensor | None = None, name: str | None = None
     ) -> None:
-        self.pixel_map = pixel_map
-        self.image = image
-        self.name = name
+        self.pixel_map, self.image, self.name = pixel_map, image, name
 
     def plot(self, ax: Axes | None = None, *, name: str | None = None, **options: Any) -> RegionMapDisplay:
         """Draw the map.
@@ -76,7 +74,7 @@ class RegionMapDisplay:
         ax : Axes, optional
             Where to draw; by default in a new pyplot figure.
         name : str, optional
-            The title in place of the display's own.
+            A title instead of the display's own.
         **options
             ``vmin``, ``vmax``, ``alpha``, ``cmap`` and ``colorbar`` of `captum_region.plotting.plot_region_map`; by
             default ``vmax`` is the map's largest value, rounded up to a tenth.
@@ -110,14 +108,15 @@ class RegionMapDisplay:
         Parameters
         ----------
         estimator : attribution, RegionClassifier, or fitted mitigator
-            What `RegionAttribution` takes, an attribution, or what has a ``region_classifier_``, as
-            `fairlearn_bridge.AttributionNoiseMitigator` once fitted.
+            An attribution, the first argument of `RegionAttribution`, or an object with a ``region_classifier_``
+            such as a fitted `fairlearn_bridge.AttributionNoiseMitigator`.
         X : ndarray or Tensor, shape (N, C, height, width)
             uint8, or float in [0, 1], or another source of images as in `RegionAttribution.region_map`. One image,
             as ``X[:1]``, gives its own map.
         target : int, optional
-            A class, as in `RegionAttribution.attribute`; its map may go below 0, so give ``vmin``.
+            A class, as in `RegionAttribution.attribute`. Its map may have values below 0: set ``vmin``.
         batch_size : int, default=16
+            Images at a time.
         show_progress : bool, default=False
             A progress bar on stderr.
         ax, name, **options
@@ -151,13 +150,13 @@ class RegionMapDisplay:
         name: str | None = None,
         **options: Any,
     ) -> RegionMapDisplay:
-        """Draw a map of those that `attribute_dataset` has stored.
+        """Draw a map that `attribute_dataset` has stored.
 
         Parameters
         ----------
         maps : RegionMaps
         index : int, optional
-            Which; by default their mean.
+            Which map; by default the mean of all.
         image : Tensor or array-like, optional
             As in `RegionMapDisplay`.
         ax, name, **options

@@ -1,4 +1,4 @@
-"""One run in several processes, through accelerate: what they share, sum up, and normalise together."""
+"""One run in several processes, through accelerate: they share weights, sums and batch statistics."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A process that dies closes its connections, which ends the others at once. This is for one that hangs; others wait as
-# long while the main process decodes a data set for the first time.
+# For a process that hangs (one that dies ends the others at once). They may wait so long for the main process to decode
+# a data set.
 _TIMEOUT = timedelta(hours=1)
 
 
@@ -31,8 +31,8 @@ def launched(device: str | None) -> Iterator[Accelerator | None]:
     Parameters
     ----------
     device : str or None
-        What the user asked for. With several processes ``"cuda"`` is a GPU for each; by default they compute where the
-        launcher says: on GPUs where there are any.
+        The user's choice. With several processes ``"cuda"`` is one GPU for each. By default the launcher decides: GPUs
+        if there are any.
 
     Raises
     ------
@@ -52,10 +52,10 @@ def launched(device: str | None) -> Iterator[Accelerator | None]:
         ) from error
     on_cpu = device == "cpu" or not torch.accelerator.is_available()
     accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=_TIMEOUT)])
-    Processes(accelerator)  # raises where it cannot join them
+    Processes(accelerator)  # raises if it has not joined them
     wanted = accelerator.device if device is None else torch.device(device)
     if wanted.type != accelerator.device.type or wanted.index not in (None, accelerator.device.index):
-        raise ValueError(f"--device must be that of the launch, {accelerator.device}, or left out; got {device}")
+        raise ValueError(f"--device must be left out or be that of the launch, {accelerator.device}; got {device}")
     yield accelerator
     accelerator.end_training()
 
@@ -70,20 +70,23 @@ class Processes:
     Raises
     ------
     ValueError
-        If the accelerator has not joined the processes that were launched: each would take itself for the main one.
+        If the accelerator has not joined the processes that were launched: each would act as the main one.
 
     Attributes
     ----------
     count, rank : int
-        How many there are, and which this one is; 0 is the main process, which alone writes and shows progress.
+        The number of processes, and the number of this one.
+    is_main : bool
+        Whether this is process 0, the one that writes files and shows progress.
     share : slice
-        Of what is divided among them: every `count`-th from `rank` on.
+        This process's part of a sequence that they divide: every `count`-th element, from `rank` on.
     """
 
     def __init__(self, accelerator: Accelerator | None) -> None:
         self.accelerator = accelerator
         self.count: int = 1 if accelerator is None else accelerator.num_processes
         self.rank: int = 0 if accelerator is None else accelerator.process_index
+        self.is_main = self.rank == 0
         self.share = slice(self.rank, None, self.count)
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         if accelerator is not None and self.count != world_size:
@@ -91,11 +94,6 @@ class Processes:
                 f"accelerator must have joined the {world_size} processes that were launched, got {self.count} on "
                 f"{accelerator.device}; on CPUs Accelerator(cpu=True) joins them, or --device cpu"
             )
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this is the main process."""
-        return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum of the processes' tensors, in each of them."""
@@ -134,7 +132,7 @@ class Processes:
     def sum_gradients(self, module: nn.Module) -> None:
         """Sum the gradients of `module` over the processes.
 
-        DistributedDataParallel would leave a wrapper on the user's module, and stumble over weights that go unused.
+        DistributedDataParallel would wrap the user's module, and fails on weights that are not used.
         """
         if self.count > 1:
             gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
@@ -142,12 +140,12 @@ class Processes:
             nn.utils.vector_to_parameters(summed, gradients)
 
     def wait(self) -> None:
-        """Return when all processes have come here."""
+        """Wait until all processes have called this."""
         if self.accelerator is not None:
             self.accelerator.wait_for_everyone()
 
     def main_first(self) -> AbstractContextManager[None]:
-        """Let the first process of each machine go through a block before the others, to fill a cache."""
+        """Let the first process of each machine run a block before the others, to fill a cache."""
         context: AbstractContextManager[None] = (
             nullcontext() if self.accelerator is None else self.accelerator.local_main_process_first()
         )
@@ -155,7 +153,7 @@ class Processes:
 
 
 def check_mixed_precision(mixed_precision: str, accelerator: Accelerator | None) -> str:
-    """Return the accelerator's mixed precision where it has one, else the one given.
+    """Return the accelerator's mixed precision if it has one, else the one given.
 
     Raises
     ------
@@ -170,12 +168,12 @@ def check_mixed_precision(mixed_precision: str, accelerator: Accelerator | None)
 
 
 def autocast(device: torch.device, mixed_precision: str) -> AbstractContextManager[Any]:
-    """Return a context to compute in: torch's for "bf16", none for "no", which leaves a user's own in place."""
+    """Return torch's context for "bf16"; for "no" a null context, in which a user's own autocast stays in force."""
     return nullcontext() if mixed_precision == "no" else torch.autocast(device.type, torch.bfloat16)
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over the processes; what it is derived by is summed too."""
+    """The sum over the processes, whose gradient is summed too."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, processes: Processes) -> Tensor:
@@ -191,8 +189,8 @@ class _Sum(torch.autograd.Function):
 def joint_batch_norm(module: nn.Module, processes: Processes) -> Iterator[None]:
     """Let the batch normalisations in `module` take mean and variance over the batches of all processes.
 
-    Then a step is that of one process with the whole batch, running statistics included. torch's SyncBatchNorm does it
-    on GPUs alone, and would replace the user's modules.
+    A step, and the running statistics, are then those of one process with the whole batch. torch's SyncBatchNorm works
+    on GPUs only, and would replace the user's modules.
     """
     norms = [child for child in module.modules() if isinstance(child, _BatchNorm) and processes.count > 1]
     for norm in norms:
@@ -211,7 +209,7 @@ def _batch_norm(norm: _BatchNorm, processes: Processes, features: Tensor) -> Ten
     shape = [1, -1] + [1] * (features.ndim - 2)
     wide = features.to(torch.promote_types(features.dtype, torch.float32))  # autocast may have left it in bfloat16
     size = wide.new_tensor([features.numel() / features.shape[1]])
-    # The last batch may leave a process without any images: it still takes part in the sums.
+    # Of the last batch a process may have no image: it takes part in the sums all the same.
     total, count = _Sum.apply(torch.cat([wide.sum(axes), size]), processes).split([features.shape[1], 1])
     mean = total / count
     centred = wide - mean.view(shape)

@@ -256,7 +256,7 @@ def plot_maps(
     for ax, (title, values) in zip(axes, arrays.items(), strict=True):
         image = images[title] if isinstance(images, Mapping) else images
         top = largest if share_scale else float(values.max())
-        scale = {"vmax": top if top > lowest else lowest + 1}  # a constant map has no range of its own
+        scale: Any = {"vmax": top if top > lowest else lowest + 1}  # a constant map has no range of its own
         plot_region_map(image, values, ax=ax, title=title, colorbar=colorbar and not share_scale, **scale | options)
     figure = figure_of(axes[0])
     if colorbar and share_scale:

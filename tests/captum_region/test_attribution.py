@@ -146,7 +146,7 @@ def test_functions_that_do_not_return_logits_are_refused(function, words, images
 
 def test_confidences_of_another_shape_are_refused(classifier, images):
     for confidence in (torch.amax, lambda logits: logits.softmax(1)):
-        with pytest.raises(ValueError, match=r"confidence must give one value a region, of shape \(4, 5, 7\)"):
+        with pytest.raises(ValueError, match=r"confidence must give one value for each region, \(4, 5, 7\)"):
             RegionAttribution(classifier, confidence).region_map(images)
 
 

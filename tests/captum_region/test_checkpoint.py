@@ -201,7 +201,7 @@ def spoiled_weights(state, trap):
     yield len(header).to_bytes(8, "little") + header + bytes(11), "deserializing header"
     yield b"", "deserializing header"
     yield save(state)[:-1], "deserializing header"
-    yield save({name: value for name, value in state.items() if name != "head.2.bias"}), "lacks head.2.bias"
+    yield save({name: value for name, value in state.items() if name != "head.2.bias"}), "does not hold head.2.bias"
     yield save(state | {"more": torch.ones(1)}), "more"
     for changed, words in (
         (torch.ones(4), r"mean must have shape \(3,\), got \(4,\)"),
