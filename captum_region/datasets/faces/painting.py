@@ -79,16 +79,13 @@ def _paint_background(scene: Scene) -> None:
     slope = scene.across * across + scene.down * down
     crossed = scene.across * down - scene.down * across
     waves, phase = scene.between("wall_waves", 1, 5), scene.latent("wall_phase")
-    pattern = wave(slope * waves + phase)
-    blotches = (scene.latent("wall_kind") < 0.6).astype(np.float32)
-    pattern *= np.maximum(wave(crossed * waves * 0.8 + phase), 1 - blotches)
+    stripes = (scene.latent("wall_kind") >= 0.6).astype(np.float32)
+    pattern = wave(slope * waves + phase) * np.maximum(wave(crossed * waves * 0.8 + phase), stripes)
     pattern *= scene.between("wall_strength", 0, 0.5)
     # Walls are duller than clothes.
     start, end, mark = (scene.colour(name) for name in ("wall", "wall_end", "wall_mark"))
     start = 0.45 * (start + start.mean(axis=1, keepdims=True))
-    change = (end - start) * 0.4
-    np.multiply(slope[:, None], change, out=scene.canvas)
-    scene.canvas += start
+    scene.canvas[:] = slope[:, None] * ((end - start) * 0.4) + start
     scene.canvas += pattern[:, None] * (mark - start)
 
 
@@ -100,27 +97,15 @@ def _hair_shape(scene: Scene) -> tuple[Plane, Plane]:
 def _hair(scene: Scene) -> tuple[Plane, Plane, Plane]:
     """Return cover (B, H, W), shade (B, H, W) and colour (B, 3, 1, 1) of all hair, behind the face and before it."""
     width, top = _hair_shape(scene)
-    length = scene.latent("hair_length")
-    bottom = 0.05 + 0.55 * length * length
-    distance = egg(
-        scene.x,
-        scene.y,
-        width,
-        top,
-        bottom,
-        scene.between("hair_square", 0.3, 1),
-        scene.between("hair_taper", -0.1, 0.3),
-    )
+    bottom = 0.05 + 0.55 * scene.latent("hair_length") * scene.latent("hair_length")
+    square, taper = scene.between("hair_square", 0.3, 1), scene.between("hair_taper", -0.1, 0.3)
     curls = np.maximum(scene.between("hair_curls", -0.03, 0.03), 0)
     strands = wave(scene.x * scene.between("hair_strands", 8, 20) + scene.y * scene.between("fringe_tilt", -4, 4))
-    distance += curls * (strands + wave(scene.y * 11) - 1)
-    strands *= -0.22
-    strands += 1.08
-    strands -= 0.35 * np.abs(scene.y + 0.2)
-    blond = ramp(_BLOND, scene.latent("hair_colour"))
-    colour = np.where(scene.flags["Blond_Hair"][:, None] > 0, blond, ramp(_NOT_BLOND, scene.latent("hair_colour")))
-    colour = colour * scene.between("hair_brightness", 0.8, 1.15)[:, None]
-    return cover_of(distance, scene.pixel), strands, colour
+    distance = egg(scene.x, scene.y, width, top, bottom, square, taper) + curls * (strands + wave(scene.y * 11) - 1)
+    shade = strands * -0.22 + 1.08 - 0.35 * np.abs(scene.y + 0.2)
+    blond, other = (ramp(palette, scene.latent("hair_colour")) for palette in (_BLOND, _NOT_BLOND))
+    colour = np.where(scene.flags["Blond_Hair"][:, None] > 0, blond, other)
+    return cover_of(distance, scene.pixel), shade, colour * scene.between("hair_brightness", 0.8, 1.15)[:, None]
 
 
 def _face_opening(scene: Scene) -> Plane:
@@ -134,18 +119,12 @@ def _face_opening(scene: Scene) -> Plane:
 
 def _paint_body(scene: Scene) -> None:
     scene = scene.rows(0.1, 0.9, 0.6)
-    neck = scene.cue("neck", 0.088, 0.112, 0.06, 0.15)
-    lower = np.maximum(scene.y - 0.36, 0)
+    neck = scene.side - scene.cue("neck", 0.088, 0.112, 0.06, 0.15) - np.square(np.maximum(scene.y - 0.36, 0)) * 4
     shade = 0.62 + np.clip(scene.y * 2 - 0.5, 0, 0.3)
-    distance = scene.side - neck
-    distance -= lower * lower * 4
-    np.maximum(distance, 0.1 - scene.y, out=distance)
-    scene.fill(distance, scene.skin * shade[:, None])
-    below = scene.y - 0.74
-    distance = ellipse(scene.x, below, scene.between("shoulders", 0.4, 0.55), 0.36)
-    neckline = scene.between("neckline", 0.05, 0.16)
-    np.maximum(distance, -ellipse(scene.x, scene.y - 0.36, 0.125, neckline), out=distance)
-    scene.fill(distance, scene.colour("shirt"))
+    scene.fill(np.maximum(neck, 0.1 - scene.y), scene.skin * shade[:, None])
+    shoulders = ellipse(scene.x, scene.y - 0.74, scene.between("shoulders", 0.4, 0.55), 0.36)
+    neckline = ellipse(scene.x, scene.y - 0.36, 0.125, scene.between("neckline", 0.05, 0.16))
+    scene.fill(np.maximum(shoulders, -neckline), scene.colour("shirt"))
 
 
 def _paint_head(scene: Scene) -> None:
@@ -157,9 +136,7 @@ def _paint_head(scene: Scene) -> None:
     taper = scene.cue("jaw_width", -0.26, -0.1, -0.45, 0.08)
     distance = egg(scene.x, scene.y, scene.face_width, np.full_like(chin, 0.29), chin, square, taper)
     # The roundness is that of the skull, not of the jaw, lest the sex shades the whole face.
-    shade = ellipse(scene.x, scene.y, scene.face_width, 0.3) * scene.between("rim", 1, 4)
-    np.clip(shade, -0.25, 0.1, out=shade)
-    np.subtract(0.8, shade, out=shade)
+    shade = 0.8 - np.clip(ellipse(scene.x, scene.y, scene.face_width, 0.3) * scene.between("rim", 1, 4), -0.25, 0.1)
     head = cover_of(distance, scene.pixel)
     scene.paint(head, scene.skin * shade[:, None])
     _paint_beard(scene.rows(0.03, 0.38, 0.25), head)
@@ -172,10 +149,8 @@ def _paint_head(scene: Scene) -> None:
 def _paint_beard(scene: Scene, head: Plane) -> None:
     colour = ramp(_NOT_BLOND, scene.latent("brow_colour")) * 0.6 + scene.skin * 0.15
     free = ellipse(scene.x, scene.y + 0.02, scene.face_width * 0.95, 0.15)
-    beard = cover_of(np.maximum(-free, 0.06 - scene.y), np.full_like(scene.pixel, 0.05))
-    beard *= head[:, scene.kept]
-    beard *= scene.cue("beard", -0.75, 0.35, 0, 0.75, spread=0.6)
-    scene.paint(beard, colour)
+    beard = cover_of(np.maximum(-free, 0.06 - scene.y), np.full_like(scene.pixel, 0.05)) * head[:, scene.kept]
+    scene.paint(beard * scene.cue("beard", -0.75, 0.35, 0, 0.75, spread=0.6), colour)
     lip = scene.rows(0.08, 0.2, 0.1)
     above = lip.y - lip.between("mouth_height", 0.155, 0.18) + 0.032
     moustache = ellipse(lip.x, above + lip.x * lip.x * -2, 0.075, 0.016)
@@ -203,42 +178,27 @@ def _paint_eyes(scene: Scene) -> None:
     shadow = scene.cue("eye_shadow", 0.3, -0.1, 0, 0.8)
     scene.fill(ellipse(x, y + 0.025, width, 0.026), scene.colour("shadow", 0.1, 0.7), shadow, soft=0.025)
     # Two arcs that meet in the corners of the eye.
-    arc = x * (1 / width)
-    arc *= arc
+    arc = np.square(x * (1 / width))
     lid = (1 - arc) * opened
-    eye = np.abs(y) - lid
-    white = cover_of(eye, scene.pixel)
+    white = cover_of(np.abs(y) - lid, scene.pixel)
     scene.paint(white, 0.93 * scene.tint("skin_hue", 0.05))
     glance = np.where(scene.x < 0, scene.between("gaze", -0.014, 0.014), scene.between("gaze", 0.014, -0.014))
-    pupil = ellipse(x - glance, y, 0.024, 0.024)
-    iris = cover_of(pupil, scene.pixel)
-    iris *= white
-    scene.paint(iris, ramp(_IRIS, scene.latent("iris")))
-    pupil += 0.013
-    iris = cover_of(pupil, scene.pixel)
-    iris *= white
-    scene.paint(iris, tone(0.04, 0.04, 0.04))
-    lashes = scene.cue("lashes", 0.010, 0.005, 0.002, 0.016)
-    np.abs(y + lid, out=lid)
-    lid -= lashes
-    np.maximum(lid, (arc - 1.25) * width, out=lid)
-    scene.fill(lid, scene.skin * 0.18)
+    iris = ellipse(x - glance, y, 0.024, 0.024)
+    scene.paint(cover_of(iris, scene.pixel) * white, ramp(_IRIS, scene.latent("iris")))
+    scene.paint(cover_of(iris + 0.013, scene.pixel) * white, tone(0.04, 0.04, 0.04))
+    lashes = np.abs(y + lid) - scene.cue("lashes", 0.010, 0.005, 0.002, 0.016)
+    scene.fill(np.maximum(lashes, (arc - 1.25) * width), scene.skin * 0.18)
 
 
 def _paint_brows(scene: Scene) -> None:
     gap, height = _eye_centre(scene)
-    x = scene.side - gap
-    x *= 16
+    x = (scene.side - gap) * 16
+    arc = np.square(x)
     line = scene.cue("brow_low", 0.074, 0.06, 0.045, 0.09) + scene.between("brow_slope", -0.012, 0.012) * x
-    x *= x
-    line -= scene.between("brow_arch", 0, 0.018) * x
-    distance = np.abs(scene.y - height + line)
-    distance -= scene.cue("brow_thick", 0.008, 0.0125, 0.004, 0.018)
-    x -= 1
-    x *= 0.03
-    np.maximum(distance, x, out=distance)
-    colour = ramp(_NOT_BLOND, scene.latent("brow_colour"))
-    scene.fill(distance, colour * 0.7 + scene.skin * 0.12, 0.9)
+    line -= scene.between("brow_arch", 0, 0.018) * arc
+    distance = np.abs(scene.y - height + line) - scene.cue("brow_thick", 0.008, 0.0125, 0.004, 0.018)
+    colour = ramp(_NOT_BLOND, scene.latent("brow_colour")) * 0.7 + scene.skin * 0.12
+    scene.fill(np.maximum(distance, (arc - 1) * 0.03), colour, 0.9)
 
 
 def _paint_mouth(scene: Scene) -> None:
@@ -248,39 +208,29 @@ def _paint_mouth(scene: Scene) -> None:
     full = scene.cue("lip_full", 0.0175, 0.013, 0.007, 0.025)
     red = scene.cue("lip_red", 0.55, 0.2, 0, 1)[:, None]
     lips = scene.skin * ((1 - red) * 0.75) + red * tone(0.72, 0.16, 0.22)
-    arc = scene.x * (1 / width)
-    arc *= arc
-    middle = scene.y - scene.between("mouth_height", 0.155, 0.18)
-    middle += curve * (arc - 0.5)
-    np.subtract(1, arc, out=arc)
+    arc = np.square(scene.x * (1 / width))
+    middle = scene.y - scene.between("mouth_height", 0.155, 0.18) + curve * (arc - 0.5)
     # A smile opens the mouth for most, a serious face for few.
     teeth = scene.between("mouth_open", -0.02, 0.012) + smiling * scene.between("teeth", 0.02, 0.04)
     opened = np.maximum(teeth, 0.002)
-    gape = np.abs(middle)
-    scene.fill(gape - arc * (full + opened), lips)
-    distance = gape - (arc - 0.12) * opened
-    scene.fill(distance, tone(0.25, 0.06, 0.07))
-    bite = middle - scene.between("teeth", -0.004, 0.02)
-    np.maximum(distance + 0.003, bite, out=distance)
-    scene.fill(distance, tone(0.92, 0.92, 0.92))
+    scene.fill(np.abs(middle) - (1 - arc) * (full + opened), lips)
+    gape = np.abs(middle) - (1 - arc - 0.12) * opened
+    scene.fill(gape, tone(0.25, 0.06, 0.07))
+    scene.fill(np.maximum(gape + 0.003, middle - scene.between("teeth", -0.004, 0.02)), tone(0.92, 0.92, 0.92))
 
 
 def _paint_hat(scene: Scene) -> None:
     width, top = _hair_shape(scene)
     width, top = width + 0.012, top + scene.between("hat_height", 0.015, 0.06)
-    kind = scene.latent("hat_kind")
     rising = scene.y + scene.between("hat_line", 0.14, 0.19) + scene.x * scene.x * 0.4
     dome = egg(scene.x, scene.y, width, top, np.ones_like(top), np.full_like(top, 0.6), None)
-    np.maximum(dome, rising, out=dome)
     colour = scene.colour("hat")
-    scene.fill(dome, colour * (0.85 + 0.3 * wave(scene.x * 14))[:, None])
-    beanie, brimmed = kind < 0.4, kind > 0.7
+    scene.fill(np.maximum(dome, rising), colour * (0.85 + 0.3 * wave(scene.x * 14))[:, None])
+    beanie, brimmed = scene.latent("hat_kind") < 0.4, scene.latent("hat_kind") > 0.7
     reach = np.where(beanie, width, np.where(brimmed, width + 0.12, 0.25)).astype(np.float32)
     deep = np.where(beanie, 0.04, 0.02).astype(np.float32)
     aside = np.where(beanie | brimmed, 0, scene.between("hat_side", -0.1, 0.1)).astype(np.float32)
-    brim = np.abs(rising + deep * 0.5)
-    brim -= deep
-    np.maximum(brim, np.abs(scene.x - aside) - reach, out=brim)
+    brim = np.maximum(np.abs(rising + deep * 0.5) - deep, np.abs(scene.x - aside) - reach)
     scene.fill(brim, colour * 0.7)
 
 
@@ -289,57 +239,33 @@ def _paint_glasses(scene: Scene) -> None:
     width, tall = scene.between("glass_width", 0.06, 0.08), scene.between("glass_height", 0.04, 0.06)
     corner = tall * scene.between("glass_round", 0.25, 0.95)
     x, y = np.abs(scene.side - gap), np.abs(scene.y - height)
-    temple = np.maximum(y, 0.0)
-    np.maximum(x - (width - corner), 0, out=x)
-    np.maximum(y - (tall - corner), 0, out=y)
-    x *= x
-    y *= y
-    x += y
-    lens = np.sqrt(x, out=x)
-    lens -= corner
-    tint = np.maximum(scene.between("glass_tint", -0.8, 0.8), 0.06)
+    beyond = [np.square(np.maximum(x - (width - corner), 0)), np.square(np.maximum(y - (tall - corner), 0))]
+    lens = np.sqrt(beyond[0] + beyond[1]) - corner
     colour = scene.colour("frame", 0.02, 0.7)
-    scene.fill(lens, colour * 0.5, tint)
-    thick = scene.between("glass_thick", 0.005, 0.011)
+    scene.fill(lens, colour * 0.5, np.maximum(scene.between("glass_tint", -0.8, 0.8), 0.06))
     # Bridge and temples lie on one line, outside of the lenses and inside of the ears.
-    temple -= 0.006
-    np.maximum(temple, -lens, out=temple)
-    np.maximum(temple, scene.side - scene.face_width - 0.01, out=temple)
-    np.abs(lens, out=lens)
-    lens -= thick
-    np.minimum(lens, temple, out=lens)
-    scene.fill(lens, colour)
+    temples = np.maximum(np.maximum(y - 0.006, -lens), scene.side - scene.face_width - 0.01)
+    scene.fill(np.minimum(np.abs(lens) - scene.between("glass_thick", 0.005, 0.011), temples), colour)
 
 
 def _photograph(scene: Scene, seeds: NDArray[np.uint64]) -> NDArray[np.uint8]:
     """Light the scene, blur it and add the sensor's noise."""
-    canvas = scene.canvas
     light = scene.across * scene.between("light_x", -0.5, 0.5) + scene.down * scene.between("light_y", -0.4, 0.2)
-    light += scene.between("brightness", 0.75, 1.2)
-    light *= 255
-    canvas *= light[:, None]
+    canvas = scene.canvas * ((light + scene.between("brightness", 0.75, 1.2)) * 255)[:, None]
     contrast = scene.between("contrast", 0.7, 1.1)[:, None]
     canvas *= contrast * scene.tint("cast_warm", 0.12)
     # Half a grey level more, for the cut to whole levels below rounds down.
     canvas += 110 * (1 - contrast) + 0.5
     blur = scene.between("blur", 0, 0.2)[:, None]
     for axis in (2, 3):
-        flow = np.diff(canvas, axis=axis)
-        flow *= blur
+        flow = np.diff(canvas, axis=axis) * blur
         before, after = [(slice(None),) * axis + (part,) for part in (slice(1, None), slice(-1))]
         canvas[before] -= flow
         canvas[after] += flow
     # The sum of four random bytes is near to normal, and three times as fast.
-    grain = np.empty(canvas.shape, np.uint16)
+    grain = np.empty(canvas.shape, np.float32)
     for seed, out in zip(seeds, grain, strict=True):
         words = np.random.SFC64(seed).random_raw((out.size + 1) // 2)
-        first, *others = words.view(np.uint8)[: 4 * out.size].reshape(4, *out.shape)
-        out[:] = first
-        for byte in others:
-            out += byte
-    noise = grain.astype(np.float32)
-    noise -= 510
-    noise *= scene.between("noise", 0.01, 0.05)[:, None] * (255 / 147.8)
-    canvas += noise
-    np.clip(canvas, 0, 255, out=canvas)
-    return canvas.astype(np.uint8)
+        np.sum(words.view(np.uint8)[: 4 * out.size].reshape(4, *out.shape), axis=0, dtype=np.uint16, out=out)
+    canvas += (grain - 510) * (scene.between("noise", 0.01, 0.05)[:, None] * (255 / 147.8))
+    return np.clip(canvas, 0, 255).astype(np.uint8)

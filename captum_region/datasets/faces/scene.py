@@ -127,48 +127,32 @@ class Scene:
 
 def cover_of(distance: Plane, edge: Plane) -> Plane:
     """Return how much of each pixel a shape covers, from its signed distance and the width of its edge."""
-    ramp = distance * (-1 / edge)
-    ramp += 0.5
-    np.clip(ramp, 0, 1, out=ramp)
-    smooth = ramp * -2
-    smooth += 3
-    smooth *= ramp
-    smooth *= ramp
+    ramp = np.clip(distance * (-1 / edge) + 0.5, 0, 1)
+    smooth: Plane = (ramp * -2 + 3) * ramp * ramp
     return smooth
 
 
 def ellipse(x: Plane, y: Plane, width: Plane | float, height: Plane | float) -> Plane:
     """Near its edge the signed distance to an ellipse of these half axes."""
-    x, y = x * (1 / width), y * (1 / height)
-    x *= x
-    y *= y
-    x += y
-    x -= 1
-    x *= np.asarray(np.minimum(width, height) / 2, np.float32)
-    return x
+    scale = np.asarray(np.minimum(width, height) / 2, np.float32)
+    distance: Plane = (np.square(x * (1 / width)) + np.square(y * (1 / height)) - 1) * scale
+    return distance
 
 
 def egg(x: Plane, y: Plane, width: Plane, top: Plane, bottom: Plane, square: Plane, taper: Plane | None) -> Plane:
     """Signed distance to an egg: half width at y = 0, extent up and down, squareness and widening downwards."""
-    down = np.maximum(y * (1 / bottom), y * (-1 / top))
+    down = np.square(np.maximum(y * (1 / bottom), y * (-1 / top)))
     x = x * (1 / width)
     if taper is not None:
         x /= 1 + taper * np.clip(y * (1 / bottom), 0, 1)
-    down *= down
-    x *= x
-    x += down * ((1 - square) + square * down)
-    x -= 1
-    x *= width / 2
-    return x
+    distance: Plane = (np.square(x) + down * ((1 - square) + square * down) - 1) * (width / 2)
+    return distance
 
 
 def wave(phase: Plane) -> Plane:
     """Return a triangle wave between 0 and 1 of period 1."""
-    phase = phase - np.floor(phase)
-    phase -= 0.5
-    np.abs(phase, out=phase)
-    phase *= 2
-    return phase
+    distance: Plane = np.abs(phase - np.floor(phase) - 0.5) * 2
+    return distance
 
 
 def tone(red: float, green: float, blue: float) -> Plane:
