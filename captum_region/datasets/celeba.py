@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from captum_region.datasets.listing import Listing, first_folder, load_listing
-from captum_region.datasets.tables import header_names
 
 if TYPE_CHECKING:
     import os
@@ -72,14 +72,7 @@ def load_celeba(
     ----------
     Liu, Luo, Wang, Tang, "Deep Learning Face Attributes in the Wild", ICCV 2015.
     """
-    return load_listing(
-        list_celeba(root, split),
-        size=size,
-        cache=cache,
-        on_error=on_error,
-        n_jobs=n_jobs,
-        show_progress=show_progress,
-    )
+    return load_listing(list_celeba(root, split), size, cache, on_error, n_jobs, show_progress)
 
 
 def list_celeba(root: str | os.PathLike[str], split: str) -> Listing:
@@ -118,7 +111,7 @@ def _rows(path: Path, allowed: Sequence[tuple[int, ...]] = (), has_names: bool =
     count = None
     if path.suffix == ".csv":
         header, _, text = text.partition("\n")
-        names, separator = header_names(header, ",")[1:], ","
+        names, separator = [name.strip() for name in next(csv.reader([header], skipinitialspace=True))][1:], ","
     elif has_names:
         total, header, text = (text + "\n\n").split("\n", 2)
         if not total.strip().isdecimal():

@@ -70,14 +70,7 @@ def load_fairface(
     ----------
     Kärkkäinen, Joo, "FairFace: Face Attribute Dataset for Balanced Race, Gender, and Age", WACV 2021.
     """
-    return load_listing(
-        list_fairface(root, split),
-        size=size,
-        cache=cache,
-        on_error=on_error,
-        n_jobs=n_jobs,
-        show_progress=show_progress,
-    )
+    return load_listing(list_fairface(root, split), size, cache, on_error, n_jobs, show_progress)
 
 
 def list_fairface(root: str | os.PathLike[str], split: str) -> Listing:

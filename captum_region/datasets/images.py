@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -108,8 +108,9 @@ class AttributeImages:
     def subset(self, selection: ArrayLike | slice) -> Self:
         """Return the images at `selection`: a slice, which copies none, a boolean mask of N, or integer positions."""
         chosen = selection if isinstance(selection, slice) else self.positions(selection)
-        identities = None if self.identities is None else self.identities[chosen]
-        return replace(self, images=self.images[chosen], attributes=self.attributes.iloc[chosen], identities=identities)
+        # All in one go, for `replace` checks that the lengths agree; those of subclasses too.
+        of_images = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "skipped"}
+        return replace(self, **{name: _rows_of(values, chosen) for name, values in of_images.items()})
 
     def labels(self, name: str) -> NDArray[Any]:
         """Return the attribute `name` with all its values, or for ``"race=White"`` whether race is White.
@@ -169,6 +170,10 @@ class AttributeImages:
             )
         # Text may be kept by pyarrow, which compares it with no number.
         return values if pd.api.types.is_numeric_dtype(values) else values.astype(object)
+
+
+def _rows_of(values: Any, chosen: NDArray[np.intp] | slice) -> Any:
+    return None if values is None else values.iloc[chosen] if isinstance(values, pd.DataFrame) else values[chosen]
 
 
 def quoted(names: Iterable[Any]) -> str:

@@ -13,6 +13,8 @@ from captum_region.datasets.decoding import decode_images
 from captum_region.datasets.images import AttributeImages
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 AGE_GROUPS = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "more than 70")
@@ -26,7 +28,7 @@ class Listing:
     folder: Path
     attributes: pd.DataFrame
     identities: NDArray[Any] | None = None
-    skipped: pd.DataFrame | None = None
+    skipped: Sequence[dict[str, str]] = ()
 
     def __post_init__(self) -> None:
         # However they are spelt.
@@ -41,7 +43,6 @@ class Listing:
 
 def load_listing(
     listing: Listing,
-    *,
     size: int | tuple[int, int],
     cache: str | os.PathLike[str] | None,
     on_error: str,
@@ -49,21 +50,14 @@ def load_listing(
     show_progress: bool,
 ) -> AttributeImages:
     """Decode the images of a listing."""
-    decoded = decode_images(
-        listing.folder,
-        listing.attributes.index.tolist(),
-        size,
-        cache=cache,
-        on_error=on_error,
-        n_jobs=n_jobs,
-        show_progress=show_progress,
-    )
-    identities, skipped = listing.identities, listing.skipped
+    names, options = listing.attributes.index.tolist(), {"n_jobs": n_jobs, "show_progress": show_progress}
+    decoded = decode_images(listing.folder, names, size, cache=cache, on_error=on_error, **options)
+    skipped = [*listing.skipped, *decoded.skipped.to_dict("records")]
     return AttributeImages(
         decoded.images,
         listing.attributes.iloc[decoded.kept],
-        identities=None if identities is None else identities[decoded.kept],
-        skipped=decoded.skipped if skipped is None else pd.concat([skipped, decoded.skipped], ignore_index=True),
+        None if listing.identities is None else listing.identities[decoded.kept],
+        pd.DataFrame(skipped, columns=["image", "reason"], dtype=object),
     )
 
 

@@ -69,16 +69,11 @@ def read_attributes(
     if kind in ("utkface", "table") and split is not None:
         raise ValueError(f"split must be None for {kind}, which has no parts, got {split!r}")
     split = "train" if split is None else split
-    match kind:
-        case "celeba":
-            listing = list_celeba(root, split)
-        case "fairface":
-            listing = list_fairface(root, split)
-        case "utkface":
-            listing = list_utkface(root, on_error)
-        case "table":
-            listing = list_table(root, image_column)
-        case _:
-            raise ValueError(f"kind must be celeba, fairface, utkface or table, got {kind!r}")
-    listing.attributes.attrs["skipped"] = [] if listing.skipped is None else listing.skipped.to_dict("records")
+    if kind in ("celeba", "fairface"):
+        listing = (list_celeba if kind == "celeba" else list_fairface)(root, split)
+    elif kind in ("utkface", "table"):
+        listing = list_utkface(root, on_error) if kind == "utkface" else list_table(root, image_column)
+    else:
+        raise ValueError(f"kind must be celeba, fairface, utkface or table, got {kind!r}")
+    listing.attributes.attrs["skipped"] = [*listing.skipped]
     return listing.attributes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from io import StringIO
 from pathlib import Path
@@ -18,8 +17,8 @@ from captum_region.datasets.listing import Listing, first_folder, load_listing
 if TYPE_CHECKING:
     from captum_region.datasets.images import AttributeImages
 
-# How pandas reads text: only an empty cell is missing, "None" and "NA" are categories like others.
-_TEXT: dict[str, Any] = {"skipinitialspace": True, "keep_default_na": False, "na_values": [""]}
+# How pandas reads text: "None" and "NA" are categories like others.
+_CELLS: dict[str, Any] = {"skipinitialspace": True, "keep_default_na": False}
 
 
 def load_table(
@@ -86,12 +85,7 @@ def load_table(
     ['there is no such file']
     """
     return load_listing(
-        list_table(table, image_column, root, identity_column),
-        size=size,
-        cache=cache,
-        on_error=on_error,
-        n_jobs=n_jobs,
-        show_progress=show_progress,
+        list_table(table, image_column, root, identity_column), size, cache, on_error, n_jobs, show_progress
     )
 
 
@@ -140,38 +134,20 @@ def read_table(path: Path, text_column: str | None = None) -> pd.DataFrame:
             raise ValueError(f"{path}: {error}") from error
     if suffix not in (".csv", ".tsv"):
         raise ValueError(f"table must be a .csv, .tsv or .parquet file or a DataFrame, got {path}")
-    separator = "," if suffix == ".csv" else "\t"
     try:
-        return _parsed(_text(path), separator, text_column)
-    except pd.errors.ParserWarning as error:
-        raise ValueError(f"{path}: rows have more values than the header has columns") from error
+        cells = pd.read_csv(
+            StringIO(_text(path)), sep="," if suffix == ".csv" else "\t", header=None, dtype=str, **_CELLS
+        )
+        cells = cells.map(str.strip)
+        names = cells.iloc[0]
+        if len(twice := names[names.duplicated() & (names != "")]):  # pandas would give the second another name
+            raise ValueError(f"column {twice.iloc[0]!r} is there twice")
+        # Without the blanks, a value may be a number or missing.
+        types = None if text_column is None else {text_column: str}
+        text = cells.to_csv(header=False, index=False)
+        return pd.read_csv(StringIO(text), dtype=types, na_values=[""], low_memory=False, **_CELLS)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-
-
-def header_names(text: str, separator: str) -> list[str]:
-    """Return the names in the first row of a text, without blanks around them; ValueError if one is there twice."""
-    names = pd.read_csv(StringIO(text), sep=separator, header=None, nrows=1, dtype=str, **_TEXT).iloc[0].str.strip()
-    twice = names[names.duplicated() & names.notna()]
-    if len(twice):  # pandas would give the second another name
-        raise ValueError(f"column {twice.iloc[0]!r} is there twice")
-    return [f"Unnamed: {at}" if pd.isna(name) else name for at, name in enumerate(names)]
-
-
-def _parsed(text: str, separator: str, text_column: str | None) -> pd.DataFrame:
-    names = header_names(text, separator)
-    types = None if text_column is None else {text_column: str}
-    with warnings.catch_warnings():
-        # Rows that are longer than the header; without index_col=False their first value would name the row.
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        options = {"sep": separator, "header": 0, "names": names, "dtype": types, "low_memory": False, **_TEXT}
-        rows: pd.DataFrame = pd.read_csv(StringIO(text), index_col=False, **options)
-    for name in rows.columns[[not pd.api.types.is_numeric_dtype(dtype) for dtype in rows.dtypes]]:
-        stripped = rows[name].map(lambda value: value.strip() if isinstance(value, str) else value)
-        if not stripped.equals(rows[name]):
-            # Without the blanks it may be of another type, or missing.
-            rows[name] = pd.read_csv(StringIO(stripped.to_csv(index=False)), dtype=types, **_TEXT)[name]
-    return rows
 
 
 def _text(path: Path) -> str:

@@ -20,8 +20,6 @@ _NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_[^_]+")
 _OLDEST = 116
 # Each with its parts: UTKFace holds those of crop_part1 too.
 _PLACES = (("images",), ("UTKFace",), ("",), ("part1", "part2", "part3"), ("crop_part1",))
-_GENDERS = ("Male", "Female")
-_RACES = ("White", "Black", "Asian", "Indian", "Others")
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -68,21 +66,14 @@ def load_utkface(
     ----------
     Zhang, Song, Qi, "Age Progression/Regression by Conditional Adversarial Autoencoder", CVPR 2017.
     """
-    return load_listing(
-        list_utkface(root, on_error),
-        size=size,
-        cache=cache,
-        on_error=on_error,
-        n_jobs=n_jobs,
-        show_progress=show_progress,
-    )
+    return load_listing(list_utkface(root, on_error), size, cache, on_error, n_jobs, show_progress)
 
 
 def list_utkface(root: str | os.PathLike[str], on_error: str) -> Listing:
     """List UTKFace's images."""
     folder, found = _find(first_folder(root, ""))
-    labels = {name: match.groups() for name in found if (match := _NAME.fullmatch(os.path.basename(name)))}
-    labels = {name: values for name, values in labels.items() if int(values[0]) <= _OLDEST}
+    matches = {name: _NAME.fullmatch(os.path.basename(name)) for name in found}
+    labels = {name: match.groups() for name, match in matches.items() if match and int(match[1]) <= _OLDEST}
     unnamed = [name for name in found if name not in labels]
     wanted = "[age]_[gender]_[race]_[date&time].jpg"
     reason = f"the file name is not {wanted} with age 0-{_OLDEST}, gender 0-1 and race 0-4"
@@ -96,12 +87,12 @@ def list_utkface(root: str | os.PathLike[str], on_error: str) -> Listing:
         {
             "age": codes["age"],
             "age_group": decades,
-            "gender": codes["gender"].map(dict(enumerate(_GENDERS))),
-            "race": codes["race"].map(dict(enumerate(_RACES))),
+            "gender": codes["gender"].map(dict(enumerate(("Male", "Female")))),
+            "race": codes["race"].map(dict(enumerate(("White", "Black", "Asian", "Indian", "Others")))),
             "Male": codes["gender"] == 0,
         }
     )
-    return Listing(folder, attributes, skipped=pd.DataFrame({"image": unnamed, "reason": reason}, dtype=object))
+    return Listing(folder, attributes, skipped=[{"image": name, "reason": reason} for name in unnamed])
 
 
 def _find(root: Path) -> tuple[Path, list[str]]:

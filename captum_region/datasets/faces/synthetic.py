@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,7 @@ from captum_region.datasets.images import AttributeImages
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any, Self
+    from typing import Any
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -46,19 +46,6 @@ class Faces(AttributeImages):
         for name in ("latents", "noise_seeds"):
             if len(getattr(self, name)) != len(self):
                 raise ValueError(f"{name} must have a row a face: {len(getattr(self, name))} rows, {len(self)} faces")
-
-    def subset(self, selection: ArrayLike | slice) -> Self:
-        """Return the faces at `selection`: a slice, which copies none, a boolean mask of N, or integer positions."""
-        chosen = selection if isinstance(selection, slice) else self.positions(selection)
-        # The base cuts what it knows with `replace`, which checks the lengths, so all is cut in one go here.
-        return replace(
-            self,
-            images=self.images[chosen],
-            attributes=self.attributes.iloc[chosen],
-            identities=None if self.identities is None else self.identities[chosen],
-            latents=self.latents.iloc[chosen],
-            noise_seeds=self.noise_seeds[chosen],
-        )
 
     def twin(self, attribute: str, selection: ArrayLike | slice = slice(None)) -> NDArray[np.uint8]:
         """Draw the same faces with `attribute` toggled and everything else equal, the noise of each pixel too.
@@ -160,14 +147,14 @@ def make_faces(
         raise TypeError(f"n must be an integer, got {n!r}")
     if n < 0:
         raise ValueError(f"n must be at least 0, got {n}")
-    height, width = _checked_size(size)
+    size = _checked_size(size)
     # A stream each, so that none shifts another when n grows.
     streams = [np.random.default_rng(seed) for seed in _generator(random_state).integers(2**63, size=3)]
     latents = streams[0].random((n, len(LATENTS)), dtype=np.float32)
     table = _attribute_table(n, attributes, streams[1].random((n, len(ATTRIBUTES))))
     seeds = streams[2].integers(2**63, size=n, dtype=np.uint64)
     return Faces(
-        draw(latents, seeds, table.to_numpy(bool), (height, width)),
+        draw(latents, seeds, table.to_numpy(bool), size),
         table,
         latents=pd.DataFrame(latents, columns=LATENTS, index=table.index),
         noise_seeds=seeds,
@@ -183,14 +170,13 @@ def _checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
     return int(pair[0]), int(pair[1])
 
 
-def _generator(random_state: object) -> np.random.Generator:
-    if isinstance(random_state, np.random.Generator):
-        return random_state
+def _generator(random_state: Any) -> np.random.Generator:
     if isinstance(random_state, np.random.RandomState):
         return np.random.default_rng(random_state.randint(2**31, size=4))
-    if random_state is None or (isinstance(random_state, int | np.integer) and not isinstance(random_state, bool)):
-        return np.random.default_rng(random_state)
-    raise TypeError(f"random_state must be None, an integer, a RandomState or a Generator, got {random_state!r}")
+    kinds = int | np.integer | np.random.Generator | None
+    if isinstance(random_state, bool) or not isinstance(random_state, kinds):
+        raise TypeError(f"random_state must be None, an integer, a RandomState or a Generator, got {random_state!r}")
+    return np.random.default_rng(random_state)
 
 
 def _attribute_table(n: int, given: Any, coins: NDArray[np.float64]) -> pd.DataFrame:
@@ -199,10 +185,8 @@ def _attribute_table(n: int, given: Any, coins: NDArray[np.float64]) -> pd.DataF
         raise TypeError(f"attributes must be a DataFrame or a mapping, got {type(given).__name__}")
     if unknown := [name for name in columns.keys() if name not in ATTRIBUTES]:  # noqa: SIM118 (DataFrame too)
         raise ValueError(f"attributes must be among {', '.join(ATTRIBUTES)}, got {unknown}")
-    table = {
-        name: _attribute_values(name, columns.get(name, 0.5), coin)
-        for name, coin in zip(ATTRIBUTES, coins.T, strict=True)
-    }
+    drawn = zip(ATTRIBUTES, coins.T, strict=True)
+    table = {name: _attribute_values(name, columns.get(name, 0.5), coin) for name, coin in drawn}
     return pd.DataFrame(table, index=given.index if isinstance(given, pd.DataFrame) else None)
 
 
