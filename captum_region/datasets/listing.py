@@ -50,8 +50,10 @@ def load_listing(
     show_progress: bool,
 ) -> AttributeImages:
     """Decode the images of a listing."""
-    names, options = listing.attributes.index.tolist(), {"n_jobs": n_jobs, "show_progress": show_progress}
-    decoded = decode_images(listing.folder, names, size, cache=cache, on_error=on_error, **options)
+    names = listing.attributes.index.tolist()
+    decoded = decode_images(
+        listing.folder, names, size, cache=cache, on_error=on_error, n_jobs=n_jobs, show_progress=show_progress
+    )
     skipped = [*listing.skipped, *decoded.skipped.to_dict("records")]
     return AttributeImages(
         decoded.images,

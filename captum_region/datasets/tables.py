@@ -84,9 +84,8 @@ def load_table(
     >>> faces.skipped["reason"].tolist()
     ['there is no such file']
     """
-    return load_listing(
-        list_table(table, image_column, root, identity_column), size, cache, on_error, n_jobs, show_progress
-    )
+    listing = list_table(table, image_column, root, identity_column)
+    return load_listing(listing, size, cache, on_error, n_jobs, show_progress)
 
 
 def list_table(
@@ -134,18 +133,16 @@ def read_table(path: Path, text_column: str | None = None) -> pd.DataFrame:
             raise ValueError(f"{path}: {error}") from error
     if suffix not in (".csv", ".tsv"):
         raise ValueError(f"table must be a .csv, .tsv or .parquet file or a DataFrame, got {path}")
+    separator = "," if suffix == ".csv" else "\t"
     try:
-        cells = pd.read_csv(
-            StringIO(_text(path)), sep="," if suffix == ".csv" else "\t", header=None, dtype=str, **_CELLS
-        )
-        cells = cells.map(str.strip)
+        cells = pd.read_csv(StringIO(_text(path)), sep=separator, header=None, dtype=str, **_CELLS).map(str.strip)
         names = cells.iloc[0]
         if len(twice := names[names.duplicated() & (names != "")]):  # pandas would give the second another name
             raise ValueError(f"column {twice.iloc[0]!r} is there twice")
         # Without the blanks, a value may be a number or missing.
-        types = None if text_column is None else {text_column: str}
-        text = cells.to_csv(header=False, index=False)
-        return pd.read_csv(StringIO(text), dtype=types, na_values=[""], low_memory=False, **_CELLS)
+        text, types = cells.to_csv(header=False, index=False), None if text_column is None else {text_column: str}
+        rows: pd.DataFrame = pd.read_csv(StringIO(text), dtype=types, na_values=[""], low_memory=False, **_CELLS)
+        return rows
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 

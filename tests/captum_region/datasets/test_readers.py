@@ -561,7 +561,7 @@ class TestTable:
                 b"Image,smile\na.png,1\n",
                 "no column 'image'; its columns are 'Image', 'smile'; name another with image_column",
             ),
-            (b"image,smile\na.png,1,2\nb.png,1,2\n", "rows have more values than the header"),
+            (b"image,smile\na.png,1,2\nb.png,1,2\n", "Expected 2 fields in line 2, saw 3"),
             (b"image,smile,hat,smile\na.png,1,1,0\n", "column 'smile' is there twice"),
             (b"image,image\na.png,b.png\n", "column 'image' is there twice"),
             (b"image,smile\n", "lists no image"),
