@@ -66,7 +66,7 @@ def attribute(
         processes.from_main(lambda: check_out(out, force or check))
         with processes.main_first():
             loaded, images = Source.of(ctx.params | {"quiet": quiet}).load_for(classifier)
-        images = images if limit is None else images.subset(slice(limit))
+        images = images.subset(slice(limit))
         labels = None if by is None else images.labels(by)
         attribution = RegionAttribution(loaded.to(device), confidence)
         if check:

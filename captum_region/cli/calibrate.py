@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from captum_region.cli import options as opt
-from captum_region.cli.reading import Source, check_values, skipped_in
+from captum_region.cli.reading import Source, labels_of, skipped_in
 from captum_region.cli.running import check_out, errors_in_one_line, write_and_print, write_picture
 from captum_region.files import replacing
 
@@ -58,8 +58,7 @@ def calibrate(
         check_out(out, force)
         loaded, images = Source.of(ctx.params).load_for(classifier, held_out=True)
         loaded = loaded.to(device)
-        check_values(attribute, images.labels(attribute))
-        images = images.subset(balanced_subset(images.labels(attribute), limit=limit, random_state=seed))
+        images = images.subset(balanced_subset(labels_of(images, attribute), limit=limit, random_state=seed))
         judged = images
         if temperature:
             labels = images.labels(attribute)

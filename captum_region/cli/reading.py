@@ -132,7 +132,9 @@ def set_apart(images: AttributeImages, test: AttributeImages | None) -> tuple[At
     return train, held_out
 
 
-def check_values(attribute: str, labels: NDArray[Any]) -> None:
-    """Raise ValueError if all images are of one class."""
+def labels_of(images: AttributeImages, attribute: str) -> NDArray[Any]:
+    """Return the labels of the images; raise ValueError if all are of one class."""
+    labels = images.labels(attribute)
     if len(values := set(labels.tolist())) < 2:
         raise ValueError(f"--attribute {attribute} must have at least two values in the images, it has {values}")
+    return labels

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from captum_region.cli import options as opt
-from captum_region.cli.reading import Source, check_values, set_apart, skipped_in
+from captum_region.cli.reading import Source, labels_of, set_apart, skipped_in
 from captum_region.cli.running import check_out, errors_in_one_line, write_and_print
 from captum_region.files import CHECKPOINTS, locked, replacing
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from captum_region import RegionClassifier
 
 
@@ -78,9 +81,8 @@ def train(
             images, held_out = Source.of(ctx.params | {"quiet": quiet}).load(size)
         skipped = skipped_in(images, held_out)
         images, held_out = set_apart(images, held_out)
-        images = images if limit is None else images.subset(slice(limit))
-        labels = images.labels(attribute)
-        check_values(attribute, labels)
+        images = images.subset(slice(limit))
+        labels = labels_of(images, attribute)
         classifier = _classifier(kind, images.image_size, patch_size, stride, len(set(labels.tolist())), seed)
         processes.from_main(lambda: stack.enter_context(locked(out)))
         training = fit_region_classifier(
@@ -105,14 +107,12 @@ def train(
         save_classifier(classifier, out / "classifier")
         with replacing(out / "history.csv") as path:
             training.history.to_csv(path, index=False)
-        accuracy = training.region_accuracy
         result = {
             "attribute": attribute,
             "classes": classifier.class_names,
             "images": len(images),
             "skipped": skipped,
-            "mean_region_accuracy": None if accuracy is None else float(accuracy.mean()),
-            "best_region_accuracy": None if accuracy is None else float(accuracy.max()),
+            **_accuracies(training.region_accuracy),
         }
         details = {"seed": seed, "data": digest(images.images), **provenance(), "git": training.git}
         write_and_print(out / "training.json", result, details, as_json)
@@ -135,3 +135,10 @@ def _classifier(
         stride=usual.stride if stride is None else stride,
     )
     return kinds[kind](grid, num_classes, random_state=seed)
+
+
+def _accuracies(of_regions: NDArray[np.float64] | None) -> dict[str, float | None]:
+    return {
+        "mean_region_accuracy": None if of_regions is None else float(of_regions.mean()),
+        "best_region_accuracy": None if of_regions is None else float(of_regions.max()),
+    }

@@ -1,6 +1,6 @@
-"""Region attribution beside saliency methods, on images whose truth is known: who finds the region, at what cost.
+"""Region attribution compared with saliency methods on images whose truth is known: how good, and at what cost.
 
-The others explain one model, the region map explains the data: what a model does not use, they should not show.
+A saliency method explains one model, the region map explains the data: it also shows what a model does not use.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import tracemalloc
 import warnings
 import weakref
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from captum_region.batches import batches, check_images
+from captum_region.batches import as_floats, batches, check_images
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
 from captum_region.saliency.faithfulness import deletion_insertion
@@ -35,7 +34,7 @@ from captum_region.saliency.localisation import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from captum_region.batches import ImageData
     from captum_region.saliency.methods import Method
@@ -47,7 +46,7 @@ MEASURES: dict[str, Callable[[ArrayLike, ArrayLike], Any]] = {
     "pixel_auc": pixel_auc,
     "iou": intersection_over_union,
 }
-# What is measured on the explained model; and of all measures those of which less is better.
+# What is measured on the explained model, and the measures of which less is better.
 MODEL_MEASURES = ("deletion", "insertion")
 LESS_IS_BETTER = ("deletion", "information_left")
 
@@ -59,12 +58,12 @@ class SaliencyComparison:
     Attributes
     ----------
     scores : DataFrame
-        One row a method and image: ``method``, ``image``, the measures of `MEASURES`, and ``deletion`` and
-        ``insertion`` where a model was given; NaN where undefined.
+        One row per method and image: ``method``, ``image``, the measures of `MEASURES`, and ``deletion`` and
+        ``insertion`` if a model was given; NaN where undefined.
     seconds : dict of str to float
         Time per image of each method, on this machine, in batches of ``batch_size``.
     memory : dict of str to int
-        Bytes at the peak of one image: of tensors that are new, and of what Python and NumPy take besides.
+        Peak memory in bytes for one image: of new tensors, and of what Python and NumPy allocate besides.
     maps : dict of str to Tensor, shape (N, height, width)
     """
 
@@ -76,7 +75,7 @@ class SaliencyComparison:
     def table(
         self, reference: str = "RegionAttribution", *, resamples: int = 2000, random_state: RandomState = 0
     ) -> pd.DataFrame:
-        """Return each method's mean and spread, and how it differs from `reference`: `saliency_table` of the scores."""
+        """Return `saliency_table` of the scores; parameters are as there."""
         return saliency_table(self.scores, reference, resamples=resamples, random_state=random_state)
 
 
@@ -92,24 +91,28 @@ def saliency_table(
     Parameters
     ----------
     scores : DataFrame
-        As in `SaliencyComparison`. A column ``seed`` tells several runs apart; they may differ in their number of
-        images, and all count alike.
+        As in `SaliencyComparison`. A column ``seed`` distinguishes several runs; they may differ in their number of
+        images, and have equal weight.
     reference : str, default="RegionAttribution"
     resamples : int, default=2000
-        Of the bootstrap: over the runs and, within each, over its images.
+        Of the bootstrap, which draws runs and, within each, images.
     random_state : int, NumPy generator or None
 
     Returns
     -------
     DataFrame
-        One row a measure and method: ``mean``, ``std`` (over images), ``std_seeds`` (of the runs' means; NaN for one),
-        ``difference`` (mean of method minus reference), ``low`` and ``high`` (its 95 % percentile bootstrap interval).
-        Images where either is undefined do not count in the difference.
+        One row per measure and method: ``mean``, ``std`` (over images), ``std_seeds`` (of the runs' means; NaN for one
+        run), ``difference`` (mean of method minus reference), ``low`` and ``high`` (its 95 % percentile bootstrap
+        interval). Images where either is undefined are left out of the difference.
 
     Raises
     ------
     ValueError
         If there is no such method.
+
+    See Also
+    --------
+    compare_saliency : Measures the scores.
     """
     methods = list(dict.fromkeys(scores["method"]))
     if reference not in methods:
@@ -117,30 +120,22 @@ def saliency_table(
     if "seed" not in scores:
         scores = scores.assign(seed=0)
     generator = np.random.default_rng(draw_seed(random_state))
-    rows = []
+    tables = {}
     for measure in (name for name in (*MEASURES, *MODEL_MEASURES) if name in scores):
-        values = scores.pivot(index=["seed", "image"], columns="method", values=measure)
-        for method in methods:
-            of_runs = values[method].groupby("seed").mean()
-            difference = (values[method] - values[reference]).dropna().groupby("seed")
-            found = _bootstrap([run.to_numpy() for _, run in difference], resamples, generator)
-            rows.append(
-                {
-                    "measure": measure,
-                    "method": method,
-                    "mean": of_runs.mean(),
-                    "std": values[method].std(),
-                    "std_seeds": of_runs.std(),
-                    **dict(zip(("difference", "low", "high"), found, strict=True)),
-                }
-            )
-    return pd.DataFrame(rows)
+        values = scores.pivot(index=["seed", "image"], columns="method", values=measure)[methods]
+        of_runs = values.groupby("seed").mean()
+        differences = values.sub(values[reference], axis=0)
+        found = [_bootstrap(differences[method].dropna(), resamples, generator) for method in methods]
+        spread = pd.DataFrame({"mean": of_runs.mean(), "std": values.std(), "std_seeds": of_runs.std()})
+        tables[measure] = spread.join(pd.DataFrame(found, methods, ["difference", "low", "high"]))
+    return pd.concat(tables, names=["measure", "method"]).reset_index()
 
 
 def _bootstrap(
-    runs: list[NDArray[np.float64]], resamples: int, generator: np.random.Generator
+    differences: pd.Series[float], resamples: int, generator: np.random.Generator
 ) -> tuple[float, float, float]:
     """Return the mean of the runs' means, and its 95 % interval."""
+    runs = [run.to_numpy() for _, run in differences.groupby("seed")]
     if not runs:
         return np.nan, np.nan, np.nan
     # For each place of a resample a mean of each run, of which one is taken.
@@ -170,21 +165,21 @@ def compare_saliency(
     images : ndarray or Tensor, shape (N, C, height, width)
         uint8, or float in [0, 1].
     truth : array-like of bool, shape (N, height, width)
-        Where the attribute shows, as `captum_region.datasets.Faces.truth` gives it.
+        Where the attribute shows, for example from `captum_region.datasets.Faces.truth`.
     methods : mapping of str to callable
-        (images in [0, 1], targets) -> maps; from `captum_region.saliency.methods` (`captum_methods`,
-        `superpixel_methods`, `region_methods`, `floors`), or one's own.
+        (images in [0, 1], targets) -> maps; your own, or from `captum_region.saliency.methods` (`captum_methods`,
+        `superpixel_methods`, `region_methods`, `floors`).
     target : int or array-like of int, shape (N,)
         The class that is explained, of all images or of each.
     model : nn.Module, optional
-        The explained model, images in [0, 1] to logits: adds ``deletion`` and ``insertion``, with the mean colour of
-        the images in place of what is taken, see `captum_region.saliency.faithfulness.deletion_insertion`.
+        The explained model, images in [0, 1] to logits: adds ``deletion`` and ``insertion`` of
+        `captum_region.saliency.faithfulness.deletion_insertion`, with the mean colour of the images as the baseline.
     device : str or torch.device, optional
-        Where images and targets are given to the methods and the model; where they are by default.
+        Where the methods and the model get images and targets; by default where these are.
     batch_size : int, default=16
         Images at a time.
     show_progress : bool, default=False
-        A progress bar on stderr.
+        Show a progress bar on stderr.
 
     Returns
     -------
@@ -193,12 +188,16 @@ def compare_saliency(
     Raises
     ------
     ValueError
-        If shapes do not fit, there is no method, or one gives maps of another shape.
+        If shapes do not fit, there is no method, or a method returns maps of another shape.
 
     Warns
     -----
     RuntimeWarning
-        Once, where measures are undefined, and NaN: a constant map, an empty truth.
+        Once, if measures are undefined, and so NaN: for a constant map, or an empty truth.
+
+    See Also
+    --------
+    study_attribute : Also trains the model to be explained and the region classifiers.
 
     Examples
     --------
@@ -219,7 +218,7 @@ def compare_saliency(
     if not methods:
         raise ValueError("methods must hold at least one, got none")
     targets = torch.as_tensor(np.broadcast_to(np.asarray(target), len(images)).copy())
-    parts = [_scaled(batch.to(device)) for batch in batches(images, batch_size)]
+    parts = [as_floats(batch.to(device)) for batch in batches(images, batch_size)]
     targets = targets.to(parts[0].device)
     pairs = list(zip(parts, targets.split(batch_size), strict=True))
     colour = torch.cat([part.mean((2, 3)) for part in parts]).mean(0)[:, None, None]
@@ -241,13 +240,12 @@ def compare_saliency(
             maps[name], seconds[name] = torch.cat(found), took / len(images)
             memory[name] = _peak_memory(method, parts[0][:1], targets[:1])
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="undefined for")  # told once, below
+                warnings.filterwarnings("ignore", message="undefined for")  # reported once, below
                 measured = {measure: function(maps[name], inside) for measure, function in MEASURES.items()}
             table = pd.DataFrame({"method": name, "image": range(len(images)), **measured})
             if model is not None:
-                curves = partial(deletion_insertion, model, baseline=colour)
                 changed = [
-                    curves(part, values.to(part.device), target=its)
+                    deletion_insertion(model, part, values.to(part.device), target=its, baseline=colour)
                     for (part, its), values in zip(pairs, found, strict=True)
                 ]
                 table = table.join(pd.concat(changed, ignore_index=True))
@@ -257,19 +255,15 @@ def compare_saliency(
     if undefined.any():
         which = ", ".join(f"{name} ({count} of {len(images)} images)" for name, count in undefined.items() if count)
         warnings.warn(
-            f"a map or its truth has no two values, and its measures are NaN: {which}", RuntimeWarning, stacklevel=2
+            f"a map or its truth has a single value, so its measures are NaN: {which}", RuntimeWarning, stacklevel=2
         )
     return SaliencyComparison(scores, seconds, memory, maps)
-
-
-def _scaled(batch: Tensor) -> Tensor:
-    return batch.float() / 255 if batch.dtype == torch.uint8 else batch
 
 
 class _NewTensors(TorchDispatchMode):
     """Counts the bytes of tensors that come and go while it is on, on any device.
 
-    torch tells the peak of a GPU, not of the CPU; and a process's own peak is that of all it ever did.
+    torch reports the peak of a GPU, not of the CPU; a process reports its peak since it started.
     """
 
     def __init__(self) -> None:
@@ -279,9 +273,9 @@ class _NewTensors(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        given = {storage._cdata for storage in _storages((args, kwargs))}
+        known = self.live.keys() | {storage._cdata for storage in _storages((args, kwargs))}
         for storage in _storages(out):
-            if storage._cdata not in self.live and storage._cdata not in given:
+            if storage._cdata not in known:
                 self.live[storage._cdata] = storage.nbytes()
                 weakref.finalize(storage, self.live.pop, storage._cdata, None)
         self.peak = max(self.peak, sum(self.live.values()))
@@ -293,16 +287,11 @@ def _storages(tree: Any) -> list[torch.UntypedStorage]:
 
 
 def _peak_memory(method: Method, image: Tensor, target: Tensor) -> int:
-    """Return the bytes that a map takes at its peak: tensors, and by Python's count what NumPy takes."""
-    tracing = tracemalloc.is_tracing()
-    if not tracing:
-        tracemalloc.start()
-    tracemalloc.reset_peak()
-    before = tracemalloc.get_traced_memory()[0]
+    """Return how many bytes a map needs at its peak: those of tensors, and what Python counts, NumPy included."""
+    tracemalloc.start()
     try:
         with _NewTensors() as tensors:
             method(image, target)
-        return int(tensors.peak + tracemalloc.get_traced_memory()[1] - before)
+        return int(tensors.peak + tracemalloc.get_traced_memory()[1])
     finally:
-        if not tracing:
-            tracemalloc.stop()
+        tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""What a map is worth to a classifier: the explained one, and a fresh one that must do without the map's top."""
+"""What a map's top pixels are worth: to the explained model, and to a new one that is trained without them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ if TYPE_CHECKING:
 def deletion_insertion(
     model: nn.Module, images: Tensor, maps: Tensor, *, target: Tensor, baseline: Tensor, steps: int = 20
 ) -> pd.DataFrame:
-    """Return how a model's probability of the target falls, or rises, as a map's top pixels are taken, or put in.
+    """Return how a model's probability of the target changes as a map's top pixels are deleted, or inserted.
 
-    Petsiuk, Das, Saenko, "RISE", BMVC 2018: the area under the probability over the share of pixels changed. A low
-    deletion and a high insertion speak for the map, as an explanation of this model. They insert into a blurred image;
-    here one baseline serves both.
+    Both are areas under the probability over the share of pixels changed. A low deletion and a high insertion speak for
+    the map as an explanation of this model. RISE inserts into a blurred image; here one baseline serves both.
 
     Parameters
     ----------
@@ -40,34 +39,31 @@ def deletion_insertion(
     maps : Tensor, shape (N, height, width)
     target : integer Tensor, shape (N,)
     baseline : Tensor, broadcasts to an image
-        What a pixel is replaced by, and insertion begins with.
+        What replaces a deleted pixel, and what insertion starts from.
     steps : int, default=20
-        In how many equal steps.
+        Number of equal steps.
 
     Returns
     -------
-    DataFrame with columns ``deletion`` and ``insertion``, a row an image
+    DataFrame with columns ``deletion`` and ``insertion``, a row per image
         In [0, 1].
+
+    References
+    ----------
+    Petsiuk, Das, Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
     """
     count = maps[0].numel()
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     rank = order.argsort(dim=1).view_as(maps)[:, None]
-    blank = baseline.expand_as(images)
-    deleted: list[Tensor] = []
-    inserted: list[Tensor] = []
+    curves: dict[str, list[Tensor]] = {"deletion": [], "insertion": []}
     with torch.no_grad():
         for step in range(steps + 1):
             top = rank < count * step / steps
-            for curve, mixed in (
-                (deleted, torch.where(top, blank, images)),
-                (inserted, torch.where(top, images, blank)),
-            ):
-                curve.append(model(mixed).softmax(1).gather(1, target[:, None])[:, 0])
-    area = {
-        name: torch.trapezoid(torch.stack(curve), dx=1 / steps, dim=0).cpu()
-        for name, curve in (("deletion", deleted), ("insertion", inserted))
-    }
-    return pd.DataFrame(area)
+            mixed = {"deletion": torch.where(top, baseline, images), "insertion": torch.where(top, images, baseline)}
+            for name, curve in curves.items():
+                curve.append(model(mixed[name]).softmax(1).gather(1, target[:, None])[:, 0])
+    areas = {name: torch.trapezoid(torch.stack(curve), dx=1 / steps, dim=0).cpu() for name, curve in curves.items()}
+    return pd.DataFrame(areas)
 
 
 def information_left(
@@ -80,26 +76,27 @@ def information_left(
     device: str | torch.device = "cpu",
     checkpoint_dir: str | os.PathLike[str] | None = None,
 ) -> float:
-    """Return how well an attribute is still known when the top of a map is masked in all images: lower is better.
+    """Return the remove-and-retrain (ROAR) accuracy: of a classifier trained without the top of each map; low is good.
 
-    A fresh classifier of the whole image is trained on masked images and judged on masked images, after Hooker, Erhan,
-    Kindermans, Kim, "A Benchmark for Interpretability Methods in Deep Neural Networks" (ROAR), NeurIPS 2019. What
-    matters here is not what one model used but where the information could be. The shape of a mask that differs from
-    image to image can itself tell the label; the mean map's cannot.
+    A new classifier of the whole image is trained on masked images and tested on masked images. It measures where the
+    information is, not what one model uses. If a mask differs from image to image, its shape alone can reveal the
+    label; that of the mean map cannot.
 
     Parameters
     ----------
     train, test : (images, maps, labels)
         Images of shape (N, C, height, width), uint8; maps of shape (N, height, width), or None to mask nothing; two
-        classes of labels.
+        classes of labels, shape (N,).
     quantile : float, default=0.8
-        The share of pixels, highest in their image's map, that become the mean colour of the training images is 1 minus
-        this. Pixels of equal value are taken in a random order, the same in all images: every map masks as many.
+        1 minus the share of pixels, highest in their image's map, that get the mean colour of the training images.
+        Pixels of equal value are taken in a random order, the same in all images: every map masks as many.
     epochs : int, optional
-        Of the fresh classifier; its recipe's by default.
+        Training epochs; those of the classifier's recipe by default.
     random_state : int, NumPy generator or None
     device : str or torch.device, default="cpu"
-        Where the fresh classifier is trained.
+        Where the classifier is trained.
+    checkpoint_dir : path, optional
+        Where the state of the training is kept, see `fit_region_classifier`.
 
     Returns
     -------
@@ -110,17 +107,19 @@ def information_left(
     ------
     ValueError
         If `quantile` does not lie in [0, 1), the images are not square, or an argument does not fit.
+
+    References
+    ----------
+    Hooker, Erhan, Kindermans, Kim, "A Benchmark for Interpretability Methods in Deep Neural Networks", NeurIPS 2019.
     """
     if not 0 <= quantile < 1:
         raise ValueError(f"quantile must lie in [0, 1), got {quantile}")
     side, width = train[0].shape[2:]
     if side != width:
         raise ValueError(f"train images must be square, got {side} x {width}")
-    # One region, the whole image: the package's own trainer then trains an ordinary classifier.
+    # With one region, the whole image, the package's trainer trains an ordinary classifier.
     seed = draw_seed(random_state)
-    classifier = DenseRegionClassifier(
-        RegionGrid(side, side, 1), len(np.unique(np.asarray(train[2]))), random_state=seed
-    )
+    classifier = DenseRegionClassifier(RegionGrid(side, side, 1), len(np.unique(train[2])), random_state=seed)
     colour = torch.as_tensor(np.asarray(train[0])).float().mean((0, 2, 3)).round()
     order = torch.randperm(side * side, generator=torch.Generator().manual_seed(seed))
     masked = [_masked(images, maps, quantile, colour, order) for images, maps, _ in (train, test)]

@@ -1,4 +1,4 @@
-"""What studies of several attributes and seeds found, as tables, files and pictures."""
+"""The results of studies of several attributes and seeds, as tables, files and pictures."""
 
 from __future__ import annotations
 
@@ -17,36 +17,41 @@ from captum_region.saliency.compare import LESS_IS_BETTER, saliency_table
 from captum_region.saliency.study import information_table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from captum_region.saliency.study import Study
 
 HEADINGS = {
     "pointing_game": "pointing game",
-    "rank_accuracy": "rank accuracy",
-    "mass_accuracy": "mass accuracy",
+    "rank_accuracy": "relevance rank accuracy",
+    "mass_accuracy": "relevance mass accuracy",
     "pixel_auc": "pixel AUC",
     "iou": "IoU",
     "deletion": "deletion",
     "insertion": "insertion",
-    "information_left": "information left",
+    "information_left": "ROAR accuracy",
 }
 
 
 @dataclass
 class StudyResults:
-    """Collects studies, and writes what they found.
+    """Collects studies, and writes their results.
 
     Parameters
     ----------
     reference : str
         The method that the others are compared with.
     settings : dict
-        How the studies were made: goes into the JSON as it is.
+        How the studies were made; copied into the JSON.
 
     Attributes
     ----------
     studies : dict of (attribute, seed) to Study
+
+    See Also
+    --------
+    study_attribute : Makes a study.
     """
 
     reference: str = "MultiScaleRegionAttribution"
@@ -56,26 +61,24 @@ class StudyResults:
 
     def scores(self) -> pd.DataFrame:
         """Return `SaliencyComparison.scores` of all studies, with columns ``attribute`` and ``seed``."""
-        parts = [
-            study.comparison.scores.assign(attribute=attribute, seed=seed)
-            for (attribute, seed), study in self.studies.items()
-        ]
-        return pd.concat(parts, ignore_index=True)
+        return self._joined(lambda study: study.comparison.scores)
+
+    def _joined(self, table_of: Callable[[Study], pd.DataFrame]) -> pd.DataFrame:
+        tables = [table_of(study).assign(attribute=name, seed=seed) for (name, seed), study in self.studies.items()]
+        return pd.concat(tables, ignore_index=True)
 
     def table(self) -> pd.DataFrame:
         """Return `saliency_table` and `information_table` of each attribute, under a column ``attribute``."""
-        tables = []
+        all_left, tables = self._joined(lambda study: study.left), []
         for attribute, scores in self.scores().groupby("attribute", sort=False):
             tables.append(saliency_table(scores, self.reference).assign(attribute=attribute))
-            left = pd.concat(
-                [study.left.assign(seed=seed) for (name, seed), study in self.studies.items() if name == attribute]
-            )
+            left = all_left[all_left["attribute"] == attribute]
             if self.reference in set(left["method"]):
                 found = information_table(left, self.reference)
                 tables.append(found.assign(measure="information_left", attribute=attribute))
-        table = pd.concat(tables, ignore_index=True)
         first = ["attribute", "measure", "method"]
-        return table[[*first, *(column for column in table if column not in first)]]
+        table = pd.concat(tables, ignore_index=True)
+        return table[[*first, *table.columns.drop(first)]]
 
     def cost(self) -> pd.DataFrame:
         """Return seconds and bytes of each method, the median over studies."""
@@ -85,8 +88,14 @@ class StudyResults:
         ]
         return pd.concat(parts).groupby(level=0, sort=False).median()
 
-    def write(self, out: Path, *, pictures: int = 6) -> None:
-        """Write comparison.json, table.csv, scores.csv and, of each attribute's first seed, maps_<attribute>.png."""
+    def write(self, out: Path) -> None:
+        """Write comparison.json, table.csv, scores.csv and, of each attribute's first seed, maps_<attribute>.png.
+
+        Parameters
+        ----------
+        out : path
+            A folder; made, with its parents.
+        """
         out.mkdir(parents=True, exist_ok=True)
         table, cost = self.table(), self.cost()
         result = {
@@ -119,13 +128,13 @@ class StudyResults:
                 frame.to_csv(path, index=False)
         for (attribute, _), study in self.studies.items():
             if attribute not in self._drawn:
-                _draw(study, attribute, out, pictures)
+                _draw(study, out / f"maps_{plain_name(attribute)}.png")
                 self._drawn.add(attribute)
 
     def rich_tables(self) -> list[Table]:
-        """Return a table an attribute for the terminal; + and - mark what is surely better or worse than the reference.
+        """Return a table for each attribute; + and - mark methods significantly better or worse than the reference.
 
-        Surely: the 95 % interval of the difference leaves out 0.
+        Significantly: the 95 % interval of the difference does not contain 0.
         """
         table, cost = self.table(), self.cost()
         shown = []
@@ -133,44 +142,40 @@ class StudyResults:
             accuracies = [study.accuracy for (name, _), study in self.studies.items() if name == attribute]
             title = f"{attribute}: explained model {sum(accuracies) / len(accuracies):.2f}, {len(accuracies)} seeds"
             measures = [name for name in HEADINGS if name in set(part["measure"])]
-            columns = ["method", *(HEADINGS[name] for name in measures), "ms", "MB"]
-            rich = Table(*columns, title=title)
+            rich = Table("method", *(HEADINGS[name] for name in measures), "ms", "MB", title=title)
             rich.columns[0].no_wrap = True
-            values = part.set_index(["method", "measure"])
-            for method in dict.fromkeys(part["method"]):
-                cells = [_cell(values, method, measure) for measure in measures]
-                its = (
-                    (f"{cost.loc[method, 'seconds'] * 1e3:.1f}", f"{cost.loc[method, 'bytes'] / 1e6:.1f}")
-                    if method in cost.index
-                    else ("", "")
-                )
-                rich.add_row(method, *cells, *its)
+            rows = part.set_index(["method", "measure"]).to_dict("index")
+            for method in part["method"].unique():
+                cells = [_cell(rows.get((method, measure)), measure) for measure in measures]
+                if method in cost.index:
+                    seconds, size = cost.loc[method, ["seconds", "bytes"]]
+                    cells += [f"{1e3 * seconds:.1f}", f"{size / 1e6:.1f}"]
+                rich.add_row(method, *cells)
             shown.append(rich)
         return shown
 
 
-def _draw(study: Study, attribute: str, out: Path, pictures: int) -> None:
+def _draw(study: Study, path: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     from captum_region.plotting import STYLE, plot_saliency
 
-    images = study.images.images[:pictures]
-    maps = {name: values[:pictures] for name, values in study.comparison.maps.items()}
+    images, truth = study.images.images[:6], study.truth[:6]
+    maps = {name: values[:6] for name, values in study.comparison.maps.items()}
+    rows, columns = len(maps) + 1, len(images)
     with rc_context(STYLE):
-        rows, columns = len(maps) + 1, len(images)
         figure = Figure(figsize=(1.35 * columns + 1.8, 1.35 * rows + 0.6), layout="constrained")
-        plot_saliency(images, maps, truth=study.truth[:pictures], axes=figure.subplots(rows, columns, squeeze=False))
-    with replacing(out / f"maps_{plain_name(attribute)}.png") as path:
-        figure.savefig(path, dpi=110)
+        plot_saliency(images, maps, truth=truth, axes=figure.subplots(rows, columns, squeeze=False))
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=110)
 
 
-def _cell(values: Any, method: str, measure: str) -> str:
-    if (method, measure) not in values.index:
+def _cell(row: Any, measure: str) -> str:
+    if row is None:
         return ""
-    row = values.loc[(method, measure)]
     if pd.isna(row["mean"]):
         return "undefined"
     sign = -1 if measure in LESS_IS_BETTER else 1
-    better, worse = row["low" if sign > 0 else "high"] * sign > 0, row["high" if sign > 0 else "low"] * sign < 0
-    return f"{row['mean']:.3f}{' +' if better else ' -' if worse else '  '}"
+    worst, best = sorted((sign * row["low"], sign * row["high"]))
+    return f"{row['mean']:.3f}{' +' if worst > 0 else ' -' if best < 0 else '  '}"

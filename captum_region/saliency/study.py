@@ -1,4 +1,4 @@
-"""The comparison with saliency methods, whole: both classifiers trained, every method run, every measure taken."""
+"""The whole comparison with saliency methods: trains the explained model and region classifiers, and measures all."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import t as student_t
-from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor, nn
 
 from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
-from captum_region.batches import batches, take
+from captum_region.batches import as_floats, batches, take
 from captum_region.checkpoint import classifier_digest
 from captum_region.classifiers import DenseRegionClassifier, Recipe, RegionClassifier
 from captum_region.datasets import Faces
@@ -36,22 +35,22 @@ if TYPE_CHECKING:
     from captum_region.datasets import AttributeImages
     from captum_region.saliency.methods import Method
 
-# A map of theirs takes hundreds of passes, or XRAI's seconds; masking by it takes a map of every training image.
+# Their maps take hundreds of passes, or seconds (XRAI); ROAR needs a map of every training image.
 SLOW = ("Occlusion", "KernelShap", "XRAI")
 RETRAIN = ("fast", "all", "none")
 
 
 class WholeImageClassifier(RegionClassifier):
-    """A small convolutional network, to be explained: three blocks of convolution, normalisation, ReLU and pooling.
+    """A small convolutional network to be explained: three blocks of convolution, normalisation, ReLU and pooling.
 
-    It is a plain network of images. For the package's trainer alone it is a classifier of one region, the whole image.
+    For the package's trainer it is a classifier of one region, the whole image.
 
     Parameters
     ----------
     size : int
         Side of the images in pixels.
     random_state : int
-        Decides the initial weights.
+        Seed of the initial weights.
 
     Attributes
     ----------
@@ -82,7 +81,7 @@ class WholeImageClassifier(RegionClassifier):
 
 
 def grids_for(size: int) -> tuple[RegionGrid, RegionGrid]:
-    """Return the grids of a `MultiScaleRegionAttribution`: patches of a quarter, the paper's, and an eighth."""
+    """Return the grids of a `MultiScaleRegionAttribution`: patches of a quarter (as in the paper) and an eighth."""
     usual = RegionGrid.for_images(size)
     return usual, RegionGrid(size, max(1, usual.patch_size // 2), usual.stride)
 
@@ -96,18 +95,18 @@ class Study:
     comparison : SaliencyComparison
         On test images that have the attribute.
     left : DataFrame
-        One row a method: ``method``, ``information_left`` (see
-        `captum_region.saliency.faithfulness.information_left`); the first is ``nothing masked``.
+        One row per method: ``method`` and its remove-and-retrain (ROAR) accuracy ``information_left`` (see
+        `captum_region.saliency.faithfulness.information_left`); the first row is ``nothing masked``.
     accuracy, region_accuracy : float
-        Balanced accuracy on the test images: of the explained model, and of the first region classifier, where it is a
-        mean of regions.
+        Balanced accuracy on the test images: of the explained model, and of the first region classifier, the mean over
+        regions.
     images : AttributeImages
-        The test images that have the attribute, as many as were compared.
+        The N test images that were compared; all have the attribute.
     truth : ndarray of bool, shape (N, height, width)
     not_run : dict of str to str
         Methods that could not run, and why.
     git : str or None
-        The commit of this package that found it, see `captum_region.provenance.provenance`.
+        The commit of this package that made the study, see `captum_region.provenance.provenance`.
     """
 
     comparison: SaliencyComparison
@@ -139,40 +138,40 @@ def study_attribute(
     checkpoint_dir: str | os.PathLike[str] | None = None,
     show_progress: bool = False,
 ) -> Study:
-    """Train a model to be explained and a region classifier on the same images, and compare all methods on new ones.
+    """Train a model to be explained and region classifiers on the same images, and compare all methods on new ones.
 
     Parameters
     ----------
     train, test : AttributeImages
         Square images.
     attribute : str
-        A binary one, or attribute=value.
+        A binary attribute, or attribute=value.
     truth : callable, optional
-        Gives masks of shape (n, height, width) for n images that have the attribute; the faces' own by default.
+        Returns masks of shape (n, height, width) for n images that have the attribute; by default the truth of
+        synthetic faces.
     region_classifiers : sequence of RegionClassifier, optional
-        Trained already, on `train` alone; the first is compared by itself and, if there are more, all together. By
-        default two `DenseRegionClassifier` are trained here, their patches a quarter and an eighth of the image.
+        Trained on `train` alone. The first is compared by itself and, if there are more, all together. By default two
+        `DenseRegionClassifier` are trained, with patches of a quarter and an eighth of the image.
     limit : int, default=100
-        Compare on the first so many test images that have the attribute.
+        Compare on the first test images that have the attribute, at most this many.
     without : collection of str, default=()
         Methods to leave out.
     epochs, region_epochs, retrain_epochs : int or None, default=20, 100 and 10
-        Of the explained model, of the region classifiers, and of each fresh classifier of `retrain`; None is the
-        recipe's number. Small patches say little and want many.
+        Training epochs of the explained model, of the region classifiers (small patches contain little, and need many),
+        and of each classifier of `retrain`; None is the recipe's number.
     retrain : {"fast", "all", "none"} or collection of str, default="fast"
-        The methods of which is measured what a fresh classifier still knows where each map's top is masked: a training
-        and a map of each training and test image, of the class that the explained model predicts. ``"fast"`` is all
-        but those in `SLOW`.
+        The methods whose remove-and-retrain (ROAR) accuracy is measured. Each needs a training, and a map of each
+        training and test image, of the class that the explained model predicts. ``"fast"`` leaves out `SLOW`.
     quantile : float, default=0.8
-        Of that masking.
+        `retrain` masks the pixels above this quantile of each map.
     seed : int, default=0
-        Decides the trainings and what methods draw.
+        Random seed of the trainings and methods.
     device : str or torch.device, default="cpu"
     checkpoint_dir : path, optional
-        A folder to keep the state of each training in, and what was found: called again with the same arguments, it is
-        read, or goes on where it was stopped.
+        A folder for the states of the trainings, and the result. Called again with the same arguments, the function
+        reads the result, or resumes where it was stopped.
     show_progress : bool, default=False
-        Progress bars on stderr.
+        Show progress bars on stderr.
 
     Returns
     -------
@@ -182,72 +181,62 @@ def study_attribute(
     ------
     ValueError
         If images are not square, no test image has the attribute, there is no truth, `limit` or `quantile` is out of
-        range, or `retrain` names what is no method.
+        range, or `without` or `retrain` names an unknown method.
+
+    See Also
+    --------
+    compare_saliency : Measures methods of your own, without training.
     """
     side = _side(train, limit, quantile)
-    labels, asked = train.binary(attribute), test.binary(attribute)
-    with_it = test.subset(np.flatnonzero(asked)[:limit])
+    labels, expected = train.binary(attribute), test.binary(attribute)
+    with_it = test.subset(np.flatnonzero(expected)[:limit])
     if not len(with_it):
         raise ValueError(f"test must hold images with {attribute}, got none")
     masks = np.asarray(_own_truth(with_it, attribute) if truth is None else truth(with_it), dtype=bool)
     model = WholeImageClassifier(side, seed).to(device)
-    given = region_classifiers is not None
-    if region_classifiers is None:
-        region_classifiers = [DenseRegionClassifier(grid, 2, random_state=seed).to(device) for grid in grids_for(side)]
+    trained = region_classifiers or ()
+    classifiers = trained or [DenseRegionClassifier(grid, 2, random_state=seed).to(device) for grid in grids_for(side)]
     # Names are checked before hours of training.
-    methods, not_run = _methods(model, region_classifiers, train.images[:1], seed)
-    _check_names("without", without, [*methods, *not_run])
-    kept = [name for name in methods if name not in without]
+    made, not_run = _methods(model, classifiers, train.images[:1], seed)
+    _check_names("without", without, [*made, *not_run])
+    kept = [name for name in made if name not in without]
     again = _chosen(retrain, kept)
     snapshots = Snapshots(
         checkpoint_dir,
         seed,
         lambda: (
-            (train, labels, test.images, asked, masks, list(map(classifier_digest, region_classifiers))),
+            (train, labels, test.images, expected, masks, list(map(classifier_digest, classifiers))),
             (kept, again, epochs, region_epochs, quantile, retrain_epochs, seed),
         ),
     )
-    if (found := snapshots.load()) is not None:
-        with snapshots.restoring():
-            measured = found.pop("comparison")
-            comparison = SaliencyComparison(**measured | {"scores": table_of(measured["scores"])})
-            found["left"] = table_of(found["left"])
-            return Study(comparison, images=with_it, truth=masks, not_run=not_run, git=snapshots.git, **found)
-    options: Any = {"random_state": seed, "checkpoint_dir": checkpoint_dir, "show_progress": show_progress}
-    fit_region_classifier(model, train.images, labels, epochs=epochs, **options)
-    for classifier in () if given else region_classifiers:
-        fit_region_classifier(classifier, train.images, labels, epochs=region_epochs, **options)
-    methods, _ = _methods(model, region_classifiers, train.images, seed)
-    methods = {name: methods[name] for name in kept}
-    comparison = compare_saliency(
-        with_it.images, masks, methods, target=1, model=model, device=device, show_progress=show_progress
-    )
-    chosen = {"nothing masked": None, **{name: methods[name] for name in again}} if again else {}
-    retraining: Any = {"quantile": quantile, "epochs": retrain_epochs, "random_state": seed, "device": device}
-    left = []
-    for name, method in progress_bar(chosen.items(), desc="retraining", unit="method", disable=not show_progress):
-        parts = [(part.images, _maps(method, model, part.images), part.binary(attribute)) for part in (train, test)]
-        value = information_left(*parts, checkpoint_dir=checkpoint_dir, **retraining)
-        left.append({"method": name, "information_left": value})
-    found = {
-        "left": pd.DataFrame(left, columns=["method", "information_left"]),
-        "accuracy": float(balanced_accuracy_score(asked, _predictions(model, test.images))),
-        "region_accuracy": float(region_accuracy(region_classifiers[0], test.images, asked.astype(int)).mean()),
-    }
-    snapshots.save(
-        lambda: (
-            found
-            | {
-                "left": columns(found["left"]),
-                "comparison": vars(comparison) | {"scores": columns(comparison.scores)},
-            }
-        )
-    )
-    return Study(comparison, images=with_it, truth=masks, not_run=not_run, git=snapshots.git, **found)
+    found = snapshots.load()
+    if found is None:
+        training: Any = {"random_state": seed, "checkpoint_dir": checkpoint_dir}
+        shown: Any = {"show_progress": show_progress}
+        fit_region_classifier(model, train.images, labels, epochs=epochs, **training, **shown)
+        for classifier in () if trained else classifiers:
+            fit_region_classifier(classifier, train.images, labels, epochs=region_epochs, **training, **shown)
+        made, _ = _methods(model, classifiers, train.images, seed)
+        methods = {name: made[name] for name in kept}
+        compared = compare_saliency(with_it.images, masks, methods, target=1, model=model, device=device, **shown)
+        training |= {"epochs": retrain_epochs, "quantile": quantile, "device": device}
+        sets = (train.images, labels), (test.images, expected)
+        found = {
+            "comparison": vars(compared) | {"scores": columns(compared.scores)},
+            "left": columns(_retrained({name: methods[name] for name in again}, model, sets, training, show_progress)),
+            "accuracy": _accuracy(model, test.images, expected),
+            "region_accuracy": _accuracy(classifiers[0], test.images, expected),
+        }
+        snapshots.save(lambda: found)
+    with snapshots.restoring():
+        measured = found.pop("comparison")
+        comparison = SaliencyComparison(**measured | {"scores": table_of(measured["scores"])})
+        found["left"] = table_of(found["left"])
+        return Study(comparison, images=with_it, truth=masks, not_run=not_run, git=snapshots.git, **found)
 
 
 def _side(train: AttributeImages, limit: int, quantile: float) -> int:
-    """Return the side of the images, whatever is asked of them being possible."""
+    """Return the side of the images, which must be square; the other arguments must be in range."""
     height, width = train.image_size
     if height != width:
         raise ValueError(f"train must hold square images, got {height} x {width}")
@@ -260,7 +249,7 @@ def _side(train: AttributeImages, limit: int, quantile: float) -> int:
 
 def _own_truth(images: AttributeImages, attribute: str) -> NDArray[np.bool_]:
     if not isinstance(images, Faces):
-        raise ValueError("truth must be given: only synthetic faces know where an attribute shows")
+        raise ValueError("truth must be given: only for synthetic faces is it known where an attribute shows")
     return images.truth(attribute)
 
 
@@ -268,7 +257,7 @@ def _methods(
     model: WholeImageClassifier, region_classifiers: Sequence[RegionClassifier], images: ImageData, seed: int
 ) -> tuple[dict[str, Method], dict[str, str]]:
     """Return all methods, and those that cannot run with the reason."""
-    background = take(images, slice(64)).to(next(model.parameters()).device).float() / 255
+    background = as_floats(take(images, slice(64)).to(model.device))
     patch = region_classifiers[0].grid.patch_size
     window, stride = max(1, patch // 2), max(1, patch // 4)
     methods = captum_methods(model, model.last, background=background, window=window, stride=stride, random_state=seed)
@@ -298,38 +287,53 @@ def _check_names(argument: str, names: Collection[str], methods: Collection[str]
         raise ValueError(f"{argument} must name methods, of {', '.join(methods)}; got {', '.join(unknown)}")
 
 
-def _predictions(model: WholeImageClassifier, images: ImageData) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([model(batch.to(model.device)).argmax(1).cpu() for batch in batches(images, 64)])
+def _accuracy(classifier: RegionClassifier, images: ImageData, labels: NDArray[np.bool_]) -> float:
+    return float(region_accuracy(classifier, images, labels.astype(int)).mean())
+
+
+def _retrained(
+    methods: dict[str, Method],
+    model: WholeImageClassifier,
+    sets: tuple[tuple[ImageData, NDArray[np.bool_]], tuple[ImageData, NDArray[np.bool_]]],
+    options: dict[str, Any],
+    show_progress: bool,
+) -> pd.DataFrame:
+    """Return the `information_left` of each method, and at first without a mask; nothing if there is no method."""
+    masked = {"nothing masked": None, **methods} if methods else {}
+    left = []
+    for name, method in progress_bar(masked.items(), desc="retraining", unit="method", disable=not show_progress):
+        train, test = ((images, _maps(method, model, images), labels) for images, labels in sets)
+        left.append((name, information_left(train, test, **options)))
+    return pd.DataFrame(left, columns=["method", "information_left"])
 
 
 def _maps(method: Method | None, model: WholeImageClassifier, images: ImageData) -> Tensor | None:
     """Return a map of each image, of the class that the model predicts: labels must not shape the masks."""
     if method is None:
         return None
-    parts = []
+    maps = []
     for batch in batches(images, 64):
-        scaled = batch.to(model.device).float() / 255
+        scaled = as_floats(batch.to(model.device))
         with torch.no_grad():
             predicted = model(scaled).argmax(1)
-        parts.append(method(scaled, predicted).cpu())
-    return torch.cat(parts)
+        maps.append(method(scaled, predicted).cpu())
+    return torch.cat(maps)
 
 
 def information_table(left: pd.DataFrame, reference: str = "RegionAttribution") -> pd.DataFrame:
-    """Return what is left when each method's top is masked, and how it differs from `reference`, over seeds.
+    """Return each method's remove-and-retrain (ROAR) accuracy, and how it differs from `reference`, over seeds.
 
     Parameters
     ----------
     left : DataFrame
-        Columns ``seed``, ``method`` and ``information_left``; the `Study.left` of several seeds.
+        Columns ``seed``, ``method`` and ``information_left``: the `Study.left` of several seeds.
     reference : str, default="RegionAttribution"
 
     Returns
     -------
     DataFrame
-        One row a method: ``mean``, ``std_seeds``, ``difference`` (method minus reference, paired by seed), ``low`` and
-        ``high``: its 95 % interval by Student's t, NaN for one seed.
+        One row per method: ``mean``, ``std_seeds``, ``difference`` (method minus reference, paired by seed), ``low``
+        and ``high``, its 95 % interval by Student's t, NaN for one seed.
 
     Raises
     ------
