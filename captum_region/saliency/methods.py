@@ -1,4 +1,4 @@
-"""What makes maps of images, brought to one form: Captum's saliency methods, XRAI, the region map, and two floors."""
+"""Methods that map images, in one form: Captum's saliency methods, XRAI, region maps, and two baselines."""
 
 from __future__ import annotations
 
@@ -9,17 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from captum.attr import (
-    GradientShap,
-    GuidedGradCam,
-    InputXGradient,
-    IntegratedGradients,
-    KernelShap,
-    LayerAttribution,
-    LayerGradCam,
-    Occlusion,
-    Saliency,
-)
+from captum import attr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,7 +21,7 @@ if TYPE_CHECKING:
 
 # N x C x H x W images in [0, 1] and their N targets -> N x H x W
 Method = Callable[[Tensor, Tensor], Tensor]
-# XRAI's constants, such as the least size of a segment, are in pixels of images this large.
+# XRAI's constants, such as the smallest size of a segment, are for images this large.
 _XRAI_SIDE = 224
 
 
@@ -44,71 +34,69 @@ def captum_methods(
     stride: int,
     random_state: RandomState = None,
 ) -> dict[str, Method]:
-    """Return Captum's saliency methods for `model`, each brought to one value a pixel as its authors do.
+    """Return Captum's saliency methods for `model`, each reduced to one value per pixel as its authors do.
 
-    Gradients by the largest absolute value over the channels (Saliency) or the sum of absolute values, Grad-CAM by its
-    positive part, interpolated; Occlusion by the sum over the channels of what is lost.
+    Gradients are reduced by the largest absolute value over the channels (Saliency) or the sum of absolute values,
+    Grad-CAM to its positive part, interpolated, and Occlusion to the sum over the channels.
 
     Parameters
     ----------
     model : nn.Module
-        Images to logits. For GuidedGradCam its ReLUs are modules that do not work in place.
+        Images to logits. For GuidedGradCam its ReLUs must be modules that do not work in place.
     layer : nn.Module
-        The layer that Grad-CAM looks at, usually the last convolutional one.
+        The layer for Grad-CAM, usually the last convolutional one.
     background : Tensor, shape (B, C, height, width)
         Images that stand for "nothing": their mean is the baseline of IntegratedGradients and Occlusion, and
         GradientShap draws from them.
     window, stride : int
         Of Occlusion, in pixels.
     random_state : int, NumPy generator or None
-        Decides what GradientShap draws.
+        Of GradientShap.
 
     Returns
     -------
     dict of str to callable
         (images, targets) -> maps of shape (N, height, width).
+
+    See Also
+    --------
+    superpixel_methods, region_methods, floors : More methods of the same form.
     """
     mean = background.mean(0, keepdim=True)
     channels, height, width = background.shape[1:]
     seed = draw_seed(random_state)
 
     def grad_cam(images: Tensor, target: Tensor) -> Tensor:
-        coarse = LayerGradCam(model, layer).attribute(images, target, relu_attributions=True)
-        fine: Tensor = LayerAttribution.interpolate(coarse, (height, width), interpolate_mode="bilinear")
+        coarse = attr.LayerGradCam(model, layer).attribute(images, target, relu_attributions=True)
+        fine: Tensor = attr.LayerAttribution.interpolate(coarse, (height, width), interpolate_mode="bilinear")
         return fine[:, 0]
 
-    def integrated(images: Tensor, target: Tensor) -> Tensor:
-        method: Any = IntegratedGradients(model)
-        return _absolute(method.attribute(images, mean, target, n_steps=32, internal_batch_size=256))
-
     def gradient_shap(images: Tensor, target: Tensor) -> Tensor:
-        method: Any = GradientShap(model)
         with seeded(seed):
-            # It draws from NumPy's global state too, which is put back.
+            # It also draws from NumPy's global state, which is restored.
             state = np.random.get_state()  # noqa: NPY002
             try:
                 np.random.seed(seed)  # noqa: NPY002
-                return _absolute(method.attribute(images, background, 16, 0.1, target))
+                return _absolute(attr.GradientShap(model).attribute(images, background, 16, 0.1, target))
             finally:
                 np.random.set_state(state)  # noqa: NPY002
 
     def occlusion(images: Tensor, target: Tensor) -> Tensor:
-        method: Any = Occlusion(model)
-        options = {"sliding_window_shapes": (channels, window, window), "strides": (channels, stride, stride)}
-        values: Tensor = method.attribute(images, baselines=mean, target=target, perturbations_per_eval=16, **options)
+        method = attr.Occlusion(model)
+        windows = {"sliding_window_shapes": (channels, window, window), "strides": (channels, stride, stride)}
+        values: Tensor = method.attribute(images, **windows, baselines=mean, target=target, perturbations_per_eval=16)
         return values.sum(1)
 
     def guided(images: Tensor, target: Tensor) -> Tensor:
-        method: Any = GuidedGradCam(model, layer)
         with warnings.catch_warnings():
-            # It tells of the hooks that it sets, and removes.
+            # It warns of hooks, which it removes again.
             warnings.filterwarnings("ignore", message="Setting backward hooks on ReLU")
-            return _absolute(method.attribute(images, target))
+            return _absolute(attr.GuidedGradCam(model, layer).attribute(images, target))
 
     methods: dict[str, Method] = {
-        "Saliency": lambda images, target: Saliency(model).attribute(images, target).amax(1),
-        "InputXGradient": lambda images, target: _absolute(InputXGradient(model).attribute(images, target)),
-        "IntegratedGradients": integrated,
+        "Saliency": lambda images, target: attr.Saliency(model).attribute(images, target).amax(1),
+        "InputXGradient": lambda images, target: _absolute(attr.InputXGradient(model).attribute(images, target)),
+        "IntegratedGradients": lambda images, target: _absolute(_integrated(model, images, mean, target)),
         "GradientShap": gradient_shap,
         "LayerGradCam": grad_cam,
         "GuidedGradCam": guided,
@@ -125,24 +113,23 @@ def superpixel_methods(
     n_samples: int = 200,
     random_state: RandomState = None,
 ) -> dict[str, Method]:
-    """Return the methods that give one value a superpixel: Captum's KernelShap on SLIC's, and XRAI on its own.
+    """Return the methods with one value per superpixel: Captum's KernelShap on those of SLIC, and XRAI on its own.
 
-    XRAI (Kapishnikov, Bolukbasi, Viegas, Terry, "XRAI: Better Attributions Through Regions", ICCV 2019) is the authors'
-    package `saliency`, given Captum's IntegratedGradients from black and from white, as they advise. It works in pixels
-    of 224 x 224 images: smaller ones are enlarged for it, and its map reduced.
+    XRAI is that of its authors' package `saliency`, on Captum's IntegratedGradients from black and from white, as they
+    advise. Its constants are for images of 224 x 224 pixels: smaller ones are enlarged, and the map is reduced.
 
     Parameters
     ----------
     model : nn.Module
         Images to logits.
     background : Tensor, shape (B, C, height, width)
-        Images whose mean takes the place of a superpixel that KernelShap leaves out.
+        Images whose mean replaces a superpixel that KernelShap leaves out.
     segments : int, default=50
-        About how many superpixels SLIC makes of an image.
+        Approximate number of superpixels of SLIC.
     n_samples : int, default=200
-        How many sets of superpixels KernelShap tries.
+        Number of sets of superpixels that KernelShap tries.
     random_state : int, NumPy generator or None
-        Decides which.
+        Of these sets.
 
     Returns
     -------
@@ -153,6 +140,14 @@ def superpixel_methods(
     ------
     ImportError
         Without scikit-image and saliency, that is ``pip install 'captum-region[comparison]'``.
+
+    See Also
+    --------
+    captum_methods : Methods with a value per pixel.
+
+    References
+    ----------
+    Kapishnikov, Bolukbasi, Viegas, Terry, "XRAI: Better Attributions Through Regions", ICCV 2019.
     """
     try:
         from saliency.core import xrai
@@ -165,30 +160,28 @@ def superpixel_methods(
     seed = draw_seed(random_state)
 
     def kernel_shap(images: Tensor, target: Tensor) -> Tensor:
-        method: Any = KernelShap(model)
         maps = []
         with seeded(seed):
             # One image at a time, as Captum advises.
             for image, its in zip(images.split(1), target.split(1), strict=True):
                 superpixels = torch.from_numpy(slic(_channels_last(image[0]), n_segments=segments, start_label=0))
                 if not superpixels.any():
-                    maps.append(torch.zeros_like(image[:, 0]))  # one superpixel: nothing is above anything
+                    maps.append(torch.zeros_like(image[:, 0]))  # one superpixel, with nothing to compare it to
                     continue
                 options = {"feature_mask": superpixels.to(image.device)[None, None], "perturbations_per_eval": 64}
-                maps.append(method.attribute(image, mean, its, n_samples=n_samples, **options).mean(1))
+                values = attr.KernelShap(model).attribute(image, mean, its, n_samples=n_samples, **options)
+                maps.append(values.mean(1))
         return torch.cat(maps)
 
     def xrai_map(images: Tensor, target: Tensor) -> Tensor:
-        method: Any = IntegratedGradients(model)
-        options = {"n_steps": 32, "internal_batch_size": 256}
-        gradients = sum(method.attribute(images, colour, target, **options) for colour in (0.0, 1.0)).detach() / 2
+        black, white = (_integrated(model, images, colour, target) for colour in (0.0, 1.0))
         side = max(_XRAI_SIDE, *images.shape[2:])
-        large, large_gradients = (
-            F.interpolate(values.detach(), (side, side), mode="bilinear") for values in (images, gradients)
+        large, gradients = (
+            F.interpolate(values.detach(), (side, side), mode="bilinear") for values in (images, (black + white) / 2)
         )
         found = [
             xrai.XRAI().GetMask(_channels_last(image), None, base_attribution=_channels_last(gradient))
-            for image, gradient in zip(large, large_gradients, strict=True)
+            for image, gradient in zip(large, gradients, strict=True)
         ]
         maps = torch.from_numpy(np.stack(found)).float().to(images.device)
         return F.interpolate(maps[:, None], images.shape[2:], mode="area")[:, 0]
@@ -202,8 +195,13 @@ def _channels_last(image: Tensor) -> Any:
 
 
 def _with_gradient(method: Method, images: Tensor, target: Tensor) -> Tensor:
-    """Call a method with images that take gradients already: Captum warns where it has to ask for them."""
+    """Call a method with images that require gradients: Captum warns if it has to set that itself."""
     return method(images.detach().clone().requires_grad_(), target).detach()
+
+
+def _integrated(model: nn.Module, images: Tensor, baseline: Tensor | float, target: Tensor) -> Any:
+    method = attr.IntegratedGradients(model)
+    return method.attribute(images, baseline, target, n_steps=32, internal_batch_size=256)
 
 
 def _absolute(attributions: Tensor) -> Tensor:
@@ -213,15 +211,20 @@ def _absolute(attributions: Tensor) -> Tensor:
 def region_methods(
     attribution: RegionAttribution | MultiScaleRegionAttribution, images: ImageData, *, name: str = "RegionAttribution"
 ) -> dict[str, Method]:
-    """Return the region map in its three forms: of the image, its evidence for the target, and the mean of `images`.
+    """Return the region map in three forms: of the image, its evidence for the target, and the mean over `images`.
 
     Parameters
     ----------
     attribution : RegionAttribution or MultiScaleRegionAttribution
     images : ndarray or Tensor, shape (N, C, height, width)
-        What the mean map is taken over; a training set, say.
+        The images of the mean map, for example a training set.
     name : str, default="RegionAttribution"
-        What the methods' names begin with.
+        The start of the methods' names.
+
+    Returns
+    -------
+    dict of str to callable
+        (images, targets) -> maps of shape (N, height, width).
     """
     mean = attribution.mean_pixels(images)
     return {
@@ -232,7 +235,17 @@ def region_methods(
 
 
 def floors(random_state: RandomState = None) -> dict[str, Method]:
-    """Return what needs no network: random values, and the closeness to the centre of the image."""
+    """Return two baselines that any method should beat: random values, and the closeness to the image's centre.
+
+    Parameters
+    ----------
+    random_state : int, NumPy generator or None
+
+    Returns
+    -------
+    dict of str to callable
+        (images, targets) -> maps of shape (N, height, width).
+    """
     generator = torch.Generator().manual_seed(draw_seed(random_state))
 
     def centre(images: Tensor, target: Tensor) -> Tensor:
