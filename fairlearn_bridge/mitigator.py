@@ -20,6 +20,7 @@ from captum_region import (
     fit_region_classifier,
 )
 from captum_region.batches import Checked, as_floats, check_images, check_weights, take
+from captum_region.confidence import resolve_confidence
 from captum_region.labels import check_classes
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
@@ -200,6 +201,9 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
             If a parameter or the data do not fit, by name.
         """
         candidates = self._candidates()
+        resolve_confidence(self.confidence)  # or a wrong name would be found after the regions' training
+        if region_maps is not None and self.region_classifier is None:
+            raise ValueError("region_maps must come with the region_classifier that made them, got none")
         is_class = isinstance(self.estimator, type)
         if is_class or "batch_transform" not in getattr(self.estimator, "get_params", dict)():
             raise TypeError(
@@ -347,8 +351,6 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
     def _region_maps(self, X: ImageData, given: ArrayLike | RegionMaps | None, *, general: bool) -> torch.Tensor:
         """Return maps N x rows x cols on the CPU, or only their mean, as 1 x rows x cols, where that will do."""
         if given is not None:
-            if self.region_classifier is None:
-                raise ValueError("region_maps must come with the region_classifier that made them, got none")
             given = given.maps if isinstance(given, RegionMaps) else np.asarray(given)
             maps = torch.tensor(given)  # a copy: worker processes get read-only memory
             wanted = (len(X), *self.region_classifier_.grid.shape)

@@ -110,6 +110,7 @@ import numpy as np
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, attribute_dataset, fit_region_classifier
 from captum_region import save_classifier
 
+@pytest.mark.slow
 rng = np.random.default_rng(0)
 images, labels = rng.integers(0, 256, (8, 3, 16, 16), np.uint8), np.arange(8) % 2
 classifier = DenseRegionClassifier(RegionGrid(16, 8, 8), 2, random_state=0)

@@ -9,6 +9,7 @@ from speed import Pair, algorithm_1, patch_by_patch
 from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionGrid
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [DenseRegionClassifier, PatchRegionClassifier])
 def test_forward_grid_equals_the_plain_loop(kind):
     grid = RegionGrid((36, 42), 8, 1)  # enough regions for the copy that is made for inference

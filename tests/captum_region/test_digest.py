@@ -208,6 +208,7 @@ def test_code_without_a_file(before, after):
     assert digest(typed(CONSOLE)) == digest(typed(CONSOLE)) != digest(typed(CONSOLE.replace(before, after)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_modules_left")
 def test_the_same_in_every_process(tmp_path):
     here = [digest(load(tmp_path / "here").value), digest(typed(CONSOLE))]

@@ -208,6 +208,7 @@ def test_one_line_says_that_no_mitigator_could_run(refused, table, tmp_path):
 TINY = ["--size", "16", "--train-size", "120", "--test-per-cell", "8", "--schemes", "general_mask@predict", *SMALL]
 
 
+@pytest.mark.slow
 def test_a_diverged_training_has_failed(refused, tmp_path):
     arguments = [*TINY, "--others", "none", "--lr", "1e30", "--quiet", "--out", tmp_path / "run"]
     line = refused(app, "demo", *arguments)

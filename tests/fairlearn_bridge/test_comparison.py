@@ -5,7 +5,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 
 import numpy as np
@@ -218,7 +217,7 @@ def test_the_commit_of_a_training_is_kept_with_it(tmp_path, made_at):
     (file,) = (tmp_path / "kept").iterdir()
     made_at(file, "0123")
     _, trainings = fit_mitigators({"a": Counts(tmp_path / "log")}, samples, samples, random_states=(0, 1), **options)
-    assert list(trainings["git"]) == ["0123", git_state()]
+    assert trainings["git"].astype(object).where(trainings["git"].notna(), None).tolist() == ["0123", git_state()]
 
 
 @pytest.mark.parametrize(
@@ -419,21 +418,3 @@ def test_each_test_image_passes_the_network_once():
         # A reduction mixes several networks.
         assert seen[0] == 1 or name == "reduction"
         assert len(predictions) == 48
-
-
-def test_the_key_of_a_training_is_the_same_in_another_process():
-    script = """
-import sys, torch
-from captum_region import DenseRegionClassifier, RegionGrid
-from fairlearn_bridge import AttributionNoiseMitigator, ImageClassifier
-from captum_region.digest import digest
-for seed in (0, 1):
-    classifier = DenseRegionClassifier(RegionGrid(16, 4, 4), 2, random_state=seed)
-    print(digest(AttributionNoiseMitigator(ImageClassifier(), region_classifier=classifier)))
-"""
-    first, second = (
-        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-        for _ in range(2)
-    )
-    assert first == second
-    assert first[0] != first[1]  # other weights

@@ -68,6 +68,7 @@ def region_classifier():
     return classifier
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_scheme_takes_the_shortcut_away(scheme, region_classifier):
     X, y, confounder = biased()
@@ -85,7 +86,8 @@ def test_every_scheme_takes_the_shortcut_away(scheme, region_classifier):
 
 def test_its_own_region_classifier_finds_the_confounder_and_not_the_target():
     X, y, confounder = biased(600)
-    mitigator = AttributionNoiseMitigator(BASE, random_state=0, quantile=0.9).fit(X, y, sensitive_features=confounder)
+    mitigator = AttributionNoiseMitigator(BASE, random_state=0, quantile=0.9, region_epochs=60)
+    mitigator.fit(X, y, sensitive_features=confounder)
     assert mitigator.region_classifier_.grid == RegionGrid(16, 4, 1)
     peak = np.unravel_index(mitigator.pixel_map_.argmax(), (16, 16))
     assert min(peak) >= 12
@@ -97,6 +99,7 @@ def test_its_own_region_classifier_finds_the_confounder_and_not_the_target():
     assert np.array_equal(mitigator.region_map_, again.region_map_)
 
 
+@pytest.mark.slow
 def test_a_given_classifier_and_maps_are_used_and_not_changed(region_classifier):
     X, y, confounder = biased(80)
     before = X.copy()
@@ -160,6 +163,7 @@ def test_apply_at_predict_hides_the_region_in_prediction(region_classifier):
     assert np.array_equal(noisy.predict_proba(X), noisy.predict_proba(X))
 
 
+@pytest.mark.slow
 def test_labels_may_be_lists_of_strings(region_classifier):
     X, y, confounder = biased(60)
     names, hair = np.array(["woman", "man"])[y], np.array(["dark", "blond"])[confounder]
@@ -211,6 +215,7 @@ def test_among_equally_good_candidates_the_least_perturbing_is_chosen():
     assert _least_within_one_standard_error(found.assign(standard_error=0.0)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantile", [0.85, 1])
 def test_the_estimate_is_near_the_truth(quantile, region_classifier):
     X, y, confounder = biased()
@@ -291,6 +296,7 @@ def test_invalid_arguments_are_named_in_the_error(parameters, fit, error, words)
     mitigator = AttributionNoiseMitigator(**{"estimator": BASE} | parameters)
     with pytest.raises(error, match=words):
         mitigator.fit(**{"X": X, "y": y, "sensitive_features": confounder} | fit)
+    assert not hasattr(mitigator, "region_classifier_")  # nothing was trained before
 
 
 def test_images_unlike_the_region_classifiers_are_refused(region_classifier):

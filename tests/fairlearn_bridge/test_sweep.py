@@ -159,6 +159,7 @@ TINY += ["--validation-per-cell", 6, "--region-epochs", 1, "--batch-size", 32, "
 TINY += ["--schemes", "general_mask", "--quiet", "--force"]
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_for_a_while_ends_a_sweep_and_costs_nothing_of_it(tmp_path, refused, kept):
     out = tmp_path / "out"
 
