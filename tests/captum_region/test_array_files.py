@@ -48,7 +48,7 @@ def test_any_byte_of_a_header_may_be_damaged(tmp_path):
 @pytest.mark.parametrize(
     "other", [b"", b"\x93NUMPY", npy()[:-1], npy(np.asfortranarray(VALUES)), npy(VALUES.astype(int)), npy(VALUES.T)]
 )
-def test_what_is_no_such_array_is_refused(other, tmp_path):
+def test_other_contents_than_the_array_are_refused(other, tmp_path):
     (tmp_path / "a.npy").write_bytes(other)
     with pytest.raises(ValueError, match=r"a\.npy is damaged"):
         open_array(tmp_path / "a.npy", (3, 4), np.uint8)

@@ -33,7 +33,7 @@ def test_narrow_images_with_channels_first_are_taken(shape):
     assert check_images(np.zeros(shape, np.uint8)).shape == shape
 
 
-def test_what_has_the_size_asked_for_has_its_channels_first():
+def test_images_of_the_wanted_size_count_as_channels_first():
     images = np.zeros((2, 16, 16, 4), np.uint8)
     assert check_images(images, image_size=(16, 4), channels=16) is images
     with pytest.raises(ValueError, match="images must have 3 channels, as the classifier has; got 16"):
@@ -64,7 +64,7 @@ def of_files():
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells what a process holds of files")
-def test_floats_of_a_memory_map_are_let_go_of(tmp_path):
+def test_checking_a_memory_map_releases_its_memory(tmp_path):
     np.save(tmp_path / "images.npy", np.zeros((10_000, 3, 16, 16), np.float32))  # 31 MB
     images = np.load(tmp_path / "images.npy", mmap_mode="r")
     check_images(np.array(images[:600]))  # which maps the code that it takes

@@ -166,7 +166,7 @@ class TestCode:
         assert digest(load(tmp_path / "second", CODE.replace(before, after)).value) != first
         assert digest(load(tmp_path / "third").value) == first
 
-    def test_code_of_a_module_that_it_uses(self, tmp_path):
+    def test_changed_code_of_an_imported_module_is_another_value(self, tmp_path):
         first, second = (digest(load(tmp_path / str(n), helping=HELPING.replace("3", str(n))).Mine) for n in (3, 4))
         assert first != second
 
@@ -177,7 +177,7 @@ class TestCode:
         module.Mine.fits.append(1)
         assert digest(module.value) == first
 
-    def test_a_file_edited_since_it_was_imported(self, tmp_path):
+    def test_a_file_edited_after_its_import_counts_as_other_code(self, tmp_path):
         """What runs is the old code still; it must not be taken for the new."""
         old = load(tmp_path / "old").Mine
         edited = CODE.replace("half(x) + SHIFT", "half(x) - SHIFT")
@@ -204,13 +204,13 @@ def typed(code):
 
 
 @pytest.mark.parametrize(("before", "after"), [("0.7", "0.8"), ('"c"', '"d"'), ("1 - x", "2 - x"), ("(1)]", "(3)]")])
-def test_code_without_a_file(before, after):
+def test_changed_code_without_a_file_is_another_value(before, after):
     assert digest(typed(CONSOLE)) == digest(typed(CONSOLE)) != digest(typed(CONSOLE.replace(before, after)))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_no_modules_left")
-def test_the_same_in_every_process(tmp_path):
+def test_the_digest_is_the_same_in_every_process(tmp_path):
     here = [digest(load(tmp_path / "here").value), digest(typed(CONSOLE))]
     script = "import sys; sys.path.insert(0, sys.argv[1]); from captum_region.digest import digest; import mine\n"
     script += "names = {'__name__': '__console__'}; exec(sys.argv[2], names)\n"
@@ -236,7 +236,7 @@ def test_a_new_version_of_a_package_names_another_file(package, tmp_path, monkey
     assert Snapshots("kept", 0, lambda: "key").path != before
 
 
-def test_other_semantics_name_another_file(monkeypatch):
+def test_a_new_number_of_semantics_names_another_file(monkeypatch):
     before = Snapshots("kept", 0, lambda: "key").path
     assert Snapshots("kept", 0, lambda: "key").path == before
     monkeypatch.setattr(snapshot, "SEMANTICS", snapshot.SEMANTICS + 1)

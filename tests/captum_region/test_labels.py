@@ -42,7 +42,7 @@ AGES = np.random.default_rng(0).uniform(18, 90, 60)
         ([0, 0, 0], "within must hold at least 2 classes, got 1 class: \\[0\\]"),
     ],
 )
-def test_what_are_no_classes_is_refused_by_name(values, words):
+def test_values_that_are_not_classes_are_refused(values, words):
     with pytest.raises(ValueError, match=words):
         check_classes(values, len(values), name="within", least=2)
 

@@ -299,7 +299,7 @@ def test_initialize_before_fit():
         ImageClassifier(image_shape=(3, 8, 8)).initialize()
 
 
-def test_a_loader_of_ones_own():
+def test_a_users_loader_is_used():
     X, y = bright_and_dark()
     plain = ImageClassifier(Mean, max_epochs=1, random_state=0).fit(X, y)
     own = {"iterator_train": torch.utils.data.DataLoader, "iterator_train__drop_last": False}

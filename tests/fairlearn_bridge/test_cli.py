@@ -215,7 +215,7 @@ def test_a_diverged_training_has_failed(refused, tmp_path):
     assert line.startswith("error: no mitigator could run; the first: FloatingPointError: ")
 
 
-def test_a_training_that_fails_is_told_and_the_others_are_kept(tmp_path, states, fails_with_seed_1):
+def test_a_failed_training_is_reported_and_the_others_are_kept(tmp_path, states, fails_with_seed_1):
     out = tmp_path / "run"
     arguments = ["demo", *TINY, "--others", "broken", "--seeds", "2", "--quiet", "--out", str(out), "--force"]
     done = CliRunner().invoke(app, arguments)
@@ -231,7 +231,7 @@ def test_a_training_that_fails_is_told_and_the_others_are_kept(tmp_path, states,
     assert len(states(out)) == 1 + 2 * 3 + 1
 
 
-def test_what_would_refuse_the_results_is_told_before_any_training(refused, tmp_path):
+def test_unwritable_results_are_reported_before_any_training(refused, tmp_path):
     for name, make, words in (
         ("checkpoints", lambda path: path.symlink_to(tmp_path), "must be a folder of its own, it is a link"),
         ("plots", lambda path: path.write_text(""), "must be a folder, it is a file"),
@@ -245,7 +245,7 @@ def test_what_would_refuse_the_results_is_told_before_any_training(refused, tmp_
         assert {path.name for path in out.iterdir()} <= {name, ".lock"}
 
 
-def test_images_that_no_memory_can_hold_are_one_line(refused, tmp_path):
+def test_images_too_large_for_memory_are_reported_in_one_line(refused, tmp_path):
     line = refused(app, "demo", *TINY, "--size", 10**6, "--quiet", "--out", tmp_path / "run")
     assert re.match("error: (Unable to allocate|out of memory)", line)
 

@@ -313,7 +313,7 @@ def squares():
         (PermissionError(13, "denied"), PermissionError, "denied"),
     ],
 )
-def test_what_is_no_mitigators_fault_ends_the_comparison(squares, error, raised, words):
+def test_errors_of_the_system_end_the_comparison(squares, error, raised, words):
     with pytest.raises(raised, match=words):
         fit_mitigators({"a": Refuses(error), "b": Threshold()}, squares, squares)
 
@@ -359,7 +359,7 @@ class FailsOnce(Threshold):
         return super().fit(X, y, sensitive_features=sensitive_features)
 
 
-def test_a_seed_that_failed_is_told_and_counted(squares):
+def test_a_failed_seed_is_reported_and_counted(squares):
     mitigators = {"original": Threshold(), "sometimes": FailsOnce()}
     with pytest.warns(RuntimeWarning, match="sometimes, seed 1: failed: KeyError: 'oops'"):
         table = compare_mitigators(mitigators, squares, squares, random_states=(0, 1), n_bootstrap=5)

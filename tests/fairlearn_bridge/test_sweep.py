@@ -160,7 +160,7 @@ TINY += ["--schemes", "general_mask", "--quiet", "--force"]
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_for_a_while_ends_a_sweep_and_costs_nothing_of_it(tmp_path, refused, kept):
+def test_a_full_disk_ends_a_sweep_and_loses_nothing_that_was_done(tmp_path, refused, kept):
     out = tmp_path / "out"
 
     def arguments(seeds):

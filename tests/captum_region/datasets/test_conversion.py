@@ -241,7 +241,7 @@ class TestHuggingFace:
             ({"bytes": None, "path": None}, TypeError, "item 0's image must be .* or a mapping of bytes or path"),
         ],
     )
-    def test_what_is_not_decoded_and_no_image(self, image, error, words):
+    def test_undecoded_contents_that_are_not_images_are_refused(self, image, error, words):
         with pytest.raises(error, match=words):
             from_dataset([{"image": image}])
 
