@@ -320,11 +320,10 @@ class MultiScaleRegionAttribution(Attribution):  # type: ignore[misc]
     def __init__(
         self, attributions: Sequence[RegionAttribution | RegionClassifier], *, sigma: float | None = 0.25
     ) -> None:
-        made = (
+        parts = [
             part if isinstance(part, RegionAttribution) else RegionAttribution(part, sigma=sigma)
             for part in attributions
-        )
-        parts = list(made)
+        ]
         if not parts:
             raise ValueError("attributions must hold at least one, got none")
         if len(sizes := {part.grid.image_size for part in parts}) > 1:

@@ -27,16 +27,16 @@ Progress = Callable[[Sequence[Tensor]], Iterable[Tensor]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a kind of region classifier is trained unless `fit_region_classifier` is told otherwise.
+    """The defaults of `fit_region_classifier` for a kind of region classifier.
 
     Attributes
     ----------
     epochs : int
         Passes over the training images.
     batch_size : int
-        Images a step.
+        Images in a step.
     positions_per_image : int
-        Random regions cut out of each image in a step.
+        Random regions of each image in a step.
     lr : float
         Highest learning rate of AdamW.
     weight_decay : float
@@ -45,7 +45,7 @@ class Recipe:
         ``"step"`` divides the rate by 10 after 4/9 and 8/9 of the training, that is every 40 of the paper's 90 epochs;
         ``"onecycle"`` is torch's ``OneCycleLR``.
     min_steps : int, default=0
-        Few images get more epochs, until there are so many steps.
+        With few images, the number of epochs is raised until there are at least so many steps.
     """
 
     epochs: int
@@ -60,13 +60,12 @@ class Recipe:
 class RegionClassifier(nn.Module, ABC):
     """Predicts an attribute of the whole image from one region of it.
 
-    A kind of its own writes `forward`, `forward_grid` where all regions can be had faster than one by one, and `recipe`
-    where it wants another than the paper's. Images and patches are uint8 or float in [0, 1]; they are normalised here.
+    A subclass implements `forward`. It may override `forward_grid`, to compute all regions faster than one by one, and
+    `recipe`, the defaults of its training. Images and patches are uint8 or float in [0, 1], normalised by `normalize`.
 
     Parameters
     ----------
     grid : RegionGrid
-        The regions.
     num_classes : int
         Number of classes of the attribute, at least 2.
     class_names : sequence of str, optional
@@ -77,10 +76,15 @@ class RegionClassifier(nn.Module, ABC):
     Attributes
     ----------
     mean, std : Tensor of shape (in_channels,)
-        Buffers: what is subtracted from, and divides, images in [0, 1]. 0.5 at first; fill them in place
-        (``classifier.mean[:] = ...``) with those that a backbone was trained with.
+        Buffers for the normalisation of images in [0, 1]. Initially 0.5; for a pretrained backbone set them in place
+        (``classifier.mean[:] = ...``) to those it was trained with.
     temperature : Tensor of shape ()
-        Buffer: what the logits are divided by. 1 until `captum_region.calibration.fit_temperature` sets it.
+        Buffer: the logits are divided by it. 1 until `captum_region.calibration.fit_temperature` sets it.
+
+    See Also
+    --------
+    DenseRegionClassifier, PatchRegionClassifier : The two kinds.
+    fit_region_classifier : Training.
     """
 
     # De Coninck et al. 2024, section 3.1.
@@ -119,15 +123,24 @@ class RegionClassifier(nn.Module, ABC):
         self._class_names = tuple(str(name) for name in names)
 
     def encode(self, labels: ArrayLike) -> NDArray[np.intp]:
-        """Return the class numbers of labels, of which not all classes need be there.
+        """Return the class numbers of labels.
 
-        Labels are known by their name; where the classes have been given other names since training, booleans are
-        classes 0 and 1, and labels that take as many values as there are classes are numbered in sorted order.
+        Labels are identified by their name. If the classes have been renamed since training, booleans are classes 0
+        and 1, and other labels, if they take as many values as there are classes, are numbered in sorted order.
+
+        Parameters
+        ----------
+        labels : array-like of shape (N,)
+            Not every class need occur.
+
+        Returns
+        -------
+        ndarray of int, shape (N,)
 
         Raises
         ------
         ValueError
-            If labels are missing or none of the classes.
+            If labels are missing or not among the classes.
 
         Examples
         --------
@@ -137,21 +150,21 @@ class RegionClassifier(nn.Module, ABC):
         """
         values = np.asarray(labels)
         if values.ndim != 1 or pd.isna(values).any():
-            raise ValueError(f"labels must be one-dimensional and none missing, got shape {values.shape}")
+            raise ValueError(f"labels must be one-dimensional with no missing values, got shape {values.shape}")
         found, codes = np.unique(values, return_inverse=True)
         number = {name: at for at, name in enumerate(self.class_names)}
         known = [str(label) in number for label in found]
+        numbers: Any
         if all(known):
-            of_found = np.array([number[str(label)] for label in found], dtype=np.intp)
+            numbers = [number[str(label)] for label in found]
         elif values.dtype == bool and self.num_classes == 2:
-            of_found = found.astype(np.intp)
+            numbers = found
         elif len(found) == self.num_classes and not any(known):
-            of_found = np.arange(self.num_classes)
+            numbers = range(self.num_classes)
         else:
-            raise ValueError(
-                f"labels must be among the classes {', '.join(self.class_names)}; got {found[:9].tolist()}"
-            )
-        return of_found[codes]
+            names = ", ".join(self.class_names)
+            raise ValueError(f"labels must be among the classes {names}; got {found[:9].tolist()}")
+        return np.asarray(numbers, dtype=np.intp)[codes]
 
     @property
     def device(self) -> torch.device:
@@ -164,7 +177,7 @@ class RegionClassifier(nn.Module, ABC):
         return (images - self.mean[:, None, None]) / self.std[:, None, None]
 
     def config(self) -> dict[str, Any]:
-        """Return the constructor's arguments beyond grid, classes and channels, as JSON can hold them."""
+        """Return the constructor's arguments beyond grid, classes and channels, as JSON values."""
         return {}
 
     @abstractmethod
@@ -176,7 +189,7 @@ class RegionClassifier(nn.Module, ABC):
         patches : Tensor, shape (N, C, k, k)
             uint8, or float in [0, 1].
         region : integer Tensor, shape (N,)
-            The region that each patch was cut from.
+            The region of each patch.
 
         Returns
         -------
@@ -192,9 +205,9 @@ class RegionClassifier(nn.Module, ABC):
         images : Tensor, shape (N, C, height, width)
             uint8, or float in [0, 1].
         regions_per_pass : int, default=256
-            How many regions of the whole batch go through the network at once: memory, not the result.
+            How many patches go through the network at once. It changes the memory needed, not the result.
         progress : callable, default=iter
-            Wraps the sequence of passes: ``tqdm`` shows a bar.
+            Wraps the sequence of passes, as ``tqdm`` does to show a bar.
 
         Returns
         -------
@@ -205,7 +218,7 @@ class RegionClassifier(nn.Module, ABC):
 
 
 def check_evaluating(classifier: RegionClassifier) -> None:
-    """Raise ValueError in train mode, in which a batch changes the classifier, and an image's result is its batch's."""
+    """Raise ValueError in train mode, in which batches change the classifier and results depend on the batch."""
     if classifier.training:
         raise ValueError("classifier must be in eval mode, got one in train mode; call its eval() first")
 
@@ -224,7 +237,7 @@ def forward_regions(
     regions_per_pass : int, default=256
         At most this many patches go into one call, or one region of every image if that is more.
     progress : callable, default=iter
-        Wraps the sequence of passes: ``tqdm`` shows a bar.
+        Wraps the sequence of passes, as ``tqdm`` does to show a bar.
 
     Returns
     -------
@@ -233,7 +246,7 @@ def forward_regions(
     Raises
     ------
     ValueError
-        If `regions_per_pass` is below 1, the images are of another size, or `forward` gives something else.
+        If `regions_per_pass` is below 1, the images have another size, or `forward` does not return logits.
     """
     if regions_per_pass < 1:
         raise ValueError(f"regions_per_pass must be at least 1, got {regions_per_pass}")
@@ -266,11 +279,11 @@ def cifar_resnet18(in_channels: int, num_classes: int) -> nn.Module:
 def _widen_first_convolution(network: nn.Module, in_channels: int) -> None:
     """Let `network` take one channel more than `in_channels`, by a zero weight in its first convolution.
 
-    What the network has learnt stays: until training gives the region embedding a weight, it changes nothing.
+    The network's output stays the same until training changes that weight.
     """
     convolutions = ((name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d))
-    name, layer = next(convolutions, (None, None))
-    if name is None or layer is None or layer.in_channels != in_channels or layer.groups != 1:
+    name, layer = next(convolutions, ("", None))
+    if layer is None or layer.in_channels != in_channels or layer.groups != 1:
         return
     wide = copy.deepcopy(layer)
     wide.in_channels = in_channels + 1
@@ -280,21 +293,20 @@ def _widen_first_convolution(network: nn.Module, in_channels: int) -> None:
 
 
 class PatchRegionClassifier(RegionClassifier):
-    """Any image classifier as a region classifier: the region comes in as an embedding, one channel more.
+    """Any image classifier as a region classifier: an embedding of the region is an additional input channel.
 
-    By default the network of De Coninck et al. 2024, section 3.1: a ResNet18 in its CIFAR form, the region's
-    embedding (a learnt k x k image) concatenated to the patch. A map takes one pass of the network a region; at
-    k = 32 that is 0.56 GMAC each, 1.3 TMAC for 2401 regions.
+    By default the network of the paper: a ResNet18 in its CIFAR form, with the region's embedding (a learnt k x k
+    image) concatenated to the patch. A map takes one pass of the network for each region; at k = 32 that is 0.56 GMAC
+    each, 1.3 TMAC for 2401 regions.
 
     Parameters
     ----------
     grid : RegionGrid
     num_classes : int
     backbone : "resnet18", a torchvision model's name, or nn.Module, default="resnet18"
-        ``"resnet18"`` is the paper's CIFAR form. Another name is looked up in ``torchvision.models`` and made with
-        random weights. A module is copied; it takes N x channels x k x k and gives N x num_classes logits. The first
-        convolution of a named model or module that takes `in_channels` channels is widened by one for the embedding,
-        its weights kept.
+        ``"resnet18"`` is the paper's CIFAR form. Other names are models of ``torchvision.models``, with random weights.
+        A module is copied; it takes N x channels x k x k and returns N x num_classes logits. If the first convolution
+        of a model or module takes `in_channels` channels, one is added for the embedding, and its weights are kept.
     class_names, in_channels
         As in `RegionClassifier`.
     random_state : int, NumPy generator or None
@@ -303,7 +315,16 @@ class PatchRegionClassifier(RegionClassifier):
     Raises
     ------
     TypeError, ValueError
-        If the backbone is no module or known name, or does not give N x num_classes for N patches of size k.
+        If the backbone is not a module or known name, or does not return N x num_classes for N patches of size k.
+
+    See Also
+    --------
+    DenseRegionClassifier : All regions in one pass.
+
+    References
+    ----------
+    De Coninck, Leroux, Simoens, "Mitigating Bias Using Model-Agnostic Data Attribution", CVPR Workshops 2024, section
+    3.1.
 
     Examples
     --------
@@ -327,7 +348,7 @@ class PatchRegionClassifier(RegionClassifier):
         with seeded(draw_seed(random_state)):
             self.embedding = nn.Embedding(grid.num_regions, grid.patch_size**2)
             self.backbone = self._build_backbone(backbone)
-            self._check_backbone()  # lazy modules of the user's draw weights in it
+            self._check_backbone()  # in which lazy modules draw their weights
 
     def _build_backbone(self, backbone: str | nn.Module) -> nn.Module:
         if backbone == "resnet18":
@@ -335,7 +356,7 @@ class PatchRegionClassifier(RegionClassifier):
         if isinstance(backbone, str):
             from torchvision import models
 
-            # Of this module alone: models of detection would download weights of their own.
+            # Of this module only: detection models would download weights.
             if backbone not in models.list_models(models):
                 raise ValueError(f"backbone must be a module or a torchvision model's name, got {backbone!r}")
             network: nn.Module = models.get_model(backbone, weights=None, num_classes=self.num_classes)
@@ -347,9 +368,9 @@ class PatchRegionClassifier(RegionClassifier):
         return network
 
     def _check_backbone(self) -> None:
-        """Try the backbone once on empty patches, so that a misfit is told here and not in training."""
+        """Run the backbone on empty patches, so that a wrong shape is an error here and not in training."""
         k = self.grid.patch_size
-        # On a copy in eval mode: the trial must leave no trace in batch statistics or lazily made weights.
+        # On a copy in eval mode: the trial must not change batch statistics or lazily made weights.
         trial = copy.deepcopy(self).eval()
         wanted = f"backbone must take N x {self.in_channels + 1} x {k} x {k} and give N x {self.num_classes} logits"
         try:
@@ -361,7 +382,7 @@ class PatchRegionClassifier(RegionClassifier):
             raise ValueError(f"{wanted}, got {tuple(logits.shape) if isinstance(logits, Tensor) else type(logits)}")
 
     def config(self) -> dict[str, Any]:
-        """Return the constructor's arguments beyond grid, classes and channels; None for a module of the user's."""
+        """Return the constructor's arguments beyond grid, classes and channels; None for a user's module."""
         return {"backbone": self.backbone_name}
 
     def forward(self, patches: Tensor, region: Tensor) -> Tensor:
@@ -374,17 +395,16 @@ class PatchRegionClassifier(RegionClassifier):
     def forward_grid(self, images: Tensor, *, regions_per_pass: int = 256, progress: Progress = iter) -> Tensor:
         """Classify every region of whole images; see `RegionClassifier.forward_grid`.
 
-        Without gradients, in eval mode and for 1,000 patches or more, a copy of the network does it, with its weights
-        laid out channels last: the same function to rounding, faster on most processors
-        (``examples/benchmarks/speed.py`` measures it). Under ``torch.autocast`` it runs in bfloat16: faster where the
-        processor has units for it, exact nowhere.
+        Without gradients, in eval mode and for 1,000 patches or more, a copy of the network with channels-last weights
+        is used: the same function to rounding, and faster on most processors (``examples/benchmarks/speed.py`` measures
+        it).
         """
+        fast = self
         # The copy costs as much as some hundred patches.
-        worthwhile = len(images) * self.grid.num_regions >= 1000
-        exact = torch.is_grad_enabled() or self.training or not worthwhile
-        fast = self if exact else copy.deepcopy(self).to(memory_format=torch.channels_last)
+        if not (torch.is_grad_enabled() or self.training) and len(images) * self.grid.num_regions >= 1000:
+            fast = copy.deepcopy(self).to(memory_format=torch.channels_last)
         if self.device.type == "cpu":
-            # What a layer of more pixels gives back has left the processor's cache before the next one reads it.
+            # The output of a layer of more pixels would have left the processor's cache when the next one reads it.
             regions_per_pass = min(regions_per_pass, max(1, 2**16 // self.grid.patch_size**2))
         return forward_regions(fast, self.grid, images, regions_per_pass=regions_per_pass, progress=progress)
 
@@ -400,11 +420,11 @@ class _Convolution:
 
 
 def plan_convolutions(patch_size: int, stride: int) -> list[_Convolution]:
-    """Choose unpadded convolutions that turn a k x k patch into 1 x 1, each pixel of it seen.
+    """Choose unpadded convolutions that turn a k x k patch into one pixel and use each of its pixels.
 
-    On a patch they step by 2 until 8 pixels or fewer are left, then shrink by kernels of 3. On a whole image, what
-    steps further than the grid's stride becomes a dilation of all that follows, and the last convolution makes up for
-    what is missing: the outputs then lie exactly one stride apart.
+    On a patch they step by 2 until 8 pixels or fewer are left, then shrink by kernels of 3. On a whole image, a step
+    beyond the grid's stride becomes a dilation of the following convolutions, and the stride of the last one is chosen
+    so that the outputs are one stride of the grid apart.
 
     Parameters
     ----------
@@ -418,12 +438,10 @@ def plan_convolutions(patch_size: int, stride: int) -> list[_Convolution]:
     left, patch_step, dense_step = patch_size, 1, 1
     plan: list[_Convolution] = []
     while left > 1:
-        if left > 8:
-            # An odd number of pixels is covered whole by kernels of 3 at stride 2, an even one by kernels of 4.
-            kernel, step = 3 + (left % 2 == 0), 2
-        else:
-            # No lone kernel of 2 in the end: 4 pixels go as 2 x 2 then 3 x 3.
-            kernel, step = (2 if left % 2 == 0 else 3), 1
+        even = left % 2 == 0
+        # Kernels of 3 (for an even number of pixels 4) at stride 2 leave no pixel out. Of 8 pixels or fewer, an even
+        # number takes its kernel of 2 first: 4 pixels go as 2 x 2, then 3 x 3.
+        kernel, step = (3 + even, 2) if left > 8 else (3 - even, 1)
         last = left == kernel
         dense = stride // dense_step if last else math.gcd(step, stride // dense_step)
         plan.append(_Convolution(kernel, step, dense, patch_step // dense_step))
@@ -433,14 +451,13 @@ def plan_convolutions(patch_size: int, stride: int) -> list[_Convolution]:
 
 
 class DenseRegionClassifier(RegionClassifier):
-    """All regions of an image in one pass, exactly as if each had been cut out and classified alone.
+    """All regions of an image in one pass, with the same logits as when each is cut out and classified alone.
 
-    The network is unpadded convolutions whose receptive field is exactly k, so that on a k x k patch they end in one
-    pixel. Slid over the whole image they give, at each place, what they give on the patch that starts there: an
-    unpadded convolution reads nothing but its own window, batch normalisation in eval mode and ReLU act on each pixel
-    alone. Where the patch form steps further than the grid's stride, the dense form steps by the grid's stride and
-    dilates what follows (the "a trous" trick). The region's embedding is added to the features of its place before
-    a head of 1 x 1 convolutions.
+    The network is a stack of unpadded convolutions with a receptive field of exactly k, which turn a k x k patch into
+    one pixel. On a whole image they give at each position the same value as on the patch there: an unpadded convolution
+    reads only its window, and batch normalisation in eval mode and ReLU act on each pixel alone. Where the patch form
+    has a larger stride than the grid, the dense form uses the grid's stride and dilates the following convolutions (the
+    "a trous" algorithm). The region's embedding is added to its features before a head of 1 x 1 convolutions.
 
     One map of a 128 px image (k = 32, stride 2, 49 x 49 regions) takes 0.96 GMAC, where the paper's ResNet18 takes 2401
     passes of 0.56 GMAC; one of a 64 px image (k = 16, stride 1, 49 x 49 regions) takes 0.53 GMAC. In eval mode each
@@ -449,7 +466,7 @@ class DenseRegionClassifier(RegionClassifier):
     Parameters
     ----------
     grid : RegionGrid
-        The convolutions are chosen for its patch size and stride; any of both can be built.
+        The convolutions are chosen for its patch size and stride, which may be any.
     num_classes : int
     width : int, default=32
         Channels of the first convolution; the next ones have 2, 3, then 4 times as many.
@@ -463,6 +480,10 @@ class DenseRegionClassifier(RegionClassifier):
     ValueError
         If `width` is below 1.
 
+    See Also
+    --------
+    PatchRegionClassifier : Any network, patch by patch.
+
     Examples
     --------
     >>> classifier = DenseRegionClassifier(RegionGrid(64, 16, 1), num_classes=2, random_state=0).eval()
@@ -470,7 +491,7 @@ class DenseRegionClassifier(RegionClassifier):
     torch.Size([1, 2, 49, 49])
     """
 
-    # On 600 to 3,000 faces 600 steps left the maps of hard attributes unfinished, and 2,400 learnt the faces by heart.
+    # On 600 to 3,000 faces, 600 steps were too few for the maps of hard attributes, and 2,400 overfitted.
     recipe = Recipe(
         epochs=8, batch_size=128, positions_per_image=4, lr=4e-3, weight_decay=0.01, schedule="onecycle", min_steps=1200
     )
@@ -508,19 +529,18 @@ class DenseRegionClassifier(RegionClassifier):
         return {"width": self.width}
 
     def _features(self, images: Tensor, *, dense: bool) -> Tensor:
-        # Most CPU and GPU convolutions are fastest with a pixel's channels side by side.
+        # Most convolutions on CPUs and GPUs are fastest with channels last.
         features = self.normalize(images).contiguous(memory_format=torch.channels_last)
         for step, convolution, norm in zip(self._plan, self.convolutions, self.norms, strict=True):
             stride, dilation = (step.dense_stride, step.dilation) if dense else (step.stride, 1)
-            if norm.training:
-                features = norm(F.conv2d(features, convolution.weight, stride=stride, dilation=dilation))
-            else:
-                # In eval mode the normalisation is a factor and a shift a channel: the convolution takes them in.
+            weight, shift = convolution.weight, None
+            if not norm.training:
+                # In eval mode the normalisation, a factor and shift for each channel, is folded into the convolution.
                 scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-                weight = (convolution.weight * scale[:, None, None, None]).contiguous(memory_format=torch.channels_last)
+                weight = (weight * scale[:, None, None, None]).contiguous(memory_format=torch.channels_last)
                 shift = norm.bias - norm.running_mean * scale
-                features = F.conv2d(features, weight, shift, stride=stride, dilation=dilation)
-            features = F.relu_(features)
+            features = F.conv2d(features, weight, shift, stride=stride, dilation=dilation)
+            features = F.relu_(norm(features) if norm.training else features)
         return features
 
     def forward(self, patches: Tensor, region: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ def _averaging(length: int, patch_size: int, stride: int, sigma: float | None) -
     pixel = np.arange(length)[:, None]
     start = np.arange(0, length - patch_size + 1, stride)
     covers = (start <= pixel) & (pixel < start + patch_size)
-    # A pixel that no region covers takes the row of the nearest covered one (the lower of two equally near), so
-    # that a constant region map gives a constant pixel map, and nothing is undefined.
+    # A pixel that no region covers takes the row of the nearest covered one (the lower of two equally near), so that a
+    # constant region map gives a constant pixel map.
     covered = np.flatnonzero(covers.any(1))
     nearest = covered[np.abs(pixel - covered).argmin(1)]
     if sigma is None:
@@ -30,7 +30,7 @@ def _averaging(length: int, patch_size: int, stride: int, sigma: float | None) -
     else:
         distance = np.abs(pixel - start - (patch_size - 1) / 2) / (sigma * patch_size)
         distance = np.where(covers, distance, np.inf)[nearest]
-        # Relative to the nearest, which keeps a weight of 1 however small sigma is.
+        # Relative to the nearest region, whose weight stays 1 however small sigma is.
         weight = np.exp((distance.min(1, keepdims=True) ** 2 - distance**2) / 2)
     averaging: NDArray[np.float64] = weight / weight.sum(1, keepdims=True)
     return averaging
@@ -41,7 +41,7 @@ class RegionGrid:
     """The square regions of an image, in row-major order: region i is row i // cols, column i % cols.
 
     Region (row, column) covers the pixels from (row * stride, column * stride), `patch_size` on each side. Only
-    whole regions count: where ``(size - patch_size)`` is no multiple of the stride, the last pixels are in none.
+    whole regions count: if ``size - patch_size`` is not a multiple of the stride, no region covers the last pixels.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class RegionGrid:
     Raises
     ------
     TypeError
-        If a size is no whole number, or the image's no two of them.
+        If a size is not an integer, or the image size not one or two of them.
     ValueError
         If a size is below 1 or the patch larger than the image.
 
@@ -78,12 +78,8 @@ class RegionGrid:
             height, width = (image_size, image_size) if isinstance(image_size, int | np.integer) else image_size
         except (TypeError, ValueError) as error:
             raise TypeError(f"image_size must be a whole number or (height, width), got {image_size!r}") from error
-        for name, value in (
-            ("image_size", height),
-            ("image_size", width),
-            ("patch_size", patch_size),
-            ("stride", stride),
-        ):
+        sizes = (height, width, patch_size, stride)
+        for name, value in zip(("image_size", "image_size", "patch_size", "stride"), sizes, strict=True):
             if not isinstance(value, int | np.integer) or isinstance(value, bool):
                 raise TypeError(f"{name} must be a whole number of pixels, got {value!r}")
             if value < 1:
@@ -96,39 +92,45 @@ class RegionGrid:
 
     @classmethod
     def from_count(cls, image_size: int | tuple[int, int], patch_size: int, num_regions: int) -> RegionGrid:
-        """Return the grid that has `num_regions` regions in a square, as the paper counts them.
+        """Return the grid of a square image with `num_regions` regions, as the paper counts them.
 
-        The stride is (image size - patch size) / (sqrt(num_regions) - 1).
+        Parameters
+        ----------
+        image_size : int or (int, int)
+        patch_size : int
+        num_regions : int
+            A square number. The stride is (image size - patch size) / (sqrt(num_regions) - 1).
 
         Raises
         ------
         ValueError
-            If `num_regions` is no square number, or the stride would not be a whole number of pixels of at least 1,
-            the same on both axes.
+            If `num_regions` is not a square number, or the stride not an integer of at least 1 for both axes.
 
         Examples
         --------
         >>> RegionGrid.from_count(128, 32, 2401)
         RegionGrid(image_size=(128, 128), patch_size=32, stride=2)
         """
-        grid = cls(image_size, patch_size, 1)
         side = math.isqrt(max(num_regions, 0))
         if side < 1 or side * side != num_regions:
             raise ValueError(f"num_regions must be a square number such as 2401 = 49 x 49, got {num_regions}")
-        room = {length - patch_size for length in grid.image_size}
-        steps = side - 1
-        if steps == 0 and room == {0}:
-            return grid
-        if steps == 0 or len(room) > 1 or min(room) % steps or min(room) < steps:
+        room = min(cls(image_size, patch_size, 1).image_size) - patch_size
+        grid = cls(image_size, patch_size, max(1, room // max(1, side - 1)))
+        covered = patch_size + (side - 1) * grid.stride
+        if grid.image_size != (covered, covered):
             raise ValueError(
-                f"num_regions={num_regions} needs a stride of (image_size - patch_size) / {steps}, which is no whole "
-                f"number of pixels for image_size={grid.image_size} and patch_size={patch_size}"
+                f"num_regions={num_regions} needs a stride of (image_size - patch_size) / {side - 1}, which is not a "
+                f"whole number of pixels for image_size={grid.image_size} and patch_size={patch_size}"
             )
-        return cls(image_size, patch_size, room.pop() // steps)
+        return grid
 
     @classmethod
     def for_images(cls, image_size: int | tuple[int, int]) -> RegionGrid:
-        """Return the paper's proportions for images of any size: patches of a quarter, steps of 1/64, of the side.
+        """Return a grid with the paper's proportions: patches of 1/4 and strides of 1/64 of the shorter side.
+
+        Parameters
+        ----------
+        image_size : int or (int, int)
 
         Examples
         --------
@@ -165,19 +167,19 @@ class RegionGrid:
         images : Tensor, shape (N, C, height, width)
             Any dtype.
         region : int or integer Tensor of shape (N,) or (N, P)
-            One region for all images, one for each, or P for each; 0 to ``num_regions - 1``.
+            One region for all images, one for each, or P for each, from 0 to ``num_regions - 1``.
 
         Returns
         -------
         Tensor, shape (N, C, k, k), or (N, P, C, k, k) for P regions an image
-            A copy, of the dtype and on the device of `images`.
+            A copy, with the dtype and device of `images`.
 
         Raises
         ------
         TypeError
-            If `images` is no tensor, or `region` does not hold integers.
+            If `images` is not a tensor, or `region` does not hold integers.
         ValueError
-            If the images are not of this grid's size, the shapes do not fit, or a region does not exist.
+            If the images have another size, the shapes do not fit, or a region does not exist.
         """
         self.check_images(images)
         region = torch.as_tensor(region, device=images.device)
@@ -190,37 +192,42 @@ class RegionGrid:
             got = f"{int(region.min())} to {int(region.max())}"
             raise ValueError(f"region must lie in 0 to {self.num_regions - 1}, got {got}")
         k, stride = self.patch_size, self.stride
-        # A view N x rows x cols x C x k x k: only the indexing after it copies, and only what is asked for.
+        # A view N x rows x cols x C x k x k: only the indexing after it copies.
         windows = images.unfold(2, k, stride).unfold(3, k, stride).permute(0, 2, 3, 1, 4, 5)
         image = torch.arange(len(images), device=images.device).reshape(-1, *[1] * (region.ndim - 1))
         columns = self.shape[1]
         return windows[image, region.long() // columns, region.long() % columns]
 
     def to_pixels(self, region_map: Tensor, *, sigma: float | None = None) -> Tensor:
-        """Give each pixel the mean over the regions that cover it (Algorithm 1 of De Coninck et al. 2024).
+        """Give each pixel the mean over the regions that cover it.
 
-        Which regions cover a pixel is decided by its row and its column apart, so the mean is a product of two
-        small matrices with the map, whatever the number of regions.
+        The rows and columns of the regions that cover a pixel are independent, so the mean is the product of the map
+        with two small matrices.
 
         Parameters
         ----------
         region_map : Tensor, shape (..., rows, cols)
         sigma : float, optional
-            Beyond the paper: regions count less the farther a pixel is from their centre, by a Gaussian on each axis of
-            this standard deviation, in patch sizes. None counts all alike.
+            Not in the paper: regions count less the farther a pixel is from their centre, by a Gaussian on each axis
+            with this standard deviation, in patch sizes. With None all count the same.
 
         Returns
         -------
         Tensor, shape (..., height, width)
-            Of the map's dtype (float32 for integers). A pixel that no region covers (a stride above the patch size,
-            or a stride that leaves a border) takes the value of the nearest covered pixel.
+            With the map's dtype (float32 for integers). A pixel that no region covers takes the value of the nearest
+            covered one.
 
         Raises
         ------
         TypeError
-            If `region_map` is no tensor.
+            If `region_map` is not a tensor.
         ValueError
             If the last two axes are not this grid's rows and columns, or `sigma` is not above 0.
+
+        References
+        ----------
+        De Coninck, Leroux, Simoens, "Mitigating Bias Using Model-Agnostic Data Attribution", CVPR Workshops 2024,
+        Algorithm 1.
 
         Examples
         --------
@@ -230,9 +237,8 @@ class RegionGrid:
         if not isinstance(region_map, Tensor):
             raise TypeError(f"region_map must be a tensor, got {type(region_map).__name__}")
         if tuple(region_map.shape[-2:]) != self.shape:
-            raise ValueError(
-                f"region_map must have shape (..., {self.shape[0]}, {self.shape[1]}), got {tuple(region_map.shape)}"
-            )
+            wanted = f"(..., {self.shape[0]}, {self.shape[1]})"
+            raise ValueError(f"region_map must have shape {wanted}, got {tuple(region_map.shape)}")
         if sigma is not None and not sigma > 0:
             raise ValueError(f"sigma must be above 0, got {sigma}")
         region_map = region_map if region_map.is_floating_point() else region_map.float()
@@ -240,6 +246,6 @@ class RegionGrid:
             torch.as_tensor(_averaging(length, self.patch_size, self.stride, sigma)).to(region_map)
             for length in self.image_size
         )
-        # A user's autocast is meant for networks; it would round the means to 8 bits.
+        # A user's autocast, meant for networks, would round the means to 8 bits.
         with torch.autocast(region_map.device.type, enabled=False):
             return down @ region_map @ across.T

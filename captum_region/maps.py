@@ -300,7 +300,8 @@ def _identity(attribution: RegionAttribution, images: ImageData, *, show_progres
 
 def _claim(folder: Path, description: dict[str, Any], batch_size: int) -> int:
     """Return how many maps `folder` holds already; start a file for them if it holds none."""
-    path, header = folder / "maps.npy", _header(description)
+    path, grid = folder / "maps.npy", _grid_of(description)
+    header = _header(description["images"], grid)
     if (folder / "maps.json").exists():
         found = _read_description(folder)
     elif path.exists():
@@ -315,7 +316,7 @@ def _claim(folder: Path, description: dict[str, Any], batch_size: int) -> int:
     with path.open("rb") as file:
         if file.read(len(header)) != header:
             raise ValueError(f"{path} does not hold the maps that maps.json describes")
-    held = (path.stat().st_size - len(header)) // _bytes_a_map(description)
+    held = (path.stat().st_size - len(header)) // (2 * grid.num_regions)
     if held < found["done"]:
         # The file was lost or cut short. Whole batches are computed again; maps.json says so, as this may be stopped.
         found["done"] = held // batch_size * batch_size
@@ -323,24 +324,18 @@ def _claim(folder: Path, description: dict[str, Any], batch_size: int) -> int:
     return int(found["done"])
 
 
-def _header(description: dict[str, Any]) -> bytes:
-    shape = (description["images"], *_grid_of(description).shape)
-    file = BytesIO()
+def _header(count: int, grid: RegionGrid) -> bytes:
+    shape, file = (count, *grid.shape), BytesIO()
     np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
     return file.getvalue()
 
 
-def _bytes_a_map(description: dict[str, Any]) -> int:
-    return 2 * _grid_of(description).num_regions
-
-
 def _refuse_differences(folder: Path, kept: dict[str, Any], now: dict[str, Any]) -> None:
-    for key in now.keys() & set(_IDENTITY):
-        if kept[key] != now[key]:
+    for key in _IDENTITY:
+        if key in now and kept[key] != now[key]:
             words = "other images" if key == "data" else f"another {key.replace('_', ' ')}"
-            raise ValueError(
-                f"{folder} holds maps of {words}: {key} {kept[key]}, this is {now[key]}; name another folder"
-            )
+            found = f"maps of {words}: {key} {kept[key]}, this is {now[key]}"
+            raise ValueError(f"{folder} holds {found}; name another folder")
 
 
 def _write_maps(
@@ -355,7 +350,7 @@ def _write_maps(
 ) -> None:
     count = len(images)
     computing = autocast(attribution.forward_func.device, description["mixed_precision"])
-    start, bytes_a_map = len(_header(description)), _bytes_a_map(description)
+    start = len(_header(count, attribution.grid))
     with (
         (folder / "maps.npy").open("r+b") as file,
         progress_bar(total=count, initial=done, desc="region maps", unit="img", disable=not show_progress) as bar,
@@ -369,13 +364,11 @@ def _write_maps(
 
         while done < count:
             # Each process takes whole batches: then the batches, and so the maps, are those of one process.
-            left = (count - done) / processes.count
-            share = min(math.ceil(_IMAGES_A_SAVE / batch_size), math.ceil(left / batch_size))
-            first = min(done + processes.rank * share * batch_size, count)
-            stop = min(first + share * batch_size, count)
-            file.seek(start + first * bytes_a_map)
+            share = math.ceil(min(_IMAGES_A_SAVE, (count - done) / processes.count) / batch_size) * batch_size
+            first = min(done + processes.rank * share, count)
+            file.seek(start + first * 2 * attribution.grid.num_regions)
             try:
-                for batch in batches(images[:stop], batch_size, start=first):
+                for batch in batches(images[: first + share], batch_size, start=first):
                     with computing:
                         maps = attribution.region_map(batch, description["target"], batch_size=batch_size).cpu().half()
                     if not bool(maps.isfinite().all()):
@@ -388,7 +381,7 @@ def _write_maps(
                 # Also when the user stops it: a slow classifier takes hours for as many images. All maps before the
                 # main process's share are complete.
                 save(first)
-            done = min(done + processes.count * share * batch_size, count)
+            done = min(done + processes.count * share, count)
             if processes.count > 1:
                 processes.wait()
                 save(done)

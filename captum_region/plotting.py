@@ -487,11 +487,7 @@ def _map_array(values: ArrayLike | torch.Tensor, name: str) -> NDArray[Any]:
 
 @styled()
 def new_axes(
-    count: int,
-    *,
-    rows: int = 1,
-    height_ratios: Sequence[float] | None = None,
-    size: tuple[float, float] | None = None,
+    count: int, *, rows: int = 1, height_ratios: Sequence[float] | None = None, size: tuple[float, float] | None = None
 ) -> list[Axes]:
     """Return the axes, row by row, of a new pyplot figure in the style of these plots."""
     from matplotlib import pyplot

@@ -228,6 +228,10 @@ def region_accuracy(
     return accuracy
 
 
+# The attributes of a training that have a state_dict of their own.
+_PARTS = ("classifier", "optimizer", "schedule")
+
+
 @dataclass
 class _Training:
     """A training: its steps, and the state from which it resumes."""
@@ -284,31 +288,26 @@ class _Training:
             yield self.order[start : start + self.recipe.batch_size]
 
     def _step(self, index: Tensor) -> None:
-        share = self.processes.share
-        batch = self._patches(self.data.images, self.data.target, index)
+        patches, region, expected = self._patches(self.data.images, self.data.target, index)
         if not self.processes.is_main:  # its own dropout, and the same if the training resumes
             own = (self.seed, self.processes.rank, self.row["epoch"], self.done)
             torch.manual_seed(draw_seed(np.random.default_rng(own)))
         self.optimizer.zero_grad()
-        loss = self._backward(batch, weight=len(index[share]) / len(index))
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss became {loss} in epoch {self.row['epoch']}; try a lower lr")
-        self.optimizer.step()
-        self.schedule.step()
-        self.done += len(index)
-        self.row["loss"] += loss * len(index) / self.data.drawn
-
-    def _backward(self, batch: tuple[Tensor, Tensor, Tensor], *, weight: float) -> float:
-        """Add the gradients of the loss over all processes' patches, of which these count by `weight`; return it."""
-        patches, region, expected = batch
         with autocast(self.classifier.device, self.mixed_precision):
             logits = self.classifier(patches, region)
             loss = logits.sum()  # 0 if the last batch has no image for this process
             if len(logits):
-                loss = F.cross_entropy(logits, expected, label_smoothing=self.label_smoothing) * weight
+                mean = F.cross_entropy(logits, expected, label_smoothing=self.label_smoothing)
+                loss = mean * (len(index[self.processes.share]) / len(index))
         loss.backward()
         self.processes.sum_gradients(self.classifier)
-        return self.processes.sum(loss.detach()).item()
+        total = self.processes.sum(loss.detach()).item()
+        if not math.isfinite(total):
+            raise FloatingPointError(f"the loss became {total} in epoch {self.row['epoch']}; try a lower lr")
+        self.optimizer.step()
+        self.schedule.step()
+        self.done += len(index)
+        self.row["loss"] += total * len(index) / self.data.drawn
 
     def _end_epoch(self) -> None:
         self.classifier.eval()
@@ -319,8 +318,7 @@ class _Training:
         self.row, self.done = {}, 0
 
     def _random_region_accuracy(self, images: ImageData, target: Tensor) -> float:
-        """Return the balanced accuracy on the recipe's number of random regions of each image."""
-        # Right, and seen.
+        """Return the balanced accuracy on random regions, as many of each image as in a training step."""
         counts = torch.zeros(2, self.classifier.num_classes, dtype=torch.long, device=self.classifier.device)
         with torch.inference_mode():
             for index in torch.arange(len(images)).split(self.recipe.batch_size):
@@ -344,20 +342,14 @@ class _Training:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the training resumes from."""
-        return {
-            "classifier": self.classifier.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "random": (self.generator.get_state(), random_states()),
-            "history": self.history,
-            "epoch": (self.order, self.done, self.row),
-        }
+        random = self.generator.get_state(), random_states()
+        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
+        return {**parts, "random": random, "history": self.history, "epoch": (self.order, self.done, self.row)}
 
     def load_state_dict(self, kept: Mapping[str, Any]) -> None:
         """Resume from what `state_dict` returned."""
-        self.classifier.load_state_dict(kept["classifier"])
-        self.optimizer.load_state_dict(kept["optimizer"])
-        self.schedule.load_state_dict(kept["schedule"])
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(kept[name])
         self.generator.set_state(kept["random"][0])
         set_random_states(kept["random"][1])
         self.history, (self.order, self.done, self.row) = kept["history"], kept["epoch"]

@@ -116,12 +116,7 @@ def within_class_weights(labels: ArrayLike, within: ArrayLike) -> NDArray[np.flo
 
 
 def _with_labels(
-    classifier: RegionClassifier,
-    images: ImageSource,
-    labels: ArrayLike | None,
-    within: ArrayLike | None,
-    *,
-    name: str,
+    classifier: RegionClassifier, images: ImageSource, labels: ArrayLike | None, within: ArrayLike | None, *, name: str
 ) -> tuple[ImageData, Any, Any]:
     """Return the images, and their labels, which may be given by name or, if there is one attribute, left out."""
     size = classifier.grid.image_size
