@@ -1,4 +1,4 @@
-"""From logits to certainty: three functions, each 0 where the classifier cannot tell and 1 where it is certain."""
+"""From logits to certainty: three functions, each 0 for a uniform output and 1 for a certain one."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ def _log_softmax(logits: Tensor) -> Tensor:
 
 
 def top_softmax(logits: Tensor) -> Tensor:
-    """Return the highest probability, rescaled from [1/classes, 1] to [0, 1].
-
-    Equation 2 of De Coninck et al. 2024 before the rescaling.
+    """Return the highest probability (equation 2 of the paper), rescaled from [1/classes, 1] to [0, 1].
 
     Parameters
     ----------
@@ -32,6 +30,14 @@ def top_softmax(logits: Tensor) -> Tensor:
     -------
     Tensor, shape (N, ...)
         float32, or float64 for float64 logits; 0 for a uniform output, 1 for a certain one.
+
+    See Also
+    --------
+    margin, negative_entropy : The other confidences.
+
+    References
+    ----------
+    De Coninck, Leroux, Simoens, "Mitigating Bias Using Model-Agnostic Data Attribution", CVPR Workshops 2024.
 
     Examples
     --------
@@ -44,7 +50,7 @@ def top_softmax(logits: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor) -> Tensor:
-    """Return the highest probability minus the second highest (equation 3 of De Coninck et al. 2024).
+    """Return the highest probability minus the second highest (equation 3 of the paper).
 
     Parameters
     ----------
@@ -54,7 +60,15 @@ def margin(logits: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (N, ...)
-        float32, or float64 for float64 logits; 0 where two classes tie, 1 for a certain output.
+        float32, or float64 for float64 logits; 0 if two classes tie, 1 for a certain output.
+
+    See Also
+    --------
+    negative_entropy, top_softmax : The other confidences.
+
+    References
+    ----------
+    De Coninck, Leroux, Simoens, "Mitigating Bias Using Model-Agnostic Data Attribution", CVPR Workshops 2024.
 
     Examples
     --------
@@ -68,8 +82,7 @@ def margin(logits: Tensor) -> Tensor:
 def negative_entropy(logits: Tensor) -> Tensor:
     """Return 1 - H / log(classes), where H is the entropy of the softmax output.
 
-    De Coninck et al. 2024, equation 4, print the entropy H itself; what they use is its negative, higher for more
-    confident, here brought to [0, 1].
+    Equation 4 of the paper prints the entropy H itself, but its code uses the negative, rescaled here to [0, 1].
 
     Parameters
     ----------
@@ -80,6 +93,14 @@ def negative_entropy(logits: Tensor) -> Tensor:
     -------
     Tensor, shape (N, ...)
         float32, or float64 for float64 logits; 0 for a uniform output, 1 for a certain one.
+
+    See Also
+    --------
+    margin, top_softmax : The other confidences.
+
+    References
+    ----------
+    De Coninck, Leroux, Simoens, "Mitigating Bias Using Model-Agnostic Data Attribution", CVPR Workshops 2024.
 
     Examples
     --------
@@ -94,15 +115,11 @@ def negative_entropy(logits: Tensor) -> Tensor:
     return (1 - entropy / classes.log()).clamp(0, 1)
 
 
-CONFIDENCES: dict[str, Confidence] = {
-    "negative_entropy": negative_entropy,
-    "top_softmax": top_softmax,
-    "margin": margin,
-}
+CONFIDENCES: dict[str, Confidence] = {each.__name__: each for each in (negative_entropy, top_softmax, margin)}
 
 
 def resolve_confidence(confidence: str | Confidence) -> Confidence:
-    """Return the function that `confidence` names; a callable logits -> certainty is returned as it is.
+    """Return the function named `confidence`; a callable logits -> certainty is returned as it is.
 
     Raises
     ------

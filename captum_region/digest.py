@@ -1,4 +1,4 @@
-"""What tells one value from another, in every process: the name of whatever is kept."""
+"""Digests of values, the same in every process: they name what is kept and find what has changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,20 +22,19 @@ from captum_region.batches import batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from types import CellType
 
-# What their code does goes with their version, and with `captum_region.snapshot.SEMANTICS`.
+# Their code is identified by the version and by `captum_region.snapshot.SEMANTICS`.
 _OURS = ("captum_region", "fairlearn_bridge")
 _CACHED = type(lru_cache(len))
 
 
 def digest(value: Any, *, show_progress: bool = False) -> str:
-    """Return a digest of 128 bits, as hex, of whatever pickles, and of the user's own functions and classes.
+    """Return a digest of 128 bits, as hex, of any value that pickles, and of the user's functions and classes.
 
-    Of an array or tensor it is BLAKE2b of its type, shape and values: equal ones agree, be they memory maps or not. Of
-    all else it is joblib's MD5, with two differences: arrays count as above, and a function or class that is no part of
-    an installed package counts by what it does, so that an edited one is another. That is the compiled code, the text
-    of a class, its bases, default values, and the functions, classes and numbers that the code refers to.
+    For an array, memory map or tensor it is BLAKE2b of type, shape and values. For other values it is joblib's MD5,
+    with two differences: arrays in them count as above, and functions and classes that are not part of an installed
+    package count by their code, so that an edited one has another digest. That is the compiled code, the text and bases
+    of a class, default values, and the functions, classes and constants that the code refers to.
 
     Parameters
     ----------
@@ -50,7 +49,7 @@ def digest(value: Any, *, show_progress: bool = False) -> str:
     Raises
     ------
     TypeError
-        If the value holds what does not pickle.
+        If the value holds something that does not pickle.
 
     Examples
     --------
@@ -66,13 +65,13 @@ def digest(value: Any, *, show_progress: bool = False) -> str:
     try:
         found: str = _Hasher("md5").hash(value)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        # Its first words: joblib adds all that it was hashing.
+        # The first argument: joblib adds the whole value to the message.
         raise TypeError(f"{type(value).__name__} holds what does not pickle: {error.args[0]}") from error
     return found
 
 
 def digest_of(parts: Iterable[str | bytes | Tensor]) -> str:
-    """Return the digest (BLAKE2b, 128 bits, as hex) of texts, bytes and tensors' bytes, one after the other."""
+    """Return the digest (BLAKE2b, 128 bits, as hex) of strings, bytes and tensors' bytes, in sequence."""
     found = hashlib.blake2b(digest_size=16)
     for part in parts:
         if isinstance(part, Tensor):
@@ -83,7 +82,7 @@ def digest_of(parts: Iterable[str | bytes | Tensor]) -> str:
 
 
 def is_the_users(module: str) -> bool:
-    """Return whether a module is neither Python's, nor an installed package's, nor ours."""
+    """Return whether a module belongs neither to Python, nor to an installed package, nor to these packages."""
     top = module.partition(".")[0]
     if top in _OURS or top in sys.stdlib_module_names:
         return False
@@ -118,9 +117,9 @@ class _Hasher(NumpyHasher):  # type: ignore[misc]
         super().save(obj)
 
     def _meaning(self, code: Any) -> Any:
-        """Return what stands for a function or class: of an installed package its version and name."""
+        """Return what identifies a function or class: the version and name for one of an installed package."""
         module = code.__module__ or ""
-        if not is_the_users(module) and "<" not in code.__qualname__:  # a local one has no name to be found by
+        if not is_the_users(module) and "<" not in code.__qualname__:  # a local one cannot be found by name
             package = sys.modules.get(module.partition(".")[0])
             super().save(str(package and vars(package).get("__version__")))
             return code
@@ -132,15 +131,15 @@ class _Hasher(NumpyHasher):  # type: ignore[misc]
 
 
 def _of_class(cls: type) -> Any:
-    """Return the text of a class, and its functions: the text may have been edited since they were compiled."""
+    """Return the source of a class, and its functions: the source may have been edited since they were compiled."""
     try:
         text = inspect.getsource(cls)
-    except (OSError, TypeError, SyntaxError):  # it was typed into a console, say
+    except (OSError, TypeError, SyntaxError):  # such as one typed in a console
         text = None
     held: dict[str, Any] = {}
     for name, value in vars(cls).items():
         parts = (value.fget, value.fset, value.fdel) if isinstance(value, property) else (value,)
-        # In a text are also those that a decorator makes, such as a dataclass's.
+        # The text decides those that a decorator makes, such as a dataclass's.
         held[name] = [
             part
             for part in map(inspect.unwrap, parts)
@@ -152,7 +151,7 @@ def _of_class(cls: type) -> Any:
 
 
 def _of_function(function: FunctionType) -> Any:
-    """Return the compiled code of a function, with all that it is given by where it is written."""
+    """Return the compiled code of a function, with its defaults, closure and globals."""
     codes = [*_nested(function.__code__)]
     lines = (line for code in codes for line in dis.get_instructions(code))
     stored = {line.argval for line in lines if line.opname == "STORE_GLOBAL"}  # such as a counter
@@ -166,7 +165,8 @@ def _of_function(function: FunctionType) -> Any:
             one = inspect.unwrap(one) if callable(one) else one
             if _is_users_code(one) or _is_constant(one):
                 used[name, member] = one
-    closure = [_content(cell) for cell in function.__closure__ or ()]
+    # A cell may be empty still.
+    closure = [None if cell == CellType() else cell.cell_contents for cell in function.__closure__ or ()]
     return "function", [_text(code) for code in codes], function.__defaults__, function.__kwdefaults__, closure, used
 
 
@@ -180,15 +180,8 @@ def _is_constant(value: Any) -> bool:
     return isinstance(value, bool | int | float | complex | str | bytes | None)
 
 
-def _content(cell: CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not filled yet
-        return None
-
-
 def _nested(code: CodeType) -> Iterator[CodeType]:
-    """Yield code and all code inside it: of lambdas, comprehensions, local functions."""
+    """Yield code and the code nested in it: lambdas, comprehensions, local functions."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
@@ -196,7 +189,7 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
 
 
 def _text(code: CodeType) -> str:
-    """Return what decides what code does, without where it was written; the order in a frozenset differs by process."""
+    """Return the content of code, without its place; frozensets are sorted, as their order differs by process."""
     constants = [
         sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant)
         for constant in code.co_consts

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def png_source(image: ArrayLike) -> str:
-    """Return an image, see `captum_region.plotting.image_array`, as PNG in a data: address."""
+    """Return the data: URL of an image (see `captum_region.plotting.image_array`) as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(image_array(image)).save(buffer, "PNG", optimize=True)
     return _address(buffer)
 
 
 def plot_tag(plot: Callable[[Sequence[Axes]], object], words: str, *, count: int = 1) -> str:
-    """Return what `plot` draws on `count` axes as an HTML image; `words` tell it to those who do not see it."""
+    """Return what `plot` draws on `count` axes as an HTML image with `words` as its alternative text."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

@@ -427,7 +427,6 @@ def plot_saliency(
     >>> [text.get_text() for text in axes[1, 0].texts]
     ['eye']
     """
-    from matplotlib.cm import ScalarMappable
     from scipy.stats import rankdata
 
     pictures = _numpy(images)
@@ -451,18 +450,15 @@ def plot_saliency(
             values = _map_array(list(arrays.values())[row - 1][number], "maps")
             # Ties share their mean rank: a constant map is 0.5 everywhere.
             ranks = (rankdata(values) - 0.5).reshape(values.shape) / values.size
-            ax.imshow(ranks, vmin=0, vmax=1, cmap=cmap)
+            drawn = ax.imshow(ranks, vmin=0, vmax=1, cmap=cmap)
         if inside[number].any() and not inside[number].all():
             ax.contour(inside[number], levels=[0.5], colors="white", linewidths=0.8)
         if number == 0:
             add_row_title(ax, ["image", *arrays][row].replace(", ", "\n"))
         ax.set_axis_off()
-    figure = figure_of(flat[0])
-    scale = ScalarMappable(cmap=cmap)
-    scale.set_clim(0, 1)
     label = "share of the map's pixels that are lower"
-    _add_colorbar(scale, flat, location="bottom", fraction=0.02, pad=0.01, aspect=40, label=label)
-    return figure
+    _add_colorbar(drawn, flat, location="bottom", fraction=0.02, pad=0.01, aspect=40, label=label)
+    return figure_of(flat[0])
 
 
 def _numpy(values: ArrayLike | torch.Tensor) -> NDArray[Any]:

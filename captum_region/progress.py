@@ -10,8 +10,8 @@ from tqdm.auto import tqdm
 
 
 def progress_bar(*args: Any, **options: Any) -> Any:
-    """Return a tqdm bar; where stderr is a file or a pipe it is written every ten seconds, not ten times a second."""
-    # A notebook has put its own stderr in place, where the bar is a widget.
+    """Return a tqdm bar; if stderr is a file or a pipe, it is updated every ten seconds, not ten times a second."""
+    # Not in a notebook, which replaces stderr and shows a widget.
     if sys.stderr is sys.__stderr__ and not os.isatty(2):
         options.setdefault("mininterval", 10)
     return tqdm(*args, **options)

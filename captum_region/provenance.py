@@ -18,10 +18,10 @@ PACKAGES = ("captum-region", "captum", "fairlearn", "numpy", "scikit-learn", "sk
 
 
 def provenance() -> dict[str, Any]:
-    """Return the command, the time, the versions and the code's state in git, as JSON can hold them.
+    """Return the command, the time, the versions and the code's state in git, as JSON values.
 
-    ``git`` is the commit that the code is run from, with ``-dirty`` behind it where files differ from it, or None where
-    the package is installed and no checkout.
+    ``git`` is the commit of the code, with ``-dirty`` appended if files differ from it, or None if the package is not
+    a git checkout.
     """
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -32,12 +32,12 @@ def provenance() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a result."""
+    """Return the versions of Python and of the packages on which a result depends."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def joined(states: Iterable[str | None]) -> str | None:
-    """Return the states of the code that parts of a result were made with, as one.
+    """Return the git states of the parts of a result, joined, each once.
 
     Examples
     --------
@@ -57,7 +57,7 @@ def git_state() -> str | None:
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", file.name)  # or it would be the state of whatever is around an environment
+        git("ls-files", "--error-unmatch", file.name)  # or it would be the state of a repository around the environment
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None

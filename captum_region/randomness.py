@@ -1,4 +1,4 @@
-"""Randomness from generators of one's own: the global random states are neither read nor set."""
+"""Random seeds and generators; the global random states are neither read nor set."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# torch's global generators belong to the whole process: the threads that borrow them take turns. Re-entrant, for a
-# training predicts, and makes modules.
+# torch's global generators belong to the whole process: the threads that use them take turns. Re-entrant, as a training
+# predicts and makes modules.
 _turn = threading.RLock()
 
 
 def _forget_turn() -> None:
-    # In a forked process the thread that had the turn does not exist, and would never give it back.
+    # In a forked process the thread that holds the lock does not exist, and would never release it.
     global _turn
     _turn = threading.RLock()
 
 
-if hasattr(os, "register_at_fork"):  # where there is no fork, nothing is inherited
+if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_forget_turn)
 
 RandomState = int | np.random.RandomState | np.random.Generator | None
@@ -33,12 +33,12 @@ RandomState = int | np.random.RandomState | np.random.Generator | None
 def draw_seed(random_state: RandomState) -> int:
     """Return a seed below 2**32: `random_state` itself if an int, drawn from it if a generator, fresh if None.
 
-    scikit-learn's ``check_random_state(None)`` is NumPy's global state, which is not to be read here.
+    Unlike scikit-learn's ``check_random_state``, None does not use NumPy's global state.
 
     Raises
     ------
     TypeError, ValueError
-        If `random_state` is none of these, or an int out of range.
+        If `random_state` is of another type, or an int out of range.
     """
     if random_state is None:
         return int(np.random.SeedSequence().generate_state(1)[0])
@@ -55,11 +55,11 @@ def draw_seed(random_state: RandomState) -> int:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run a block from `seed` in torch's global generators, and leave them as they were before.
+    """Run a block with torch's global generators at `seed`, and restore them afterwards.
 
-    For what draws from them and takes no generator: the initial weights of modules, dropout, a DataLoader. Threads of
-    one process take turns, so that each draws what it would draw alone; a block must therefore not wait for another
-    thread that enters one. What draws from the global generators without this, in a thread beside, is not kept apart.
+    For code that takes no generator: initial weights of modules, dropout, a DataLoader. Threads of one process take
+    turns, so that each draws what it would draw alone; so a block must not wait for another thread that enters one.
+    Threads that use the global generators without this function are not kept apart.
     """
     devices = range(torch.cuda.device_count())
     with _turn, torch.random.fork_rng(devices=devices):

@@ -1,4 +1,4 @@
-"""The state of a training, kept as it goes: one file, which is whole or not there, and runs nothing when it is read."""
+"""The state of a training, saved at intervals in one file, from which it resumes; reading it executes no code."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ if TYPE_CHECKING:
     from captum_region.randomness import RandomState
 
 FORMAT = 2
-# Of what a training learns, in either package. To be raised by whoever changes that: what was kept is then left alone.
+# The version of what trainings learn, in both packages: raise it with a change of that, and kept states are not used.
 SEMANTICS = 1
-# A snapshot is taken when the training since the last one took this many times as long as that one: 5 % at most.
+# The state is saved when this many times as long has passed as the last save took: 5 % of the time at most.
 _SHARE = 20
 
 
 class Snapshots:
-    """Keeps the state of one training, or what came out of it, in a folder, named by all that decides it.
+    """Keeps the state of one training, or its result, in a file of a folder.
 
-    So a training that was stopped finds its state when it is begun again, and another one never takes it for its own.
-    The name covers what the caller's key does, `SEMANTICS` and the versions of the packages.
+    The file's name is a digest of the key, `SEMANTICS` and the versions of the packages. So a training finds its own
+    state when it is started again, and no other.
 
     Parameters
     ----------
     folder : path or None
         Made, with its parents. With None nothing is kept.
-    random_state : RandomState
+    random_state : int, NumPy generator or None
         The user's.
     key : callable
-        Gives all else that decides the training: see `digest`. Called only where something is kept.
+        Returns all else that decides the training, see `digest`. Called only if there is a folder.
 
     Raises
     ------
     ValueError
-        If something is to be kept and `random_state` is None, or the key does not pickle.
+        If there is a folder and `random_state` is None, or the key does not pickle.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Snapshots:
         if folder is None:
             return
         if random_state is None:
-            raise ValueError("random_state must be given where checkpoint_dir is: a training is told by it")
+            raise ValueError("random_state must be given with checkpoint_dir: it identifies the training")
         try:
             name = digest((SEMANTICS, versions(), key()))
         except TypeError as error:
@@ -70,12 +70,12 @@ class Snapshots:
 
     @property
     def git(self) -> str | None:
-        """The commit that made what is kept, or else this one; both, where this one resumed the other's training."""
+        """The commit that made the kept state, or else this one; both if this one resumed a training of the other."""
         found: str | None = self._provenance.get("git", git_state())
         return found
 
     def load(self) -> Any:
-        """Return the state that was kept last, or None.
+        """Return the state that was saved last, or None.
 
         Raises
         ------
@@ -96,16 +96,16 @@ class Snapshots:
 
     @contextmanager
     def restoring(self) -> Iterator[None]:
-        """Name the file in whatever is raised where its state is put to use: it may be a stranger's."""
+        """Turn errors in the use of the state, whose source may be untrusted, into one that names the file."""
         try:
             yield
         except Exception as error:  # on a state of wrong types, torch raises nearly any
-            raise ValueError(f"{self.path} is no state of a training, remove it to begin anew: {error}") from error
+            raise ValueError(f"{self.path} is not a valid state, remove it to start again: {error}") from error
 
     def save(self, state: Callable[[], Any]) -> None:
-        """Keep what `state` gives: nested dicts, lists and tuples of tensors, arrays, numbers and texts.
+        """Save what `state` returns: nested dicts, lists and tuples of tensors, arrays, numbers and strings.
 
-        Read again, an array is a tensor, or a list where it holds no numbers.
+        An array is read back as a tensor, or as a list if it does not hold numbers.
         """
         if self.path is None:
             return
@@ -120,7 +120,7 @@ class Snapshots:
         self._next = end + _SHARE * (end - start)
 
     def save_sometimes(self, state: Callable[[], Any]) -> None:
-        """Keep the state if that takes little of the time that has passed since it was kept last."""
+        """Save the state if enough time has passed since the last save."""
         if time.monotonic() >= self._next:
             self.save(state)
 
@@ -131,27 +131,27 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Set what `random_states` has returned, on a machine with as many CUDA devices; else those stay as they are."""
+    """Set what `random_states` returned; CUDA's only on a machine with as many CUDA devices."""
     torch.set_rng_state(states["cpu"])
     if len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
 def columns(table: pd.DataFrame) -> dict[str, Any]:
-    """Return a table as `Snapshots.save` takes it."""
+    """Return a table in a form that `Snapshots.save` accepts."""
     return {str(name): table[name].to_numpy() for name in table}
 
 
 def table_of(columns: dict[str, Any]) -> pd.DataFrame:
-    """Return the table whose `columns` were kept."""
+    """Return the table whose `columns` were saved."""
     values = {name: value.numpy() if isinstance(value, Tensor) else value for name, value in columns.items()}
     return pd.DataFrame(values)
 
 
 def _plain(value: Any) -> Any:
-    """Return `value` in the types that `torch.load` makes without running code; equal values become equal bytes."""
+    """Return `value` in types that `torch.load` reads without executing code; equal values become equal bytes."""
     if isinstance(value, Tensor):
-        return value.detach().cpu().clone()  # of a view, without what it is a view of
+        return value.detach().cpu().clone()  # of a view, only its own values
     if isinstance(value, np.ndarray):
         return torch.tensor(value) if value.dtype.kind in "biuf" else _plain(value.tolist())
     if isinstance(value, np.generic):
@@ -161,5 +161,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return (tuple if isinstance(value, tuple) else list)(map(_plain, value))
     if not isinstance(value, bool | int | float | str | bytes | None):
-        raise TypeError(f"a state must hold tensors, arrays, numbers and texts, got {type(value).__name__}")
+        raise TypeError(f"a state must hold tensors, arrays, numbers and strings, got {type(value).__name__}")
     return sys.intern(value) if type(value) is str else value
