@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -43,6 +44,9 @@ __all__ = [
     "plot_quantiles",
     "plot_trade_off",
 ]
+
+# What plots and pages call the mitigator "original".
+BASELINE = "ERM baseline"
 
 # Of Okabe and Ito, darkened until they can be read on white: what a mitigator is to a comparison.
 KIND_COLORS = {"reference": "#5f5f5f", "control": "#b25000", "mitigator": "#00795c", "scheme": "#0072b2"}
@@ -156,8 +160,7 @@ def plot_cells(cells: pd.DataFrame, *, target: str = "target", ax: Axes | None =
         color="#b0b0b0",
         linewidth=1.4,
     )
-    for number, label in enumerate(cells["target"].unique()):
-        color = LINE_COLORS[number % len(LINE_COLORS)]
+    for label, color in zip(cells["target"].unique(), itertools.cycle(LINE_COLORS), strict=False):
         # A class in which no image has the attribute's value known has no share.
         points = [(shares[label], y) for y, shares in enumerate(rows.values()) if label in shares]
         ax.plot(*zip(*points, strict=True), "o", color=color, markersize=5.5, label=literal(name_of(target, label)))
@@ -299,12 +302,11 @@ def plot_measure(
     >>> [text.get_text() for text in ax.get_yticklabels()], ax.get_xlabel()
     (['original', 'general_noise'], 'worst_cell')
     """
-    values = _intervals(table, measure)
+    values = intervals(table, measure)
     ax = _axes_of_rows(len(table)) if ax is None else ax
     name_rows(ax, values)
     for y, (name, value) in enumerate(values.items()):
-        kind = _kind(name, kinds)
-        plot_dot(ax, value, y, color=KIND_COLORS[kind], marker=KIND_MARKERS[kind])
+        plot_dot(ax, value, y, **_style(name, kinds))
     first = next(iter(values.values()))
     if np.isfinite(first.mean):
         ax.axvline(first.mean, color="#767676", linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
@@ -357,24 +359,22 @@ def plot_trade_off(
     >>> [text.get_text() for text in ax.texts]
     ['b', 'a']
     """
-    across, upwards = _intervals(table, more), _intervals(table, less)
+    across, upwards = intervals(table, more), intervals(table, less)
     points = {
         name: (across[name], _absolute(upwards[name]))
         for name in across
         if np.isfinite([across[name].mean, upwards[name].mean]).all()
     }
     if not points:
-        raise ValueError(f"table must hold {more} and {less} of a mitigator, it holds no such pair")
+        raise ValueError(f"table must hold {more} and {less} of a mitigator, got no such pair")
     if front is None:
         unbeaten = pareto_front(table, less, more)
         front = unbeaten.index[unbeaten].tolist()
     ax = new_axes(1, size=(5.4, 3.8))[0] if ax is None else ax
     for name, (x, y) in points.items():
-        kind = _kind(name, kinds)
-        color = KIND_COLORS[kind]
-        ax.plot([x.low, x.high], [y.mean, y.mean], color=color, alpha=0.3, linewidth=1)
-        ax.plot([x.mean, x.mean], [y.low, y.high], color=color, alpha=0.3, linewidth=1)
-        ax.plot([x.mean], [y.mean], KIND_MARKERS[kind], color=color, markersize=6)
+        style = _style(name, kinds)
+        ax.plot([x.mean, x.mean], [y.low, y.high], color=style["color"], linewidth=1.4, alpha=0.6)
+        plot_dot(ax, x, y.mean, **style)
     corners = sorted((points[name][0].mean, points[name][1].mean) for name in front if name in points)
     left, top = ax.get_xlim()[0], ax.get_ylim()[1]
     if corners:
@@ -429,17 +429,14 @@ def plot_losses(
     """
     from matplotlib.ticker import MaxNLocator
 
-    curves = {
-        name: [losses for losses in trainings["losses"][trainings["mitigator"] == name] if len(losses)]
-        for name in (trainings["mitigator"].unique() if kinds is None else kinds)
-    }
-    if not any(curves.values()):
-        raise ValueError("trainings must hold losses, they are all empty")
+    trained = trainings[trainings["losses"].map(len) > 0]
+    curves = dict(trained.groupby("mitigator", sort=False)["losses"].agg(list))
+    names = [name for name in (curves if kinds is None else kinds) if name in curves]
+    if not names:
+        raise ValueError("trainings must hold losses, got none")
     ax = new_axes(1, size=(5.4, 3.0))[0] if ax is None else ax
-    for number, (name, of_seeds) in enumerate(curves.items()):
-        if not of_seeds:
-            continue
-        color = LINE_COLORS[number % len(LINE_COLORS)]
+    for name, color in zip(names, itertools.cycle(LINE_COLORS), strict=False):
+        of_seeds = curves[name]
         for losses in of_seeds if len(of_seeds) > 1 else []:
             ax.plot(np.arange(1, len(losses) + 1), losses, color=color, alpha=0.2, linewidth=0.8)
         # Early stopping may end one seed before another: the mean goes as far as all do.
@@ -449,7 +446,7 @@ def plot_losses(
             np.mean([losses[:length] for losses in of_seeds], axis=0),
             marker="o" if length == 1 else None,
             color=color,
-            linestyle=LINE_STYLES[_kind(name, kinds)],
+            linestyle=LINE_STYLES["scheme" if kinds is None else kinds[name]],
             label=literal(name),
         )
     ax.set_xlabel("epoch")
@@ -472,23 +469,33 @@ def name_rows(ax: Axes, names: Iterable[object]) -> None:
         ax.axhspan(y - 0.5, y + 0.5, color="#f4f4f4", zorder=0, linewidth=0)
 
 
-def plot_dot(ax: Axes, value: Interval, y: float, *, color: str, marker: str, filled: bool = True) -> None:
-    """Draw a value and its interval at the height `y`."""
-    # Not as an error bar: a percentile interval of a minimum need not hold the mean.
+def plot_dot(ax: Axes, value: Interval, y: float, *, color: str, label: str, **marker: Any) -> None:
+    """Draw a value and its interval at the height `y`; a legend has each `label` once."""
+    known, text = ax.get_legend_handles_labels()[1], literal(label)
+    # Not as an error bar: a percentile interval of a minimum may not contain the mean.
     ax.plot([value.low, value.high], [y, y], color=color, linewidth=1.4, alpha=0.6, solid_capstyle="butt")
-    ax.plot([value.mean], [y], marker, color=color, markerfacecolor=color if filled else "white", markersize=5.5)
+    shown: dict[str, Any] = {"linestyle": "none", "markersize": 5.5, "label": None if text in known else text}
+    ax.plot([value.mean], [y], color=color, **shown, **marker)
 
 
-def _intervals(table: pd.DataFrame, measure: str) -> dict[str, Interval]:
-    measures = table.columns.get_level_values(0)
+def intervals(table: pd.DataFrame, measure: str) -> dict[str, Interval]:
+    """Return a measure's value and interval of each mitigator, from a table of `compare_mitigators`."""
+    measures = table.columns.unique(0)
     if measure not in measures:
-        raise ValueError(f"table must hold the measure {measure!r}, it holds {sorted(set(measures))}")
+        raise ValueError(f"table must hold the measure {measure!r}, it holds {sorted(measures)}")
     rows = table[measure][["mean", "low", "high"]].to_numpy(float).tolist()
     return {str(name): Interval(*row) for name, row in zip(table.index, rows, strict=True)}
 
 
-def _kind(name: str, kinds: Mapping[str, str] | None) -> str:
-    return "scheme" if kinds is None else kinds[name]
+def by_mitigator(flat: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """Return a table with a row a mitigator and measure as `compare_mitigators` gives it, of the mitigators `names`."""
+    table = flat.pivot(index="mitigator", columns="measure", values=["mean", "std", "low", "high"])
+    return table.swaplevel(axis=1).reindex(list(names))
+
+
+def _style(name: str, kinds: Mapping[str, str] | None) -> dict[str, str]:
+    kind = "scheme" if kinds is None else kinds[name]
+    return {"color": KIND_COLORS[kind], "marker": KIND_MARKERS[kind], "label": kind}
 
 
 def _absolute(interval: Interval) -> Interval:
@@ -514,15 +521,11 @@ def _labels_at_right(ax: Axes, points: Mapping[str, tuple[float, float]]) -> Non
         )
 
 
-def _spread(heights: Sequence[float], gap: float) -> list[float]:
+def _spread(heights: Sequence[float], gap: float) -> NDArray[np.float64]:
     """Return ascending heights moved as little as needed to lie `gap` apart, within 0 and 1 where there is room."""
-    placed: list[float] = []
-    for height in heights:
-        placed.append(max(height, placed[-1] + gap) if placed else height)
-    ceiling = max(1.0, gap * (len(placed) - 1))
-    for place in reversed(range(len(placed))):
-        placed[place] = min(placed[place], ceiling)
-        ceiling = placed[place] - gap
+    steps = gap * np.arange(len(heights))
+    upwards = np.maximum.accumulate(heights - steps) + steps
+    placed: NDArray[np.float64] = np.minimum(upwards, max(1.0, steps[-1]) - steps[::-1])
     return placed
 
 

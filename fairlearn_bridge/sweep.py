@@ -11,23 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from captum_region import RegionAttribution
 from captum_region.files import CHECKPOINTS, locked, plain_name, replacing
 from captum_region.provenance import joined
-from fairlearn_bridge.arms import build_arms
 from fairlearn_bridge.comparison import NoneCouldRunError
-from fairlearn_bridge.experiment import (
-    fingerprints,
-    fit_arms,
-    flat_table,
-    how_it_was_run,
-    not_run,
-    samples_of,
-    stage,
-    train_region_classifier,
-)
+from fairlearn_bridge.experiment import fingerprints, flat_table, how_it_was_run, samples_of, stage, train
 from fairlearn_bridge.metrics import alignment, measure, summarize
+from fairlearn_bridge.plotting import BASELINE, by_mitigator
 from fairlearn_bridge.report.figures import accuracy_by_group, accuracy_by_quantile
+from fairlearn_bridge.report.run import missing_seeds
 from fairlearn_bridge.samples import Samples
 from fairlearn_bridge.schemes import is_automatic
 
@@ -39,7 +30,7 @@ if TYPE_CHECKING:
     from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData
 
 FORMAT = 1
-# Of the quantiles, the one with the best worst cell on the validation images is shown in Table 1.
+# Table 1 shows the quantile with the best worst-group accuracy on the validation images.
 CRITERION = "worst_cell"
 COLUMNS = ("accuracy", "accuracy[True]", "accuracy[False]", "gap", "worst_cell", "crossed_auc")
 
@@ -52,8 +43,8 @@ class SweepResults:
     ----------
     table : DataFrame
         A row a confounder, mitigator and measure, on the test images: ``confounder``, ``mitigator``, ``scheme`` and
-        ``quantile`` (missing for what has none), ``measure``, and the statistics of `summarize`, with differences to
-        the original.
+        ``quantile`` (missing where there is none), ``measure``, and the statistics of `summarize`, with differences to
+        the ERM baseline.
     validation : DataFrame
         A row a confounder and mitigator: each measure's mean over seeds on the validation images.
     trainings : DataFrame
@@ -65,50 +56,47 @@ class SweepResults:
     trainings: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def table1(self) -> pd.DataFrame:
-        """Return Table 1: for each confounder and scheme the original, balanced data, and the scheme.
+        """Return Table 1: for each confounder and scheme the ERM baseline, balanced data, and the scheme.
 
-        Its quantile is the one with the best worst cell on the validation images, which no training set holds; the
-        paper's was the best on its test images.
+        Its quantile is the one with the best worst-group accuracy on the validation images, which are in no training
+        set; the paper's was the best on its test images.
 
         Returns
         -------
         DataFrame
             A row a confounder and scheme; ``quantile``, and columns (measure, ``original`` | ``balanced`` | ``scheme``
-            | ``low`` | ``high``), the last two the interval of the scheme's difference to the original.
+            | ``low`` | ``high``), the last two the interval of the scheme's difference to the ERM baseline.
         """
         rows: dict[Any, dict[tuple[str, str], float]] = {}
         for confounder, of_one in self.table.groupby("confounder", sort=False):
-            found = {(row["mitigator"], row["measure"]): row for row in of_one.to_dict("records")}
+            statistics = of_one.set_index(["measure", "mitigator"])
             validation = self.validation[self.validation["confounder"] == confounder].set_index("mitigator")[CRITERION]
-            names = of_one.dropna(subset="scheme").drop_duplicates("mitigator")
-            for scheme, of_scheme in names.groupby("scheme", sort=False):
-                best = validation.reindex(of_scheme["mitigator"]).idxmax()
-                row = rows[confounder, scheme] = {("quantile", ""): found[best, "accuracy"]["quantile"]}
+            mitigators = of_one.dropna(subset="scheme").drop_duplicates("mitigator").set_index("mitigator")
+            for scheme, of_scheme in mitigators.groupby("scheme", sort=False):
+                best = str(validation.reindex(of_scheme.index).idxmax())
+                row = rows[confounder, scheme] = {("quantile", ""): of_scheme["quantile"][best]}
                 for name in COLUMNS:
-                    if (best, name) in found:
-                        arms = {"original": "original", "balanced": "balanced", "scheme": best}
+                    if name in statistics.index:
                         # Balanced data may not have run.
-                        row |= {
-                            (name, as_): found[arm, name]["mean"] for as_, arm in arms.items() if (arm, name) in found
-                        }
-                        row |= {(name, end): found[best, name][f"difference_{end}"] for end in ("low", "high")}
+                        found = statistics.loc[name].reindex(["original", "balanced", best])
+                        row |= {(name, arm): found["mean"][arm] for arm in ("original", "balanced")}
+                        row |= {(name, "scheme"): found["mean"][best]}
+                        row |= {(name, end): found[f"difference_{end}"][best] for end in ("low", "high")}
         index = pd.MultiIndex.from_tuples(rows, names=["confounder", "scheme"])
-        columns = pd.MultiIndex.from_tuples(dict.fromkeys(key for row in rows.values() for key in row))
-        return pd.DataFrame([[row.get(key, np.nan) for key in columns] for row in rows.values()], index, columns)
+        return pd.DataFrame(list(rows.values()), index)
 
     @property
     def failed(self) -> bool:
-        """Whether a training has failed; one that was not applicable has not."""
+        """Whether a training failed; one that was not applicable did not."""
         return bool((self.trainings["status"] == "failed").any())
 
     def fewer_seeds(self) -> dict[str, str]:
-        """Return how many seeds of how many the mitigators have that did not run with all, by confounder and name."""
-        fewer = {}
-        for (confounder, mitigator), of_one in self.trainings.groupby(["confounder", "mitigator"], sort=False):
-            done = int((of_one["status"] == "done").sum())
-            if 0 < done < len(of_one):
-                fewer[f"{confounder}, {mitigator}"] = f"{done} of {len(of_one)} seeds"
-        return fewer
+        """Return how many seeds those mitigators have that did not run with all, by confounder and name."""
+        return {
+            f"{confounder}, {mitigator}": text.partition(";")[0]
+            for confounder, of_one in self.trainings.groupby("confounder", sort=False)
+            for mitigator, text in missing_seeds(of_one)[1].items()
+        }
 
     def _repr_html_(self) -> str:
         # Empty until the first confounder is done.
@@ -131,11 +119,10 @@ class SweepResults:
             path.write_text(json.dumps(settings | {"table1": records}, indent=1) + "\n")
         (out / "plots").mkdir(exist_ok=True)
         for confounder, rows in self.table.groupby("confounder", sort=False):
-            of_one = rows["quantile"].isna() | np.isclose(rows["quantile"], shown_quantile)
-            mitigators = rows[of_one].drop_duplicates("mitigator")
-            kinds = mitigators.assign(name=mitigators["mitigator"])[["name", "kind"]]
+            shown = rows[rows["quantile"].isna() | np.isclose(rows["quantile"], shown_quantile)]
             groups = {"False": f"not {settings['target']}", "True": settings["target"]}
-            figures = {7: accuracy_by_group(rows, kinds, groups)}
+            by_name = by_mitigator(shown, shown["mitigator"].unique()).rename({"original": BASELINE})
+            figures = {7: accuracy_by_group(by_name, groups)}
             if rows["quantile"].notna().any():  # not if all are chosen
                 figures[8] = accuracy_by_quantile(rows, groups)
             for number, figure in figures.items():
@@ -154,8 +141,8 @@ def run_sweep(
 ) -> SweepResults:
     """Run each confounder's schemes at each quantile with each seed, and write tables and plots after each confounder.
 
-    The state of each training and what came out of it are kept in ``out/checkpoints``: a sweep that was stopped, run
-    again, goes on, and one with more seeds or quantiles does only what is new.
+    The states and results of all trainings are kept in ``out/checkpoints``: a stopped sweep that is started again
+    resumes, and one with more seeds or quantiles does only what is new.
 
     Parameters
     ----------
@@ -168,7 +155,7 @@ def run_sweep(
     out : path
         A folder; made, with its parents.
     skipped : sequence of mappings, default=()
-        The images that a reader left out, with the reason: goes into ``sweep.json`` as it is.
+        The images that a reader skipped, with the reason: goes into ``sweep.json`` as it is.
     quiet : bool, default=False
         No progress on stderr.
 
@@ -179,7 +166,7 @@ def run_sweep(
     Raises
     ------
     ValueError
-        If a quantile is given twice, or none, or the configurations do not fit together.
+        If a quantile is given twice, there is none, or the configurations have several targets or a confounder twice.
     """
     quantiles = sorted(quantiles)
     if not quantiles or len(set(quantiles)) < len(quantiles):
@@ -237,39 +224,26 @@ def _sweep_one(
     seconds: dict[str, float],
     quiet: bool,
 ) -> SweepResults:
-    biased, test, validation = (
-        samples_of(config, data.biased),
-        samples_of(config, data.test),
-        samples_of(config, data.validation),
-    )
-    with stage("training the region classifier", seconds, quiet):
-        classifier, training = train_region_classifier(config, data, checkpoint_dir=states, show_progress=not quiet)
-    with stage("attributing the training images", seconds, quiet):
-        maps = RegionAttribution(classifier).region_map(biased.X, show_progress=not quiet)
-    classifier.cpu()
-    arms = build_arms(config, classifier, quantiles)
-    # Predicted together, told apart below by their positions.
+    test, validation = samples_of(config, data.test), samples_of(config, data.validation)
+    # Predicted together, separated below by their positions.
     both = Samples(
         *(np.concatenate([getattr(part, name) for part in (test, validation)]) for name in ("X", "y", "confounder"))
     )
-    with stage("training the target classifiers", seconds, quiet):
-        predictions, trainings = fit_arms(
-            config, arms, data, both, maps=maps.numpy(), checkpoint_dir=states, show_progress=not quiet
-        )
-    for name, reason in not_run(trainings).items():
-        print(f"{name}: {reason}", file=sys.stderr)
-    if not (trainings["status"][trainings["mitigator"] == "original"] == "done").any():
-        raise NoneCouldRunError(f"there is no original to compare with: {not_run(trainings)['original']}")
-    trainings["git"] = [joined([training.git, git]) for git in trainings["git"]]
+    trained = train(config, data, both, states, seconds, quiet, quantiles)
+    predictions, trainings = trained.predictions, trained.trainings
+    if reason := missing_seeds(trainings)[0].get("original"):
+        raise NoneCouldRunError(f"there is no ERM baseline to compare with: {reason}")
+    trainings["git"] = [joined([trained.training.git, git]) for git in trainings["git"]]
+    biased = samples_of(config, data.biased)
     aligned = alignment(biased.y, biased.confounder)
     is_test = predictions["image"] < len(test.X)
     with stage("measuring", seconds, quiet):
         table = flat_table(summarize(predictions[is_test], aligned=aligned, reference="original"))
     chosen = {f"{scheme} {quantile:g}": (scheme, quantile) for scheme in config.schemes for quantile in quantiles}
     chosen |= {scheme: (scheme, np.nan) for scheme in config.schemes if is_automatic(scheme)}
-    table.insert(1, "scheme", [chosen.get(name, (None, np.nan))[0] for name in table["mitigator"]])
-    table.insert(2, "quantile", [chosen.get(name, (None, np.nan))[1] for name in table["mitigator"]])
-    table.insert(3, "kind", [arms[name].kind for name in table["mitigator"]])
+    for at, column in enumerate(("scheme", "quantile")):
+        table.insert(1 + at, column, [chosen.get(name, (None, np.nan))[at] for name in table["mitigator"]])
+    table.insert(3, "kind", [trained.arms[name].kind for name in table["mitigator"]])
     by_seed = predictions[~is_test].groupby(["mitigator", "seed"], sort=False)
     on_validation = pd.DataFrame({key: measure(of_seed, aligned=aligned) for key, of_seed in by_seed}).T
     on_validation = on_validation.groupby(level=0, sort=False).mean().rename_axis("mitigator").reset_index()

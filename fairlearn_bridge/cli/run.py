@@ -156,7 +156,7 @@ def _print_run(run: Run) -> None:
     for measure in run.measures:
         shown.add_column(run.label(measure), justify="right")
     values = [run.values(measure) for measure in run.measures]
-    for name in run.names:
+    for name in run.kinds:
         found = [of_measure.get(name) for of_measure in values]
         cells = ["" if one is None else f"{one.mean:.3f}\n[{one.low:.2f}, {one.high:.2f}]" for one in found]
         fewer = run.fewer_seeds.get(name, "").partition(";")[0]

@@ -2,23 +2,20 @@
 
 from fairlearn_bridge.experiment.configuration import ExperimentConfig
 from fairlearn_bridge.experiment.data import ExperimentData, fingerprints, samples_of, split_data, synthetic_data
-from fairlearn_bridge.experiment.results import FORMAT, flat_table, how_it_was_run
-from fairlearn_bridge.experiment.running import run_experiment, stage
-from fairlearn_bridge.experiment.training import fit_arms, not_run, train_region_classifier
+from fairlearn_bridge.experiment.results import flat_table, how_it_was_run
+from fairlearn_bridge.experiment.running import run_experiment
+from fairlearn_bridge.experiment.training import stage, train
 
 __all__ = [
-    "FORMAT",
     "ExperimentConfig",
     "ExperimentData",
     "fingerprints",
-    "fit_arms",
     "flat_table",
     "how_it_was_run",
-    "not_run",
     "run_experiment",
     "samples_of",
     "split_data",
     "stage",
     "synthetic_data",
-    "train_region_classifier",
+    "train",
 ]

@@ -13,18 +13,15 @@ from captum_region.datasets import Faces
 from captum_region.provenance import joined, provenance
 from fairlearn_bridge.experiment.data import ExperimentData, fingerprints
 from fairlearn_bridge.metrics import MEASURES, metric_frame, pareto_front
+from fairlearn_bridge.report.run import FORMAT
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
 
-    from captum_region import (
-        RegionTraining,
-    )
+    from captum_region import RegionTraining
     from captum_region.calibration import Calibration
     from fairlearn_bridge.experiment.configuration import ExperimentConfig
 
-
-FORMAT = 1
 STATISTICS = ("mean", "std", "low", "high", "seeds", "difference", "difference_low", "difference_high")
 
 

@@ -4,49 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from captum_region import (
-    RegionAttribution,
-    save_classifier,
-)
+from captum_region import save_classifier
+from captum_region.calibration import balanced_subset, measure_calibration
 from captum_region.files import CHECKPOINTS, locked, replacing
-from fairlearn_bridge.arms import build_arms
 from fairlearn_bridge.experiment.data import ExperimentData, samples_of
 from fairlearn_bridge.experiment.pictures import confident_images, example_pictures
 from fairlearn_bridge.experiment.results import flat_table, how_it_was_run, plain, results_of
-from fairlearn_bridge.experiment.training import (
-    chosen_by,
-    fit_arms,
-    measure_region_calibration,
-    not_run,
-    train_region_classifier,
-)
+from fairlearn_bridge.experiment.training import stage, train
 from fairlearn_bridge.metrics import alignment, summarize
 from fairlearn_bridge.report.page import draw_report
 from fairlearn_bridge.report.run import Run, run_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
     from pathlib import Path
 
     from fairlearn_bridge.experiment.configuration import ExperimentConfig
-
-
-@contextmanager
-def stage(name: str, seconds: dict[str, float], quiet: bool) -> Iterator[None]:
-    """Say on stderr what is under way, and note in `seconds` how long it took."""
-    if not quiet:
-        print(f"{name} ...", file=sys.stderr, flush=True)
-    start = time.perf_counter()
-    yield
-    seconds[name] = time.perf_counter() - start
 
 
 def run_experiment(
@@ -60,9 +37,9 @@ def run_experiment(
 ) -> Run:
     """Run all arms on `data` and write the run folder: results.json, tables, maps, checkpoint, plots, report.html.
 
-    The state of each training and what came out of it are kept in ``out/checkpoints``: a run that was stopped, called
-    again, goes on and ends with the same results. They are removed when the run is complete, unless a training has
-    failed: called again, the run then tries that alone again.
+    The states and results of all trainings are kept in ``out/checkpoints``: a stopped run that is started again resumes
+    and ends with the same results. They are removed when the run is complete, unless a training failed: started again,
+    the run repeats only that training.
 
     Parameters
     ----------
@@ -73,19 +50,19 @@ def run_experiment(
     title : str
         Of the report.
     seconds : dict, optional
-        Time of the stages before; those of the run are added.
+        Durations of earlier stages; those of the run are added.
     quiet : bool, default=False
         No progress on stderr.
 
     Returns
     -------
     Run
-        What the report is drawn from; `Run.failed` tells whether a training has failed.
+        What the report is drawn from; `Run.failed` says whether a training failed.
 
     Raises
     ------
     ValueError
-        If something in the way would keep the results from being written; before any training.
+        If something in `out` is in the way of the results; raised before any training.
     OSError, MemoryError
         As `fit_mitigators`; ``out/checkpoints`` is kept.
     """
@@ -95,7 +72,7 @@ def run_experiment(
 
 
 def _check_place(out: Path) -> None:
-    """Raise ValueError if what is in `out` would refuse the results, hours later."""
+    """Raise ValueError now if something in `out` is in the way of the results, rather than hours later."""
     for name in ("results.json", "table.csv", "predictions.csv", "maps.npz", "report.html"):
         if (out / name).is_dir():
             raise ValueError(f"{out / name} must be a file, it is a folder")
@@ -109,51 +86,43 @@ def _check_place(out: Path) -> None:
 def _run(
     config: ExperimentConfig, data: ExperimentData, out: Path, title: str, seconds: dict[str, float], quiet: bool
 ) -> Run:
-    states = out / CHECKPOINTS
-    biased = samples_of(config, data.biased)
-    with stage("training the region classifier", seconds, quiet):
-        classifier, training = train_region_classifier(config, data, checkpoint_dir=states, show_progress=not quiet)
-        save_classifier(classifier, out / "region_classifier")
-    with stage("attributing the training images", seconds, quiet):
-        attribution = RegionAttribution(classifier)
-        maps = attribution.region_map(biased.X, show_progress=not quiet)
-    with stage("measuring its calibration", seconds, quiet):
-        calibration = measure_region_calibration(config, data, classifier, show_progress=not quiet)
-    classifier.cpu()
-    arms = build_arms(config, classifier)
-    with stage("training the target classifiers", seconds, quiet):
-        test = samples_of(config, data.test, with_twins=True)
-        predictions, trainings = fit_arms(
-            config, arms, data, test, maps=maps.numpy(), checkpoint_dir=states, show_progress=not quiet
+    biased, test = samples_of(config, data.biased), samples_of(config, data.test, with_twins=True)
+    trained = train(config, data, test, out / CHECKPOINTS, seconds, quiet)
+    training, maps, predictions, trainings = trained.training, trained.maps, trained.predictions, trained.trainings
+    save_classifier(trained.classifier, out / "region_classifier")
+    with stage("measuring the calibration of the region classifier", seconds, quiet):
+        chosen = balanced_subset(test.confounder, limit=400, random_state=config.random_state)
+        calibration = measure_calibration(
+            trained.classifier, test.X[chosen], test.confounder[chosen], bins=40, show_progress=not quiet
         )
-    chosen = chosen_by(trainings)
-    for name, reason in not_run(trainings).items():
-        print(f"{name}: {reason}", file=sys.stderr)
     with stage("measuring", seconds, quiet):
         table = summarize(predictions, aligned=alignment(biased.y, biased.confounder))
     with replacing(out / "predictions.csv") as path:
         predictions.to_csv(path, index=False)
     with replacing(out / "table.csv") as path:
         flat_table(table).to_csv(path, index=False)
-    pictures = example_pictures(config, data, attribution, maps, training.region_accuracy)
-    confident, confident_pictures = confident_images(config, data, attribution, maps)
+    pictures = example_pictures(config, data, trained)
+    confident, confident_pictures = confident_images(config, data, trained)
+    pictures |= confident_pictures
     with replacing(out / "maps.npz") as path:
-        np.savez_compressed(path, allow_pickle=False, **pictures, **confident_pictures)
+        np.savez_compressed(path, allow_pickle=False, **pictures)
+    had_choice = trainings[trainings["chosen"] != ""].groupby("mitigator")["chosen"]
+    chosen_by = {name: f" Chosen, seed by seed: {', '.join(of_seeds)}." for name, of_seeds in had_choice}
     results = results_of(config, data, training, calibration, table, predictions, trainings) | {
         "mean_map": maps.double().mean(0).float().tolist(),
         "title": title,
         "confident": confident,
         **how_it_was_run(config, seconds, [training.git, *trainings["git"]]),
         "mitigators": [
-            {"name": name, "kind": arm.kind, "description": f"{arm.description} {chosen.get(name, '')}".rstrip()}
-            for name, arm in arms.items()
+            {"name": name, "kind": arm.kind, "description": arm.description + chosen_by.get(name, "")}
+            for name, arm in trained.arms.items()
         ],
     }
     results = plain(results)
     with replacing(out / "results.json") as path:
         path.write_text(json.dumps(results, indent=1) + "\n")
-    run = run_of(results, {**pictures, **confident_pictures})
+    run = run_of(results, pictures)
     draw_report(run, out)
     if not run.failed:
-        shutil.rmtree(states)
+        shutil.rmtree(out / CHECKPOINTS)
     return run

@@ -2,118 +2,123 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from captum_region import (
-    DenseRegionClassifier,
-    RegionGrid,
-    RegionTraining,
-    fit_region_classifier,
-)
-from captum_region.calibration import Calibration, balanced_subset, measure_calibration
+from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, RegionTraining, fit_region_classifier
+from fairlearn_bridge.arms import Arm, build_arms
 from fairlearn_bridge.comparison import fit_mitigators
 from fairlearn_bridge.experiment.data import ExperimentData, samples_of
-from fairlearn_bridge.report.words import listed
+from fairlearn_bridge.report.run import missing_seeds
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     import pandas as pd
-    from numpy.typing import NDArray
+    import torch
 
-    from fairlearn_bridge.arms import Arm
     from fairlearn_bridge.experiment.configuration import ExperimentConfig
     from fairlearn_bridge.samples import Samples
 
 
-def train_region_classifier(
+@dataclass(frozen=True)
+class Trained:
+    """What a run has trained.
+
+    Attributes
+    ----------
+    classifier : DenseRegionClassifier
+        Of the spurious attribute, on the CPU.
+    training : RegionTraining
+        How `classifier` was trained.
+    maps : Tensor, shape (N, rows, cols)
+        The region maps of the biased set.
+    arms : dict of Arm
+    predictions, trainings : DataFrame
+        As `fit_mitigators` gives them.
+    """
+
+    classifier: DenseRegionClassifier
+    training: RegionTraining
+    maps: torch.Tensor
+    arms: dict[str, Arm]
+    predictions: pd.DataFrame
+    trainings: pd.DataFrame
+
+
+@contextmanager
+def stage(name: str, seconds: dict[str, float], quiet: bool) -> Iterator[None]:
+    """Print the name of a stage on stderr, and note in `seconds` how long it took."""
+    if not quiet:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start
+
+
+def train(
     config: ExperimentConfig,
-    data: ExperimentData,
-    *,
-    checkpoint_dir: str | os.PathLike[str] | None = None,
-    show_progress: bool = False,
-) -> tuple[DenseRegionClassifier, RegionTraining]:
-    """Train a region classifier of the confounder on the biased set, within the classes of the target."""
-    biased, validation = samples_of(config, data.biased), samples_of(config, data.validation)
-    grid = RegionGrid.for_images(data.biased.image_size)
-    classifier = DenseRegionClassifier(grid, 2, random_state=config.random_state)
-    training = fit_region_classifier(
-        classifier,
-        biased.X,
-        biased.confounder,
-        within=biased.y,
-        validation=(validation.X, validation.confounder),
-        epochs=config.region_epochs,
-        random_state=config.random_state,
-        device=config.device,
-        checkpoint_dir=checkpoint_dir,
-        show_progress=show_progress,
-    )
-    return classifier, training
-
-
-def measure_region_calibration(
-    config: ExperimentConfig,
-    data: ExperimentData,
-    classifier: DenseRegionClassifier,
-    *,
-    limit: int = 400,
-    show_progress: bool = False,
-) -> Calibration:
-    """Compare the region classifier's confidence with its accuracy on test images, as many with as without."""
-    test = samples_of(config, data.test)
-    chosen = balanced_subset(test.confounder, limit=limit, random_state=config.random_state)
-    return measure_calibration(
-        classifier, np.asarray(test.X)[chosen], test.confounder[chosen], bins=40, show_progress=show_progress
-    )
-
-
-def fit_arms(
-    config: ExperimentConfig,
-    arms: Mapping[str, Arm],
     data: ExperimentData,
     test: Samples,
-    *,
-    maps: NDArray[np.float32] | None = None,
-    checkpoint_dir: str | os.PathLike[str] | None = None,
-    show_progress: bool = False,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Train each arm with each seed on the biased set, "balanced" on the balanced one, and predict `test`.
+    states: Path,
+    seconds: dict[str, float],
+    quiet: bool,
+    quantiles: Sequence[float] | None = None,
+) -> Trained:
+    """Train the region classifier within the classes of the target, then each arm with each seed, and predict `test`.
 
-    `maps` are the biased set's region maps, where they have been computed. Returned is what `fit_mitigators` does.
+    Parameters
+    ----------
+    config : ExperimentConfig
+    data : ExperimentData
+        All arms are trained on the biased set, but "balanced", which has its own.
+    test : Samples
+    states : path
+        The folder that trainings are resumed from.
+    seconds : dict
+        Gets the time of each stage.
+    quiet : bool
+        No progress on stderr.
+    quantiles : sequence of float, optional
+        See `build_arms`.
     """
-    validation = samples_of(config, data.validation)
-    return fit_mitigators(
-        {name: arm.estimator for name, arm in arms.items()},
-        samples_of(config, data.biased),
-        test,
-        train_on={"balanced": samples_of(config, data.balanced)},
-        fit_params={"region_maps": maps, "validation": (validation.X, validation.y)},
-        reuse={name: "original" for name, arm in arms.items() if arm.on_original},
-        random_states=range(config.random_state, config.random_state + config.seeds),
-        n_jobs=config.n_jobs,
-        checkpoint_dir=checkpoint_dir,
-        show_progress=show_progress,
-    )
-
-
-def not_run(trainings: pd.DataFrame) -> dict[str, str]:
-    """Return why mitigators did not run, with whichever seed, by name."""
-    told = {}
-    for name, of_one in trainings.groupby("mitigator", sort=False):
-        missing = of_one[of_one["status"] != "done"]
-        if len(missing):
-            seeds = (
-                f" with seed {listed([str(seed) for seed in missing['seed']])}" if len(missing) < len(of_one) else ""
-            )
-            told[str(name)] = f"{missing['status'].iloc[0].capitalize()}{seeds}: {missing['reason'].iloc[0]}."
-    return told
-
-
-def chosen_by(trainings: pd.DataFrame) -> dict[str, str]:
-    """Return what was chosen by mitigators that had a choice, by name."""
-    had_choice = trainings[trainings["chosen"] != ""].groupby("mitigator", sort=False)["chosen"]
-    return {str(name): f"Chosen, seed by seed: {', '.join(of_seeds)}." for name, of_seeds in had_choice}
+    biased, balanced, validation = (samples_of(config, part) for part in (data.biased, data.balanced, data.validation))
+    with stage("training the region classifier", seconds, quiet):
+        grid = RegionGrid.for_images(data.biased.image_size)
+        classifier = DenseRegionClassifier(grid, 2, random_state=config.random_state)
+        training = fit_region_classifier(
+            classifier,
+            biased.X,
+            biased.confounder,
+            within=biased.y,
+            validation=(validation.X, validation.confounder),
+            epochs=config.region_epochs,
+            random_state=config.random_state,
+            device=config.device,
+            checkpoint_dir=states,
+            show_progress=not quiet,
+        )
+    with stage("attributing the training images", seconds, quiet):
+        maps = RegionAttribution(classifier).region_map(biased.X, show_progress=not quiet)
+    arms = build_arms(config, classifier.cpu(), quantiles)
+    with stage("training the target classifiers", seconds, quiet):
+        predictions, trainings = fit_mitigators(
+            {name: arm.estimator for name, arm in arms.items()},
+            biased,
+            test,
+            train_on={"balanced": balanced},
+            fit_params={"region_maps": maps.numpy(), "validation": (validation.X, validation.y)},
+            reuse={name: "original" for name, arm in arms.items() if arm.on_original},
+            random_states=range(config.random_state, config.random_state + config.seeds),
+            n_jobs=config.n_jobs,
+            checkpoint_dir=states,
+            show_progress=not quiet,
+        )
+    not_run, fewer_seeds = missing_seeds(trainings)
+    for name, reason in {**not_run, **fewer_seeds}.items():
+        print(f"{name}: {reason}", file=sys.stderr)
+    return Trained(classifier, training, maps, arms, predictions, trainings)

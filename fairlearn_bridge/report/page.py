@@ -15,7 +15,7 @@ from markupsafe import Markup
 from captum_region.files import replacing
 from fairlearn_bridge import metrics
 from fairlearn_bridge.metrics import LARGEST, NEXT_TO_ZERO, SMALLEST
-from fairlearn_bridge.plotting import Interval
+from fairlearn_bridge.plotting import BASELINE, Interval
 from fairlearn_bridge.report.examples import confident_content, strip_content
 from fairlearn_bridge.report.pictures import embedded, map_pictures, result_pictures, training_pictures
 from fairlearn_bridge.report.run import Run, read_run
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     import os
 
 SHOWN_SKIPPED = 20
+CELLS = [(group, value) for group in (False, True) for value in (False, True)]
 
 
 def write_report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
     """Write ``report.html`` and ``plots/*.png`` into a run folder, from its ``results.json`` and ``maps.npz``.
 
-    The page holds its figures and styles and asks for nothing else. Files that are there are replaced.
+    The page contains its figures and styles and loads nothing else. Existing files are replaced.
 
     Parameters
     ----------
@@ -49,7 +50,7 @@ def write_report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | N
     FileNotFoundError
         If one of the two files is missing.
     ValueError
-        If one is damaged, lacks something, or is of another format version.
+        If one is damaged, incomplete, or of another format version.
     """
     folder = Path(folder)
     return draw_report(read_run(folder), folder, out)
@@ -62,15 +63,13 @@ def draw_report(run: Run, folder: Path, out: str | os.PathLike[str] | None = Non
         sections["maps"] = list(map_pictures(run))
         images = {"strip": strip_content(run), "confident": confident_content(run)}
     except (ValueError, TypeError, IndexError) as error:
-        raise ValueError(f"{folder / 'maps.npz'} does not fit together: {error}") from error
-    plots = folder / "plots"
-    plots.mkdir(exist_ok=True)
-    pictures: dict[str, list[dict[str, Any]]] = {}
+        raise ValueError(f"{folder / 'maps.npz'} is inconsistent: {error}") from error
+    (folder / "plots").mkdir(exist_ok=True)
+    pictures: dict[str, list[dict[str, Any]]] = {section: [] for section in sections}
     for section, of_section in sections.items():
-        pictures[section] = []
         for picture in of_section:
             png, entry = embedded(picture)
-            with replacing(plots / f"{picture.name}.png") as path:
+            with replacing(folder / "plots" / f"{picture.name}.png") as path:
                 path.write_bytes(png)
             pictures[section].append(entry)
     page = template("report.html.j2").render(**page_content(run), pictures=pictures, **images, **_script())
@@ -84,8 +83,7 @@ def page_content(run: Run) -> dict[str, Any]:
     """Return what the template shows, figures apart."""
     results = run.results
     skipped = [(str(row.get("image", "")), str(row.get("reason", ""))) for row in results["skipped"]]
-    classifier = results["region_classifier"]
-    accuracies = {name: classifier.get(f"{name}_region_accuracy") for name in ("mean", "best")}
+    accuracies = {name: results["region_classifier"].get(f"{name}_region_accuracy") for name in ("mean", "best")}
     return {
         "title": results["title"],
         "created": results["created"],
@@ -100,12 +98,12 @@ def page_content(run: Run) -> dict[str, Any]:
         "fewer_seeds": run.fewer_seeds,
         "region_accuracy": {name: number(value) for name, value in accuracies.items() if value is not None},
         "counts": _count_rows(run),
-        "cells": [run.cell_name(*cell) for cell in _cells()],
+        "cells": [run.cell_name(*cell) for cell in CELLS],
         # Runs of a package that was installed, and older ones, know no commit.
         "versions": results["versions"] | ({"commit": results["git"]} if results.get("git") else {}),
         "config": {name: shown(value) for name, value in results["config"].items()},
         "seeds": shown(results["random_states"]),
-        "seconds": {name: _duration(value) for name, value in results["seconds"].items()},
+        "seconds": {name: f"{value:,.1f} s" for name, value in results["seconds"].items()},
         "caveats": results["caveats"],
         "skipped": skipped[:SHOWN_SKIPPED],
         "skipped_count": len(skipped),
@@ -122,52 +120,45 @@ def measure_words(run: Run, measure: str) -> dict[str, str]:
 
 
 def best_of(run: Run, measure: str) -> set[str]:
-    """Return the mitigators with the best value of a measure, of those that were given the biased set."""
+    """Return the mitigators with the best value of a measure, of those trained on the biased set."""
     wanted = metrics.best(measure)
-    left_out = set(run.of_kind("reference")) - {"original"}
+    cost = {LARGEST: lambda mean: -mean, SMALLEST: lambda mean: mean, NEXT_TO_ZERO: abs}.get(wanted)
+    left_out = set(run.of_kind("reference")) - {BASELINE}
     values = {name: value.mean for name, value in run.values(measure).items() if name not in left_out}
-    if not wanted or not values:
+    if cost is None:
         return set()
-    cost = {LARGEST: lambda mean: -mean, SMALLEST: lambda mean: mean, NEXT_TO_ZERO: abs}[wanted]
     # What reads the same is the same: ties are all marked.
     costs = {name: round(cost(mean), 3) for name, mean in values.items()}
     return {name for name, value in costs.items() if value == min(costs.values())}
 
 
-def _table_rows(run: Run) -> list[dict[str, Any]]:
+def _table_rows(run: Run) -> list[dict[Any, Any]]:
     """Return a row a mitigator, with a cell a measure."""
-    statistics = {(row["mitigator"], row["measure"]): row for row in run.table.to_dict("records")}
     best = {measure: best_of(run, measure) for measure in run.measures}
     rows = []
     for mitigator in run.mitigators.to_dict("records"):
-        cells = []
+        name, cells = mitigator["name"], []
         for measure in run.measures:
-            row = statistics.get((mitigator["name"], measure), dict.fromkeys(("mean", "std", "low", "high"), math.nan))
-            value, signed = Interval(row["mean"], row["low"], row["high"]), metrics.is_signed(measure)
+            mean, std, low, high = run.table.loc[name, measure][["mean", "std", "low", "high"]]
+            signed = metrics.is_signed(measure)
             cells.append(
                 {
-                    "mean": number(value.mean, signed=signed),
-                    "interval": bracket(value, signed=signed) if math.isfinite(value.mean) else "",
-                    "spread": number(row["std"]) if math.isfinite(row["std"]) else "",
-                    "best": mitigator["name"] in best[measure],
+                    "mean": number(mean, signed=signed),
+                    "interval": bracket(Interval(mean, low, high), signed=signed),
+                    "spread": number(std) if math.isfinite(std) else "",
+                    "best": name in best[measure],
                 }
             )
-        fewer = run.fewer_seeds.get(mitigator["name"], "").partition(";")[0]
-        words = {key: mitigator[key] for key in ("name", "kind", "description")}
-        rows.append(words | {"fewer": fewer, "cells": cells})
+        fewer = run.fewer_seeds.get(name, "").partition(";")[0]
+        rows.append({**mitigator, "fewer": fewer, "cells": cells})
     return rows
-
-
-def _cells() -> list[tuple[bool, bool]]:
-    return [(group, value) for group in (False, True) for value in (False, True)]
 
 
 def _count_rows(run: Run) -> list[tuple[str, list[str], str]]:
     rows = []
-    for name in dict.fromkeys(run.counts["set"]):
-        of_set = run.counts[run.counts["set"] == name]
+    for name, of_set in run.counts.groupby("set", sort=False):
         images = of_set.set_index(["target", "confounder"])["images"].to_dict()
-        cells = [f"{images[cell]:,.0f}" if cell in images else DASH for cell in _cells()]
+        cells = [f"{images[cell]:,.0f}" if cell in images else DASH for cell in CELLS]
         rows.append((str(name), cells, f"{of_set['images'].sum():,.0f}"))
     return rows
 
@@ -177,20 +168,6 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(shown(entry) for entry in value) or DASH
     return DASH if value is None else str(value)
-
-
-def _duration(seconds: float) -> str:
-    """Return a duration in words.
-
-    Examples
-    --------
-    >>> _duration(2.34), _duration(75), _duration(3700)
-    ('2.3 s', '1 min 15 s', '1 h 1 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _script() -> dict[str, str]:

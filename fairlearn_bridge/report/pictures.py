@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from matplotlib import rc_context
 
+from captum_region.plotting import plot_history, plot_reliability
 from fairlearn_bridge import metrics
-from fairlearn_bridge.report import figures
+from fairlearn_bridge.plotting import plot_losses, plot_measure, plot_trade_off
+from fairlearn_bridge.report.figures import accuracy_by_cell, accuracy_by_group, map_figure, scheme_strip, sheet
 from fairlearn_bridge.report.words import listed, number, weakest_cell
 
 if TYPE_CHECKING:
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
-    from captum_region.calibration import Calibration
     from fairlearn_bridge.report.run import Run
-
-LARGEST_IMAGE = 1_400_000  # bytes; only the strip of examples comes near, and the page stays below 3 MB
 
 
 @dataclass(frozen=True)
@@ -39,173 +36,154 @@ class Picture:
 
 def result_pictures(run: Run) -> Iterator[Picture]:
     """Yield the figures of the measures that the run has."""
-    names = run.results["target_names"]
-    groups = [f"accuracy[{group}]" for group in names]
-    if any(run.values(measure) for measure in groups):
+    groups, attribute = run.results["target_names"], run.results["confounder"]
+    by_group = [f"accuracy[{group}]" for group in groups]
+    if all(run.values(measure) for measure in by_group):
         yield Picture(
             "accuracy_by_group",
-            figures.accuracy_by_group(run.table, run.mitigators, names),
-            "Dot plot of accuracy by group. " + "; ".join(_listed(run, measure) for measure in groups) + ".",
-            "Accuracy within each group. The nearer the two marks of a row, the smaller the gap.",
+            accuracy_by_group(run.table, groups),
+            "Dot plot of accuracy by group. " + "; ".join(_listed(run, measure) for measure in by_group) + ".",
+            "Accuracy in each group. The closer the two marks of a row, the smaller the gap.",
         )
     if run.values("worst_cell"):
-        yield _dots(run, "worst_cell", "Accuracy of the worst cell. Dashed: the first row's value.")
+        yield _dots(run, "worst_cell", "Lowest accuracy among the four groups of target and spurious attribute.")
     if run.cells["accuracy"].notna().any():
         yield Picture(
             "accuracy_by_cell",
-            figures.accuracy_by_cell(run.cells, run.mitigators, names, run.results["confounder_names"]),
-            "Dot plot of accuracy by cell of target and confounder. " + _worst_cells(run),
-            f"Accuracy in each cell. A colour is a group; filled: {run.results['confounder_names'].get('True')}. "
-            "Open and filled marks far apart: the confounder still decides.",
+            accuracy_by_cell(run.cells, run.kinds, groups, run.results["confounder_names"]),
+            "Dot plot of accuracy by target and spurious attribute. " + _worst_cells(run),
+            f"Accuracy by target (colour) and spurious attribute (filled: {run.results['confounder_names'].get('True')}"
+            f"). Where open and filled marks are far apart, the classifier still relies on {attribute}.",
         )
     if run.values("accuracy") and run.values("gap"):
-        yield Picture(
-            "accuracy_and_gap",
-            figures.accuracy_gap_plane(run.table, run.mitigators, run.front),
-            f"Scatter plot of accuracy and gap. {_listed(run, 'accuracy')}; {_listed(run, 'gap')}.{_front(run)}",
-            "Accuracy against the size of the gap: best at the lower right. "
-            f"A moved threshold alone can bring a point down.{_front(run)}",
-        )
+        yield _trade_off(run)
     if run.values("crossed_auc"):
-        yield _dots(run, "crossed_auc", "AUC of the crossed cells, which no moved threshold changes; 0.5 is chance.")
+        yield _dots(run, "crossed_auc", "AUC of bias-conflicting images, which no threshold changes; 0.5 is chance.")
     if run.values("flip_rate"):
-        text = f"Predictions that change when only {run.results['confounder']} is toggled. Further left is better."
+        text = f"Share of predictions that change when only {attribute} is toggled. Lower is better."
         yield _dots(run, "flip_rate", text)
 
 
-def _front(run: Run) -> str:
-    if not run.front:
-        return ""
-    return (
-        f" Dashed: the Pareto front. Trained on the biased set, none has a higher accuracy than {listed(run.front)} "
-        "without a larger gap."
+def _dots(run: Run, measure: str, caption: str) -> Picture:
+    figure = sheet(
+        0.34 * len(run.kinds) + 1,
+        lambda ax: plot_measure(run.table, measure, kinds=run.kinds, label=run.label(measure), ax=ax),
+        columns=4,
+    )
+    alt = f"Dot plot. {_listed(run, measure)}."
+    return Picture(measure, figure, alt, f"{caption} Dashed: the value of the first row.")
+
+
+def _trade_off(run: Run) -> Picture:
+    text = ""
+    if run.front:
+        text = (
+            " Dashed: the Pareto front. Among mitigators trained on the biased set, none is more accurate than "
+            f"{listed(run.front)} without a larger gap."
+        )
+    return Picture(
+        "accuracy_and_gap",
+        sheet(4.1, lambda ax: plot_trade_off(run.table, front=run.front, kinds=run.kinds, ax=ax), columns=4),
+        f"Scatter plot of accuracy and gap. {_listed(run, 'accuracy')}; {_listed(run, 'gap')}.{text}",
+        "Accuracy against the size of the gap: best at the lower right. "
+        f"Moving the decision threshold alone can bring a point down.{text}",
     )
 
 
-def _dots(run: Run, measure: str, caption: str) -> Picture:
-    figure = figures.measure_dots(run.table, run.mitigators, measure, run.label(measure))
-    return Picture(measure, figure, f"Dot plot. {_listed(run, measure)}.", caption)
-
-
 def _listed(run: Run, measure: str) -> str:
-    values = run.values(measure)
-    texts = [
-        f"{name} {number(values[name].mean, signed=metrics.is_signed(measure))}" for name in run.names if name in values
-    ]
+    values = run.values(measure).items()
+    texts = [f"{name} {number(value.mean, signed=metrics.is_signed(measure))}" for name, value in values]
     label = run.label(measure)
     return f"{label[0].upper()}{label[1:]}: {', '.join(texts)}"
 
 
 def _worst_cells(run: Run) -> str:
-    weakest = {name: weakest_cell(run, name) for name in run.names}
+    weakest = {name: weakest_cell(run, name) for name in run.kinds}
     texts = [f"{name}: {cell[0]} {number(cell[1].mean)}" for name, cell in weakest.items() if cell is not None]
-    return f"The worst of each: {'; '.join(texts)}."
+    return f"The worst group of each: {'; '.join(texts)}."
 
 
 def map_pictures(run: Run) -> Iterator[Picture]:
-    """Yield the figures of where the confounder's information sits, and of what the schemes do there."""
-    maps, confounder = run.maps, run.results["confounder"]
-    truth = maps.get("truth_mean")
-    pixel_map = maps["pixel_map"]
-    figure = figures.map_figure(maps["mean_image"], pixel_map, truth=truth, region_accuracy=maps.get("region_accuracy"))
+    """Yield the figures of where the information is, and of what the schemes do there."""
+    maps, attribute = run.maps, run.results["confounder"]
+    truth, pixel_map = maps.get("truth_mean"), maps["pixel_map"]
     row, column = np.unravel_index(int(np.argmax(pixel_map)), pixel_map.shape)
     yield Picture(
         "region_map",
-        figure,
-        f"The mean training image and, over it, the mean map of confidence about {confounder}: from "
+        map_figure(maps["mean_image"], pixel_map, truth=truth, region_accuracy=maps.get("region_accuracy")),
+        f"The mean training image and, over it, the mean map of confidence about {attribute}: from "
         f"{pixel_map.min():.2f} to {pixel_map.max():.2f}, largest at {row / pixel_map.shape[0]:.0%} of the height and "
         f"{column / pixel_map.shape[1]:.0%} of the width."
-        + (" Beside it, where the confounder truly changes the picture." if truth is not None else ""),
-        f"Where a small classifier that sees one region at a time can tell {confounder}: 0 is a guess, 1 is certain."
-        + (
-            " The truth is known because the faces are drawn: the pixels that toggling it changes."
-            if truth is not None
-            else ""
-        ),
+        + ("" if truth is None else " Next to it, where the attribute truly changes the picture."),
+        f"Where a small classifier that sees one region at a time can recognise {attribute}: 0 is a guess, 1 is "
+        "certain."
+        + ("" if truth is None else " The truth is known for drawn faces: the pixels that toggling it changes."),
     )
     if run.calibration is not None:
         found = run.calibration
+        surest = found.bins[found.bins["patches"] > 0].iloc[-1]
         yield Picture(
             "reliability",
-            figures.reliability(found),
+            sheet(4.1, lambda axes: plot_reliability(found, axes=axes), nrows=2, height_ratios=(3, 1), sharex=True),
             f"Reliability diagram of the region classifier on {found.images:,} test images: expected calibration error "
-            f"{found.error:.3f}. " + _reliability_in_words(found),
-            f"How often the region classifier is right where it is how sure, over all regions of {found.images:,} test "
-            f"images, as many with {confounder} as without. Above the diagonal it is too modest, below too sure.",
+            f"{found.error:.3f}. Where it is most confident, at {surest['confidence']:.2f}, it is right in "
+            f"{surest['accuracy']:.2f} of {surest['patches']:,.0f} patches.",
+            f"How often the region classifier is right at each confidence, over all regions of {found.images:,} test "
+            f"images, half of them with {attribute}. Above the diagonal it is underconfident, below overconfident.",
         )
     if len(maps["example_images"]):
-        schemes = [str(name) for name in maps["example_schemes"]]
-        labels = [str(label) for label in maps["example_labels"]]
+        schemes, labels = ([str(name) for name in maps[key]] for key in ("example_schemes", "example_labels"))
         changed = {name: maps[f"example_{name}"] for name in schemes}
         yield Picture(
             "schemes",
-            figures.scheme_strip(maps["example_images"], maps["example_maps"], changed, labels),
-            f"Training images, a row each: {'; '.join(labels)}. Columns: the image, its map of {confounder}, and the "
+            scheme_strip(maps["example_images"], maps["example_maps"], changed, labels),
+            f"Training images, a row each: {'; '.join(labels)}. Columns: the image, its map of {attribute}, and the "
             f"image as changed by {', '.join(schemes)}.",
-            "What each scheme makes of training images. All maps are on one scale.",
+            "How each scheme changes training images. All maps have the same scale.",
         )
-
-
-def _reliability_in_words(calibration: Calibration) -> str:
-    full = calibration.bins[calibration.bins["patches"] > 0]
-    surest = full.iloc[-1]
-    return (
-        f"Where it is surest, at {surest['confidence']:.2f}, it is right in {surest['accuracy']:.2f} of "
-        f"{surest['patches']:,.0f} patches."
-    )
 
 
 def training_pictures(run: Run) -> Iterator[Picture]:
     """Yield the training curves that the run has."""
     if len(run.history):
-        last = run.history.iloc[-1].to_dict()
-        accuracy = last.get("valid_accuracy", math.nan)
-        validation = f", validation accuracy {accuracy:.3f}" if pd.notna(accuracy) else ""
+        accuracy = run.history.reindex(columns=["valid_accuracy"])["valid_accuracy"]
+        validated = bool(accuracy.notna().any())
         yield Picture(
             "region_training",
-            figures.classifier_history(run.history),
+            sheet(2.9, lambda axes: plot_history(run.history, axes=axes), ncols=1 + validated, squeeze=False),
             f"Training of the region classifier: after {len(run.history)} epochs the loss is "
-            f"{last['loss']:.3f}{validation}.",
-            "The region classifier's training; its accuracy is on random regions of validation images.",
+            f"{run.history['loss'].iloc[-1]:.3f}"
+            + (f", validation accuracy {accuracy.iloc[-1]:.3f}." if validated else "."),
+            "Training of the region classifier"
+            + ("; the accuracy is on random regions of validation images." if validated else "."),
         )
-    ends = {
-        str(name): losses[-1]
-        for name, losses in zip(run.trainings["mitigator"], run.trainings["losses"], strict=True)
-        if len(losses)
-    }
-    if ends:
+    trainings = run.trainings[run.trainings["losses"].map(len) > 0]
+    if len(trainings):
+        ends = [f"{row['mitigator']} {row['losses'][-1]:.3f}" for row in trainings.to_dict("records")]
         yield Picture(
             "training_losses",
-            figures.training_losses(run.trainings, run.mitigators),
-            f"Training losses by epoch, at the end: {', '.join(f'{name} {loss:.3f}' for name, loss in ends.items())}.",
+            sheet(3.4, lambda ax: plot_losses(trainings, kinds=run.kinds, legend=False, ax=ax), columns=2),
+            f"Training losses by epoch, at the end: {', '.join(ends)}.",
             "Training losses of the target classifiers"
-            + (", mean over seeds; each seed is faint." if run.trainings["seed"].nunique() > 1 else "."),
+            + (", mean over seeds; each seed is faint." if trainings["seed"].nunique() > 1 else "."),
         )
 
 
 def embedded(picture: Picture) -> tuple[bytes, dict[str, Any]]:
-    """Return a picture as PNG, and as what a page needs to show it."""
-    png, source = _encode(picture.figure)
-    width, height = (round(96 * inches) for inches in picture.figure.get_size_inches())
-    words = {"name": picture.name, "alt": picture.alt, "caption": picture.caption}
-    return png, {**words, "source": source, "width": width, "height": height}
-
-
-def _encode(figure: Figure) -> tuple[bytes, str]:
-    """Return a figure as PNG, and as the source of an image: SVG where that is smaller."""
-    kind, data = "png", b""
-    for dpi in (160, 120, 90, 60):
-        data = png = _saved(figure, dpi=dpi, format="png", metadata={"Software": None})
-        # The layout is costly and known now.
-        figure.set_layout_engine("none")
-        if len(png) <= LARGEST_IMAGE:
-            break
+    """Return a picture as PNG, and as what a page needs to show it: as SVG, if that is smaller."""
+    figure = picture.figure
+    png = _saved(figure, dpi=160, format="png", metadata={"Software": None})
+    kind, data = "png", png
     if not any(ax.images for ax in figure.axes):
+        figure.set_layout_engine("none")  # the layout is costly, and known now
         # The salt makes the same figure the same text.
         with rc_context({"svg.hashsalt": "fairlearn_bridge"}):
             svg = _saved(figure, format="svg", metadata={"Date": None, "Creator": None})
-        kind, data = ("svg+xml", svg) if len(svg) < len(png) else (kind, data)
-    return png, f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+        kind, data = min((kind, data), ("svg+xml", svg), key=lambda pair: len(pair[1]))
+    source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    width, height = (round(96 * inches) for inches in figure.get_size_inches())
+    words = {"name": picture.name, "alt": picture.alt, "caption": picture.caption}
+    return png, {**words, "source": source, "width": width, "height": height}
 
 
 def _saved(figure: Figure, **options: Any) -> bytes:

@@ -15,11 +15,10 @@ from captum_region.array_files import read_arrays
 from captum_region.calibration import Calibration
 from captum_region.files import read_json
 from fairlearn_bridge import metrics
-from fairlearn_bridge.plotting import KIND_COLORS
-from fairlearn_bridge.report.figures import intervals
+from fairlearn_bridge.plotting import BASELINE, KIND_COLORS, by_mitigator, intervals
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -27,28 +26,57 @@ if TYPE_CHECKING:
     from fairlearn_bridge.plotting import Interval
 
 FORMAT = 1
-CONTENT: dict[str, type | tuple[type, ...]] = {
-    "title": str,
-    "command": str,
-    "created": str,
-    "versions": dict,
-    "config": dict,
-    "target": str,
-    "confounder": str,
-    "target_names": dict,
-    "confounder_names": dict,
-    "counts": list,
-    "seconds": dict,
-    "region_classifier": dict,
-    "mitigators": list,
-    "table": list,
-    "measures": dict,
-    "cells": list,
-    "trainings": list,
-    "skipped": list,
-    "caveats": list,
-    "random_states": list,
-    "confidence_level": (int, float),
+
+LARGEST = sys.float_info.max  # a number of JSON may have more digits than a float can hold
+# What an entry of results.json may be, in words. In tables NaN stands for null.
+TEXT, NUMBER, VALUE, KEY = "text", "a finite number", "a number or null", "text, a number or null"
+IS: dict[str, Callable[[Any], bool]] = {
+    TEXT: lambda entry: isinstance(entry, str),
+    NUMBER: lambda entry: isinstance(entry, int | float) and -LARGEST <= entry <= LARGEST,
+    VALUE: lambda entry: entry is None or isinstance(entry, float) or IS[NUMBER](entry),
+    KEY: lambda entry: isinstance(entry, str) or IS[VALUE](entry),
+    "anything": lambda _: True,
+}
+INTERVAL = {"low": VALUE, "high": VALUE}
+# What results.json holds: [entry] is a list of such entries, {...: entry} an object of them; "?" marks what may miss.
+CONTENT: dict[Any, Any] = {
+    **dict.fromkeys(("title", "command", "created", "target", "confounder"), TEXT),
+    "versions": {},
+    "config": {},
+    "target_names": {...: TEXT},
+    "confounder_names": {...: TEXT},
+    "measures": {...: TEXT},
+    "counts": [{"set": KEY, "target": KEY, "confounder": KEY, "images": VALUE}],
+    "seconds": {...: NUMBER},
+    "region_classifier": {
+        "history?": [{"epoch": VALUE, "loss": VALUE}],
+        "mean_region_accuracy?": VALUE,
+        "best_region_accuracy?": VALUE,
+        "calibration?": {
+            "bins": [dict.fromkeys(("lower", "upper", "patches", "confidence", "accuracy"), VALUE)],
+            **dict.fromkeys(("error", "accuracy", "images"), NUMBER),
+        },
+    },
+    "mitigators": [{"name": TEXT, "kind": TEXT, "description": TEXT}],
+    "table": [{"mitigator": TEXT, "measure": TEXT, "mean": VALUE, "std": VALUE, **INTERVAL}],
+    "cells": [{"mitigator": TEXT, "group": KEY, "confounder": KEY, "images": VALUE, "accuracy": VALUE, **INTERVAL}],
+    "trainings": [{"mitigator": TEXT, "seed": KEY, "seconds": VALUE, "losses": [VALUE], "status?": TEXT}],
+    "pareto_front?": [TEXT],
+    "confident?": [{"image": KEY, "label": KEY, "mean": VALUE, "max": VALUE}],
+    "skipped": [{}],
+    "caveats": ["anything"],
+    "random_states": ["anything"],
+    "confidence_level": NUMBER,
+}
+# What the page calls mitigators, where results.json calls them otherwise.
+SHOWN = {"original": BASELINE}
+# What identifies a row of a table.
+KEYS = {
+    "mitigators": ["name"],
+    "table": ["mitigator", "measure"],
+    "cells": ["mitigator", "group", "confounder"],
+    "counts": ["set", "target", "confounder"],
+    "trainings": ["mitigator", "seed"],
 }
 
 # Kind of dtype and number of axes of the arrays in maps.npz; those of the schemes are pictures too.
@@ -73,11 +101,28 @@ NEEDED = ("mean_image", "pixel_map", "example_images", "example_maps", "example_
 
 @dataclass(frozen=True)
 class Run:
-    """What a run has found: `results` is what results.json holds, the tables are its lists, `maps` is maps.npz.
+    """What a run has found, as the report shows it.
 
-    `mitigators` are those that ran, `not_run` says of the others why not, and `fewer_seeds` of those that did not run
-    with every seed how many they are averaged over, and why. Where a run has none, `calibration` is None and `front`
-    and `confident` are empty.
+    Attributes
+    ----------
+    results : dict
+        The content of ``results.json``.
+    table : DataFrame
+        A row a mitigator that ran; columns (measure, statistic), as `compare_mitigators` gives them.
+    mitigators, cells, counts, trainings, confident : DataFrame
+        The lists of `results` of these names, `mitigators` without those that did not run.
+    history : DataFrame
+        Of the region classifier's training, a row an epoch; empty if not known.
+    calibration : Calibration or None
+        Of the region classifier.
+    front : list of str
+        The mitigators on the Pareto front of accuracy and gap.
+    not_run : dict
+        Why mitigators did not run, by name.
+    fewer_seeds : dict
+        How many seeds a mitigator has that did not run with all, and why, by name.
+    maps : dict of arrays
+        The content of ``maps.npz``.
     """
 
     results: dict[str, Any]
@@ -96,30 +141,28 @@ class Run:
 
     @property
     def failed(self) -> bool:
-        """Whether a training has failed; one that was not applicable has not."""
-        return "status" in self.trainings and bool((self.trainings["status"] == "failed").any())
+        """Whether a training failed; one that was not applicable did not."""
+        return bool((self.trainings["status"] == "failed").any())
 
     @property
-    def names(self) -> list[str]:
-        """The mitigators, in order."""
-        return [str(name) for name in self.mitigators["name"]]
+    def kinds(self) -> dict[str, str]:
+        """The kind of each mitigator that ran, in order."""
+        return dict(zip(self.mitigators["name"], self.mitigators["kind"], strict=True))
 
     def of_kind(self, kind: str) -> list[str]:
         """Return the mitigators of a kind."""
-        return [str(name) for name in self.mitigators["name"][self.mitigators["kind"] == kind]]
+        return [name for name, its in self.kinds.items() if its == kind]
 
     def values(self, measure: str) -> dict[str, Interval]:
-        """Return a measure's finite values by mitigator."""
-        rows = intervals(self.table[self.table["measure"] == measure])
-        return {name: value for name, value in rows.items() if math.isfinite(value.mean)}
+        """Return a measure's finite values by mitigator; empty if the run does not have it."""
+        values = intervals(self.table, measure) if measure in self.table else {}
+        return {name: value for name, value in values.items() if math.isfinite(value.mean)}
 
     @property
     def measures(self) -> list[str]:
-        """The measures, in the order that they are explained in, then those that are not."""
-        there = dict.fromkeys(self.table["measure"])
-        return [name for name in self.results["measures"] if name in there] + [
-            str(name) for name in there if name not in self.results["measures"]
-        ]
+        """The measures, in the order that they are explained in, then those that are not explained."""
+        there = self.table.columns.unique(0)
+        return [str(name) for name in dict.fromkeys([*self.results["measures"], *there]) if name in there]
 
     def label(self, measure: str) -> str:
         """Return what the page calls a measure."""
@@ -148,145 +191,109 @@ def run_of(results: dict[str, Any], maps: dict[str, NDArray[Any]]) -> Run:
     Raises
     ------
     ValueError
-        If `results` lacks something or does not fit together.
+        If `results` is incomplete or inconsistent.
     """
-    for key, wanted in CONTENT.items():
-        if key not in results:
-            raise ValueError(f"it lacks {key!r}")
-        if not isinstance(results[key], wanted):
-            raise ValueError(f"{key!r} is of the wrong type, {type(results[key]).__name__}")
-    history = results["region_classifier"].get("history", [])
-    confident = results.get("confident", [])
-    run = Run(
+    _check(results, CONTENT, "results")
+    # Older runs know no status.
+    full = {"status": "done", "reason": ""}
+    trainings = [{**full, **row, "losses": np.array(row["losses"], float)} for row in results["trainings"]]
+    rows = results | {"trainings": trainings}
+    tables = {key: _frame(rows[key], *CONTENT[key]) for key in KEYS}
+    front = [SHOWN.get(name, name) for name in results.get("pareto_front", [])]
+    _check_tables(tables, front)
+    not_run, fewer_seeds = missing_seeds(tables["trainings"])
+    table, mitigators, classifier = tables.pop("table"), tables.pop("mitigators"), results["region_classifier"]
+    ran = mitigators["name"].isin(table["mitigator"][table["mean"].notna()])
+    return Run(
         results=results,
-        table=_frame(results["table"], "table", ["mitigator", "measure"], ["mean", "std", "low", "high"]),
-        mitigators=_frame(results["mitigators"], "mitigators", ["name", "kind", "description"]),
-        cells=_frame(
-            results["cells"], "cells", ["mitigator", "group", "confounder"], ["accuracy", "low", "high", "images"]
-        ),
-        counts=_frame(results["counts"], "counts", ["set", "target", "confounder"], ["images"]),
-        trainings=_trainings(results["trainings"]),
-        history=_frame(history, "region_classifier.history", [], ["epoch", "loss"]),
-        calibration=_calibration(results["region_classifier"].get("calibration")),
-        confident=_frame(confident, "confident", ["image", "label"], ["mean", "max"]),
-        front=results.get("pareto_front", []),
-        not_run={},
-        fewer_seeds={},
+        table=by_mitigator(table, mitigators["name"][ran]),
+        mitigators=mitigators[ran],
+        **tables,
+        front=front,
+        confident=_frame(results.get("confident", []), *CONTENT["confident?"]),
+        history=_frame(classifier.get("history", []), *CONTENT["region_classifier"]["history?"]),
+        calibration=_calibration(classifier.get("calibration")),
+        not_run=dict.fromkeys(mitigators["name"][~ran], "") | not_run,
+        fewer_seeds=fewer_seeds,
         maps=maps,
     )
-    _check_values(results)
-    _check_run(run)
-    return _told_apart(run)
 
 
-def _frame(rows: Any, key: str, columns: Sequence[str], numbers: Sequence[str] = ()) -> pd.DataFrame:
-    """Return a list of records as a table; of `numbers`, what is missing or not finite is NaN."""
-    wanted = [*columns, *numbers]
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and set(wanted) <= set(row) for row in rows):
-        raise ValueError(f"{key!r} must be a list of records with {', '.join(wanted)}")
-    for column in columns:
-        if nested := [row[column] for row in rows if isinstance(row[column], list | dict)]:
-            raise ValueError(f"{column!r} of {key!r} must hold texts or numbers, got {nested[0]!r}")
-    frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*wanted, *(name for row in rows for name in row)])))
-    for column in numbers:
-        try:
-            frame[column] = pd.to_numeric(frame[column]).astype(float).replace([np.inf, -np.inf], np.nan)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"{column!r} of {key!r} must hold numbers: {error}") from error
-    return frame
+def missing_seeds(trainings: pd.DataFrame) -> tuple[dict[str, str], dict[str, str]]:
+    """Return why mitigators did not run, and of those that ran with some seeds, with how many and why not with all.
+
+    Parameters
+    ----------
+    trainings : DataFrame
+        Columns ``mitigator``, ``seed``, ``status`` and ``reason``, as `fit_mitigators` gives them.
+    """
+    not_run, fewer_seeds = {}, {}
+    for name, of_one in trainings.groupby("mitigator", sort=False):
+        missing = of_one[of_one["status"] != "done"].to_dict("records")
+        reasons = [f"{row['status']}: {row['reason']}" for row in missing]
+        if len(missing) == len(of_one):
+            not_run[str(name)] = reasons[0]
+        elif missing:
+            why = "; ".join(f"seed {row['seed']} {reason}" for row, reason in zip(missing, reasons, strict=True))
+            fewer_seeds[str(name)] = f"{len(of_one) - len(missing)} of {len(of_one)} seeds; {why}"
+    return not_run, fewer_seeds
 
 
-def _calibration(entry: Any) -> Calibration | None:
+def _check(value: Any, wanted: Any, where: str) -> None:
+    """Raise ValueError unless `value` is as `wanted`, see `CONTENT`, says."""
+    if isinstance(wanted, list):
+        if not isinstance(value, list):
+            raise ValueError(f"{where} must be a list, got {reprlib.repr(value)}")
+        for number, entry in enumerate(value):
+            _check(entry, wanted[0], f"{where}[{number}]")
+    elif isinstance(wanted, dict):
+        needed = [key for key in wanted if key is not ... and not key.endswith("?")]
+        if not isinstance(value, dict) or not set(needed) <= set(value):
+            raise ValueError(f"{where} must be an object with {', '.join(needed)}, got {reprlib.repr(value)}")
+        for key, entry in value.items():
+            kind = wanted.get(key, wanted.get(f"{key}?", wanted.get(..., "anything")))
+            _check(entry, kind, f"{where}.{key}")
+    elif not IS[wanted](value):
+        raise ValueError(f"{where} must be {wanted}, got {reprlib.repr(value)}")
+
+
+def _frame(rows: list[dict[str, Any]], columns: Mapping[str, Any]) -> pd.DataFrame:
+    """Return records as a table; its values are NaN where they are not finite."""
+    frame = pd.DataFrame(rows, columns=None if rows else [name.rstrip("?") for name in columns])
+    values = [name for name, kind in columns.items() if kind == VALUE]
+    frame = frame.replace({"mitigator": SHOWN, "name": SHOWN})
+    return frame.assign(**frame[values].astype(float).replace([np.inf, -np.inf], np.nan))
+
+
+def _calibration(entry: dict[str, Any] | None) -> Calibration | None:
     if entry is None:
         return None
-    if not isinstance(entry, dict) or not {"bins", "error", "accuracy", "images"} <= set(entry):
-        raise ValueError("'calibration' of 'region_classifier' must hold bins, error, accuracy and images")
-    bins = _frame(entry["bins"], "calibration.bins", [], ["lower", "upper", "patches", "confidence", "accuracy"])
+    bins = _frame(entry["bins"], *CONTENT["region_classifier"]["calibration?"]["bins"])
     if not bins["patches"].sum() > 0:
-        raise ValueError("'calibration.bins' must hold patches, it holds none")
-    _check_numbers("region_classifier.calibration", {key: entry[key] for key in ("error", "accuracy", "images")})
+        raise ValueError("results.region_classifier.calibration.bins must hold patches, got none")
     return Calibration(bins, float(entry["error"]), float(entry["accuracy"]), int(entry["images"]))
 
 
-def _trainings(rows: Any) -> pd.DataFrame:
-    frame = _frame(rows, "trainings", ["mitigator", "seed"], ["seconds"])
-    if not all(isinstance(row.get("losses"), list) for row in rows):
-        raise ValueError("'losses' of 'trainings' must be lists")
-    # JSON has no NaN, which the losses of a training that diverged are.
-    for row in rows:
-        _check_numbers("trainings.losses", {at: loss for at, loss in enumerate(row["losses"]) if loss is not None})
-    losses = [[math.nan if loss is None else loss for loss in row["losses"]] for row in rows]
-    return frame.assign(losses=pd.Series(losses, dtype=object))
-
-
-def _check_values(results: dict[str, Any]) -> None:
-    """Raise ValueError unless what is no table holds what the page can show."""
-    for key in ("target_names", "confounder_names", "measures"):
-        if not all(isinstance(name, str) for name in results[key].values()):
-            raise ValueError(f"{key!r} must hold texts, got {list(results[key].values())}")
-    accuracies = [f"{name}_region_accuracy" for name in ("mean", "best")]
-    classifier = results["region_classifier"]
-    _check_numbers("seconds", results["seconds"])
-    _check_numbers("region_classifier", {key: classifier[key] for key in accuracies if classifier.get(key) is not None})
-    _check_numbers("results", {"confidence_level": results["confidence_level"]})
-    _frame(results["skipped"], "skipped", [])
-
-
-def _check_numbers(key: str, values: Mapping[Any, Any]) -> None:
-    for name, value in values.items():
-        # A number of JSON may have more digits than a float can take.
-        if not isinstance(value, int | float) or not -sys.float_info.max <= value <= sys.float_info.max:
-            raise ValueError(f"{name!r} of {key!r} must be a finite number, got {reprlib.repr(value)}")
-
-
-def _check_run(run: Run) -> None:
-    if run.mitigators.empty or run.table.empty:
-        raise ValueError("'mitigators' and 'table' must hold something")
-    unknown = set(run.mitigators["kind"]) - set(KIND_COLORS)
-    if unknown:
-        raise ValueError(f"kind must be one of {', '.join(KIND_COLORS)}, got {sorted(map(str, unknown))}")
-    if not isinstance(run.front, list) or set(map(str, run.front)) - set(run.names):
-        raise ValueError(f"'pareto_front' must be a list of mitigators, got {run.front!r}")
-    for key, frame in {"table": run.table, "cells": run.cells, "trainings": run.trainings}.items():
-        strangers = set(frame["mitigator"]) - set(run.names)
-        if strangers:
-            raise ValueError(f"{key!r} names mitigators that are not among them: {sorted(map(str, strangers))}")
-    for key, frame, columns in (
-        ("mitigators", run.mitigators, ["name"]),
-        ("table", run.table, ["mitigator", "measure"]),
-        ("cells", run.cells, ["mitigator", "group", "confounder"]),
-        ("counts", run.counts, ["set", "target", "confounder"]),
-    ):
-        if frame.duplicated(columns).any():
-            raise ValueError(f"{key!r} holds the same {' and '.join(columns)} twice")
-
-
-def _told_apart(run: Run) -> Run:
-    """Return the run with those mitigators alone that ran, and what is told of the others and of missing seeds."""
-    ran = {*run.table["mitigator"][run.table["mean"].notna()], *run.cells["mitigator"][run.cells["accuracy"].notna()]}
-    not_run, fewer_seeds = {}, {}
-    for name in run.names:
-        trainings = [row for row in run.trainings.to_dict("records") if row["mitigator"] == name]
-        missing = {
-            row["seed"]: ": ".join(str(row[key]) for key in ("status", "reason") if key in row)
-            for row in trainings
-            if isinstance(row.get("status"), str) and row["status"] != "done"
-        }
-        if name not in ran:
-            not_run[name] = next(iter(missing.values()), "")
-        elif missing:
-            told = "; ".join(f"seed {seed} {text}" for seed, text in missing.items())
-            fewer_seeds[name] = f"{len(trainings) - len(missing)} of {len(trainings)} seeds; {told}"
-    mitigators = run.mitigators[run.mitigators["name"].isin(ran)]
-    return replace(run, mitigators=mitigators, not_run=not_run, fewer_seeds=fewer_seeds)
+def _check_tables(tables: Mapping[str, pd.DataFrame], front: list[str]) -> None:
+    names = set(tables["mitigators"]["name"])
+    if not names or tables["table"].empty:
+        raise ValueError("results must hold mitigators and a table, got none")
+    if unknown := set(tables["mitigators"]["kind"]) - set(KIND_COLORS):
+        raise ValueError(f"kind must be one of {', '.join(KIND_COLORS)}, got {', '.join(sorted(unknown))}")
+    for key, columns in KEYS.items():
+        if tables[key].duplicated(columns).any():
+            raise ValueError(f"{key!r} must hold each {' and '.join(columns)} once")
+    named = {key: set(table["mitigator"]) for key, table in tables.items() if "mitigator" in table}
+    for key, those in (named | {"pareto_front": set(front)}).items():
+        if strangers := those - names:
+            raise ValueError(f"{key!r} must name mitigators of the run, got {', '.join(sorted(strangers))}")
 
 
 def _read_maps(path: Path) -> dict[str, NDArray[Any]]:
     maps = read_arrays(path)
     shown = [f"example_{name}" for name in maps.get("example_schemes", np.array([])).ravel()]
-    missing = [name for name in (*NEEDED, *shown) if name not in maps]
-    if missing:
-        raise ValueError(f"{path} lacks the arrays {', '.join(missing)}")
+    if missing := [name for name in (*NEEDED, *shown) if name not in maps]:
+        raise ValueError(f"{path} must hold the arrays {', '.join(missing)}")
     for name, array in maps.items():
         kind, axes = ARRAYS.get(name, ("u", 4) if name in shown else (array.dtype.kind, array.ndim))
         # A list of no names has no kind.

@@ -1,18 +1,18 @@
-"""write_side_by_side: several runs in one page, to see what a setting, a confounder or a data set changes."""
+"""write_side_by_side: several runs in one page, to see what a setting, a spurious attribute or a data set changes."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import pandas as pd
 
 from captum_region.files import replacing
 from captum_region.plotting import LINE_COLORS, scale_top
 from fairlearn_bridge import metrics
-from fairlearn_bridge.report import figures
+from fairlearn_bridge.plotting import Interval
 from fairlearn_bridge.report.examples import map_over
+from fairlearn_bridge.report.figures import dot_plot
 from fairlearn_bridge.report.page import measure_words, shown, template
 from fairlearn_bridge.report.pictures import Picture, embedded
 from fairlearn_bridge.report.run import Run, read_run
@@ -26,14 +26,14 @@ MOST_RUNS = len(LINE_COLORS)  # a colour each
 
 
 def write_side_by_side(folders: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]) -> Path:
-    """Write one page about several runs: their headlines, maps, measures and settings beside each other.
+    """Write one page about several runs: with their headlines, maps, measures and settings side by side.
 
     Parameters
     ----------
     folders : sequence of path
         At least two run folders, of `fairlearn_bridge.experiment.run_experiment`.
     out : path
-        The page; a file that is there is replaced.
+        The page; an existing file is replaced.
 
     Returns
     -------
@@ -50,14 +50,18 @@ def write_side_by_side(folders: Sequence[str | os.PathLike[str]], out: str | os.
     if not 2 <= len({path.resolve() for path in paths}) == len(paths) <= MOST_RUNS:
         raise ValueError(f"folders must be 2 to {MOST_RUNS} different ones, got {', '.join(map(str, folders))}")
     names = [path.resolve().name for path in paths]
-    # Where names alone tell no two apart, all are told as they were given.
-    names = names if len(set(names)) == len(names) else [str(path) for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
     runs = dict(zip(names, map(read_run, paths), strict=True))
     page = template("side_by_side.html.j2").render(
         title=f"{len(runs)} runs side by side",
         script_hash="",
         runs=_heads(runs),
-        measures=[_measure(runs, measure) for measure in _measures(runs)],
+        measures=[
+            _measure(runs, measure)
+            for measure in metrics.MEASURES
+            if "[" not in measure and any(measure in run.measures for run in runs.values())
+        ],
         settings=_differences(runs),
         dash=DASH,
     )
@@ -67,57 +71,41 @@ def write_side_by_side(folders: Sequence[str | os.PathLike[str]], out: str | os.
 
 
 def _heads(runs: Mapping[str, Run]) -> list[dict[str, Any]]:
-    """Return what is said of each run alone, with its mean map over its mean image, all on one scale."""
+    """Return what the page says of each run alone, with its mean map over its mean image, all on one scale."""
     top = max(scale_top(run.maps["pixel_map"]) for run in runs.values())
     return [
         {
             "name": name,
-            "title": run.results["title"],
             "headline": headline(run),
-            "command": run.results["command"],
-            "confounder": run.results["confounder"],
+            **{key: run.results[key] for key in ("title", "command", "confounder")},
             **map_over(run.maps["mean_image"], run.maps["pixel_map"], top),
         }
         for name, run in runs.items()
     ]
 
 
-def _measures(runs: Mapping[str, Run]) -> list[str]:
-    there = {measure for run in runs.values() for measure in run.measures}
-    return [measure for measure in metrics.MEASURES if "[" not in measure and measure in there]
-
-
 def _measure(runs: Mapping[str, Run], measure: str) -> dict[str, Any]:
     """Return a measure of all mitigators of all runs: as a figure, and as a table of a row a mitigator."""
-    first = next(run for run in runs.values() if measure in run.measures)
+    having = [run for run in runs.values() if measure in run.measures]
     values = {name: run.values(measure) for name, run in runs.items()}
-    mitigators = pd.concat([run.mitigators for run in runs.values()]).drop_duplicates("name")
-    mitigators = mitigators[mitigators["name"].isin({name for of_run in values.values() for name in of_run})]
-    signed = metrics.is_signed(measure)
-    rows = [
-        (
-            str(mitigator),
-            [
-                (number(of_run[mitigator].mean, signed=signed), bracket(of_run[mitigator], signed=signed))
-                if mitigator in of_run
-                else (DASH, "")
-                for of_run in values.values()
-            ],
-        )
-        for mitigator in mitigators["name"]
-    ]
-    label = first.label(measure)
+    names = list(dict.fromkeys(name for of_run in values.values() for name in of_run))
+    signed, label = metrics.is_signed(measure), having[0].label(measure)
+    rows = []
+    for name in names:
+        of_name = [of_run.get(name, Interval(math.nan, math.nan, math.nan)) for of_run in values.values()]
+        rows.append((name, [(number(one.mean, signed=signed), bracket(one, signed=signed)) for one in of_name]))
     listing = "; ".join(f"{name}: {', '.join(cell[0] for cell in cells)}" for name, cells in rows)
     picture = Picture(
         measure,
-        figures.runs_dots(values, mitigators, label),
+        dot_plot(values, names, label),
         f"Dot plot of {label}, by mitigator in the order of the runs. {listing}.",
         f"{label[0].upper()}{label[1:]} in each run.",
     )
-    told = {run.results["measures"].get(measure, "") for run in runs.values() if measure in run.measures}
-    # Of another target or confounder it says other things: then none of them.
-    description = {"description": told.pop() if len(told) == 1 else ""}
-    return measure_words(first, measure) | description | {"picture": embedded(picture)[1], "rows": rows}
+    descriptions = {run.results["measures"].get(measure, "") for run in having}
+    # Of another target or spurious attribute it says other things: then none of them.
+    description = descriptions.pop() if len(descriptions) == 1 else ""
+    words = measure_words(having[0], measure) | {"description": description}
+    return {**words, "picture": embedded(picture)[1], "rows": rows}
 
 
 def _differences(runs: Mapping[str, Run]) -> list[tuple[str, list[str]]]:

@@ -187,7 +187,7 @@ def test_a_failed_training_of_a_sweep_is_named(tmp_path, fails_with_seed_1):
     arguments = ["sweep", *TINY, "--out", tmp_path / "out", "--seeds", 2, "--others", "broken"]
     done = CliRunner().invoke(app, list(map(str, arguments)))
     assert done.exit_code == 1
-    assert "broken: Failed with seed 1: KeyError: 'oops'." in done.stderr
+    assert "broken: 1 of 2 seeds; seed 1 failed: KeyError: 'oops'" in done.stderr
     assert done.stdout.endswith("Blond_Hair, broken: the mean over 1 of 2 seeds\n")
 
 
