@@ -83,7 +83,8 @@ class SweepResults:
                         row |= {(name, "scheme"): found["mean"][best]}
                         row |= {(name, end): found[f"difference_{end}"][best] for end in ("low", "high")}
         index = pd.MultiIndex.from_tuples(rows, names=["confounder", "scheme"])
-        return pd.DataFrame(list(rows.values()), index)
+        table = pd.DataFrame(list(rows.values()), index)
+        return table.set_axis(pd.MultiIndex.from_tuples(table.columns), axis=1)
 
     @property
     def failed(self) -> bool:
