@@ -74,17 +74,17 @@ class SweepResults:
             mitigators = of_one.dropna(subset="scheme").drop_duplicates("mitigator").set_index("mitigator")
             for scheme, of_scheme in mitigators.groupby("scheme", sort=False):
                 best = str(validation.reindex(of_scheme.index).idxmax())
+                arms = {"original": "original", "balanced": "balanced", "scheme": best}
                 row = rows[confounder, scheme] = {("quantile", ""): of_scheme["quantile"][best]}
                 for name in COLUMNS:
                     if name in statistics.index:
+                        found = statistics.loc[name]
                         # Balanced data may not have run.
-                        found = statistics.loc[name].reindex(["original", "balanced", best])
-                        row |= {(name, arm): found["mean"][arm] for arm in ("original", "balanced")}
-                        row |= {(name, "scheme"): found["mean"][best]}
+                        row |= {(name, as_): found["mean"][arm] for as_, arm in arms.items() if arm in found.index}
                         row |= {(name, end): found[f"difference_{end}"][best] for end in ("low", "high")}
         index = pd.MultiIndex.from_tuples(rows, names=["confounder", "scheme"])
-        table = pd.DataFrame(list(rows.values()), index)
-        return table.set_axis(pd.MultiIndex.from_tuples(table.columns), axis=1)
+        columns = pd.MultiIndex.from_tuples(dict.fromkeys(key for row in rows.values() for key in row))
+        return pd.DataFrame(list(rows.values()), index).set_axis(columns, axis=1)
 
     @property
     def failed(self) -> bool:
