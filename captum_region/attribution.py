@@ -133,15 +133,14 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
             got = type(region_classifier).__name__
             raise TypeError(f"region_classifier must be a RegionClassifier or a callable, got {got}")
         own = getattr(region_classifier, "grid", None)
-        grid = own if grid is None else grid
-        if not isinstance(grid, RegionGrid):
+        own = own if isinstance(own, RegionGrid) else grid
+        if not isinstance(own, RegionGrid):
             raise TypeError(f"grid must be given as a RegionGrid, as region_classifier has none; got {grid!r}")
-        if isinstance(own, RegionGrid) and grid != own:
+        if grid not in (None, own):
             raise ValueError(f"grid must be left out, or that of region_classifier, {own}; got {grid}")
         if sigma is not None and not sigma > 0:
             raise ValueError(f"sigma must be above 0, got {sigma}")
-        self.grid = grid
-        self.sigma = sigma
+        self.grid, self.sigma = own, sigma
         self.confidence = resolve_confidence(confidence)
 
     @log_usage()  # type: ignore[untyped-decorator]
@@ -191,8 +190,7 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         if not isinstance(images, Tensor):
             raise TypeError(f"inputs must be a tensor of images, got {type(images).__name__}")
         self._checked(images, name="inputs", beyond=_NOISE)
-        regions = self._region_map(images, target, perturbations_per_eval, show_progress)
-        pixels = self.grid.to_pixels(regions, sigma=self.sigma)
+        pixels = self._pixels(images, target, perturbations_per_eval, show_progress)
         dtype = images.dtype if images.is_floating_point() else torch.float32
         attributions = pixels.to(dtype)[:, None].expand_as(images).contiguous()
         return (attributions,) if is_tuple else attributions
@@ -271,6 +269,9 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         channels = classifier.in_channels if isinstance(classifier, RegionClassifier) else None
         return check_images(images, image_size=self.grid.image_size, channels=channels, **options)
 
+    def _pixels(self, *arguments: Any) -> Tensor:
+        return self.grid.to_pixels(self._region_map(*arguments), sigma=self.sigma)
+
     def _region_map(
         self, images: Tensor, target: Target, regions_per_pass: int = 256, show_progress: bool = False
     ) -> Tensor:
@@ -331,20 +332,7 @@ class MultiScaleRegionAttribution(Attribution):  # type: ignore[misc]
         super().__init__(parts[0].forward_func)
         self.attributions = parts
 
-    @log_usage()  # type: ignore[untyped-decorator]
-    def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor],
-        target: Target = None,
-        additional_forward_args: Any = None,
-        perturbations_per_eval: int = 256,
-        show_progress: bool = False,
-    ) -> Tensor | tuple[Tensor]:
-        """Attribute an image's pixels; see `RegionAttribution.attribute`."""
-        options = target, additional_forward_args, perturbations_per_eval, show_progress
-        parts = [part.attribute(inputs, *options) for part in self.attributions]
-        return (_mean([only for (only,) in parts]),) if isinstance(inputs, tuple) else _mean(parts)
-
+    attribute = RegionAttribution.attribute
     attribute_future = RegionAttribution.attribute_future
 
     def pixel_map(
@@ -360,8 +348,17 @@ class MultiScaleRegionAttribution(Attribution):  # type: ignore[misc]
         return self._mean_of("mean_pixels", images, target, batch_size=batch_size, show_progress=show_progress)
 
     def _mean_of(self, method: str, images: ImageSource, target: Target, **options: Any) -> Tensor:
-        images = check_images(images, image_size=self.attributions[0].grid.image_size)  # read once
+        images = self._checked(images)  # read once
         return _mean([getattr(part, method)(images, target, **options) for part in self.attributions])
+
+    def _checked(self, images: Any, **options: Any) -> ImageData:
+        for part in self.attributions:
+            images = part._checked(images, **options)
+        checked: ImageData = images
+        return checked
+
+    def _pixels(self, *arguments: Any) -> Tensor:
+        return _mean([part._pixels(*arguments) for part in self.attributions])
 
 
 def _mean(maps: list[Tensor]) -> Tensor:

@@ -1,32 +1,26 @@
 """Checkpoints of region classifiers: weights as safetensors, the rest as JSON; loading executes no code."""
 
-from __future__ import annotations
-
 import json
+import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
-from torch import nn
+from torch import Tensor, nn
 
 from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
 from captum_region.digest import digest, digest_of, is_the_users
 from captum_region.files import PARTIAL, read_json
 from captum_region.grid import RegionGrid
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping
-
-    from torch import Tensor
 
 FORMAT = 1
 KINDS = {kind.__name__: kind for kind in (DenseRegionClassifier, PatchRegionClassifier)}

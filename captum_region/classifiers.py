@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -409,8 +409,7 @@ class PatchRegionClassifier(RegionClassifier):
         return forward_regions(fast, self.grid, images, regions_per_pass=regions_per_pass, progress=progress)
 
 
-@dataclass(frozen=True)
-class _Convolution:
+class _Convolution(NamedTuple):
     """One unpadded convolution: kernel, stride on a patch, and stride and dilation on a whole image."""
 
     kernel: int

@@ -1,7 +1,5 @@
 """From logits to certainty: three functions, each 0 for a uniform output and 1 for a certain one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,17 +1,16 @@
 """Digests of values, the same in every process: they name what is kept and find what has changed."""
 
-from __future__ import annotations
-
 import dis
 import hashlib
 import inspect
 import pickle
 import sys
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from types import CellType, CodeType, FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +18,6 @@ from joblib.hashing import NumpyHasher
 from torch import Tensor
 
 from captum_region.batches import batches
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 # Their code is identified by the version and by `captum_region.snapshot.SEMANTICS`.
 _OURS = ("captum_region", "fairlearn_bridge")

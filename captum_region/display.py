@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
 from captum_region.batches import as_floats, batches, check_images
 from captum_region.plotting import figure_of, plot_region_map, scale_top
@@ -15,10 +13,10 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
     from torch import Tensor
 
-    from captum_region.batches import ImageData, ImageSource
+    from captum_region.batches import ImageSource
     from captum_region.classifiers import RegionClassifier
     from captum_region.maps import RegionMaps
 
@@ -137,7 +135,9 @@ class RegionMapDisplay:
         first = attribution.attributions[0] if isinstance(attribution, MultiScaleRegionAttribution) else attribution
         images = check_images(X, name="X", image_size=first.grid.image_size)
         pixel_map = attribution.mean_pixels(images, target, batch_size=batch_size, show_progress=show_progress)
-        return cls(pixel_map, image=_mean_image(images), name=name).plot(ax, **options)
+        total: Any = sum(as_floats(batch).double().sum(0) for batch in batches(images, 256))
+        mean = (total / len(images)).clamp(0, 1)
+        return cls(pixel_map, image=mean.cpu().numpy(), name=name).plot(ax, **options)
 
     @classmethod
     def from_maps(
@@ -168,9 +168,3 @@ class RegionMapDisplay:
         """
         pixel_map = maps.grid.to_pixels(maps.mean(), sigma=maps.sigma) if index is None else maps.pixels(index)
         return cls(pixel_map, image=image, name=name).plot(ax, **options)
-
-
-def _mean_image(images: ImageData) -> NDArray[np.float64]:
-    total = sum(as_floats(batch).double().sum(0) for batch in batches(images, 256))
-    mean: NDArray[np.float64] = np.asarray(total.cpu()) / len(images)  # type: ignore[union-attr]
-    return mean.clip(0, 1)

@@ -97,11 +97,7 @@ class Processes:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum of the processes' tensors, in each of them."""
-        if self.count == 1:
-            return tensor
-        from accelerate.utils import reduce
-
-        summed: Tensor = reduce(tensor, "sum")
+        summed: Tensor = tensor if self.accelerator is None else self.accelerator.reduce(tensor, "sum")
         return summed
 
     def from_main(self, make: Callable[[], T]) -> T:

@@ -1,18 +1,14 @@
 """RegionGrid: where the regions of an image lie, and how values of regions become values of pixels."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 @lru_cache(maxsize=64)
@@ -91,7 +87,7 @@ class RegionGrid:
         object.__setattr__(self, "stride", int(stride))
 
     @classmethod
-    def from_count(cls, image_size: int | tuple[int, int], patch_size: int, num_regions: int) -> RegionGrid:
+    def from_count(cls, image_size: int | tuple[int, int], patch_size: int, num_regions: int) -> Self:
         """Return the grid of a square image with `num_regions` regions, as the paper counts them.
 
         Parameters
@@ -125,7 +121,7 @@ class RegionGrid:
         return grid
 
     @classmethod
-    def for_images(cls, image_size: int | tuple[int, int]) -> RegionGrid:
+    def for_images(cls, image_size: int | tuple[int, int]) -> Self:
         """Return a grid with the paper's proportions: patches of 1/4 and strides of 1/64 of the shorter side.
 
         Parameters

@@ -1,7 +1,5 @@
 """Progress bars on stderr that do not flood a log."""
 
-from __future__ import annotations
-
 import os
 import sys
 from typing import Any

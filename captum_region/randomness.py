@@ -1,17 +1,12 @@
 """Random seeds and generators; the global random states are neither read nor set."""
 
-from __future__ import annotations
-
 import os
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # torch's global generators belong to the whole process: the threads that use them take turns. Re-entrant, as a training
 # predicts and makes modules.

@@ -1,13 +1,13 @@
 """The state of a training, saved at intervals in one file, from which it resumes; reading it executes no code."""
 
-from __future__ import annotations
-
+import os
 import sys
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,12 +17,7 @@ from torch import Tensor
 from captum_region.digest import digest, digest_of
 from captum_region.files import replacing
 from captum_region.provenance import git_state, joined, provenance, versions
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Iterator
-
-    from captum_region.randomness import RandomState
+from captum_region.randomness import RandomState
 
 FORMAT = 2
 # The version of what trainings learn, in both packages: raise it with a change of that, and kept states are not used.

@@ -1,4 +1,4 @@
-"""RegionAttribution as a Captum attribution; the whole tour of Captum's consumers is for a module of its own."""
+"""RegionAttribution: its values and refusals; test_captum_citizen has what in Captum uses an attribution."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -125,7 +125,7 @@ def test_an_attribution_in_place_of_a_classifier_is_refused(classifier):
     with pytest.raises(TypeError, match="must be a RegionClassifier or a callable, got RegionAttribution"):
         RegionAttribution(RegionAttribution(classifier))
     other = RegionGrid((20, 26), 7, 3)
-    assert other.shape == GRID.shape  # so that a map of pixels would come out, a wrong one
+    assert other.shape == GRID.shape  # so the pixel map would be wrong without an error
     with pytest.raises(ValueError, match="grid must be left out, or that of region_classifier"):
         RegionAttribution(classifier, grid=other)
     assert RegionAttribution(classifier, grid=RegionGrid((20, 26), 8, 3)).grid == GRID

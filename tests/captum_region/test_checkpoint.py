@@ -127,7 +127,7 @@ def test_a_backbone_is_one_of_the_classifiers_by_name(backbone, tmp_path):
         load_classifier(tmp_path)
 
 
-def test_a_backbone_that_cannot_be_told_without_memory_is_loaded(tmp_path):
+def test_a_backbone_that_cannot_be_built_without_memory_is_loaded(tmp_path):
     grid = RegionGrid(32, 32, 1)
     classifier = PatchRegionClassifier(grid, 2, "regnet_y_400mf", random_state=0).eval()
     save_classifier(classifier, tmp_path)
@@ -269,7 +269,7 @@ except OSError as error:
     assert [path.name for path in tmp_path.iterdir()] == ["classifier"]
 
 
-def test_files_are_readable_by_whom_the_umask_lets(tmp_path):
+def test_files_have_the_permissions_of_the_umask(tmp_path):
     script = """
 import os, sys
 from captum_region import DenseRegionClassifier, RegionGrid, save_classifier

@@ -11,7 +11,7 @@ from captum_region.classifiers import cifar_resnet18, forward_regions, plan_conv
 
 
 def randomised(classifier):
-    """Give batch normalisation and embedding values that a mistake would show in."""
+    """Give batch normalisation and embedding random values, so that a mistake shows."""
     generator = torch.Generator().manual_seed(1)
     for module in classifier.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -49,7 +49,7 @@ def test_one_pass_equals_patch_by_patch(size, patch_size, stride):
     assert whole.std() > 0.01  # a constant would agree with anything
 
 
-def test_every_pixel_of_a_patch_is_seen_and_none_beside_it():
+def test_logits_depend_on_every_pixel_of_the_patch_and_no_other():
     for patch_size in range(1, 41):
         grid = RegionGrid(patch_size + 4, patch_size, 2)
         classifier = DenseRegionClassifier(grid, 2, width=4, random_state=0).eval()
@@ -119,7 +119,7 @@ def test_torchvision_backbones_by_name(name):
     assert classifier.forward_grid(torch.zeros(1, 3, 40, 40)).shape == (1, 5, 3, 3)
 
 
-def test_a_users_module_is_copied_widened_and_keeps_what_it_knows():
+def test_a_users_module_is_copied_widened_and_keeps_its_output():
     network = torchvision.models.resnet18(num_classes=4).eval()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     classifier = PatchRegionClassifier(RegionGrid(40, 32, 8), 4, network).eval()

@@ -178,7 +178,7 @@ class TestCode:
         assert digest(module.value) == first
 
     def test_a_file_edited_after_its_import_counts_as_other_code(self, tmp_path):
-        """What runs is the old code still; it must not be taken for the new."""
+        """The old code is still running; its digest must not be that of the new."""
         old = load(tmp_path / "old").Mine
         edited = CODE.replace("half(x) + SHIFT", "half(x) - SHIFT")
         (tmp_path / "old" / "mine.py").write_text(edited)

@@ -1,4 +1,4 @@
-"""RegionMapDisplay, and what notebooks show: the maps and images that they are of, and no markup of the user's."""
+"""RegionMapDisplay, and the HTML that notebooks show: the right maps and images, and the user's text escaped."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Several processes: they train and map as one does, in real ones on the CPU; one that dies ends the run."""
+"""Several processes on the CPU train and map as one process does; one that dies ends the run."""
 
 import json
 import os

@@ -152,7 +152,7 @@ def test_invalid_arguments_are_named_in_the_error(attribution, images, tmp_path)
 def test_a_classifier_that_its_images_would_change_is_refused(attribution, images, tmp_path):
     attribution.forward_func.train()
     with pytest.raises(ValueError, match="classifier must be in eval mode"):
-        attribute_dataset(attribution, images, tmp_path / "x")  # a second call would not know it again
+        attribute_dataset(attribution, images, tmp_path / "x")  # a second call would find another classifier
     assert not (tmp_path / "x").exists()
 
 
@@ -258,7 +258,7 @@ def test_an_enormous_count_takes_no_memory(attribution, images, tmp_path):
     tracemalloc.stop()
 
 
-def test_what_a_reader_left_out_is_listed(attribution, images, tmp_path):
+def test_images_that_a_reader_skipped_are_listed(attribution, images, tmp_path):
     skipped = pd.DataFrame({"image": ["<b>.png"], "reason": ["the file is empty"]})
     faces = AttributeImages(images, pd.DataFrame(index=range(50)), skipped=skipped)
     maps = attribute_dataset(attribution, faces, tmp_path)

@@ -1,4 +1,4 @@
-"""torch's global generators are borrowed and given back, by one thread at a time."""
+"""torch's global generators are seeded by one thread at a time and restored afterwards."""
 
 import os
 import subprocess
@@ -57,6 +57,6 @@ raise SystemExit(code)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_process_forked_while_another_thread_has_the_turn_does_not_wait_for_it():
+def test_a_process_forked_while_another_thread_holds_the_lock_does_not_wait():
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED], timeout=120, check=False)
     assert done.returncode == 7

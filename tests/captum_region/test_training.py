@@ -62,7 +62,7 @@ def test_the_map_peaks_where_the_information_is():
 
 
 class MeanColour(RegionClassifier):
-    """A kind that writes no more than it must."""
+    """A custom kind with the required methods only."""
 
     def __init__(self, grid, num_classes):
         super().__init__(grid, num_classes)
@@ -73,7 +73,7 @@ class MeanColour(RegionClassifier):
         return self.last(self.normalize(patches).mean((2, 3)))
 
 
-def test_a_kind_of_ones_own_is_trained_by_the_papers_recipe():
+def test_a_custom_kind_is_trained_by_the_papers_recipe():
     labels = coin(50)
     images = (255 * labels[:, None, None, None] * np.ones((3, 16, 16))).astype(np.uint8)
     classifier = MeanColour(GRID, 2)
@@ -82,7 +82,7 @@ def test_a_kind_of_ones_own_is_trained_by_the_papers_recipe():
     assert (region_accuracy(classifier, images, labels) == 1).all()
 
 
-def test_within_classes_shows_the_confounder_and_plainly_trained_shows_the_target_too():
+def test_training_within_classes_shows_the_confounder_and_not_the_target():
     # The target's square is at the top left, the confounder's at the bottom right; no target = 1 has the confounder.
     target = np.repeat([1, 0], 600)
     confounder = np.r_[np.zeros(600, int), np.arange(600) % 3 > 0]
@@ -95,7 +95,7 @@ def test_within_classes_shows_the_confounder_and_plainly_trained_shows_the_targe
         maps[name] = RegionAttribution(classifier).mean_map(images[target == 0])
     assert maps["within"][3, 3] > 0.5
     assert maps["plain"][3, 3] > 0.5
-    # No bright square at the top left: target = 0, and so probably the confounder, to one who has seen all images.
+    # No bright square at the top left means target = 0, and so probably the confounder, after training on all images.
     assert maps["within"][0, 0] < 0.05
     assert maps["plain"][0, 0] > 0.15
 
