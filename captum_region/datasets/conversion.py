@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -30,12 +29,11 @@ if TYPE_CHECKING:
 
 
 # The names in the files of CelebA that torchvision drops.
+_POINTS = ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")
 _CELEBA_TARGETS = {
     "identity": ["identity"],
     "bbox": ["x_1", "y_1", "width", "height"],
-    "landmarks": [
-        f"{part}_{axis}" for part in ("lefteye", "righteye", "nose", "leftmouth", "rightmouth") for axis in "xy"
-    ],
+    "landmarks": [f"{point}_{axis}" for point in _POINTS for axis in "xy"],
 }
 
 
@@ -104,11 +102,10 @@ def from_dataset(
         raise ValueError(f"dataset must be one split, such as dataset[{next(iter(dataset), None)!r}], got {[*dataset]}")
     shape = None if size is None else height_width(size)
     total = len(dataset) if hasattr(dataset, "__len__") and not isinstance(dataset, DataLoader) else None
-    items = progress_bar(
-        _items(_undecoded(dataset, image_column)), total=total, desc="reading", unit="image", disable=not show_progress
-    )
+    items = _items(_undecoded(dataset, image_column))
+    bar = progress_bar(items, total=total, desc="reading", unit="image", disable=not show_progress)
     columns: dict[Any, list[Any]] = {}
-    pixels = _read(items, shape, image_column, attributes, columns)
+    pixels = _read(bar, shape, image_column, attributes, columns)
     if out is None:
         file = BytesIO()
         start, whole = write_rows(file, pixels)
@@ -117,19 +114,16 @@ def from_dataset(
         with replacing(out) as beside, beside.open("wb") as opened:
             write_rows(opened, pixels)
         images = np.load(out, mmap_mode="r", allow_pickle=False)
-    table = pd.DataFrame(columns, index=pd.RangeIndex(len(images), name="image"))
-    table = _named(table, dataset)
+    table = _named(pd.DataFrame(columns, index=pd.RangeIndex(len(images), name="image")), dataset)
     knows_persons = "identity" in (_of_source(dataset, "target_type") or ()) and "identity" in table
     return AttributeImages(images, table, table.pop("identity").to_numpy() if knows_persons else None)
 
 
 def _undecoded(dataset: Any, image_column: str) -> Any:
-    """Return a data set of Hugging Face with its images as files: its own decoder opens whatever Pillow knows."""
+    """Return a Hugging Face dataset with its images as files: its own decoder opens whatever Pillow knows."""
     features = getattr(dataset, "features", None)
-    if not isinstance(features, Mapping) or not hasattr(dataset, "cast_column"):
-        return dataset
-    feature: Any = features.get(image_column)
-    # A format of the user's choice, and a mode that the feature asks for, are left to that decoder.
+    feature: Any = features.get(image_column) if isinstance(features, Mapping) else None
+    # A format that the user chose, and a mode that the feature names, are left to that decoder.
     is_formatted = getattr(dataset, "_formatting", None) or getattr(dataset, "_format_type", None)
     if is_formatted or not getattr(feature, "decode", False) or getattr(feature, "mode", None):
         return dataset
@@ -142,26 +136,12 @@ def _items(dataset: Any) -> Iterator[Any]:
             yield from [batch] if dataset.batch_sampler is None else _unbatched(batch)
     elif not isinstance(dataset, IterableDataset) and hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
         # Not by iteration: that would end at an IndexError, which a map-style Dataset need not raise.
-        for number in range(len(dataset)):
-            with _named_in_errors(number):
-                item = dataset[number]
-            yield item
+        yield from (dataset[number] for number in range(len(dataset)))
     elif hasattr(dataset, "__iter__"):
         yield from dataset
     else:
-        raise TypeError(
-            f"dataset must have a length and items by number, or be iterable; got a {type(dataset).__name__}"
-        )
-
-
-@contextmanager
-def _named_in_errors(number: int) -> Iterator[None]:
-    """Say of an error, whichever a data set or Pillow raises, at which item it came."""
-    try:
-        yield
-    except Exception as error:
-        error.add_note(f"while reading item {number} of dataset")
-        raise
+        name = type(dataset).__name__
+        raise TypeError(f"dataset must have a length and items by number, or be iterable; got a {name}")
 
 
 def _unbatched(batch: Any) -> Iterator[Any]:
@@ -190,22 +170,25 @@ def _read(
     attributes: Sequence[str] | None,
     columns: dict[Any, list[Any]],
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield each item's pixels, and add its labels to `columns`."""
-    first = None
-    for number, item in enumerate(items):
-        image, labels = _image_and_labels(item, image_column, attributes, f"item {number}")
-        with _named_in_errors(number):
+    """Yield each item's pixels, and add its labels to `columns`; an error, whoever raises it, names the item."""
+    number, first = 0, None
+    try:
+        for item in items:
+            image, labels = _image_and_labels(item, image_column, attributes, f"item {number}")
             pixels = _pixels(image, shape, f"item {number}'s image")
-        first = pixels.shape[1:] if first is None else first
-        if pixels.shape[1:] != first:
-            raise ValueError(
-                f"item {number}'s image is of {pixels.shape[1:]} pixels, those before of {first}; size resizes all"
-            )
-        if number and labels.keys() != columns.keys():
-            raise ValueError(f"item {number} has the labels {[*labels]}, those before {[*columns]}")
-        for name, value in labels.items():
-            columns.setdefault(name, []).append(value)
-        yield pixels
+            first = first or pixels.shape[1:]
+            if pixels.shape[1:] != first:
+                sizes = f"is of {pixels.shape[1:]} pixels, those before of {first}"
+                raise ValueError(f"item {number}'s image {sizes}; size resizes all")
+            if number and labels.keys() != columns.keys():
+                raise ValueError(f"item {number} has the labels {[*labels]}, those before {[*columns]}")
+            for name, value in labels.items():
+                columns.setdefault(name, []).append(value)
+            yield pixels
+            number += 1
+    except Exception as error:
+        error.add_note(f"while reading item {number} of dataset")
+        raise
     if first is None:
         raise ValueError("dataset must hold at least one item, got none")
 
@@ -244,18 +227,16 @@ def _plain(value: Any) -> Any:
 
 def _pixels(image: Any, shape: tuple[int, int] | None, what: str) -> NDArray[np.uint8]:
     if isinstance(image, Mapping) and (image.get("bytes") or image.get("path")):
-        content = image["bytes"] if image.get("bytes") else Path(image["path"]).read_bytes()
         try:
-            return decode_content(content, shape)
+            return decode_content(image.get("bytes") or Path(image["path"]).read_bytes(), shape)
         except ValueError as error:
             raise ValueError(f"{what}: {error}") from error
     if isinstance(image, Tensor | np.ndarray):
         array = image_array(image, what)
         image = Image.fromarray(array if array.dtype == np.uint8 else np.rint(255 * array).astype(np.uint8))
     if not isinstance(image, Image.Image):
-        raise TypeError(
-            f"{what} must be a PIL image, a tensor, an array or a mapping of bytes or path, got {type(image).__name__}"
-        )
+        wanted = "a PIL image, a tensor, an array or a mapping of bytes or path"
+        raise TypeError(f"{what} must be {wanted}, got {type(image).__name__}")
     if image.format == "EPS":  # opened but not yet run by Ghostscript
         raise ValueError(f"{what}: not an image of a supported format")
     return rgb_pixels(image, shape)

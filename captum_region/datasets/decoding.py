@@ -194,9 +194,7 @@ def _clear_partials(folder: Path) -> None:
                 left.unlink()
 
 
-def _open_entry(
-    entry: Path, count: int, shape: tuple[int, int]
-) -> tuple[np.memmap[tuple[int, ...], np.dtype[np.uint8]], dict[int, str]]:
+def _open_entry(entry: Path, count: int, shape: tuple[int, int]) -> tuple[NDArray[np.uint8], dict[int, str]]:
     """Open a cache entry: the images and, by position, why others were left out. ValueError if it is not whole."""
     listed = json.loads(entry.with_suffix(".json").read_text("utf-8"))
     if not isinstance(listed, dict) or not all(0 <= int(at) < count for at in listed):
