@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,18 +32,18 @@ def load_celeba(
     n_jobs: int | None = None,
     show_progress: bool = False,
 ) -> AttributeImages:
-    """Load CelebA: 40 binary attributes and the identities of faces.
+    """Load CelebA: faces with 40 binary attributes and identities.
 
-    The files are laid out as they are downloaded, in ``Anno/``, ``Eval/`` and ``Img/``, or as
+    The files are laid out as downloaded, in ``Anno/``, ``Eval/`` and ``Img/``, or as
     ``torchvision.datasets.CelebA`` leaves them: ``root/celeba/``, ``root/CelebA/`` or ``root/`` with ::
 
         img_align_celeba/000001.jpg ...   the images, also one img_align_celeba folder further down
-        list_attr_celeba.txt              a count, the 40 names, then of each image its name and 1 or -1 (or 0) a name
+        list_attr_celeba.txt              a count, the 40 names, then for each image its name and 40 values 1 or -1 (or 0)
         list_eval_partition.txt           image and 0 (train), 1 (valid) or 2 (test); not needed for "all"
         identity_CelebA.txt               image and number of the person; optional
 
-    or with .csv files in place of .txt, each with a header and the image in the first column. The label files may list
-    a part of CelebA: what is loaded is the images that the attributes and the partition both list.
+    The label files may also be .csv files, each with a header and the image in the first column. They may list a part
+    of CelebA: the images that both the attributes and the partition list are loaded.
 
     Parameters
     ----------
@@ -53,13 +52,13 @@ def load_celeba(
     split : {"train", "valid", "test", "all"}
         The partition to load.
     size, cache, on_error, n_jobs, show_progress
-        As in `captum_region.datasets.decoding.decode_images`.
+        See `captum_region.datasets.decoding.decode_images`.
 
     Returns
     -------
     AttributeImages
-        RGB images of shape (N, 3, height, width). The attributes are bool, 1 being True; their index is the file name.
-        The identities are integers, or None where there is no identity file.
+        RGB images of shape (N, 3, height, width). The attributes are bool, True for 1; their index is the file name.
+        The identities are integers, or None without an identity file.
 
     Raises
     ------
@@ -67,6 +66,10 @@ def load_celeba(
         If a folder or label file is missing, or an image and `on_error` is "raise".
     ValueError
         If a label file is malformed, the split is empty, an argument is invalid or an image damaged.
+
+    See Also
+    --------
+    read_attributes : The attributes alone, without decoding images.
 
     References
     ----------
@@ -103,39 +106,30 @@ def _file(folder: Path, name: str) -> Path:
 
 
 def _rows(path: Path, allowed: Sequence[tuple[int, ...]] = (), has_names: bool = False) -> pd.DataFrame:
-    """Read integers by image, all from one of the tuples `allowed`.
+    """Read integers by image, all from one of the tuples `allowed`, or any integers if there is none.
 
-    Where `has_names`, a text file begins with a count and the names of its columns.
+    With `has_names`, a text file begins with a count and the names of its columns.
     """
-    text = path.read_text("utf-8-sig")
-    count = None
-    if path.suffix == ".csv":
-        header, _, text = text.partition("\n")
-        names, separator = [name.strip() for name in next(csv.reader([header], skipinitialspace=True))][1:], ","
-    elif has_names:
-        total, header, text = (text + "\n\n").split("\n", 2)
-        if not total.strip().isdecimal():
-            raise ValueError(f"{path}, line 1: must be the number of images, got {total.strip()!r}")
-        count, names, separator = int(total), header.split(), r"\s+"
-    else:
-        names, separator = ["value"], r"\s+"
-    if not text.strip():
-        raise ValueError(f"{path} lists no image")
-    try:
-        rows = pd.read_csv(
-            StringIO(text), sep=separator, header=None, index_col=0, skipinitialspace=True, converters={0: str.strip}
-        )
-    except pd.errors.ParserError as error:
-        raise ValueError(f"{path}, lines counted after the header: {error}") from error
+    count, names, separator = None, ["value"], "," if path.suffix == ".csv" else r"\s+"
+    with path.open(encoding="utf-8-sig") as file:
+        if separator == ",":
+            names = [name.strip() for name in next(csv.reader([file.readline()], skipinitialspace=True))][1:]
+        elif has_names:
+            count, names = file.readline().strip(), file.readline().split()
+        options: dict[str, Any] = {"index_col": 0, "skipinitialspace": True, "converters": {0: str.strip}}
+        try:
+            rows = pd.read_csv(file, sep=separator, header=None, **options)
+        except ValueError as error:
+            raise ValueError(f"{path}, lines counted after the header: {error}") from error
+    if count not in (None, str(len(rows))):
+        raise ValueError(f"{path}, line 1: must be the number of images, {len(rows)} follow, got {count!r}")
     if rows.shape[1] != len(names):
         raise ValueError(f"{path}, row of {rows.index[0]}: {rows.shape[1]} values for the {len(names)} columns {names}")
-    if count is not None and count != len(rows):
-        raise ValueError(f"{path} has {len(rows)} rows of images, its first line says {count}")
     if rows.index.has_duplicates:
         raise ValueError(f"{path} lists {rows.index[rows.index.duplicated()][0]} more than once")
     numbers = rows.apply(pd.to_numeric, errors="coerce").to_numpy()
     fits = {f"one of {values}": np.isin(numbers, values) for values in allowed} or {"an integer": numbers % 1 == 0}
-    wanted = max(fits, key=lambda name: int(fits[name].sum()))  # what most are tells what the others should be
+    wanted = max(fits, key=lambda name: int(fits[name].sum()))  # what most values are, the others should be
     if not fits[wanted].all():
         row, column = np.argwhere(~fits[wanted])[0]
         at, value = f"{path}, row {row + 1} ({rows.index[row]})", str(rows.iat[row, column])

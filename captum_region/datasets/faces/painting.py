@@ -114,7 +114,7 @@ def _face_opening(scene: Scene) -> Plane:
     x = scene.x - scene.between("part", -0.03, 0.03)
     y = scene.y + scene.between("fringe_tilt", -0.3, 0.3) * scene.x
     bottom, square = np.full_like(width, 0.9), np.full_like(width, 0.8)
-    return cover_of(egg(x, y, width, scene.between("hairline", 0.14, 0.25), bottom, square, None), scene.pixel)
+    return cover_of(egg(x, y, width, scene.between("hairline", 0.14, 0.25), bottom, square, 0.0), scene.pixel)
 
 
 def _paint_body(scene: Scene) -> None:
@@ -223,7 +223,7 @@ def _paint_hat(scene: Scene) -> None:
     width, top = _hair_shape(scene)
     width, top = width + 0.012, top + scene.between("hat_height", 0.015, 0.06)
     rising = scene.y + scene.between("hat_line", 0.14, 0.19) + scene.x * scene.x * 0.4
-    dome = egg(scene.x, scene.y, width, top, np.ones_like(top), np.full_like(top, 0.6), None)
+    dome = egg(scene.x, scene.y, width, top, np.ones_like(top), np.full_like(top, 0.6), 0.0)
     colour = scene.colour("hat")
     scene.fill(np.maximum(dome, rising), colour * (0.85 + 0.3 * wave(scene.x * 14))[:, None])
     beanie, brimmed = scene.latent("hat_kind") < 0.4, scene.latent("hat_kind") > 0.7

@@ -139,12 +139,10 @@ def ellipse(x: Plane, y: Plane, width: Plane | float, height: Plane | float) -> 
     return distance
 
 
-def egg(x: Plane, y: Plane, width: Plane, top: Plane, bottom: Plane, square: Plane, taper: Plane | None) -> Plane:
+def egg(x: Plane, y: Plane, width: Plane, top: Plane, bottom: Plane, square: Plane, taper: Plane | float) -> Plane:
     """Signed distance to an egg: half width at y = 0, extent up and down, squareness and widening downwards."""
     down = np.square(np.maximum(y * (1 / bottom), y * (-1 / top)))
-    x = x * (1 / width)
-    if taper is not None:
-        x /= 1 + taper * np.clip(y * (1 / bottom), 0, 1)
+    x = x * (1 / width) / (1 + taper * np.clip(y * (1 / bottom), 0, 1))
     distance: Plane = (np.square(x) + down * ((1 - square) + square * down) - 1) * (width / 2)
     return distance
 

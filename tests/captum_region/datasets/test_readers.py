@@ -158,8 +158,8 @@ class TestCelebA:
     @pytest.mark.parametrize(
         ("file", "old", "new", "message"),
         [
-            ("list_attr_celeba", "4\n", "5\n", "has 4 rows of images, its first line says 5"),
-            ("list_attr_celeba", "4\n", "", "line 1: must be the number of images, got 'Blond_Hair"),
+            ("list_attr_celeba", "4\n", "5\n", "line 1: must be the number of images, 4 follow, got '5'"),
+            ("list_attr_celeba", "4\n", "", "line 1: must be the number of images, 3 follow, got 'Blond_Hair"),
             ("list_attr_celeba", "-1  1 -1", "-1  3 -1", r"row 2 \(000002.jpg\): 'Male' must be one of .* got '3'"),
             ("list_attr_celeba", "-1  1 -1", "-1  x -1", r"row 2 \(000002.jpg\): 'Male' must be one of .* got 'x'"),
             (
