@@ -1,4 +1,4 @@
-"""Files that are whole or not there, folders that one process at a time writes into, JSON that may be a stranger's."""
+"""Files written completely or not at all, folders with one writing process at a time, JSON that may be untrusted."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from filelock import FileLock, Timeout
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# How the names begin of what is not whole yet.
+# How the names of incomplete files begin.
 PARTIAL = ".partial-"
-# The folder in a run's folder that keeps what a run which was stopped goes on from.
+# The folder inside a run's folder that holds what a stopped run resumes from.
 CHECKPOINTS = "checkpoints"
 
 

@@ -1,4 +1,4 @@
-"""check_classes: the labels of images, in whatever container, as an array of classes."""
+"""check_classes: the labels of images, in any container, as an array of classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Of more images than this, fewer than half may have a class of their own: scikit-learn's line, at which it warns.
+# With more images than this, there must not be more classes than half as many: scikit-learn warns of the same.
 _FEW = 20
 
 
@@ -25,20 +25,20 @@ def check_classes(
     Parameters
     ----------
     values : array-like or Tensor, shape (`count`,)
-        A target's labels, a confounder's values, ...
+        The labels of a target, the values of a spurious attribute, ...
     count : int
     name : str
         The argument's name, for messages.
     least : int, default=1
-        How many different ones there must be, of those with a weight above 0.
+        How many different classes there must be among the images with a weight above 0.
     weight : ndarray of shape (`count`,), optional
         The images' weights.
 
     Raises
     ------
     ValueError
-        If they are not `count`, some are missing or infinite, or they are no classes: numbers with a fraction, or, of
-        more than 20, more than half of them different, such as an age.
+        If there are not `count` values, some are missing or infinite, or they are not classes: numbers with a fraction,
+        or, of more than 20 values, more than half different, such as ages.
 
     Examples
     --------
@@ -51,11 +51,11 @@ def check_classes(
     values = values.numpy(force=True) if isinstance(values, Tensor) else values
     shape = np.asarray(values).shape
     if shape not in ((count,), (count, 1)):
-        raise ValueError(f"{name} should be a 1d array of shape ({count},), one an image, got {shape}")
+        raise ValueError(f"{name} should be a 1d array of shape ({count},), one per image, got {shape}")
     labels: NDArray[Any] = column_or_1d(values, warn=name == "y")  # fairlearn takes a frame of one column
-    lacking = ~np.isfinite(labels) if labels.dtype.kind == "f" else pd.isna(labels)
-    if lacking.any():
-        raise ValueError(f"{name} must not miss values, got {lacking.sum()} missing or infinite")
+    missing = ~np.isfinite(labels) if labels.dtype.kind == "f" else pd.isna(labels)
+    if missing.any():
+        raise ValueError(f"{name} must not have missing values, got {missing.sum()} missing or infinite")
     if labels.dtype.kind == "O":
         labels = pd.Series(labels).infer_objects().to_numpy()
     is_continuous = labels.dtype.kind == "f" and bool((labels % 1).any())

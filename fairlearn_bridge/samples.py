@@ -49,7 +49,7 @@ class Samples:
             if values.shape != (len(self.X),):
                 raise ValueError(f"{name} must have shape ({len(self.X)},), one an image, got {values.shape}")
             if (missing := pd.isna(values)).any():
-                raise ValueError(f"{name} must not miss values, got {missing.sum()} missing")
+                raise ValueError(f"{name} must not have missing values, got {missing.sum()} missing")
             if values.dtype.kind == "f" and type_of_target(values) == "continuous":
                 raise ValueError(
                     f"{name} must hold classes, got a continuous variable; pandas.cut makes classes of one"

@@ -38,7 +38,7 @@ def load_celeba(
     ``torchvision.datasets.CelebA`` leaves them: ``root/celeba/``, ``root/CelebA/`` or ``root/`` with ::
 
         img_align_celeba/000001.jpg ...   the images, also one img_align_celeba folder further down
-        list_attr_celeba.txt              a count, the 40 names, then for each image its name and 40 values 1 or -1 (or 0)
+        list_attr_celeba.txt              a count, the 40 names, then for each image its name and 40 times 1 or -1 or 0
         list_eval_partition.txt           image and 0 (train), 1 (valid) or 2 (test); not needed for "all"
         identity_CelebA.txt               image and number of the person; optional
 

@@ -38,7 +38,7 @@ _CELEBA_TARGETS = {
 
 
 def is_dataset(data: Any) -> bool:
-    """Return whether `data` is a torch Dataset or DataLoader, or of Hugging Face, which is known by its columns."""
+    """Return whether `data` is a torch Dataset, a DataLoader or a Hugging Face dataset, which has column names."""
     return isinstance(data, Dataset | DataLoader) or hasattr(data, "column_names")
 
 
@@ -57,37 +57,36 @@ def from_dataset(
     ----------
     dataset : torch Dataset or DataLoader, Hugging Face dataset, or sequence
         Its items are (image, label), the label a number, text or a vector of them, or mappings of names to an image
-        and labels. An image is a PIL image, a tensor or array with 1 or 3 channels, uint8 or float in [0, 1] (leave a
-        transform that normalises out), or as Hugging Face keeps it, a mapping of ``bytes`` or else ``path`` to a file
-        of an image that `captum_region.datasets.decoding.decode_images` reads. A DataLoader gives its items in its
-        order, so do not shuffle where that matters; its workers decode in parallel. A data set without a length is
-        read until it ends.
+        and labels. An image is a PIL image, a tensor or array with 1 or 3 channels, uint8 or float in [0, 1] (without
+        normalisation), or as Hugging Face keeps it, a mapping of ``bytes`` or else ``path`` to a file
+        of an image that `captum_region.datasets.decoding.decode_images` reads. A DataLoader decides the order, so do
+        not shuffle if it matters; its workers decode in parallel. A data set without a length is read to its end.
     size : int or (height, width), optional
         The size to resize to, with antialiasing; by default the images' own, which must then be the same for all.
     image_column : str, default="image"
-        Of items that are mappings: the name of the image.
+        For items that are mappings: the name of the image.
     attributes : sequence of str, optional
-        The labels' names; of items that are mappings: the labels to take; none if empty. By default all numbers and
-        texts of a mapping, and for others the names that torchvision's CelebA has for its types of targets, or
-        ``label``, or ``label_0``, ``label_1`` and so on.
+        The names of the labels; for items that are mappings, the labels to use. By default all numbers and texts of a
+        mapping; for other items the names of the targets of torchvision's CelebA, else ``label``, or ``label_0``,
+        ``label_1`` and so on.
     out : path, optional
-        A .npy file to write the images into, one after the other, when they do not fit into memory; it is then
+        A .npy file for images that do not fit into memory: they are written into it one by one, and it is
         memory-mapped.
     show_progress : bool, default=False
-        A progress bar on stderr.
+        Show a progress bar on stderr.
 
     Returns
     -------
     AttributeImages
-        RGB images of shape (N, 3, height, width). Class numbers become class names where the data set tells them
-        (``classes`` of torchvision, ``ClassLabel`` of Hugging Face). The persons of torchvision's CelebA become the
-        identities. The index counts the items.
+        RGB images of shape (N, 3, height, width). Class numbers become class names if the data set has them
+        (``classes`` of torchvision, ``ClassLabel`` of Hugging Face). The targets ``identity`` of torchvision's CelebA
+        become the identities. The index numbers the items.
 
     Raises
     ------
     TypeError, ValueError
-        If an item is no image or has other labels than those before, or sizes vary and `size` is not given; the message
-        names the item.
+        If an item is not an image or has other labels than the items before, or the sizes differ and `size` is not
+        given; the message names the item.
 
     Examples
     --------
@@ -178,8 +177,8 @@ def _read(
             pixels = _pixels(image, shape, f"item {number}'s image")
             first = first or pixels.shape[1:]
             if pixels.shape[1:] != first:
-                sizes = f"is of {pixels.shape[1:]} pixels, those before of {first}"
-                raise ValueError(f"item {number}'s image {sizes}; size resizes all")
+                sizes = f"has {pixels.shape[1:]} pixels, those before have {first}"
+                raise ValueError(f"item {number}'s image {sizes}; give size to resize them")
             if number and labels.keys() != columns.keys():
                 raise ValueError(f"item {number} has the labels {[*labels]}, those before {[*columns]}")
             for name, value in labels.items():

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _FORMAT_VERSION = 2
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000")
 _MISSING = "there is no such file"
-# In seconds: whoever writes an entry writes far more often than this.
+# In seconds: a process that is writing an entry writes far more often than this.
 _STALE = 3600
 # Threads that take single small images wait for the interpreter lock; with several at a time they wait less.
 _BATCH = 16
@@ -46,7 +46,7 @@ class DecodedImages(NamedTuple):
     images: NDArray[np.uint8]
     """Shape (kept, 3, height, width), 0 to 255, memory-mapped and read-only."""
     kept: NDArray[np.intp]
-    """For each image its position in the names that were asked for, ascending."""
+    """Each image's position in the names given, ascending."""
     skipped: pd.DataFrame
     """Columns ``image`` and ``reason``: the names left out."""
 
@@ -61,33 +61,33 @@ def decode_images(
     n_jobs: int | None = None,
     show_progress: bool = False,
 ) -> DecodedImages:
-    """Decode image files to RGB of one size, or open the cache in which an earlier call left them.
+    """Decode image files to RGB of one size, or open the cache that an earlier call wrote.
 
     The EXIF orientation is applied, the whole image is resized to `size` with antialiasing (nothing is cropped, so
-    the aspect ratio may change). Transparent images are laid on black; 16-bit grey is scaled to 8 bits; of an animated
-    image the first frame is taken. The formats are JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF and JPEG 2000, as far as this
-    Pillow is built with them.
+    the aspect ratio may change). Transparent images get a black background, 16-bit grey is scaled to 8 bits, and of an
+    animated image the first frame is used. The formats are JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF and JPEG 2000, if
+    Pillow was built with them.
 
     Parameters
     ----------
     folder : path
-        Where the images are. Nothing is written there.
+        The folder of the images. Nothing is written there.
     names : sequence of str
         The files, relative to `folder`.
     size : int or (height, width)
         The size to resize to.
     cache : path, optional
-        Folder of the cache: one file of 3 * height * width bytes an image for each set of files and size. It may be
-        deleted at any time. By default the environment variable ``CAPTUM_REGION_CACHE``, else ``captum_region`` in
-        ``XDG_CACHE_HOME``, else ``~/.cache/captum_region``. An entry is found again by the names, byte counts and
-        modification times of the files and by `size`: a changed or added file makes a new entry.
+        Folder of the cache, which may be deleted at any time. It has one file per set of files and size, with
+        3 * height * width bytes per image. By default the environment variable ``CAPTUM_REGION_CACHE``, else
+        ``captum_region`` in ``XDG_CACHE_HOME``, else ``~/.cache/captum_region``. An entry is found by the names, byte
+        counts and modification times of the files and by `size`: a changed or added file makes a new entry.
     on_error : {"raise", "skip"}
-        What to do with an image that is missing or damaged. Damaged is what is of another format, what Pillow cannot
-        decode to the end, as a truncated JPEG, and what it holds for a decompression bomb.
+        What to do with an image that is missing or damaged. A file is damaged if it has another format, if Pillow
+        cannot decode it to the end (a truncated JPEG), or if Pillow takes it for a decompression bomb.
     n_jobs : int, optional
         Number of threads; -1 and None mean all processors.
     show_progress : bool
-        Whether to show a progress bar on stderr while decoding.
+        Show a progress bar on stderr while decoding.
 
     Returns
     -------
@@ -100,12 +100,12 @@ def decode_images(
     FileNotFoundError
         If a file is missing and `on_error` is "raise".
     OSError
-        If a file may not be read, whatever `on_error` says: that is no property of the image.
+        If a file must not be read, whatever `on_error` is: that does not depend on the image.
     ValueError
         If a file is damaged and `on_error` is "raise", if no image is left, or if an argument is invalid.
     """
     shape = height_width(size)
-    np.empty((3, *shape), np.uint8)  # what is enormous is a MemoryError at once, and not in each of many threads
+    np.empty((3, *shape), np.uint8)  # an enormous size is a MemoryError here, and not in each of many threads
     check_on_error(on_error)
     if n_jobs == 0:
         raise ValueError("n_jobs must be None or a nonzero integer, got 0")
@@ -143,7 +143,7 @@ def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
 
 
 def height_width(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Return a size as (height, width); ValueError if it is none."""
+    """Return a size as (height, width); ValueError if it is not one."""
     try:
         height, width = map(operator.index, size if isinstance(size, (tuple, list)) else (size, size))
     except (TypeError, ValueError):
@@ -187,7 +187,7 @@ def _refuse(error: type[Exception], paths: Sequence[str], reasons: dict[int, str
 
 
 def _clear_partials(folder: Path) -> None:
-    """Remove what writers that were killed have left in the cache."""
+    """Remove what killed processes have left in the cache."""
     for left in folder.glob(f"{PARTIAL}*"):
         with suppress(OSError):  # another process was faster, or it is another user's
             if time.time() - left.stat().st_mtime > _STALE:
@@ -195,7 +195,7 @@ def _clear_partials(folder: Path) -> None:
 
 
 def _open_entry(entry: Path, count: int, shape: tuple[int, int]) -> tuple[NDArray[np.uint8], dict[int, str]]:
-    """Open a cache entry: the images and, by position, why others were left out. ValueError if it is not whole."""
+    """Open a cache entry: the images and, by position, why others were left out. ValueError if it is incomplete."""
     listed = json.loads(entry.with_suffix(".json").read_text("utf-8"))
     if not isinstance(listed, dict) or not all(0 <= int(at) < count for at in listed):
         raise ValueError(f"{entry}.json does not hold what it should")
@@ -209,7 +209,7 @@ def _write_entry(
     entry.parent.mkdir(parents=True, exist_ok=True)
     reasons: dict[int, str] = {}
     bar = {"total": len(paths), "desc": "decoding", "unit": "image", "disable": not show_progress}
-    # The array appears last: an entry that has one is whole.
+    # The array appears last: an entry that has one is complete.
     with replacing(entry.with_suffix(".npy")) as beside, beside.open("wb") as file:
         with closing(_decode_all(paths, shape, n_jobs)) as decoded, progress_bar(decoded, **bar) as images:
             write_rows(file, _intact(images, paths, reasons, on_error))

@@ -36,12 +36,12 @@ def load_fairface(
     n_jobs: int | None = None,
     show_progress: bool = False,
 ) -> AttributeImages:
-    """Load FairFace: age group, gender and race of faces.
+    """Load FairFace: faces with age group, gender and race.
 
     ``root/`` holds ``fairface_label_train.csv`` and ``fairface_label_val.csv`` with the columns ``file`` (as in
-    ``train/1.jpg``), ``age``, ``gender``, ``race`` and ``service_test``, and beside them the folders ``train`` and
-    ``val`` of images, or these in ``fairface-img-margin025-trainval`` or ``fairface-img-margin125-trainval``, in which
-    the label files may lie too. Where both margins are there, 025 is taken.
+    ``train/1.jpg``), ``age``, ``gender``, ``race`` and ``service_test``, and the folders ``train`` and ``val`` with the
+    images. These may also be in ``fairface-img-margin025-trainval`` or ``fairface-img-margin125-trainval``, with or
+    without the label files. If both margins are there, 025 is used.
 
     Parameters
     ----------
@@ -56,8 +56,8 @@ def load_fairface(
     -------
     AttributeImages
         RGB images of shape (N, 3, height, width). The attributes are ``age`` (ordered categorical of `AGE_GROUPS`),
-        ``gender`` ("Male", "Female"), ``race`` (one of FairFace's seven) and what other columns there are; their index
-        is the file. No identities.
+        ``gender`` ("Male", "Female"), ``race`` (one of FairFace's seven) and the other columns of the label files;
+        their index is the file. There are no identities.
 
     Raises
     ------
@@ -65,6 +65,10 @@ def load_fairface(
         If a label file is missing, or an image and `on_error` is "raise".
     ValueError
         If a label file is malformed, the split is empty, an argument is invalid or an image damaged.
+
+    See Also
+    --------
+    read_attributes : The attributes alone, without decoding images.
 
     References
     ----------

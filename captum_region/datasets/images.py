@@ -30,21 +30,21 @@ class AttributeImages:
     Parameters
     ----------
     images : ndarray of uint8, shape (N, channels, height, width)
-        The images, 0 to 255. A ``numpy.memmap`` is fine: nothing here reads it whole.
+        The images, 0 to 255. A ``numpy.memmap`` is not read into memory as a whole.
     attributes : DataFrame of N rows
-        One column an attribute. The index names the images (a file name, a number).
+        One column per attribute. The index names the images (a file name, a number).
     identities : array-like of shape (N,), optional
-        Which person each image shows, where that is known; `fairlearn_bridge.confounded_split` keeps a person
-        out of the test set when it is in a training set.
+        Which person each image shows, if known; `fairlearn_bridge.confounded_split` keeps the persons of a training
+        set out of the test set.
     skipped : DataFrame with columns ``image`` and ``reason``, optional
         What a reader left out because it was missing or damaged; empty by default.
 
     Raises
     ------
     TypeError
-        If `images` is no uint8 array or `attributes` no DataFrame.
+        If `images` is not a uint8 array or `attributes` not a DataFrame.
     ValueError
-        If `images` is not 4-D, the lengths differ or an attribute is there twice.
+        If `images` is not 4-D, the lengths differ or two attributes have the same name.
 
     Examples
     --------
@@ -71,9 +71,9 @@ class AttributeImages:
             raise TypeError(f"attributes must be a pandas DataFrame, got {type(self.attributes).__name__}")
         if self.attributes.columns.has_duplicates:
             twice = self.attributes.columns[self.attributes.columns.duplicated()][0]
-            raise ValueError(f"attributes must have a column once only, {twice!r} is there again")
+            raise ValueError(f"attributes must have different column names, {twice!r} is there twice")
         if len(self.attributes) != len(self.images):
-            raise ValueError(f"attributes must have a row an image: {len(self.attributes)} rows, {len(self)} images")
+            raise ValueError(f"attributes must have one row per image: {len(self.attributes)} rows, {len(self)} images")
         if self.identities is not None:
             object.__setattr__(self, "identities", np.asarray(self.identities))
             if self.identities.shape != (len(self),):
@@ -102,11 +102,11 @@ class AttributeImages:
         return height, width
 
     def positions(self, selection: ArrayLike | slice) -> NDArray[np.intp]:
-        """Return `selection` (a slice, a boolean mask or integer positions) as integer positions."""
+        """Return `selection`, a slice, a boolean mask of N or integer positions, as integer positions."""
         return np.arange(len(self))[selection if isinstance(selection, slice) else np.asarray(selection)]
 
     def subset(self, selection: ArrayLike | slice) -> Self:
-        """Return the images at `selection`: a slice, which copies none, a boolean mask of N, or integer positions."""
+        """Return the images at `selection`: a slice (no copy is made), a boolean mask of N, or integer positions."""
         chosen = selection if isinstance(selection, slice) else self.positions(selection)
         # All in one go, for `replace` checks that the lengths agree; those of subclasses too.
         of_images = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "skipped"}
@@ -115,7 +115,16 @@ class AttributeImages:
     def labels(self, name: str) -> NDArray[Any]:
         """Return the attribute `name` with all its values, or for ``"race=White"`` whether race is White.
 
-        An attribute of 0 and 1 alone comes as boolean, one of categories as text.
+        Parameters
+        ----------
+        name : str
+            An attribute, or an attribute and one of its values with ``=`` between them.
+
+        Returns
+        -------
+        ndarray, shape (N,)
+            Boolean for a comparison and for an attribute with no other values than 0 and 1, numbers for other numeric
+            attributes, text for categories.
 
         Raises
         ------
@@ -135,6 +144,15 @@ class AttributeImages:
     def binary(self, name: str) -> NDArray[np.bool_]:
         """Return the binary attribute `name`, or for ``"race=White"`` whether the attribute race is White.
 
+        Parameters
+        ----------
+        name : str
+            As in `labels`.
+
+        Returns
+        -------
+        ndarray of bool, shape (N,)
+
         Raises
         ------
         ValueError
@@ -149,7 +167,7 @@ class AttributeImages:
         # A column's own name may hold an equals sign, as one-hot columns' do; or be a number.
         column, equals, value = (name, "", "") if name in self.attributes else name.partition("=")
         if column not in self.attributes:
-            raise ValueError(f"{name!r} is no attribute of these images; there are {quoted(self.attributes)}")
+            raise ValueError(f"{name!r} is not an attribute of these images; there are {quoted(self.attributes)}")
         values = self._known(column)
         if equals:
             chosen: NDArray[np.bool_] = values.to_numpy().astype(str) == value
@@ -162,13 +180,13 @@ class AttributeImages:
         return values.to_numpy(dtype=bool)
 
     def _known(self, column: str) -> pd.Series[Any]:
-        """Return an attribute that no image lacks; whether one has the value or not would be anybody's guess."""
+        """Return an attribute; ValueError if it is missing for an image, whose value could only be guessed."""
         values = self.attributes[column]
         if missing := self.attributes.index[values.isna()].tolist():
             raise ValueError(
                 f"{column!r} is missing for {len(missing)} of {len(self)} images, the first is {missing[0]}"
             )
-        # Text may be kept by pyarrow, which compares it with no number.
+        # Text may be stored by pyarrow, which does not compare it with numbers.
         return values if pd.api.types.is_numeric_dtype(values) else values.astype(object)
 
 
@@ -177,7 +195,7 @@ def _rows_of(values: Any, chosen: NDArray[np.intp] | slice) -> Any:
 
 
 def quoted(names: Iterable[Any]) -> str:
-    """Return names or values as a message lists them: in quotes, or a blank at an end would not show."""
+    """Return names or values as messages list them, in quotes: a blank at an end would not show otherwise."""
     return ", ".join(repr(str(name)) for name in names)
 
 

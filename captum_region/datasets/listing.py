@@ -1,4 +1,4 @@
-"""The images that a data set's labels list, before any is opened, and their decoding: what all readers share."""
+"""The images that a data set's labels list and their decoding, which all readers share."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Listing:
     skipped: Sequence[dict[str, str]] = ()
 
     def __post_init__(self) -> None:
-        # However they are spelt.
+        # However the path is written.
         paths = self.attributes.index.map(os.path.normpath)
         repeated = self.attributes.index[paths.duplicated()]
         if len(repeated):
             raise ValueError(
-                f"an image may be listed once only, {repeated[0]!r} is listed again ({len(repeated)} such rows)"
+                f"an image may be listed only once, {repeated[0]!r} is listed again ({len(repeated)} such rows)"
             )
         object.__setattr__(self, "attributes", self.attributes.rename_axis(index="image"))
 

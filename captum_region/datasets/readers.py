@@ -1,4 +1,4 @@
-"""The attributes of a data set without its images, whichever reader it needs."""
+"""The attributes of a data set without its images, for every reader."""
 
 from __future__ import annotations
 
@@ -24,25 +24,26 @@ def read_attributes(
     on_error: str = "raise",
     image_column: str = "image",
 ) -> pd.DataFrame:
-    """Read the attributes of a data set, and none of its images.
+    """Read the attributes of a data set without its images.
 
     Parameters
     ----------
     kind : {"celeba", "fairface", "utkface", "table"}
-        What to read as `load_celeba`, `load_fairface`, `load_utkface` or `load_table` does.
+        The data set, read as by `load_celeba`, `load_fairface`, `load_utkface` or `load_table`.
     root : path
         The data set's folder, or the table's file.
     split : str, optional
         The part of CelebA or FairFace; by default "train". The other kinds have none.
     on_error : {"raise", "skip"}
-        What to do with a file of UTKFace whose name lacks the labels. Whether an image can be decoded shows when it is.
+        What to do with a UTKFace file whose name does not contain the labels. Images are not opened, so damaged ones
+        are not noticed.
     image_column : str
         The column of a table that names the images.
 
     Returns
     -------
     DataFrame
-        The attributes that the reader would give, one row an image. ``attrs["skipped"]`` lists the images left out, as
+        The attributes that the reader would give, one row per image. ``attrs["skipped"]`` lists the skipped images, as
         records of ``image`` and ``reason``.
 
     Raises
@@ -50,7 +51,7 @@ def read_attributes(
     FileNotFoundError
         If a folder or label file is missing.
     ValueError
-        If there is no such kind or split, or the reader would refuse the labels.
+        If `kind` or `split` is unknown, or the labels are malformed.
 
     Examples
     --------

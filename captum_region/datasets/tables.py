@@ -35,23 +35,23 @@ def load_table(
 ) -> AttributeImages:
     """Load the images that a table lists, with its other columns as their attributes.
 
-    The table's author decides which files are read: images may lie anywhere that the reader may read, as a table of
-    several data sets needs it. What is no image is refused and none of it is told, so that a stranger's table can
-    bring in pictures of this machine, and nothing else.
+    A table may name any file that this process can read, so that it can combine several data sets. A file that is not
+    an image is refused and nothing of its content is shown: an untrusted table can load pictures from this machine, and
+    nothing else.
 
     Parameters
     ----------
     table : path or DataFrame
-        A .csv (commas), .tsv (tabs) or .parquet file with a row an image, or such a table. It is not changed. Text is
-        UTF-8, or UTF-16 with its mark; blanks around names and values are dropped, and only an empty cell is a missing
-        value: "None" and "NA" are text.
+        A .csv (commas), .tsv (tabs) or .parquet file with one row per image, or such a table, which is not changed.
+        Text is UTF-8, or UTF-16 with a byte order mark. Blanks around names and values are dropped. Only an empty cell
+        is a missing value: "None" and "NA" are text.
     image_column : str
         The column of image files, relative to `root` or absolute. An image may be listed once only: the rows of an
         image listed twice could end up on both sides of a train-test split.
     root : path, optional
-        Where the images are; by default the folder of the table's file, for a DataFrame the working directory.
+        The folder of the images; by default that of the table's file, for a DataFrame the working directory.
     identity_column : str, optional
-        The column that says which person an image shows; it becomes the identities and is no attribute.
+        The column that says which person an image shows. It becomes the identities, not an attribute.
     size, cache, on_error, n_jobs, show_progress
         As in `captum_region.datasets.decoding.decode_images`.
 
@@ -69,7 +69,7 @@ def load_table(
         If the table cannot be read, a column is missing, has gaps or repeats an image, the table is empty, an argument
         is invalid or an image damaged.
     TypeError
-        If what names an image in a DataFrame is no name.
+        If a value in the image column of a DataFrame is not a file name.
 
     Examples
     --------
@@ -148,14 +148,14 @@ def read_table(path: Path, text_column: str | None = None) -> pd.DataFrame:
 
 
 def _text(path: Path) -> str:
-    """Return a file's text: UTF-8, or UTF-16 where the file begins with its mark, as Excel writes it."""
+    """Return a file's text: UTF-8, or UTF-16 if the file begins with its byte order mark, as Excel writes it."""
     content = path.read_bytes()
     try:
         text = content.decode("utf-16" if content[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise ValueError(f"line {line} is not of UTF-8, in which tables must be stored: {error}") from error
+        raise ValueError(f"line {line} is not UTF-8, save the table as UTF-8: {error}") from error
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise ValueError(f"line {line} is not of UTF-8, in which tables must be stored: it holds a zero")
+        raise ValueError(f"line {line} is not UTF-8, save the table as UTF-8: it has a zero byte")
     return text

@@ -32,7 +32,7 @@ def load_utkface(
     n_jobs: int | None = None,
     show_progress: bool = False,
 ) -> AttributeImages:
-    """Load UTKFace: age, gender and race of faces, read from the file names.
+    """Load UTKFace: faces with age, gender and race, read from the file names.
 
     The files ``[age]_[gender]_[race]_[date&time].jpg.chip.jpg`` (0 male, 1 female; 0 White, 1 Black, 2 Asian, 3 Indian,
     4 Others) lie in ``root/images``, ``root/UTKFace`` or `root` itself, in the parts ``root/part1`` to ``root/part3``
@@ -52,7 +52,7 @@ def load_utkface(
         RGB images of shape (N, 3, height, width), in the order of the file names. The attributes are ``age`` (int),
         ``age_group`` (ordered categorical of `AGE_GROUPS`), ``gender`` ("Male", "Female"), ``race`` ("White", "Black",
         "Asian", "Indian", "Others") and ``Male`` (bool); their index is the file name, of several parts
-        with its folder. No identities.
+        with its folder. There are no identities.
 
     Raises
     ------
@@ -61,6 +61,10 @@ def load_utkface(
     ValueError
         If there is no image, an argument is invalid, or `on_error` is "raise" and a file name has no labels or an
         image is damaged.
+
+    See Also
+    --------
+    read_attributes : The attributes alone, without decoding images.
 
     References
     ----------

@@ -224,7 +224,7 @@ def test_a_patch_size_or_stride_of_0_is_refused(option, tmp_path, refused):
         (["calibrate", "--attribute", "Male"], "among the classes blond, dark, hat"),
         (["calibrate", "--attribute", "hair", "--limit", "2"], "limit must allow one of each of the 3 labels"),
         (["attribute", "--confidence", "certainty"], "confidence must be"),
-        (["attribute", "--by", "age"], "'age' is no attribute"),
+        (["attribute", "--by", "age"], "'age' is not an attribute"),
     ],
 )
 def test_invalid_input_ends_with_one_line_and_exit_code_2(arguments, words, source, trained, tmp_path, refused):

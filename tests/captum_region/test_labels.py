@@ -23,7 +23,7 @@ def test_pyarrow_backed_text_is_text():
     pytest.importorskip("pyarrow")
     values = pd.Series(["b", "a", None]).astype("string[pyarrow]")
     assert check_classes(values[:2], 2, name="labels").tolist() == ["b", "a"]
-    with pytest.raises(ValueError, match="labels must not miss values, got 1 missing"):
+    with pytest.raises(ValueError, match="labels must not have missing values, got 1 missing"):
         check_classes(values, 3, name="labels")
 
 
@@ -37,8 +37,8 @@ AGES = np.random.default_rng(0).uniform(18, 90, 60)
         ([0, 1, 0.5], "Unknown label type: continuous"),
         (AGES.round().astype(int), r"within must be classes, got \d\d different ones in 60 images"),
         ([f"image {number}" for number in range(30)], "got 30 different ones in 30 images"),
-        ([[0, 1], [1, 0]], r"within should be a 1d array of shape \(2,\), one an image, got \(2, 2\)"),
-        ([0, np.inf], "within must not miss values, got 1 missing or infinite"),
+        ([[0, 1], [1, 0]], r"within should be a 1d array of shape \(2,\), one per image, got \(2, 2\)"),
+        ([0, np.inf], "within must not have missing values, got 1 missing or infinite"),
         ([0, 0, 0], "within must hold at least 2 classes, got 1 class: \\[0\\]"),
     ],
 )

@@ -227,7 +227,7 @@ def test_progress_goes_to_stderr_when_asked(capfd):
         ({"labels": [0, 1]}, ValueError, r"labels should be a 1d array of shape \(8,\)"),
         ({"labels": np.linspace(18, 90, 8)}, ValueError, "labels must be classes, got 18.0"),
         ({"within": np.linspace(18, 90, 8)}, ValueError, "within must be classes, got 18.0"),
-        ({"within": [0, 1, 0, None, 1, 1, 1, 1]}, ValueError, "within must not miss values, got 1"),
+        ({"within": [0, 1, 0, None, 1, 1, 1, 1]}, ValueError, "within must not have missing values, got 1"),
         ({"labels": [0] * 8}, ValueError, "labels must take 2 values"),
         ({"labels": [0, 1, 0, None, 1, 1, 1, 1]}, ValueError, "missing"),
         ({"within": [0, 1]}, ValueError, r"within should be a 1d array of shape \(8,\)"),

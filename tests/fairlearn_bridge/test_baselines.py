@@ -277,7 +277,7 @@ def test_the_embedding_is_not_correlated_with_the_sensitive_feature(original):
 def test_the_sensitive_feature_in_prediction_is_checked(original):
     X, y, shortcut = faces(60)
     fitted = EmbeddingCorrelationRemoval(FrozenEstimator(original)).fit(X, y, sensitive_features=shortcut)
-    with pytest.raises(ValueError, match=r"sensitive_features should be .* of shape \(60,\), one an image, got \(5,\)"):
+    with pytest.raises(ValueError, match=r"sensitive_features should be .* shape \(60,\), one per image, got \(5,\)"):
         fitted.predict(X, sensitive_features=shortcut[:5])
     with pytest.raises(ValueError, match=r"sensitive_features must have the values it had in fit, \[0, 1\], got \{2\}"):
         fitted.predict_proba(X, sensitive_features=shortcut + 1)

@@ -370,7 +370,7 @@ def test_threshold_shift_makes_both_classes_equally_well_recognised():
         ({"X": np.full((6, 3, 8, 8), np.nan)}, ValueError, "X of float type"),
         ({"y": [0, 1]}, ValueError, r"y should be a 1d array of shape \(6,\)"),
         ({"y": [0] * 6}, ValueError, "at least 2 classes, got 1 class"),
-        ({"y": [0, 1, 0, 1, 0, None]}, ValueError, "y must not miss values, got 1 missing"),
+        ({"y": [0, 1, 0, 1, 0, None]}, ValueError, "y must not have missing values, got 1 missing"),
         ({"y": [0.5, 1.25, 2] * 2}, ValueError, "continuous"),
         ({"sample_weight": [1.0]}, ValueError, "sample_weight"),
         ({"sample_weight": [-1.0] * 6}, ValueError, "sample_weight"),

@@ -175,7 +175,7 @@ def test_run_on_ones_own_table(command, table, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--confounder", "Hat"], "'Hat' is no attribute"),
+        (["--confounder", "Hat"], "'Hat' is not an attribute"),
         (["--confounder", "hair"], "name one of its values, as in 'hair="),
         (["--confounder", "Male"], "confounder must be another attribute"),
         (["--confounder", "hair=blond", "--schemes", "blur"], "scheme must be one of"),

@@ -125,7 +125,7 @@ def test_samples_of_unequal_lengths_are_refused():
         Samples(X, [0, 1, 1], [0, 1, 0], twins=X[:2])
     for name in ("y", "confounder", "groups"):
         labels = {"y": [0, 1, 1], "confounder": [0, 1, 0], "groups": ["a", "b", "b"]}
-        with pytest.raises(ValueError, match=f"{name} must not miss values, got 1 missing"):
+        with pytest.raises(ValueError, match=f"{name} must not have missing values, got 1 missing"):
             Samples(X, **labels | {name: [0, None, 1]})
     with pytest.raises(ValueError, match="two groups"):
         signed_gap([0, 1], [0, 1], sensitive_features=["a", "a"])

@@ -317,7 +317,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("option", "value", "words"),
         [
-            ("--target", "sex", "'sex' is no attribute of these images; there are 'Male', 'hair'"),
+            ("--target", "sex", "'sex' is not an attribute of these images; there are 'Male', 'hair'"),
             ("--target", "hair=red", "no image has 'hair=red'"),
             ("--threshold", "3", "threshold must lie in 0 to 1"),
             ("--root", "nowhere.csv", "there is no table nowhere.csv"),

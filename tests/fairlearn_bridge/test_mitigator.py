@@ -270,7 +270,7 @@ def test_auto_tries_several_schemes_and_quantiles(region_classifier):
         ),
         ({"quantile": [0.5, 1]}, {"sample_weight": [1, 2]}, ValueError, "sample_weight must hold 20 finite weights"),
         ({}, {"sensitive_features": [0]}, ValueError, r"sensitive_features should be a 1d array of shape \(20,\)"),
-        ({}, {"sensitive_features": [0, None] * 10}, ValueError, "sensitive_features must not miss values, got 10"),
+        ({}, {"sensitive_features": [0, None] * 10}, ValueError, "sensitive_features must not have missing values"),
         ({}, {"y": [0]}, ValueError, r"y should be a 1d array of shape \(20,\)"),
         ({}, {"y": [0] * 20}, ValueError, "y must hold at least 2 classes, got 1 class"),
         ({}, {"sensitive_features": [0] * 20}, ValueError, "sensitive_features must hold at least 2 classes, got 1"),
@@ -382,7 +382,7 @@ def test_labels_may_be_named_where_the_data_hold_them(region_classifier):
         np.testing.assert_array_equal(
             classifier.fit(images, labels).predict_proba(images), classifier.fit(X, y).predict_proba(X)
         )
-    with pytest.raises(ValueError, match="'hat' is no attribute"):
+    with pytest.raises(ValueError, match="'hat' is not an attribute"):
         classifier.fit(data, "hat")
 
 

@@ -339,7 +339,7 @@ def test_sensitive_features_as_a_frame():
     assert several.region_classifier_.num_classes == 4
     told = clone(own).fit(X, y, sensitive_features=[f"{a},{b}" for a, b in two.to_numpy()])
     assert np.array_equal(several.predict_proba(X), told.predict_proba(X))
-    with pytest.raises(ValueError, match="sensitive_features must not miss values, got 24 missing"):
+    with pytest.raises(ValueError, match="sensitive_features must not have missing values, got 24 missing"):
         clone(own).fit(X, y, sensitive_features=two.astype(object).replace({"odd": {True: None}}))
 
 

@@ -1,4 +1,4 @@
-"""Drawn faces whose every attribute can be toggled alone, for finding and mitigating confounders."""
+"""Synthetic faces in which each attribute can be toggled alone, to find and mitigate spurious attributes."""
 
 from captum_region.datasets.faces.scene import ATTRIBUTES
 from captum_region.datasets.faces.synthetic import Faces, make_faces

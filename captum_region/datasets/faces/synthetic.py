@@ -1,4 +1,4 @@
-"""Drawn faces whose every attribute can be toggled alone, for finding and mitigating confounders."""
+"""Synthetic faces in which each attribute can be toggled alone, to find and mitigate spurious attributes."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Faces(AttributeImages):
-    """Drawn faces, with all that is needed to draw each of them again.
+    """Synthetic faces, with all that is needed to draw each of them again.
 
     Parameters
     ----------
     images, attributes, identities, skipped
         As in `AttributeImages`; `attributes` holds the five columns of `make_faces`.
     latents : DataFrame of N rows, float32 in [0, 1)
-        The scene parameters besides the attributes: pose, light, colours, shapes. One column a parameter.
+        The scene parameters besides the attributes: pose, light, colours, shapes. One column per parameter.
     noise_seeds : ndarray of uint64, shape (N,)
-        Seed of the sensor noise of each face.
+        Each face's seed of the sensor noise.
 
     Raises
     ------
     ValueError
-        If `latents` or `noise_seeds` has not one row a face.
+        If `latents` or `noise_seeds` does not have one row per face.
     """
 
     latents: pd.DataFrame = field(kw_only=True)
@@ -44,17 +44,18 @@ class Faces(AttributeImages):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("latents", "noise_seeds"):
-            if len(getattr(self, name)) != len(self):
-                raise ValueError(f"{name} must have a row a face: {len(getattr(self, name))} rows, {len(self)} faces")
+            if (rows := len(getattr(self, name))) != len(self):
+                raise ValueError(f"{name} must have one row per face: {rows} rows, {len(self)} faces")
 
     def twin(self, attribute: str, selection: ArrayLike | slice = slice(None)) -> NDArray[np.uint8]:
-        """Draw the same faces with `attribute` toggled and everything else equal, the noise of each pixel too.
+        """Draw the counterfactuals: the same faces with `attribute` toggled and all else equal, even the noise.
 
         Parameters
         ----------
         attribute : {"Male", "Blond_Hair", "Eyeglasses", "Smiling", "Wearing_Hat"}
+            The attribute to toggle.
         selection : slice, boolean mask of N or integer positions, default all
-            Which faces: n of N.
+            The n faces to draw.
 
         Returns
         -------
@@ -63,7 +64,7 @@ class Faces(AttributeImages):
         Raises
         ------
         ValueError
-            If there is no such attribute.
+            If the attribute is unknown.
         """
         if attribute not in ATTRIBUTES:
             raise ValueError(f"attribute must be one of {', '.join(ATTRIBUTES)}, got {attribute!r}")
@@ -73,7 +74,7 @@ class Faces(AttributeImages):
         return draw(self.latents.to_numpy(np.float32)[chosen], self.noise_seeds[chosen], flags, self.image_size)
 
     def truth(self, attribute: str, selection: ArrayLike | slice = slice(None)) -> NDArray[np.bool_]:
-        """Return where the attribute shows: the pixels in which a face and its `twin` differ.
+        """Return where the attribute shows: the pixels that differ between a face and its counterfactual (`twin`).
 
         Parameters
         ----------
@@ -87,7 +88,7 @@ class Faces(AttributeImages):
         Raises
         ------
         ValueError
-            If there is no such attribute.
+            If the attribute is unknown.
         """
         chosen = self.positions(selection)
         differs: NDArray[np.bool_] = (self.images[chosen] != self.twin(attribute, chosen)).any(axis=1)
@@ -101,10 +102,10 @@ def make_faces(
     attributes: pd.DataFrame | Mapping[str, ArrayLike] | None = None,
     random_state: int | np.random.RandomState | np.random.Generator | None = None,
 ) -> Faces:
-    """Draw faces with freely combined attributes.
+    """Draw synthetic faces with freely combined attributes.
 
-    Hair length and style, hats, glasses and smiles say nothing of the sex: `Male` shows in the jaw, chin, neck, brows,
-    beard, lips and lashes, each of them an unsure cue.
+    Hair length and style, hats, glasses and smiles do not depend on the sex. `Male` shows in the jaw, chin, neck,
+    brows, beard, lips and lashes; each of them is an uncertain cue.
 
     Parameters
     ----------
@@ -114,9 +115,9 @@ def make_faces(
         Size in pixels, at least 16. The face fits the shorter side.
     attributes : DataFrame or mapping, optional
         For each of ``Male``, ``Blond_Hair``, ``Eyeglasses``, ``Smiling`` and ``Wearing_Hat`` the n truth values, or
-        the probability of True as one float. An attribute not given is a fair coin. A DataFrame's index is kept.
+        the probability of True as one float, by default 0.5. The index of a DataFrame is kept.
     random_state : int, RandomState, Generator or None, default None
-        With an int, face i depends on it and on i alone, not on `n`. None draws fresh entropy.
+        With an int, face i depends only on it and on i, not on `n`. With None, the faces differ in each call.
 
     Returns
     -------
@@ -126,13 +127,14 @@ def make_faces(
     Raises
     ------
     TypeError
-        If `n` or `size` is no integer, `attributes` no mapping, a column not boolean or `random_state` of another type.
+        If `n` or `size` is not an integer, `attributes` not a mapping, a column not boolean or `random_state` of
+        another type.
     ValueError
         If `n` is negative, `size` below 16, a column unknown or of the wrong length, or a probability not in [0, 1].
 
     Examples
     --------
-    Blond hair that tells the sex:
+    Blond hair as a spurious attribute of the sex:
 
     >>> male = [False, True, False, True]
     >>> faces = make_faces(4, 32, attributes={"Male": male, "Blond_Hair": [True, False, True, False]}, random_state=0)

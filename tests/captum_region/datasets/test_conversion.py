@@ -290,7 +290,7 @@ def test_errors_name_the_number_of_the_unreadable_item(tmp_path):
     [
         ([(IMAGES[0], 0), ("face.png", 1)], {}, TypeError, "item 1's image must be a PIL image, .* got str"),
         ([(IMAGES[0] - 500.0, 0)], {}, ValueError, r"item 0's image must be uint8 or float in \[0, 1\], got float64"),
-        ([IMAGES[0], IMAGES[0, :, :9]], {}, ValueError, r"item 1's image is of \(9, 12\) pixels, those before of \(16"),
+        ([IMAGES[0], IMAGES[0, :, :9]], {}, ValueError, r"item 1's image has \(9, 12\) pixels, those before have \(16"),
         ([(IMAGES[0], 0), (IMAGES[1],)], {}, ValueError, r"item 1 has the labels \[\], those before \[0\]"),
         ([(IMAGES[0], 0, 1)], {"attributes": ["a"]}, ValueError, r"must name the labels of item 0, 2, got \['a'\]"),
         ([{"image": IMAGES[0]}], {"attributes": ["a"]}, ValueError, "item 0 has no 'a', it has 'image'"),
@@ -353,7 +353,10 @@ class TestTrainingAndAttribution:
             ((IMAGES,), "labels must be given, as images hold none"),
             ((TensorDataset(torch.from_numpy(IMAGES), torch.zeros(6), torch.zeros(6)),), "labels must name one of"),
             ((TensorDataset(torch.from_numpy(IMAGES)),), r"one of the attributes of images, \[\]"),
-            ((TensorDataset(torch.from_numpy(IMAGES), torch.zeros(6)), "hat"), "'hat' is no attribute of these images"),
+            (
+                (TensorDataset(torch.from_numpy(IMAGES), torch.zeros(6)), "hat"),
+                "'hat' is not an attribute of these images",
+            ),
         ],
     )
     def test_missing_labels_are_named_in_the_error(self, data, words):

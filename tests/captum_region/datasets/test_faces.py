@@ -188,7 +188,7 @@ def test_unknown_attribute_is_named(faces):
 
 
 def test_latents_must_fit_the_images(faces):
-    with pytest.raises(ValueError, match="latents must have a row a face: 3 rows, 2 faces"):
+    with pytest.raises(ValueError, match="latents must have one row per face: 3 rows, 2 faces"):
         Faces(
             faces.images[:2],
             faces.attributes.iloc[:2],

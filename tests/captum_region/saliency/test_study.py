@@ -82,7 +82,7 @@ def test_information_left_is_compared_by_seed():
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"attribute": "Bald"}, "'Bald' is no attribute"),
+        ({"attribute": "Bald"}, "'Bald' is not an attribute"),
         ({"test": TEST.subset(~TEST.binary("Smiling"))}, "test must hold images with Smiling"),
         ({"train": make_faces(4, (16, 20), random_state=0)}, "train must hold square images, got 16 x 20"),
         ({"test": AttributeImages(TEST.images, TEST.attributes)}, "truth must be given"),
