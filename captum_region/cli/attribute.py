@@ -30,11 +30,11 @@ def attribute(
     root: opt.Root = Path(),
     image_column: opt.ImageColumn = None,
     by: Annotated[
-        str | None, opt.attribute_option("Also draw the mean map of each class of this attribute, or attribute=value.")
+        str | None, opt.attributes("Also map the mean of each class of this attribute, or attribute=value.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Map only the first images, this many.")] = None,
     confidence: Annotated[
-        str, opt.choice_option("Confidence to map: negative_entropy, top_softmax or margin.", *_CONFIDENCES)
+        str, opt.choice("Confidence to map: negative_entropy, top_softmax or margin.", *_CONFIDENCES)
     ] = "negative_entropy",
     batch_size: Annotated[int, typer.Option(help="Images at a time; more may be faster on a GPU.")] = 16,
     device: opt.LaunchedDevice = None,
@@ -43,7 +43,7 @@ def attribute(
     skip_damaged: opt.SkipDamaged = False,
     force: opt.Force = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing: compute some of the maps in --out again and compare them.")
+        bool, typer.Option("--check", help="Write nothing: compute some maps in --out again and compare.")
     ] = False,
     as_json: opt.AsJson = False,
     quiet: opt.Quiet = False,
@@ -101,16 +101,13 @@ def _write_means(out: Path, grid: RegionGrid, means: dict[str, Tensor], images: 
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    from captum_region.batches import batches
+    from captum_region.display import mean_image
     from captum_region.plotting import STYLE, plot_maps
 
     with replacing(out / "mean_map.npy") as path:
         np.save(path, means["all images"].numpy())
-    # Through batches, which let go of what they read of a memory map; their sums are exact.
-    total = np.sum([batch.numpy().sum(0, dtype=np.int64) for batch in batches(images.images, 256)], 0)
-    mean_image = (total / len(images)).round().astype(np.uint8)
     pixels = {name: grid.to_pixels(mean) for name, mean in means.items()}
     with rc_context(STYLE):
         figure = Figure(figsize=(3.4 * len(means), 3), layout="constrained")
-        plot_maps(pixels, images=mean_image, axes=figure.subplots(1, len(means), squeeze=False))
+        plot_maps(pixels, images=mean_image(images.images), axes=figure.subplots(1, len(means), squeeze=False))
     write_picture(out / "mean_map.png", figure)

@@ -20,9 +20,7 @@ def calibrate(
     ctx: typer.Context,
     classifier: opt.Checkpoint,
     data: opt.Data,
-    attribute: Annotated[
-        str, opt.attribute_option("Attribute that the classifier was trained on, or attribute=value.")
-    ],
+    attribute: Annotated[str, opt.attributes("Attribute (or attribute=value) that the classifier was trained on.")],
     out: opt.Out,
     root: opt.Root = Path(),
     image_column: opt.ImageColumn = None,

@@ -26,35 +26,29 @@ if TYPE_CHECKING:
 def compare(
     ctx: typer.Context,
     data: opt.Data,
-    attribute: Annotated[
-        list[str], opt.attribute_option("Attribute to find, or attribute=value; repeat the option for more.")
-    ],
+    attribute: Annotated[list[str], opt.attributes("Attribute to find, or attribute=value; may be repeated.")],
     out: opt.Out,
     root: opt.Root = Path(),
     image_column: opt.ImageColumn = None,
     masks: Annotated[
-        str | None,
-        typer.Option(help="Column of the table that names image files, bright where the attribute shows."),
+        str | None, typer.Option(help="Column of mask images in the table, bright where the attribute shows.")
     ] = None,
     size: opt.Size = 48,
-    seeds: Annotated[
-        int, typer.Option(help="Number of runs, with seeds --seed, --seed + 1 ...; each draws new faces.")
-    ] = 1,
+    seeds: Annotated[int, typer.Option(help="Runs, with seeds --seed, --seed + 1 ...; each draws new faces.")] = 1,
     images: Annotated[
-        int, typer.Option(min=1, help="Train on at most this many images; test faces are a quarter as many.")
+        int, typer.Option(min=1, help="Train on at most this many images; the test has a quarter as many faces.")
     ] = 2000,
     limit: Annotated[int, typer.Option(help="Compare on at most this many images.")] = 100,
     without: Annotated[
         list[str] | None,
-        typer.Option(help="Method to leave out, such as XRAI, which takes seconds an image; repeat for more."),
+        typer.Option(help="Method to leave out, such as XRAI, which takes seconds an image; may be repeated."),
     ] = None,
     epochs: Annotated[int, typer.Option(help="Training epochs of the explained model.")] = 20,
     region_epochs: Annotated[int, typer.Option(help="Training epochs of the region classifiers.")] = 100,
     retrain: Annotated[
         list[str] | None,
         typer.Option(
-            help="Methods whose remove-and-retrain (ROAR) accuracy is measured: fast (default), all, none, or the "
-            "name of one; repeat the option for more."
+            help="Methods whose remove-and-retrain (ROAR) accuracy is measured: fast (default), all, none, or one."
         ),
     ] = None,
     retrain_epochs: Annotated[int, typer.Option(help="Training epochs of each classifier of --retrain.")] = 10,

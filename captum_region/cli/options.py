@@ -1,23 +1,44 @@
-"""The options that several commands have."""
+"""The options that several commands have, and what the shell completes after them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from captum_region.cli import completion
+
+def attributes(text: str) -> Any:
+    """Return an option for attributes of the data, with its help text."""
+    return typer.Option(help=text, autocompletion=_attributes)
 
 
-def attribute_option(text: str) -> Any:
-    """Return an option for attributes of the data, with its help text; the shell completes them."""
-    return typer.Option(help=text, autocompletion=completion.attributes)
+def _attributes(ctx: typer.Context) -> list[str]:
+    """Complete attributes of the data that the options so far name, or else of synthetic faces."""
+    from captum_region.datasets import faces, read_attributes
+
+    # What cannot be read has nothing to complete; the command itself says why.
+    with suppress(ValueError, OSError):
+        column = ctx.params.get("image_column") or "image"
+        return [str(name) for name in read_attributes(ctx.params["data"], ctx.params["root"], image_column=column)]
+    return list(faces.ATTRIBUTES)
 
 
-def choice_option(text: str, *values: str, **settings: Any) -> Any:
+def choice(text: str, *values: str, **settings: Any) -> Any:
     """Return an option with its help text, for which the shell completes `values`."""
     return typer.Option(help=text, autocompletion=lambda: list(values), **settings)
+
+
+def list_of(values: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return what completes the last of comma-separated `values`."""
+
+    def complete(incomplete: str) -> list[str]:
+        before = incomplete[: incomplete.rfind(",") + 1]
+        return [before + value for value in values]
+
+    return complete
 
 
 def _usable(device: str | None) -> str | None:
@@ -33,8 +54,8 @@ def _usable(device: str | None) -> str | None:
     return device
 
 
-def _device_option(text: str) -> Any:
-    return choice_option(text, "cpu", "cuda", "mps", callback=_usable)
+def _device(text: str) -> Any:
+    return choice(f"Where to compute: {text}", "cpu", "cuda", "mps", callback=_usable)
 
 
 Out = Annotated[Path, typer.Option(help="Folder for the results; it must be new or empty unless --force is given.")]
@@ -44,29 +65,22 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the results as JSON,
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
-Device = Annotated[str, _device_option("Where to compute: cpu, cuda, cuda:1, mps ...")]
-LaunchedDevice = Annotated[
-    str | None,
-    _device_option("Where to compute: cpu, cuda, cuda:1, mps ...; by default cpu, or where accelerate launch says."),
-]
-MixedPrecision = Annotated[str, choice_option("bf16 computes in bfloat16, no in float32.", "no", "bf16")]
+Device = Annotated[str, _device("cpu, cuda, cuda:1, mps ...")]
+LaunchedDevice = Annotated[str | None, _device("cpu, cuda, cuda:1, mps ...; by default as launched, or cpu.")]
+MixedPrecision = Annotated[str, choice("bf16 computes in bfloat16, no in float32.", "no", "bf16")]
 Data = Annotated[
     str,
-    choice_option(
+    choice(
         "Data set: celeba, fairface, utkface, table (a csv file with a column of image files) or faces (synthetic).",
         *("celeba", "fairface", "utkface", "table", "faces"),
     ),
 ]
 Root = Annotated[Path, typer.Option(help="Folder of the data set, or the csv file of a table; not needed for faces.")]
-ImageColumn = Annotated[
-    str | None, typer.Option(help="Column of the table that names the image files; image by default.")
-]
+ImageColumn = Annotated[str | None, typer.Option(help="Column of the table with the image files; image by default.")]
 Size = Annotated[int, typer.Option(help="Side in pixels that images are resized to.")]
 Cache = Annotated[
     Path | None,
     typer.Option(help="Folder for decoded images; by default CAPTUM_REGION_CACHE, or else the user's cache folder."),
 ]
 Checkpoint = Annotated[Path, typer.Argument(help="A checkpoint folder, or the --out folder of train.")]
-SkipDamaged = Annotated[
-    bool, typer.Option("--skip-damaged", help="Leave out damaged images, and list them in the results.")
-]
+SkipDamaged = Annotated[bool, typer.Option("--skip-damaged", help="Leave out damaged images, and list them.")]

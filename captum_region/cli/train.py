@@ -24,26 +24,20 @@ if TYPE_CHECKING:
 def train(
     ctx: typer.Context,
     data: opt.Data,
-    attribute: Annotated[
-        str, opt.attribute_option("Attribute to find, with any number of classes, or attribute=value.")
-    ],
+    attribute: Annotated[str, opt.attributes("Attribute to find (of any number of classes), or attribute=value.")],
     out: opt.Out,
     root: opt.Root = Path(),
     image_column: opt.ImageColumn = None,
     within: Annotated[
         str | None,
-        opt.attribute_option("Target attribute: train within each of its classes, so that only --attribute shows."),
+        opt.attributes("Target attribute: train within each of its classes, so that only --attribute shows."),
     ] = None,
     kind: Annotated[
-        str, opt.choice_option("dense (all regions in one pass) or patch (the paper's ResNet18).", "dense", "patch")
+        str, opt.choice("dense (all regions in one pass) or patch (the paper's ResNet18).", "dense", "patch")
     ] = "dense",
     size: opt.Size = 64,
-    patch_size: Annotated[
-        int | None, typer.Option(help="Side of a region in pixels; by default a quarter of the image.")
-    ] = None,
-    stride: Annotated[
-        int | None, typer.Option(help="Step between regions in pixels; by default 1/64 of the image.")
-    ] = None,
+    patch_size: Annotated[int | None, typer.Option(help="Side of a region; by default a quarter of the image.")] = None,
+    stride: Annotated[int | None, typer.Option(help="Step between regions; by default 1/64 of the image.")] = None,
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Train on at most this many images: random ones of a table or UTKFace, or the first."),

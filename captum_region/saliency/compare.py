@@ -23,29 +23,16 @@ from captum_region.batches import as_floats, batches, check_images
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
 from captum_region.saliency.faithfulness import deletion_insertion
-from captum_region.saliency.localisation import (
-    intersection_over_union,
-    mass_accuracy,
-    pixel_auc,
-    pointing_game,
-    rank_accuracy,
-)
+from captum_region.saliency.localisation import MEASURES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import ArrayLike
 
     from captum_region.batches import ImageData
     from captum_region.saliency.methods import Method
 
-MEASURES: dict[str, Callable[[ArrayLike, ArrayLike], Any]] = {
-    "pointing_game": pointing_game,
-    "rank_accuracy": rank_accuracy,
-    "mass_accuracy": mass_accuracy,
-    "pixel_auc": pixel_auc,
-    "iou": intersection_over_union,
-}
 # What is measured on the explained model, and the measures of which less is better.
 MODEL_MEASURES = ("deletion", "insertion")
 LESS_IS_BETTER = ("deletion", "information_left")

@@ -116,3 +116,12 @@ def _of_each(
             stacklevel=3,
         )
     return result
+
+
+MEASURES = {
+    "pointing_game": pointing_game,
+    "rank_accuracy": rank_accuracy,
+    "mass_accuracy": mass_accuracy,
+    "pixel_auc": pixel_auc,
+    "iou": intersection_over_union,
+}

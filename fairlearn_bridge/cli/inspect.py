@@ -17,15 +17,10 @@ from captum_region.files import replacing
 
 def inspect(
     data: opt.Data,
-    target: Annotated[
-        str, opt.attribute_option("Attribute to classify, with any number of classes, or attribute=value.")
-    ],
+    target: Annotated[str, opt.attributes("Attribute to classify (of any number of classes), or attribute=value.")],
     root: opt.Root = Path(),
     image_column: opt.ImageColumn = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Also write the results to this folder; it must be new or empty unless --force is given."),
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results too; new or empty unless --force.")] = None,
     threshold: Annotated[
         float,
         typer.Option(help="Flag attributes whose Cramer's V is at least this: 0 independent, 1 determines the target."),

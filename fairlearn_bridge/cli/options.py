@@ -8,18 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from captum_region.cli.completion import list_of
-from captum_region.cli.options import attribute_option
+from captum_region.cli.options import attributes, list_of
 from fairlearn_bridge.catalogue import FAST_OTHERS, OTHERS, SLOW_OTHERS
 from fairlearn_bridge.schemes import SCHEMES
 
 if TYPE_CHECKING:
     from fairlearn_bridge.experiment import ExperimentConfig
 
-Target = Annotated[str, attribute_option("Binary attribute to classify, or attribute=value.")]
+Target = Annotated[str, attributes("Binary attribute to classify, or attribute=value.")]
 TrainSize = Annotated[
-    int | None,
-    typer.Option(help="Training images; by default what the data allow, up to 6000 (faces of a sweep: 2400)."),
+    int | None, typer.Option(help="Training images; by default what the data allow, up to 6000. Faces: 2400.")
 ]
 TestPerCell = Annotated[
     int | None, typer.Option(help="Test images per cell; by default what the data allow, up to 182.")
@@ -47,9 +45,7 @@ NoiseStd = Annotated[float, typer.Option(help="Standard deviation of the noise, 
 Epochs = Annotated[int, typer.Option(help="Epochs of the target classifiers.")]
 BatchSize = Annotated[int, typer.Option(help="Batch size of the target classifiers.")]
 LearningRate = Annotated[float, typer.Option("--lr", help="Learning rate of the target classifiers.")]
-RegionEpochs = Annotated[
-    int | None, typer.Option(help="Epochs of the region classifier; by default those of its recipe.")
-]
+RegionEpochs = Annotated[int | None, typer.Option(help="Epochs of the region classifier; by default as in its recipe.")]
 Seeds = Annotated[int, typer.Option(help="Trainings of each mitigator, with seeds --seed, --seed + 1, ...")]
 Jobs = Annotated[int | None, typer.Option(help="Parallel trainings; by default as many as processors (1 on a GPU).")]
 

@@ -18,9 +18,9 @@ from fairlearn_bridge.cli import options as own
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from captum_region.datasets import AttributeImages
     from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData
     from fairlearn_bridge.report.run import Run
-    from fairlearn_bridge.sweep import SweepResults
 
 Check = Annotated[
     bool,
@@ -74,10 +74,7 @@ def run(
     root: opt.Root,
     target: own.Target,
     confounder: Annotated[
-        str,
-        opt.attribute_option(
-            "Spurious attribute: a binary attribute the target is confounded with, or attribute=value."
-        ),
+        str, opt.attributes("Spurious attribute: binary, and confounded with --target; or attribute=value.")
     ],
     out: opt.Out,
     image_column: opt.ImageColumn = None,
@@ -110,16 +107,17 @@ def run(
 
     Example: fairlearn-bridge run --data celeba --root DATA --target Male --confounder Blond_Hair --out runs/blond
     """
+    title = f"{confounder} as a spurious attribute of {target}, on {data}"
+    _run(ctx, title, "reading images", lambda config: split(config, *Source.of(ctx.params).load(size)))
+
+
+def split(config: ExperimentConfig, train: AttributeImages, test: AttributeImages | None) -> ExperimentData:
+    """Return `split_data`, without the warning that the balanced set is not quite balanced: the results say so."""
     from fairlearn_bridge.experiment import split_data
 
-    def read(config: ExperimentConfig) -> ExperimentData:
-        train, test = Source.of(ctx.params).load(size)
-        with warnings.catch_warnings():
-            # The report's caveats say that the balanced set is not quite balanced.
-            warnings.simplefilter("ignore", UserWarning)
-            return split_data(config, train, test)
-
-    _run(ctx, f"{confounder} as a spurious attribute of {target}, on {data}", "reading images", read)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return split_data(config, train, test)
 
 
 def _run(
@@ -145,7 +143,8 @@ def _run(
             typer.echo((out / "results.json").read_text(), nl=False)
         else:
             _print_run(result)
-        exit_if_failed(result)
+        if result.failed:  # the results are without a training
+            raise typer.Exit(1)
 
 
 def _print_run(run: Run) -> None:
@@ -162,12 +161,6 @@ def _print_run(run: Run) -> None:
         fewer = run.fewer_seeds.get(name, "").partition(";")[0]
         shown.add_row(f"{name}\n({fewer})" if fewer else name, *cells)
     console().print(shown)
-
-
-def exit_if_failed(result: Run | SweepResults) -> None:
-    """Exit with 1 if a training has failed: the results are without it."""
-    if result.failed:
-        raise typer.Exit(1)
 
 
 def _check(config: ExperimentConfig, data: ExperimentData, out: Path, as_json: bool) -> None:

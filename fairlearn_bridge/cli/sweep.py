@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,13 +13,12 @@ from captum_region.cli.reading import Source, skipped_in
 from captum_region.cli.running import check_out, console, errors_in_one_line
 from captum_region.files import CHECKPOINTS
 from fairlearn_bridge.cli import options as own
-from fairlearn_bridge.cli.run import exit_if_failed
+from fairlearn_bridge.cli.run import split
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from captum_region.datasets import AttributeImages
-    from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData
+    from fairlearn_bridge.experiment import ExperimentConfig
 
 
 def _read_settings(ctx: typer.Context, path: Path | None) -> Path | None:
@@ -55,8 +53,7 @@ def sweep(
     image_column: opt.ImageColumn = None,
     target: own.Target = "Male",
     confounder: Annotated[
-        list[str] | None,
-        opt.attribute_option("Spurious attribute; repeat the option for more. By default the paper's four."),
+        list[str] | None, opt.attributes("Spurious attribute; may be repeated. By default the paper's four.")
     ] = None,
     size: opt.Size = 64,
     train_size: own.TrainSize = None,
@@ -69,8 +66,7 @@ def sweep(
     quantile: Annotated[
         list[float] | None,
         typer.Option(
-            help="Pixels above this quantile of the map change; repeat the option for more. By default 0.6, 0.7, 0.8 "
-            "and 0.95."
+            help="Pixels above this quantile of the map change; may be repeated. By default 0.6, 0.7, 0.8, 0.95."
         ),
     ] = None,
     noise_std: own.NoiseStd = 0.5,
@@ -96,6 +92,7 @@ def sweep(
 
     Example: fairlearn-bridge sweep --config examples/celeba_sweep.toml --root DATA --out runs/sweep
     """
+    from fairlearn_bridge.experiment import synthetic_data
     from fairlearn_bridge.sweep import run_sweep
 
     with errors_in_one_line(debug, resumes=out / CHECKPOINTS):
@@ -104,7 +101,7 @@ def sweep(
         images = None if data == "faces" else Source.of(ctx.params).load(size)
         results = run_sweep(
             configs,
-            lambda config: _data(config, size, images),
+            lambda config: synthetic_data(config, size) if images is None else split(config, *images),
             quantile or (0.6, 0.7, 0.8, 0.95),
             out,
             skipped=skipped_in(*images) if images else [],
@@ -116,7 +113,8 @@ def sweep(
             _print_table1(results.table1(), target)
             for name, fewer in results.fewer_seeds().items():
                 typer.echo(f"{name}: the mean over {fewer}")
-        exit_if_failed(results)
+        if results.failed:  # the results are without a training
+            raise typer.Exit(1)
 
 
 def _configurations(options: dict[str, Any]) -> list[ExperimentConfig]:
@@ -129,19 +127,6 @@ def _configurations(options: dict[str, Any]) -> list[ExperimentConfig]:
         own.configuration(options, confounder=name, quantile=ExperimentConfig.quantile, **sizes)
         for name in options["confounder"] or ("Blond_Hair", "Eyeglasses", "Smiling", "Wearing_Hat")
     ]
-
-
-def _data(
-    config: ExperimentConfig, size: int, images: tuple[AttributeImages, AttributeImages | None] | None
-) -> ExperimentData:
-    from fairlearn_bridge.experiment import split_data, synthetic_data
-
-    if images is None:
-        return synthetic_data(config, size)
-    with warnings.catch_warnings():
-        # Table 1's counts show that the balanced set is not quite balanced.
-        warnings.simplefilter("ignore", UserWarning)
-        return split_data(config, *images)
 
 
 def _print_table1(table: pd.DataFrame, target: str) -> None:
