@@ -99,6 +99,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a whole text file, or nothing."""
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def locked(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Keep other processes out of `folder`, made with its parents, and clear away what a killed one left half written.

@@ -101,13 +101,16 @@ def _write_means(out: Path, grid: RegionGrid, means: dict[str, Tensor], images: 
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    from captum_region.display import mean_image
+    from captum_region.batches import batches
     from captum_region.plotting import STYLE, plot_maps
 
     with replacing(out / "mean_map.npy") as path:
         np.save(path, means["all images"].numpy())
+    # In batches, which release what they read of a memory map; integer sums are exact.
+    total = np.sum([batch.numpy().sum(0, dtype=np.int64) for batch in batches(images.images, 256)], 0)
+    mean_image = (total / len(images)).round().astype(np.uint8)
     pixels = {name: grid.to_pixels(mean) for name, mean in means.items()}
     with rc_context(STYLE):
         figure = Figure(figsize=(3.4 * len(means), 3), layout="constrained")
-        plot_maps(pixels, images=mean_image(images.images), axes=figure.subplots(1, len(means), squeeze=False))
+        plot_maps(pixels, images=mean_image, axes=figure.subplots(1, len(means), squeeze=False))
     write_picture(out / "mean_map.png", figure)

@@ -10,7 +10,7 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source, labels_of, skipped_in
 from captum_region.cli.running import check_out, errors_in_one_line, write_and_print, write_picture
-from captum_region.files import replacing
+from captum_region.files import write_text
 
 if TYPE_CHECKING:
     from captum_region.calibration import Calibration
@@ -98,5 +98,4 @@ def _write_reliability(out: Path, found: dict[str, Calibration], attribute: str)
         figure = Figure(figsize=(4.2, 4.8), layout="constrained")
         plot_reliability(found, axes=figure.subplots(2, 1, height_ratios=(3, 1)), title=attribute)
     write_picture(out / "reliability.png", figure)
-    with replacing(out / "reliability.csv") as path:
-        [*found.values()][-1].bins.to_csv(path, index=False)
+    write_text(out / "reliability.csv", [*found.values()][-1].bins.to_csv(index=False))

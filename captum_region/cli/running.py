@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from captum_region.files import CHECKPOINTS, replacing
+from captum_region.files import CHECKPOINTS, replacing, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,8 +107,7 @@ def write_json(path: Path, result: dict[str, Any]) -> str:
     """Write a result, and return the text of the file."""
     text = json.dumps(result, indent=1) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as beside:
-        beside.write_text(text)
+    write_text(path, text)
     return text
 
 

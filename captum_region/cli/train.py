@@ -12,7 +12,7 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source, labels_of, set_apart, skipped_in
 from captum_region.cli.running import check_out, errors_in_one_line, write_and_print
-from captum_region.files import CHECKPOINTS, locked, replacing
+from captum_region.files import CHECKPOINTS, locked, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -99,8 +99,7 @@ def train(
         if labels.dtype == bool:
             classifier.class_names = [f"not {attribute}", attribute]
         save_classifier(classifier, out / "classifier")
-        with replacing(out / "history.csv") as path:
-            training.history.to_csv(path, index=False)
+        write_text(out / "history.csv", training.history.to_csv(index=False))
         result = {
             "attribute": attribute,
             "classes": classifier.class_names,

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from rich.table import Table
 
-from captum_region.files import plain_name, replacing
+from captum_region.files import plain_name, replacing, write_text
 from captum_region.provenance import joined, provenance
 from captum_region.saliency.compare import LESS_IS_BETTER, saliency_table
 from captum_region.saliency.study import information_table
@@ -121,11 +121,9 @@ class StudyResults:
             # JSON knows no NaN.
             "table": table.astype(object).where(table.notna(), None).to_dict("records"),
         }
-        with replacing(out / "comparison.json") as path:
-            path.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-        for name, frame in (("table", table), ("scores", self.scores())):
-            with replacing(out / f"{name}.csv") as path:
-                frame.to_csv(path, index=False)
+        write_text(out / "comparison.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+        write_text(out / "table.csv", table.to_csv(index=False))
+        write_text(out / "scores.csv", self.scores().to_csv(index=False))
         for (attribute, _), study in self.studies.items():
             if attribute not in self._drawn:
                 _draw(study, out / f"maps_{plain_name(attribute)}.png")

@@ -12,7 +12,7 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source
 from captum_region.cli.running import check_out, errors_in_one_line, write_json, write_picture
-from captum_region.files import replacing
+from captum_region.files import write_text
 
 
 def inspect(
@@ -64,8 +64,7 @@ def inspect(
         }
         if out is not None:
             write_json(out / "inspect.json", result)
-            with replacing(out / "inspect.csv") as path:
-                found.to_csv(path)
+            write_text(out / "inspect.csv", found.to_csv())
             write_picture(out / "inspect.png", draw_inspection(found, cells, target, threshold))
         if as_json:
             typer.echo(json.dumps(result, indent=1))

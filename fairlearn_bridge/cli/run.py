@@ -149,11 +149,9 @@ def _run(
 
 def _print_run(run: Run) -> None:
     """Print the means with their intervals."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    shown = Table("mitigator", box=None)
-    for measure in run.measures:
-        shown.add_column(run.label(measure), justify="right")
+    shown = Table("mitigator", *(Column(run.label(name), justify="right") for name in run.measures), box=None)
     values = [run.values(measure) for measure in run.measures]
     for name in run.kinds:
         found = [of_measure.get(name) for of_measure in values]

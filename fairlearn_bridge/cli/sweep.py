@@ -131,15 +131,14 @@ def _configurations(options: dict[str, Any]) -> list[ExperimentConfig]:
 
 def _print_table1(table: pd.DataFrame, target: str) -> None:
     import numpy as np
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from fairlearn_bridge.metrics import label
 
     groups = {"True": target, "False": f"not {target}"}
-    shown = Table("spurious attribute", "scheme", "quantile", box=None)
     measures = [name for name in table.columns.unique(0) if name != "quantile"]
-    for name in measures:
-        shown.add_column(label(name, groups), justify="right")
+    columns = (Column(label(name, groups), justify="right") for name in measures)
+    shown = Table("spurious attribute", "scheme", "quantile", *columns, box=None)
     for (confounder, scheme), row in zip(table.index, table.to_dict("records"), strict=True):
         cells = [
             f"{row[name, 'original']:.2f} / {row[name, 'balanced']:.2f} / {row[name, 'scheme']:.2f}\n"
