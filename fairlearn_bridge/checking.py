@@ -1,4 +1,4 @@
-"""Whether a run can be believed: a small part of it is done again and compared with what the run has left."""
+"""check_experiment: repeats a small part of a run and compares it with what is in the run folder."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ TOLERANCE = 1e-3
 
 
 def check_experiment(config: ExperimentConfig, data: ExperimentData, out: str | os.PathLike[str]) -> pd.DataFrame:
-    """Do a small part of `run_experiment` again and compare it with the run folder `out`; nothing is written.
+    """Repeat a small part of `run_experiment` and compare it with the run folder `out`, in which nothing is changed.
 
-    Compared are the configuration, the digests of all images and attributes, the region maps of the report's examples,
-    and the loss of the original's first epoch with the first seed.
+    It compares the configuration, the digests of all images and attributes, the region maps of the report's examples,
+    and the loss of the ERM baseline's first epoch with the first seed.
 
     Parameters
     ----------
@@ -44,12 +44,12 @@ def check_experiment(config: ExperimentConfig, data: ExperimentData, out: str | 
     Returns
     -------
     DataFrame
-        A row a comparison: ``what``, ``then``, ``now`` and whether they are ``equal``, numbers to 1e-3 of their value.
+        A row for each comparison: ``what``, ``then``, ``now``, and ``equal``, for numbers to 1e-3 of their value.
 
     Raises
     ------
     FileNotFoundError
-        If `out` holds no complete run.
+        If `out` is not the folder of a complete run.
     """
     out = Path(out)
     results = read_json(out / "results.json", FORMAT)
@@ -77,5 +77,5 @@ def check_experiment(config: ExperimentConfig, data: ExperimentData, out: str | 
     original = clone(build_arms(config, classifier)["original"].estimator)
     original.set_params(max_epochs=1, random_state=seed).fit(biased.X, biased.y)
     (recorded,) = [row for row in results["trainings"] if row["mitigator"] == "original" and row["seed"] == seed]
-    compare("loss of the original's first epoch", recorded["losses"][0], float(original.history_[0, "train_loss"]))
+    compare("loss of the ERM baseline's first epoch", recorded["losses"][0], float(original.history_[0, "train_loss"]))
     return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""What the command inspect makes of find_confounders: what to run next, a table and a picture."""
+"""What the command inspect shows of find_confounders: the next command, a table and a figure."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def labels_of(attributes: pd.DataFrame, target: str) -> pd.Series[Any]:
 def target_and_confounder(
     found: pd.DataFrame, cells: pd.DataFrame, target: str, train: pd.DataFrame, test: pd.DataFrame | None
 ) -> tuple[str, str] | None:
-    """Return what to ``run`` with: of the flagged attributes the first that has enough images of each cell.
+    """Return options for ``run``: the first flagged attribute with enough images of each cell; None if there is none.
 
-    ``run`` trains without the images of the target with the confounder: the two are named such that these are what the
-    data lack.
+    ``run`` trains without images that have both target and confounder, so the two are named such that the data have few
+    images with both.
     """
 
     def option(name: str, value: Any) -> str:
@@ -64,41 +64,37 @@ def target_and_confounder(
 
 
 def print_confounders(found: pd.DataFrame, cells: pd.DataFrame, target: str) -> None:
-    """Print a row an attribute, with the counts of the value that a class lacks most."""
+    """Print a row for each attribute, with the counts of the value that is rarest in one class."""
     shown = Table("", "attribute", box=None)
     classes = list(cells["target"].unique())
     for header in ("V", "NMI", "p", "value", *(name_of(target, label) for label in classes), "smallest cell"):
         shown.add_column(header, justify="right")
     shown.add_column("remarks")
-    lacking = cells.loc[cells.groupby("attribute")["residual"].idxmin()].set_index("attribute")["value"]
+    rarest = cells.loc[cells.groupby("attribute")["residual"].idxmin()].set_index("attribute")["value"]
+    by_cell = cells.set_index(["attribute", "value", "target"])[["images", "share"]].T.to_dict("list")
     for row in found.reset_index().to_dict("records"):
-        name, remarks = row["attribute"], [row["note"]] if row["note"] else []
-        if row["missing"]:
-            remarks.append(f"{row['missing']} missing")
-        counts = [""] * (5 + len(classes))
-        if name in lacking:
-            of_value = cells[(cells["attribute"] == name) & (cells["value"] == lacking[name])].set_index("target")
-            by_class = of_value.to_dict("index")
+        name, counts = row["attribute"], [""] * (5 + len(classes))
+        missing = f"{row['missing']} missing" if row["missing"] else ""
+        if name in rarest:
+            p, of_value = row["p_value"], [by_cell.get((name, rarest[name], label)) for label in classes]
             counts = [
                 *(f"{row[measure]:.2f}" for measure in ("cramers_v", "normalized_mutual_information")),
-                "" if np.isnan(row["p_value"]) else "<0.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}",
-                str(lacking[name]),
-                *(
-                    f"{by_class[label]['images']} ({by_class[label]['share']:.0%})" if label in by_class else ""
-                    for label in classes
-                ),
+                "" if np.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}",
+                str(rarest[name]),
+                *("" if cell is None else f"{cell[0]:.0f} ({cell[1]:.0%})" for cell in of_value),
                 str(row["smallest_cell"]),
             ]
+        remarks = "; ".join(filter(None, [row["note"], missing]))
         style = "bold" if row["flagged"] else None
-        shown.add_row("*" if row["flagged"] else "", str(name), *counts, "; ".join(remarks), style=style)
+        shown.add_row("*" if row["flagged"] else "", str(name), *counts, remarks, style=style)
     Console(width=None if sys.stdout.isatty() else 200, markup=False).print(shown)
 
 
 def draw_inspection(found: pd.DataFrame, cells: pd.DataFrame, target: str, threshold: float) -> Figure:
-    """Draw the associations and, beside them, the cells of the flagged attributes."""
+    """Draw the associations and, to their right, the cells of the flagged attributes."""
     flagged = found.index[found["flagged"]]
     panels = 2 if len(flagged) else 1
-    # One of two values takes a row beside, others a row a value.
+    # `plot_cells` draws one row for an attribute with two values, and else one for each value.
     rows = max(len(found), int(found.loc[flagged, "values"].replace(2, 1).sum()))
     with rc_context(STYLE):
         figure = Figure(figsize=(5.4 * panels, 0.2 * rows + 1.2), layout="constrained")

@@ -17,13 +17,13 @@ class ExperimentConfig:
     Attributes
     ----------
     target, confounder : str
-        Names of binary attributes.
+        Names of binary attributes: the target, and the spurious attribute that goes along with it.
     schemes : tuple of str
-        Of ``fairlearn_bridge.schemes.SCHEMES``; ``@predict`` behind one perturbs in prediction also, ``@elsewhere`` and
-        ``@random`` make it a control, ``@auto`` lets it choose its quantile, and ``auto`` alone the scheme too. The
-        first is the one that both controls go with.
+        Of ``fairlearn_bridge.schemes.SCHEMES``. The suffix ``@predict`` perturbs in prediction too, ``@elsewhere`` and
+        ``@random`` make it a control, ``@auto`` chooses the quantile, and ``auto`` alone the scheme too. Both controls
+        are added for the first scheme.
     others : tuple of str
-        Of `OTHERS`: the mitigators to put beside them.
+        Of `OTHERS`: the mitigators to compare with.
     quantile, noise_std : float
         See `AttributionNoise`.
     train_size, test_per_cell, validation_per_cell : int, or None for as many as the data allow
@@ -31,12 +31,12 @@ class ExperimentConfig:
     epochs, batch_size, lr
         Of the target classifier.
     region_epochs : int, optional
-        Of the region classifier; by its recipe if None.
+        Of the region classifier; by default as many as its recipe says.
     seeds : int
         How many trainings of each arm, with seeds ``random_state``, ``random_state + 1``, ...
     random_state : int
     n_jobs : int, optional
-        Trainings side by side.
+        Number of parallel trainings.
     device : str
     """
 
@@ -69,6 +69,6 @@ class ExperimentConfig:
         for name in ("epochs", "batch_size", "seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        draw_seed(self.random_state)  # which refuses what is none
+        draw_seed(self.random_state)  # raises if it is not a seed
         if self.target == self.confounder:
             raise ValueError(f"confounder must be another attribute than the target, got {self.confounder!r} for both")

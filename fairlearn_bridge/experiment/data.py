@@ -63,7 +63,7 @@ def split_data(config: ExperimentConfig, train: AttributeImages, test: Attribute
 
 
 def synthetic_data(config: ExperimentConfig, size: int) -> ExperimentData:
-    """Draw just the synthetic faces that the protocol needs, with the target and confounder it needs."""
+    """Draw just the synthetic faces that the protocol needs, of each cell as many as it needs."""
     if config.train_size is None or config.test_per_cell is None:
         raise ValueError("train_size and test_per_cell must be given for synthetic faces")
     extra = config.test_per_cell + config.validation_per_cell
@@ -77,7 +77,7 @@ def synthetic_data(config: ExperimentConfig, size: int) -> ExperimentData:
 
 
 def samples_of(config: ExperimentConfig, images: AttributeImages, *, with_twins: bool = False) -> Samples:
-    """Return images with their target and confounder, and the twins of synthetic ones if asked."""
+    """Return images with their target and spurious attribute, and with counterfactuals of synthetic ones on demand."""
     twins = images.twin(config.confounder) if with_twins and isinstance(images, Faces) else None
     return Samples(images.images, images.binary(config.target), images.binary(config.confounder), twins=twins)
 
@@ -89,16 +89,10 @@ def fingerprints(data: ExperimentData) -> dict[str, str]:
 
 
 def cell_names(config: ExperimentConfig, samples: Samples, positions: NDArray[np.intp]) -> NDArray[np.str_]:
-    """Return what images are, in words: whether of the target, and whether with the confounder."""
-    return np.array(
-        [
-            ", ".join(
-                f"{'' if has else 'not '}{name}"
-                for name, has in zip((config.target, config.confounder), row, strict=True)
-            )
-            for row in zip(samples.y[positions], samples.confounder[positions], strict=True)
-        ]
-    )
+    """Return the target and the spurious attribute of images in words, as ``Male, not Blond_Hair``."""
+    known = {config.target: samples.y, config.confounder: samples.confounder}
+    words = [np.where(has[positions], name, f"not {name}") for name, has in known.items()]
+    return np.array([", ".join(of_image) for of_image in zip(*words, strict=True)])
 
 
 def image_names(images: AttributeImages, positions: NDArray[np.intp]) -> NDArray[np.str_]:

@@ -103,22 +103,23 @@ def _cells(predictions: pd.DataFrame) -> pd.DataFrame:
 
 def _caveats(config: ExperimentConfig, data: ExperimentData) -> list[str]:
     caveats = [
-        f"The region map shows where information about {config.confounder} could be; it says nothing of what a "
-        "particular classifier uses.",
-        "The intervals are of the test images; trainings differ from seed to seed besides, see the spread over seeds.",
+        f"The region map shows where an image has information about {config.confounder}, not what a particular "
+        "classifier uses.",
+        "The intervals cover the choice of test images only. Trainings also differ from seed to seed: see the standard "
+        "deviation over seeds.",
     ]
     if config.seeds == 1:
-        caveats.append("One seed: differences of a few hundredths may be luck. Run more with --seeds.")
+        caveats.append("There is one seed: differences of a few hundredths may be chance. Use --seeds for more.")
     if isinstance(data.test, Faces):
-        caveats.append("Synthetic faces: they show how the method works, not how well it does on photographs.")
+        caveats.append("The faces are synthetic: they show how the method works, not how well it works on photographs.")
     if any(scheme.endswith("@predict") for scheme in config.schemes):
         caveats.append(
-            f"Schemes with @predict hide the region in prediction also: the classifier never sees it, and loses "
-            f"what it holds of {config.target}."
+            "Schemes with @predict hide the region in prediction too: the classifier never sees it, nor what it says "
+            f"about {config.target}."
         )
     balanced = data.counts.loc["balanced"]
     if balanced.max() - balanced.min() > 2:
-        caveats.append("The balanced training set is not quite balanced: a cell has too few images, see the counts.")
+        caveats.append("The balanced training set is not fully balanced: a cell has too few images, see the counts.")
     return caveats
 
 

@@ -16,8 +16,6 @@ from fairlearn_bridge.report.words import number
 from fairlearn_bridge.schemes import SCHEMES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import ArrayLike, NDArray
 
     from fairlearn_bridge.report.run import Run
@@ -27,9 +25,9 @@ MAP_OPACITY = 0.6
 
 
 def mask_levels(pixel_map: ArrayLike) -> NDArray[np.uint8]:
-    """Return at how many of the slider's steps, from the first on, each pixel lies above the quantile.
+    """Return for each pixel at how many of the slider's steps, counted from the first, it is above the quantile.
 
-    So a page can draw the very masks of `quantile_mask`: at step k it has the pixels whose level is above k.
+    With it a page draws the masks of `quantile_mask`: that of step k has the pixels whose level is above k.
 
     Parameters
     ----------
@@ -53,13 +51,11 @@ def mask_levels(pixel_map: ArrayLike) -> NDArray[np.uint8]:
 
 
 def strip_content(run: Run) -> dict[str, Any] | None:
-    """Return the examples and what is needed to draw masks and schemes over them; None if the run has none."""
+    """Return the examples and what is needed to draw masks and schemes over them; None if there are no examples."""
     maps, config = run.maps, run.results["config"]
     images = maps["example_images"]
     if not len(images):
         return None
-    donors = _of_examples(maps, "donor_images", images.shape)
-    donor_maps = _of_examples(maps, "donor_maps", maps["example_maps"].shape)
     quantile = config.get("quantile")
     names = maps.get("example_names", [f"image {number}" for number in range(1, len(images) + 1)])
     examples = [
@@ -69,8 +65,8 @@ def strip_content(run: Run) -> dict[str, Any] | None:
         )
     ]
     drawn = [{"levels": _text(mask_levels(pixel_map))} for pixel_map in maps["example_maps"]]
-    if donors is not None and donor_maps is not None:
-        for entry, donor, donor_map in zip(drawn, donors, donor_maps, strict=True):
+    if "donor_images" in maps and "donor_maps" in maps:
+        for entry, donor, donor_map in zip(drawn, maps["donor_images"], maps["donor_maps"], strict=True):
             entry |= {"donor": png_source(donor), "donorLevels": _text(mask_levels(donor_map))}
     return {
         "examples": examples,
@@ -89,7 +85,7 @@ def strip_content(run: Run) -> dict[str, Any] | None:
 
 
 def confident_content(run: Run) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Return the most and the least confident images, each under a heading; nothing if the run has none."""
+    """Return the most and the least confident images, each under a heading; empty if the run has no such images."""
     records = run.confident.to_dict("records")
     if not records:
         return []
@@ -116,19 +112,10 @@ def sources(run: Run, image: NDArray[np.uint8], pixel_map: NDArray[np.float32]) 
 
 def map_over(image: ArrayLike, pixel_map: NDArray[np.float32], top: float) -> dict[str, Any]:
     """Return a map over its image as a source for the page, and its size; `top` is the upper end of the colours."""
-    picture = image_array(image)
     colors = colormaps[COLORMAP](pixel_map / top)[..., :3]
-    under = picture if picture.ndim == 3 else picture[..., None]
-    over = 255 * MAP_OPACITY * colors + (1 - MAP_OPACITY) * under
+    over = 255 * MAP_OPACITY * colors + (1 - MAP_OPACITY) * np.atleast_3d(image_array(image))
     height, width = pixel_map.shape
     return {"map": png_source(over.round().astype(np.uint8)), "width": width, "height": height}
-
-
-def _of_examples(maps: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, ...]) -> NDArray[Any] | None:
-    array = maps.get(name)
-    if array is not None and array.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
-    return array
 
 
 def _text(levels: NDArray[np.uint8]) -> str:

@@ -1,18 +1,13 @@
-"""write_report: a run folder's results and maps as one HTML page that needs nothing beside it."""
+"""write_report: a run folder's results and maps as one self-contained HTML page."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-from markupsafe import Markup
-
 from captum_region.files import replacing
+from captum_region.page import render
 from fairlearn_bridge import metrics
 from fairlearn_bridge.metrics import LARGEST, NEXT_TO_ZERO, SMALLEST
 from fairlearn_bridge.plotting import BASELINE, Interval
@@ -72,11 +67,16 @@ def draw_report(run: Run, folder: Path, out: str | os.PathLike[str] | None = Non
             with replacing(folder / "plots" / f"{picture.name}.png") as path:
                 path.write_bytes(png)
             pictures[section].append(entry)
-    page = template("report.html.j2").render(**page_content(run), pictures=pictures, **images, **_script())
     out = folder / "report.html" if out is None else Path(out)
     with replacing(out) as path:
-        path.write_text(page, encoding="utf-8")
+        path.write_text(render_report(run, pictures=pictures, **images), encoding="utf-8")
     return out
+
+
+def render_report(run: Run, **pictures: Any) -> str:
+    """Return the page as HTML, with its pictures as the template wants them."""
+    package = "fairlearn_bridge.report"
+    return render(package, "report.html.j2", script="strip.js", **page_content(run), **pictures)
 
 
 def page_content(run: Run) -> dict[str, Any]:
@@ -168,22 +168,3 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(shown(entry) for entry in value) or DASH
     return DASH if value is None else str(value)
-
-
-def _script() -> dict[str, str]:
-    """Return the page's script, and the hash by which the page allows it and no other."""
-    text = files("fairlearn_bridge.report").joinpath("strip.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
-    return {"script": Markup(text), "script_hash": f"sha256-{digest}"}
-
-
-def template(name: str) -> jinja2.Template:
-    """Return one of this package's pages; what it is given is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fairlearn_bridge.report", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(name)

@@ -302,4 +302,7 @@ def _read_maps(path: Path) -> dict[str, NDArray[Any]]:
             raise ValueError(f"{path}: {name} must have {axes} axes and a dtype of kind {kind!r}, got {got}")
         if kind == "f" and not np.isfinite(array).all():
             raise ValueError(f"{path}: {name} must be finite")
+        like = maps.get(name.replace("donor", "example"), array)
+        if array.shape != like.shape:
+            raise ValueError(f"{path}: {name} must have shape {like.shape}, got {array.shape}")
     return maps

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from captum_region.files import replacing
+from captum_region.page import render
 from captum_region.plotting import LINE_COLORS, scale_top
 from fairlearn_bridge import metrics
 from fairlearn_bridge.plotting import Interval
 from fairlearn_bridge.report.examples import map_over
 from fairlearn_bridge.report.figures import dot_plot
-from fairlearn_bridge.report.page import measure_words, shown, template
+from fairlearn_bridge.report.page import measure_words, shown
 from fairlearn_bridge.report.pictures import Picture, embedded
 from fairlearn_bridge.report.run import Run, read_run
-from fairlearn_bridge.report.words import DASH, bracket, headline, number
+from fairlearn_bridge.report.words import bracket, headline, number
 
 if TYPE_CHECKING:
     import os
@@ -53,9 +54,10 @@ def write_side_by_side(folders: Sequence[str | os.PathLike[str]], out: str | os.
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
     runs = dict(zip(names, map(read_run, paths), strict=True))
-    page = template("side_by_side.html.j2").render(
+    page = render(
+        "fairlearn_bridge.report",
+        "side_by_side.html.j2",
         title=f"{len(runs)} runs side by side",
-        script_hash="",
         runs=_heads(runs),
         measures=[
             _measure(runs, measure)
@@ -63,7 +65,6 @@ def write_side_by_side(folders: Sequence[str | os.PathLike[str]], out: str | os.
             if "[" not in measure and any(measure in run.measures for run in runs.values())
         ],
         settings=_differences(runs),
-        dash=DASH,
     )
     with replacing(out) as path:
         path.write_text(page, encoding="utf-8")

@@ -95,7 +95,7 @@
     const quantile = step / Number(slider.max);
     const share = general.filter((level) => level > step).length / general.length;
     slider.setAttribute("aria-valuetext", quantile.toFixed(2));
-    said.textContent = `Quantile ${quantile.toFixed(2)}: ${(100 * share).toFixed(0)} % of the pixels of each map lie above it`;
+    said.textContent = `Quantile ${quantile.toFixed(2)}: ${(100 * share).toFixed(0)} % of the pixels of each map are above it`;
   };
 
   const general = bytes(data.general);

@@ -261,7 +261,7 @@ def test_check_repeats_a_part_and_writes_nothing(demo, refused, tmp_path, writte
         "biased images",
         "test images",
         "mean of the examples' maps",
-        "loss of the original's first epoch",
+        "loss of the ERM baseline's first epoch",
     }
     # Another seed draws the same faces: another split of them, and other weights.
     other = CliRunner().invoke(app, list(map(str, [*arguments, "--seed", 5])))
