@@ -21,7 +21,7 @@ from captum_region.digest import digest
 from captum_region.progress import progress_bar
 from captum_region.snapshot import Snapshots, columns, table_of
 from fairlearn_bridge.baselines import NotApplicableError
-from fairlearn_bridge.metrics import alignment, check_reference, check_resampling, summarize
+from fairlearn_bridge.metrics import alignment, check_summary, summarize
 from fairlearn_bridge.samples import Samples
 
 if TYPE_CHECKING:
@@ -108,9 +108,7 @@ def compare_mitigators(
         As `fit_mitigators` and `summarize`, or if the reference could not run.
     """
     # Before hours of training, not after them.
-    check_resampling(confidence_level, n_bootstrap)
-    if reference is not None:
-        check_reference(reference, mitigators)
+    check_summary(mitigators, reference, n_bootstrap, confidence_level)
     predictions, trainings = fit_mitigators(
         mitigators,
         train,

@@ -31,16 +31,20 @@ class Measure(NamedTuple):
 
 MEASURES = {
     "accuracy": Measure(
-        "accuracy", "Share of test images classified right; the test set holds as many images of each cell.", LARGEST
+        "accuracy",
+        "Share of test images classified correctly; the test set has equally many images of each cell.",
+        LARGEST,
     ),
     "accuracy[False]": Measure("accuracy", "Accuracy within the group that is not {target}.", LARGEST),
     "accuracy[True]": Measure("accuracy", "Accuracy within the group that is {target}.", LARGEST),
     "gap": Measure(
         "gap",
-        "Accuracy of the group that is not {target} minus that of the other; a moved threshold alone can make it 0.",
+        "Accuracy of the group that is not {target} minus that of the other; moving the threshold alone can make it 0.",
         NEXT_TO_ZERO,
     ),
-    "worst_cell": Measure("worst cell", "Least accuracy of the four cells of {target} and {confounder}.", LARGEST),
+    "worst_cell": Measure(
+        "worst-group accuracy", "Lowest accuracy among the four cells of {target} and {confounder}.", LARGEST
+    ),
     "confounder_gap": Measure(
         "confounder gap",
         "How much accuracy differs with and without {confounder}, averaged over the two groups.",
@@ -48,14 +52,14 @@ MEASURES = {
     ),
     "auc": Measure("AUC", "Area under the ROC curve; no threshold changes it.", LARGEST),
     "crossed_auc": Measure(
-        "crossed AUC",
-        "Area under the ROC curve among the images whose {confounder} is not what the biased training set has their "
-        "class go along with; no threshold changes it.",
+        "bias-conflicting AUC",
+        "Area under the ROC curve among the images whose {confounder} is not the one that goes with their class in the "
+        "biased training set; no threshold changes it.",
         LARGEST,
     ),
     "flip_rate": Measure(
-        "flip rate",
-        "Share of predictions that change when only {confounder} is toggled, all else in the picture equal.",
+        "counterfactual flip rate",
+        "Share of predictions that change when only {confounder} is toggled and the rest of the picture stays.",
         SMALLEST,
     ),
 }
@@ -67,7 +71,7 @@ def label(name: str, groups: Mapping[str, str]) -> str:
     Examples
     --------
     >>> label("worst_cell", {}), label("accuracy[True]", {"True": "Male"}), label("accuracy[old]", {})
-    ('worst cell', 'accuracy, Male', 'accuracy, old')
+    ('worst-group accuracy', 'accuracy, Male', 'accuracy, old')
     """
     of, _, group = name.removesuffix("]").partition("[")
     text = MEASURES[of].label if of in MEASURES else of
@@ -152,12 +156,10 @@ def summarize(
     ValueError
         If `confidence_level` or `n_bootstrap` is out of range, or there is no such reference.
     """
-    check_resampling(confidence_level, n_bootstrap)
+    by_name = dict(list(predictions.groupby("mitigator", sort=False)))
+    check_summary(by_name, reference, n_bootstrap, confidence_level)
     seed = draw_seed(random_state)
     tail = 100 * (1 - confidence_level) / 2
-    by_name = dict(list(predictions.groupby("mitigator", sort=False)))
-    if reference is not None:
-        check_reference(reference, by_name)
     points, resamples = {}, {}
     for name, of_mitigator in by_name.items():
         of_seeds = dict(list(of_mitigator.groupby("seed")))
@@ -182,17 +184,13 @@ def summarize(
     return pd.DataFrame(rows).T.rename_axis("mitigator").rename_axis(["measure", "statistic"], axis=1)
 
 
-def check_resampling(confidence_level: float, n_bootstrap: int) -> None:
-    """Raise ValueError if one is out of range."""
+def check_summary(names: Collection[Any], reference: str | None, n_bootstrap: int, confidence_level: float) -> None:
+    """Raise ValueError if an argument of `summarize` does not fit, of the mitigators `names`."""
     if not 0 < confidence_level < 1 or n_bootstrap < 1:
         raise ValueError(
             f"confidence_level must lie in (0, 1) and n_bootstrap be at least 1, got {confidence_level}, {n_bootstrap}"
         )
-
-
-def check_reference(reference: str, names: Collection[Any]) -> None:
-    """Raise ValueError if `reference` is not among `names`."""
-    if reference not in names:
+    if reference is not None and reference not in names:
         raise ValueError(f"reference must be one of {', '.join(map(str, names))}, got {reference!r}")
 
 
@@ -254,14 +252,8 @@ def measure(predictions: pd.DataFrame, *, aligned: Mapping[Any, Any]) -> pd.Seri
         threshold shift changes the last two. With twins, ``flip_rate``: the share of predictions that change when
         only the confounder is toggled.
     """
-    cells = metric_frame(predictions).by_group.dropna()
-    values = _from_cells(cells.index, cells["count"].to_numpy(), cells["accuracy"].to_numpy(dtype=float))
-    score = predictions["score"].to_numpy()
-    for name, chosen in _auc_subsets(predictions, aligned).items():
-        values[name] = _auc(score[chosen], _is_last_class(predictions)[chosen])
-    if "flipped" in predictions:
-        values["flip_rate"] = predictions["flipped"].mean()
-    return pd.Series({name: float(value) for name, value in values.items()})
+    values = _measures(predictions, aligned, np.arange(len(predictions))[None])
+    return pd.Series({name: float(value[0]) for name, value in values.items()})
 
 
 def _bootstrap(
@@ -270,17 +262,38 @@ def _bootstrap(
     """Return n_bootstrap x measures, in the order of `measure`, of resamples that keep each image's cell."""
     strata: dict[Any, Any] = predictions.groupby(["target", "group", "confounder"]).indices
     index = stratified_resamples(strata.values(), n_bootstrap, np.random.default_rng(seed))
-    right = (predictions["predicted"] == predictions["target"]).to_numpy()[index]
-    cells: dict[Any, Any] = dict(predictions.groupby(["group", "confounder"]).indices)
-    accuracy = np.stack([right[:, members].mean(1) for members in cells.values()], axis=-1)
-    sizes = np.array([len(members) for members in cells.values()])
-    values = _from_cells(pd.MultiIndex.from_tuples(list(cells)), sizes, accuracy)
-    score = predictions["score"].to_numpy()[index]
-    for name, chosen in _auc_subsets(predictions, aligned).items():
-        values[name] = _auc(score[:, chosen], _is_last_class(predictions)[chosen])
+    return np.stack(list(_measures(predictions, aligned, index).values()), axis=-1)
+
+
+def _measures(
+    predictions: pd.DataFrame, aligned: Mapping[Any, Any], index: NDArray[np.intp]
+) -> dict[str, NDArray[np.float64]]:
+    """Return each measure of the resamples at `index`, resamples x images, in which each place keeps its cell."""
+    target, confounder = predictions["target"], predictions["confounder"]
+    right = (predictions["predicted"] == target).to_numpy()[index]
+
+    def accuracies(by: Any) -> dict[Any, NDArray[np.float64]]:
+        return {of: right[:, members].mean(1) for of, members in predictions.groupby(by).indices.items()}
+
+    by_group, by_cell = accuracies("group"), accuracies(["group", "confounder"])
+    values = {"accuracy": right.mean(1)} | {f"accuracy[{group}]": value for group, value in by_group.items()}
+    if len(by_group) == 2:
+        first, second = by_group.values()
+        values["gap"] = first - second
+    values["worst_cell"] = np.min(list(by_cell.values()), axis=0)
+    if confounder.nunique() > 1:
+        # With more than two values of the confounder: the largest difference between any two.
+        ranges = [np.ptp([by_cell[cell] for cell in by_cell if cell[0] == group], axis=0) for group in by_group]
+        values["confounder_gap"] = np.mean(ranges, axis=0)
+    if len(aligned) == 2:  # scores are of the last of the training classes, whatever two the test images show
+        crossed = (confounder != target.map(aligned)).to_numpy()
+        positive = (target == target.max()).to_numpy()
+        for name, chosen in (("auc", np.ones_like(crossed)), ("crossed_auc", crossed)):
+            if target[chosen].nunique() == 2:
+                values[name] = _auc(predictions["score"].to_numpy()[index][:, chosen], positive[chosen])
     if "flipped" in predictions:
         values["flip_rate"] = predictions["flipped"].to_numpy()[index].mean(1)
-    return np.stack(list(values.values()), axis=-1)
+    return values
 
 
 def stratified_resamples(
@@ -288,50 +301,13 @@ def stratified_resamples(
 ) -> NDArray[np.intp]:
     """Return `count` resamples, a row of positions each, of which every place is filled from its own stratum.
 
-    So what an image is stays as it was, and only its outcome changes. The strata hold each position once.
+    Each place keeps the stratum of its image, and only the outcome changes. The strata hold each position once.
     """
     strata = list(strata)
     index = np.empty((count, sum(map(len, strata))), np.intp)
     for members in strata:
         index[:, members] = generator.choice(members, (count, len(members)))
     return index
-
-
-def _from_cells(cells: pd.MultiIndex, sizes: NDArray[Any], accuracy: NDArray[np.float64]) -> dict[str, Any]:
-    """Return the measures that follow from the accuracies of the cells, the last axis of `accuracy`."""
-    sizes = sizes.astype(float)
-    group, confounder = (cells.get_level_values(level) for level in (0, 1))
-    values = {"accuracy": accuracy @ sizes / sizes.sum()}
-    by_group = {}
-    for name in sorted(set(group)):
-        of_group = np.asarray(group == name)
-        by_group[name] = accuracy[..., of_group] @ sizes[of_group] / sizes[of_group].sum()
-        values[f"accuracy[{name}]"] = by_group[name]
-    if len(by_group) == 2:
-        first, second = by_group.values()
-        values["gap"] = first - second
-    values["worst_cell"] = accuracy.min(-1)
-    with_minus_without = []
-    for name in by_group:
-        # Of a confounder with more than two values: the largest difference between any.
-        of_group = accuracy[..., np.asarray(group == name)]
-        with_minus_without.append(of_group.max(-1) - of_group.min(-1))
-    if len(set(confounder)) > 1:
-        values["confounder_gap"] = np.mean(with_minus_without, axis=0)
-    return values
-
-
-def _is_last_class(predictions: pd.DataFrame) -> NDArray[np.bool_]:
-    is_last: NDArray[np.bool_] = (predictions["target"] == predictions["target"].max()).to_numpy()
-    return is_last
-
-
-def _auc_subsets(predictions: pd.DataFrame, aligned: Mapping[Any, Any]) -> dict[str, NDArray[np.bool_]]:
-    if len(aligned) != 2:  # scores are of the last of the training classes, whatever two the test images show
-        return {}
-    crossed = (predictions["confounder"] != predictions["target"].map(aligned)).to_numpy()
-    subsets = {"auc": np.ones(len(predictions), bool), "crossed_auc": crossed}
-    return {name: chosen for name, chosen in subsets.items() if predictions["target"][chosen].nunique() == 2}
 
 
 def _auc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> Any:
