@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import shutil
 import time
@@ -194,9 +193,9 @@ def fit_mitigators(
     data = {name: (train_on.get(name, train), test, {} if name in train_on else fit_params) for name in chains}
     keep = checkpoint_dir is not None
     for name in ("y", "confounder", "groups") if keep else ():
-        values = getattr(test, name).tolist()
-        if odd := {type(value).__name__ for value in values if not isinstance(value, int | float | str)}:
-            got = ", ".join(sorted(odd))
+        odd = [value for value in getattr(test, name).tolist() if not isinstance(value, int | float | str)]
+        if odd:
+            got = type(odd[0]).__name__
             raise TypeError(f"test.{name} must hold numbers or strings where checkpoint_dir is given, got {got}")
     # The images are hashed once, not in every job.
     shared = digest((train, test, fit_params)) if keep else None
@@ -231,26 +230,30 @@ def _fit_chain(
 ) -> list[tuple[pd.DataFrame | None, dict[str, Any]]]:
     """Fit the first mitigator, and the others on top of it; what cannot run does not stop the rest, and is not kept."""
     results: list[tuple[pd.DataFrame | None, dict[str, Any]]] = []
-    if (found := kept.load()) is not None:
-        with kept.restoring():
-            results = [(table_of(table), row | {"git": kept.git}) for table, row in found]
-    states = None if kept.path is None else kept.path.with_suffix("")
-    if results and states is not None:
-        shutil.rmtree(states, ignore_errors=True)  # a stop may have come between the result and this
-        return results
     first = None
+    # Set in whatever has them: the mitigator, and the classifier in it.
+    settings: dict[str, Any] = {"random_state": seed}
+    if kept.path is not None:
+        settings["checkpoint_dir"] = states = kept.path.with_suffix("")
+        if (found := kept.load()) is not None:
+            with kept.restoring():
+                results = [(table_of(table), row | {"git": kept.git}) for table, row in found]
+            shutil.rmtree(states, ignore_errors=True)  # a stop may have come between the result and this
+            return results
     for name, estimator in mitigators.items():
+        row = {"mitigator": name, "seed": seed, "status": "done", "reason": None, "chosen": "", "seconds": np.nan}
+        row |= {"losses": [], "git": kept.git}
+        table = None
         try:
             fitted = clone(estimator)
-            names = [*fitted.get_params()]
-            fitted.set_params(**{name: seed for name in names if name.endswith("random_state")})
-            if states is not None:
-                fitted.set_params(**{name: states for name in names if name.endswith("checkpoint_dir")})
+            params = fitted.get_params()
+            fitted.set_params(**{key: settings[end] for key in params for end in settings if key.endswith(end)})
             if results:
                 if first is None:
                     raise NotApplicableError(f"it builds on {next(iter(mitigators))!r}, which could not run")
                 fitted.set_params(estimator=FrozenEstimator(first))
-            results.append(_fit_and_predict(name, fitted, train, test, fit_params, seed))
+            table, trained = _fit_and_predict(name, fitted, train, test, fit_params, seed)
+            row |= trained
             first = fitted if first is None else first
         except (OSError, MemoryError):
             raise
@@ -259,15 +262,12 @@ def _fit_chain(
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise MemoryError(f"{name}, seed {seed}: {error}") from error
             # The latter is fairlearn's ValueError where a group lacks a class.
-            failed = not isinstance(error, NotApplicableError) and "Degenerate labels" not in str(error)
-            status = {
-                "status": "failed" if failed else "not applicable",
-                "reason": f"{type(error).__name__}: {error}" if failed else str(error),
-                "chosen": "",
-            }
-            results.append((None, {"mitigator": name, "seed": seed, **status, "seconds": np.nan, "losses": []}))
-        results[-1][1]["git"] = kept.git
-    if states is not None and all(table is not None for table, _ in results):
+            if isinstance(error, NotApplicableError) or "Degenerate labels" in str(error):
+                row |= {"status": "not applicable", "reason": str(error)}
+            else:
+                row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        results.append((table, row))
+    if kept.path is not None and all(table is not None for table, _ in results):
         kept.save(lambda: [(columns(table), row) for table, row in results if table is not None])
         shutil.rmtree(states, ignore_errors=True)
     return results
@@ -307,41 +307,34 @@ def _fit_and_predict(
         table["flipped"] = predicted != _predict(estimator, test.twins, toggled, seed)[0]
     history = getattr(getattr(estimator, "estimator_", estimator), "history_", None)
     losses = [] if history is None else [float(loss) for loss in history[:, "train_loss"]]
-    done = {"status": "done", "reason": None, "chosen": _chosen(estimator)}
-    return table, {"mitigator": name, "seed": seed, **done, "seconds": seconds, "losses": losses}
-
-
-def _chosen(estimator: Any) -> str:
-    """Return what `AttributionNoiseMitigator` has chosen, where there was a choice."""
-    return f"{estimator.scheme_} {estimator.quantile_:g}" if hasattr(estimator, "selection_") else ""
+    # What `AttributionNoiseMitigator` has chosen, where there was a choice.
+    chosen = f"{estimator.scheme_} {estimator.quantile_:g}" if hasattr(estimator, "selection_") else ""
+    return table, {"chosen": chosen, "seconds": seconds, "losses": losses}
 
 
 def _predict(estimator: Any, X: ImageData, confounder: NDArray[Any], seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return labels and the probability of the last class; the confounder is told to who asks for it.
+    """Return labels and the probability of the last class; an estimator whose methods take the confounder gets it.
 
-    Most find the labels by the probabilities: these are kept as they pass, and the images go through the network once.
+    Most find the labels by the probabilities, which are therefore asked for first and then handed to them: the images
+    go through the network once.
     """
     known = {"sensitive_features": confounder, "random_state": seed}
 
-    def told(method: Any) -> NDArray[Any]:
+    def call(method: Any) -> Any:
         accepted = inspect.signature(method).parameters
-        return np.asarray(method(X, **{name: value for name, value in known.items() if name in accepted}))
+        return method(X, **{name: value for name, value in known.items() if name in accepted})
 
-    # fairlearn's ThresholdOptimizer hands both on.
+    # fairlearn's ThresholdOptimizer leaves both to it.
     estimator = getattr(estimator, "interpolated_thresholder_", estimator)
     name = "predict_proba" if hasattr(estimator, "predict_proba") else "_pmf_predict"
-    soft, kept, own = getattr(estimator, name), [], name in vars(estimator)
+    soft, own = getattr(estimator, name), name in vars(estimator)
+    probability = call(soft)
 
-    @functools.wraps(soft)
-    def keeping(images: Any, *args: Any, **kwargs: Any) -> Any:
-        probability = soft(images, *args, **kwargs)
-        if images is X:
-            kept.append(probability)
-        return probability
+    def remembered(images: Any, *args: Any, **kwargs: Any) -> Any:
+        return probability if images is X else soft(images, *args, **kwargs)
 
-    setattr(estimator, name, keeping)
+    setattr(estimator, name, remembered)
     try:
-        predicted = told(estimator.predict)
+        return np.asarray(call(estimator.predict)), np.asarray(probability)[:, -1]
     finally:
         setattr(estimator, name, soft) if own else delattr(estimator, name)
-    return predicted, np.asarray(kept[-1] if kept else told(soft))[:, -1]
