@@ -105,6 +105,18 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
+# What `ImageClassifier` has otherwise than skorch, and passes on.
+_DEFAULTS = {
+    "optimizer": torch.optim.AdamW,
+    "optimizer__weight_decay": 1e-3,
+    "train_split": None,
+    "verbose": 0,
+    "iterator_train__shuffle": True,
+    "iterator_train__collate_fn": _as_it_is,
+    "iterator_valid__collate_fn": _as_it_is,
+}
+
+
 class _KeepState(Callback):  # type: ignore[misc]
     """Keeps the state of the training after an epoch; to be the last of the callbacks."""
 
@@ -204,33 +216,13 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         random_state: RandomState = None,
         checkpoint_dir: str | os.PathLike[str] | None = None,
         criterion: Any = nn.CrossEntropyLoss,
-        optimizer: Any = torch.optim.AdamW,
-        optimizer__weight_decay: float = 1e-3,
         lr: float = 1e-3,
         max_epochs: int = 10,
         batch_size: int = 128,
-        train_split: Any = None,
-        iterator_train__shuffle: bool = True,
-        iterator_train__collate_fn: Any = _as_it_is,
-        iterator_valid__collate_fn: Any = _as_it_is,
-        verbose: int = 0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            module,
-            criterion=criterion,
-            optimizer=optimizer,
-            optimizer__weight_decay=optimizer__weight_decay,
-            lr=lr,
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            train_split=train_split,
-            iterator_train__shuffle=iterator_train__shuffle,
-            iterator_train__collate_fn=iterator_train__collate_fn,
-            iterator_valid__collate_fn=iterator_valid__collate_fn,
-            verbose=verbose,
-            **kwargs,
-        )
+        ours = {"criterion": criterion, "lr": lr, "max_epochs": max_epochs, "batch_size": batch_size}
+        super().__init__(module, **ours, **_DEFAULTS | kwargs)
         self.image_shape = image_shape
         self.batch_transform = batch_transform
         self.loss_reduction = loss_reduction
@@ -296,27 +288,28 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             self._check_outputs(take(X, slice(0, 64)))
         return self
 
-    def initialize(self) -> ImageClassifier:
-        """Make module, criterion and optimizer, as `fit` does; before any, `image_shape` and ``classes`` tell for what.
+    def initialize(self) -> Any:
+        """Make module, criterion and optimizer, as `fit` does; before it, `image_shape` and ``classes`` must be given.
+
+        Returns
+        -------
+        self
 
         Raises
         ------
         ValueError
-            If the module asks for one of these that is not known.
+            If the module needs one of these that is not known.
         """
         with seeded(draw_seed(self.random_state)):
             return self._initialize()
 
-    def _initialize(self) -> ImageClassifier:
-        initialized: ImageClassifier = super().initialize()
-        return initialized
+    def _initialize(self) -> Any:
+        return super().initialize()
 
     def _check_parameters(self) -> None:
         """Refuse what skorch takes and this could not heed."""
         if self.dataset is not NeuralNetDataset or self.get_params_for("dataset"):
-            raise TypeError(
-                f"dataset must be left out, the images are read by a data set of their own; got {self.dataset}"
-            )
+            raise TypeError(f"dataset must be left out, ImageClassifier reads images its own way; got {self.dataset}")
         if self.classes is not None and not len(self.classes):
             raise ValueError(f"classes must be None or hold all labels of y, got {self.classes}")
 
@@ -331,20 +324,16 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
     def _check_outputs(self, images: Tensor) -> None:
         """Raise FloatingPointError if the module no longer gives numbers: the last step may have led there."""
-        self._set_training(False)
-        with torch.no_grad():
-            device = next(self.module_.parameters(), images).device
-            outputs: Any = self.infer(images.to(device))
+        device = next(self.module_.parameters(), images).device
+        outputs: Any = self.evaluation_step((images.to(device), None))
         if not all(part.isfinite().all() for part in (outputs if isinstance(outputs, tuple) else (outputs,))):
             raise FloatingPointError(f"what the module gives became infinite or NaN; try a lower lr than {self.lr}")
 
-    def get_split_datasets(self, X: Any, y: Any = None, **split_params: Any) -> tuple[Any, Any]:
+    def get_split_datasets(self, X: Any, y: Any = None, **split_params: Any) -> Any:
         """Divide the images by ``train_split``."""
-        parts: tuple[Any, Any] = super().get_split_datasets(X, y, **split_params)
+        parts = super().get_split_datasets(X, y, **split_params)
         if not all(part is None or _is_checked(part) for part in parts):
-            raise TypeError(
-                "train_split must divide the images that it is given, got a data set of another kind from it"
-            )
+            raise TypeError("train_split must divide the images that it is given, it returned another kind of data set")
         return parts
 
     def _snapshots(self, samples: _Samples, seed: int) -> Snapshots:
@@ -360,7 +349,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         try:
             self.fit_loop(samples, target, epochs=epochs)
         except KeyboardInterrupt:
-            # With one EarlyStopping says so; skorch's own fit would swallow the user's too.
+            # EarlyStopping raises one to stop; skorch's own fit would swallow the user's too.
             early = (callback for _, callback in self.callbacks_ if isinstance(callback, EarlyStopping))
             if not any(callback.misses_ == callback.patience for callback in early):
                 raise
@@ -410,28 +399,24 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         """
         self.check_is_fitted(["classes_inferred_"])
         if _is_checked(X):
-            of_part: NDArray[np.float64] = super().predict_proba(X)
-            return of_part
+            return np.asarray(super().predict_proba(X))
         X = check_rows_or_images(self, X, self.image_shape_, reset=False)
         if not len(X):
             return np.zeros((0, len(self.classes_)))
         zeros = np.zeros(len(X), np.intp)
         with seeded(0):  # a DataLoader draws from the global generator, even to go in order
-            probability: NDArray[np.float64] = super().predict_proba(_Samples(X, zeros, zeros.astype(np.float32)))
-        return probability
+            return np.asarray(super().predict_proba(_Samples(X, zeros, zeros.astype(np.float32))))
 
     def predict(self, X: ImageData) -> NDArray[Any]:
         """Return the likeliest label of each image, shape (N,)."""
         likeliest = self.predict_proba(X).argmax(1)
         # skorch's scoring compares it with the numbers of the classes.
-        predicted: NDArray[Any] = likeliest if _is_checked(X) else self.classes_[likeliest]
-        return predicted
+        return np.asarray(likeliest if _is_checked(X) else self.classes_[likeliest])
 
     def get_params(self, deep: bool = True, **kwargs: Any) -> dict[str, Any]:
         """Return the parameters, without the list that skorch keeps of some of their names."""
-        params: dict[str, Any] = super().get_params(deep, **kwargs)
-        params.pop("_params_to_validate", None)
-        return params
+        params = super().get_params(deep, **kwargs)
+        return {name: value for name, value in params.items() if name != "_params_to_validate"}
 
     # What follows adapts skorch's loop.
 
@@ -440,29 +425,17 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
     def initialize_module(self) -> ImageClassifier:
         """Make the module for the images and classes at hand, or copy the one given."""
-        self.module_ = self._make_module() if (given := self._copy("module")) is None else given
+        classes = getattr(self, "classes_", None)
+        self.module_ = self._make(
+            "module",
+            image_shape=getattr(self, "image_shape_", self.image_shape),
+            num_classes=None if classes is None else len(classes),
+        )
         return self
 
-    def _make_module(self) -> nn.Module:
-        given = self.get_params_for("module")
-        inferred = getattr(self, "classes_inferred_", None)
-        known = {
-            "image_shape": getattr(self, "image_shape_", self.image_shape),
-            "num_classes": None if inferred is None and self.classes is None else len(self.classes_),
-        }
-        accepted = inspect.signature(self.module).parameters
-        asked = {name: value for name, value in known.items() if name in accepted and name not in given}
-        for name in (name for name, value in asked.items() if value is None):
-            parameter = "classes" if name == "num_classes" else name
-            raise ValueError(f"{parameter} must be given to initialize before fit: the module asks for {name}")
-        module: nn.Module = self.module(**asked | given)
-        return module
-
     def initialize_criterion(self) -> ImageClassifier:
-        """Make the criterion, or copy the one given; where it can be, one loss a sample, to be weighted."""
-        if (criterion := self._copy("criterion")) is None:
-            criterion = self.criterion(**self.get_params_for("criterion"))
-        self.criterion_ = criterion
+        """Make the criterion, or copy the one given; where it can be, with a loss for each sample, to be weighted."""
+        self.criterion_ = self._make("criterion")
         reduction = getattr(self.criterion_, "reduction", None)
         if reduction == "mean":
             self.criterion_.reduction = "none"
@@ -470,12 +443,17 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             raise ValueError(f"criterion must have the reduction 'mean', got {reduction!r}")
         return self
 
-    def _copy(self, name: str) -> Any:
-        """Return a copy of the module or criterion given, or None if it is not an instance but a class."""
-        given = getattr(self, name)
+    def _make(self, name: str, **known: Any) -> Any:
+        """Return the module or criterion, made with what it accepts of `known`; or a copy of an instance."""
+        given, params = getattr(self, name), self.get_params_for(name)
         if not isinstance(given, nn.Module):
-            return None
-        if params := self.get_params_for(name):
+            accepted = inspect.signature(given).parameters
+            params = {each: value for each, value in known.items() if each in accepted} | params
+            for each in (each for each in known if params.get(each, known) is None):
+                parameter = "classes" if each == "num_classes" else each
+                raise ValueError(f"{parameter} must be given to initialize before fit: the module needs {each}")
+            return given(**params)
+        if params:
             raise ValueError(
                 f"{name} must be a class where {name}__{next(iter(params))} is given, which sets it up; "
                 f"got an instance of {type(given).__name__}"
@@ -483,16 +461,14 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         return copy.deepcopy(given)
 
     def _get_predict_nonlinearity(self) -> Callable[[Tensor], Tensor]:
-        nonlinearity: Callable[[Tensor], Tensor] = super()._get_predict_nonlinearity()
-        gives_probabilities = isinstance(self.criterion_, nn.NLLLoss)
-        if self.predict_nonlinearity == "auto" and not gives_probabilities:
+        nonlinearity = super()._get_predict_nonlinearity()
+        if self.predict_nonlinearity == "auto" and not isinstance(self.criterion_, nn.NLLLoss):
             nonlinearity = partial(torch.softmax, dim=1)
         return lambda outputs: nonlinearity(outputs.double())
 
-    def infer(self, x: Mapping[str, Tensor] | Tensor, **fit_params: Any) -> Tensor:
+    def infer(self, x: Mapping[str, Tensor] | Tensor, **fit_params: Any) -> Any:
         """Run the module on images in [0, 1]."""
-        logits: Tensor = self.module_(self._images(x), **fit_params)
-        return logits
+        return self.module_(self._images(x), **fit_params)
 
     def _images(self, x: Mapping[str, Tensor] | Tensor) -> Tensor:
         """Return a batch as floats in [0, 1] on the device, laid out as convolutions are fastest on."""
@@ -507,10 +483,8 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             batch = inputs | {"images": perturbed}, target
         step: dict[str, Tensor] = super().train_step(batch, **fit_params)
         if not step["loss"].isfinite():
-            epoch = len(self.history_)
-            raise FloatingPointError(
-                f"the loss became {step['loss'].item()} in epoch {epoch}; try a lower lr than {self.lr}"
-            )
+            loss, epoch = step["loss"].item(), len(self.history_)
+            raise FloatingPointError(f"the loss became {loss} in epoch {epoch}; try a lower lr than {self.lr}")
         return step
 
     def get_loss(self, y_pred: Tensor, y_true: Tensor, X: Any = None, training: bool = False) -> Tensor:

@@ -123,110 +123,97 @@ def confounded_split(
     validation     0     0     0      0
     test           4     4     4      4
     """
-    wanted, has = _boolean("target", target), _boolean("confounder", confounder)
-    count = len(wanted)
-    if len(has) != count:
-        raise ValueError(f"confounder must have a value for each of the {count} images, got {len(has)}")
+    named = {"target": target, "confounder": confounder}
+    count = np.asarray(target).size
+    has_target, has_confounder = (_boolean(name, values, count) for name, values in named.items())
     person = np.arange(count) if identities is None else np.asarray(identities)
     if person.shape != (count,):
         raise ValueError(f"identities must have shape ({count},), got {person.shape}")
-    pools = {}
-    for name, pool in (("train_pool", train_pool), ("test_pool", test_pool)):
-        pools[name] = np.ones(count, bool) if pool is None else _boolean(name, pool)
-        if len(pools[name]) != count:
-            raise ValueError(f"{name} must have a value for each of the {count} images, got {len(pools[name])}")
+    for_training, for_test = (
+        np.ones(count, bool) if pool is None else _boolean(name, pool, count)
+        for name, pool in (("train_pool", train_pool), ("test_pool", test_pool))
+    )
     shares = BIASED_SHARES if shares is None else {cell: float(shares.get(cell, 0)) for cell in BIASED_SHARES}
     if min(shares.values()) < 0 or not np.isclose(sum(shares.values()), 1):
         raise ValueError(f"shares must be at least 0 and add up to 1, got {dict(shares)}")
 
-    names = tuple(
-        str(getattr(values, "name", None) or name) for name, values in (("target", target), ("confounder", confounder))
+    draw = _Draw(
+        {cell: (has_target == cell[0]) & (has_confounder == cell[1]) for cell in BIASED_SHARES},
+        tuple(str(getattr(values, "name", None) or name) for name, values in named.items()),
+        np.random.default_rng(draw_seed(random_state)),
     )
-    draw = _Draw(wanted, has, names, np.random.default_rng(draw_seed(random_state)))
     if test_per_cell is None:
-        smallest = min(draw.available(pools["test_pool"], cell) for cell in BIASED_SHARES)
-        shared = (pools["test_pool"] & pools["train_pool"]).any()
-        test_per_cell = min(182, smallest // 4 if shared else smallest)
+        smallest = min(draw.available(for_test).values())
+        test_per_cell = min(182, smallest // 4 if (for_test & for_training).any() else smallest)
     if test_per_cell < 1:
         raise ValueError(f"test_per_cell must be at least 1, got {test_per_cell}; a cell of the test pool may be empty")
-    test = draw.cells("test_per_cell", pools["test_pool"], dict.fromkeys(BIASED_SHARES, test_per_cell))
-    pool = pools["train_pool"] & ~np.isin(person, person[test])
+    test = draw.cells("test_per_cell", for_test, dict.fromkeys(BIASED_SHARES, test_per_cell))
+    pool = for_training & ~np.isin(person, person[test])
     validation = draw.cells("validation_per_cell", pool, dict.fromkeys(BIASED_SHARES, validation_per_cell))
     pool &= ~np.isin(person, person[validation])
-    largest = int(min(draw.available(pool, cell) / share for cell, share in shares.items() if share > 0) + 1e-9)
+    left = draw.available(pool)
+    largest = int(min(left[cell] / share for cell, share in shares.items() if share > 0) + 1e-9)
     train_size = min(largest, 6000) if train_size is None else train_size
     if not 4 <= train_size <= largest:
-        there = {draw.told(cell): draw.available(pool, cell) for cell in shares}
         raise ValueError(
-            f"train_size must lie in 4 to {largest} for the shares asked for, got {train_size}; "
-            f"left for training: {there}"
+            f"train_size must lie in 4 to {largest} for these shares, got {train_size}; "
+            f"left for training: {dict(zip(map(draw.named, left), left.values(), strict=True))}"
         )
     biased = draw.cells("train_size", pool, {cell: round(share * train_size) for cell, share in shares.items()})
     balanced = draw.balanced(pool, len(biased))
     sets = {"biased": biased, "balanced": balanced, "validation": validation, "test": test}
-    return ConfoundedSplit(**sets, counts=draw.counts(sets))
+    rows = [[members[chosen].sum() for members in draw.members.values()] for chosen in sets.values()]
+    columns = pd.MultiIndex.from_tuples(draw.members, names=["target", "confounder"])
+    counts = pd.DataFrame(rows, list(sets), columns).sort_index(axis=1, ascending=False)
+    return ConfoundedSplit(**sets, counts=counts)
 
 
 @dataclass(frozen=True)
 class _Draw:
-    """Random draws from the four cells of target and confounder."""
+    """Random draws from the four cells of target and confounder: which images are of each."""
 
-    target: NDArray[np.bool_]
-    confounder: NDArray[np.bool_]
+    members: Mapping[Cell, NDArray[np.bool_]]
     names: tuple[str, ...]
     generator: np.random.Generator
 
-    def told(self, cell: Cell) -> str:
+    def named(self, cell: Cell) -> str:
         return " and ".join(f"{name}={value}" for name, value in zip(self.names, cell, strict=True))
 
-    def members(self, pool: NDArray[np.bool_], cell: Cell) -> NDArray[np.intp]:
-        return np.flatnonzero(pool & (self.target == cell[0]) & (self.confounder == cell[1]))
-
-    def available(self, pool: NDArray[np.bool_], cell: Cell) -> int:
-        return len(self.members(pool, cell))
+    def available(self, pool: NDArray[np.bool_]) -> dict[Cell, int]:
+        return {cell: int((pool & members).sum()) for cell, members in self.members.items()}
 
     def cells(self, argument: str, pool: NDArray[np.bool_], sizes: Mapping[Cell, int]) -> NDArray[np.intp]:
         """Return `sizes` images of each cell, in random order."""
         chosen = []
         for cell, size in sizes.items():
-            members = self.members(pool, cell)
-            if size < 0 or size > len(members):
-                raise ValueError(f"{argument} asks for {size} images with {self.told(cell)}, there are {len(members)}")
-            chosen.append(self.generator.choice(members, size, replace=False))
+            images = np.flatnonzero(pool & self.members[cell])
+            if not 0 <= size <= len(images):
+                raise ValueError(f"{argument} asks for {size} images with {self.named(cell)}, there are {len(images)}")
+            chosen.append(self.generator.choice(images, size, replace=False))
         return self.generator.permutation(np.concatenate(chosen)).astype(np.intp)
 
     def balanced(self, pool: NDArray[np.bool_], total: int) -> NDArray[np.intp]:
         sizes: dict[Cell, int] = {}
+        available = self.available(pool)
         for value in (True, False):
             size = total // 2 if value else total - total // 2
-            with_it = min(self.available(pool, (value, True)), size // 2)
-            without = min(self.available(pool, (value, False)), size - with_it)
-            sizes |= {(value, True): min(size - without, self.available(pool, (value, True))), (value, False): without}
-            if abs(sizes[value, True] - without) > 1 or sizes[value, True] + without < size:
+            with_it = min(available[value, True], size // 2)
+            without = min(available[value, False], size - with_it)
+            with_it = min(size - without, available[value, True])
+            sizes |= {(value, True): with_it, (value, False): without}
+            if abs(with_it - without) > 1 or with_it + without < size:
                 warnings.warn(
-                    f"the balanced training set is not quite balanced: of {self.names[0]}={value} it has "
-                    f"{sizes[value, True]} images with {self.names[1]} and {without} without, where {size} were to be",
+                    f"the balanced training set is not quite balanced: of {self.names[0]}={value} it has {with_it} "
+                    f"images with {self.names[1]} and {without} without, where {size} were to be",
                     stacklevel=3,
                 )
         return self.cells("train_size", pool, sizes)
 
-    def counts(self, sets: Mapping[str, NDArray[np.intp]]) -> pd.DataFrame:
-        cells = [(value, with_it) for value in (True, False) for with_it in (True, False)]
-        rows = [
-            [
-                int(((self.target[chosen] == value) & (self.confounder[chosen] == with_it)).sum())
-                for value, with_it in cells
-            ]
-            for chosen in sets.values()
-        ]
-        columns = pd.MultiIndex.from_tuples(cells, names=["target", "confounder"])
-        return pd.DataFrame(rows, index=list(sets), columns=columns)
 
-
-def _boolean(name: str, values: ArrayLike) -> NDArray[np.bool_]:
+def _boolean(name: str, values: ArrayLike, count: int) -> NDArray[np.bool_]:
     array: NDArray[Any] = np.asarray(values)
-    if array.ndim != 1:
-        raise ValueError(f"{name} must be one-dimensional, got shape {array.shape}")
+    if array.shape != (count,):
+        raise ValueError(f"{name} must have a value for each of the {count} images, got shape {array.shape}")
     if array.dtype != bool and not (array.dtype.kind in "iuf" and np.isin(array, (0, 1)).all()):
         raise TypeError(f"{name} must be boolean, or 0 and 1, got {array.dtype} {pd.unique(array)[:5]}")
     return array.astype(bool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +49,7 @@ def last_features(classifier: ImageClassifier, X: ImageData) -> NDArray[np.float
     return torch.cat(kept).double().numpy()
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class LastLayerRetraining(Mitigator):
     """Train as usual, then the last layer anew, on as many images of each cell of class and sensitive feature.
 
@@ -74,13 +76,9 @@ class LastLayerRetraining(Mitigator):
         The fitted classifier, its own last layer as first trained.
     """
 
-    def __init__(
-        self, estimator: ImageClassifier, *, draws: int = 10, C: float = 1.0, random_state: RandomState = None
-    ) -> None:
-        self.estimator = estimator
-        self.draws = draws
-        self.C = C
-        self.random_state = random_state
+    draws: int = 10
+    C: float = 1.0
+    random_state: RandomState = None
 
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> LastLayerRetraining:
         """Train the classifier, then the heads.
@@ -114,10 +112,10 @@ class LastLayerRetraining(Mitigator):
         """Return the heads' mean probability of each class, N x classes."""
         check_is_fitted(self, "heads_")
         features = last_features(self.estimator_, X)
-        probability: NDArray[np.float64] = np.mean([head.predict_proba(features) for head in self.heads_], axis=0)
-        return probability
+        return np.asarray(np.mean([head.predict_proba(features) for head in self.heads_], axis=0))
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class EmbeddingCorrelationRemoval(Mitigator):
     """Train as usual, then the last layer anew on an embedding that the sensitive feature is not correlated with.
 
@@ -151,10 +149,8 @@ class EmbeddingCorrelationRemoval(Mitigator):
         The fitted classifier, its own last layer as first trained.
     """
 
-    def __init__(self, estimator: ImageClassifier, *, alpha: float = 1.0, C: float = 1.0) -> None:
-        self.estimator = estimator
-        self.alpha = alpha
-        self.C = C
+    alpha: float = 1.0
+    C: float = 1.0
 
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> EmbeddingCorrelationRemoval:
         """Train the classifier, fit the remover, train the new layer.
@@ -181,8 +177,7 @@ class EmbeddingCorrelationRemoval(Mitigator):
         return self
 
     def _indicators(self, sensitive: NDArray[Any]) -> NDArray[np.float64]:
-        indicators: NDArray[np.float64] = (sensitive[:, None] == self.sensitive_values_[1:]).astype(float)
-        return indicators
+        return np.asarray(sensitive[:, None] == self.sensitive_values_[1:], dtype=float)
 
     def embed(self, X: ImageData, *, sensitive_features: ArrayLike | None = None) -> NDArray[np.float64]:
         """Return the embedding without the correlation, N x features, as the new layer gets it.
@@ -202,22 +197,20 @@ class EmbeddingCorrelationRemoval(Mitigator):
                 known = self.sensitive_values_.tolist()
                 raise ValueError(f"sensitive_features must have the values it had in fit, {known}, got {unknown} too")
             indicators = self._indicators(sensitive)
-        embedded: NDArray[np.float64] = self.remover_.transform(np.hstack([features, indicators]))
-        return embedded
+        return np.asarray(self.remover_.transform(np.hstack([features, indicators])))
 
     def predict_proba(self, X: ImageData, *, sensitive_features: ArrayLike | None = None) -> NDArray[np.float64]:
         """Return the new layer's probability of each class, N x classes."""
         embedded = self.embed(X, sensitive_features=sensitive_features)
-        probability: NDArray[np.float64] = self.head_.predict_proba(embedded)
-        return probability
+        return np.asarray(self.head_.predict_proba(embedded))
 
     def predict(self, X: ImageData, *, sensitive_features: ArrayLike | None = None) -> NDArray[Any]:
         """Return the likeliest label of each image, shape (N,)."""
         likeliest = self.predict_proba(X, sensitive_features=sensitive_features).argmax(1)
-        predicted: NDArray[Any] = self.classes_[likeliest]
-        return predicted
+        return np.asarray(self.classes_[likeliest])
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class AdversarialLastLayer(Mitigator):
     """Train as usual, then the last layer anew against an adversary that reads the sensitive feature off its output.
 
@@ -249,24 +242,12 @@ class AdversarialLastLayer(Mitigator):
         The fitted classifier, its own last layer as first trained.
     """
 
-    def __init__(
-        self,
-        estimator: ImageClassifier,
-        *,
-        constraints: str = "equalized_odds",
-        alpha: float = 1.0,
-        epochs: int = 50,
-        batch_size: int = 128,
-        lr: float = 1e-3,
-        random_state: RandomState = None,
-    ) -> None:
-        self.estimator = estimator
-        self.constraints = constraints
-        self.alpha = alpha
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.lr = lr
-        self.random_state = random_state
+    constraints: str = "equalized_odds"
+    alpha: float = 1.0
+    epochs: int = 50
+    batch_size: int = 128
+    lr: float = 1e-3
+    random_state: RandomState = None
 
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> AdversarialLastLayer:
         """Train the classifier, then the new layer against the adversary.
@@ -325,5 +306,4 @@ class AdversarialLastLayer(Mitigator):
             logits = self.head_(features)
         if len(self.classes_) == 2:
             logits = torch.cat([torch.zeros_like(logits), logits], 1)
-        probability: NDArray[np.float64] = logits.softmax(1).numpy()
-        return probability
+        return np.asarray(logits.softmax(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +13,16 @@ from sklearn.base import clone
 from torch import Tensor, nn
 
 from captum_region.batches import batches
-from captum_region.labels import check_classes
-from fairlearn_bridge.baselines.base import Mitigator
-from fairlearn_bridge.validation import check_rows_or_images, from_names
+from fairlearn_bridge.baselines.base import Mitigator, labels_of
+from fairlearn_bridge.validation import check_rows_or_images
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from captum_region.batches import ImageData
-    from fairlearn_bridge.classifier import ImageClassifier
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class JTT(Mitigator):
     """Just train twice: train shortly, then again with those weighed more that were got wrong.
 
@@ -46,10 +46,8 @@ class JTT(Mitigator):
         The classifier of the second training.
     """
 
-    def __init__(self, estimator: ImageClassifier, *, first_epochs: int = 2, upweight: float = 20) -> None:
-        self.estimator = estimator
-        self.first_epochs = first_epochs
-        self.upweight = upweight
+    first_epochs: int = 2
+    upweight: float = 20
 
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike | None = None) -> JTT:
         """Train twice; the sensitive features are not used.
@@ -63,8 +61,7 @@ class JTT(Mitigator):
             raise ValueError(
                 f"first_epochs must be at least 1 and upweight above 0, got {self.first_epochs} and {self.upweight}"
             )
-        X, y = from_names(X, y)
-        labels = check_classes(y, len(X), name="y", least=2)
+        X, labels = labels_of(X, y)
         first = clone(self.estimator).set_params(max_epochs=self.first_epochs).fit(X, labels)
         self.is_wrong_: NDArray[np.bool_] = first.predict(X) != labels
         weight = np.where(self.is_wrong_, self.upweight, 1.0)
@@ -72,6 +69,7 @@ class JTT(Mitigator):
         return self
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class MaskTune(Mitigator):
     """Train, hide what the classifier looks at most, and train on a little: it must find something else.
 
@@ -96,10 +94,8 @@ class MaskTune(Mitigator):
         The fitted classifier.
     """
 
-    def __init__(self, estimator: ImageClassifier, *, tune_epochs: int = 1, tune_lr: float | None = None) -> None:
-        self.estimator = estimator
-        self.tune_epochs = tune_epochs
-        self.tune_lr = tune_lr
+    tune_epochs: int = 1
+    tune_lr: float | None = None
 
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike | None = None) -> MaskTune:
         """Train, mask, train on; the sensitive features are not used.
@@ -111,8 +107,7 @@ class MaskTune(Mitigator):
         """
         if self.tune_epochs < 1:
             raise ValueError(f"tune_epochs must be at least 1, got {self.tune_epochs}")
-        X, y = from_names(X, y)
-        labels = check_classes(y, len(X), name="y", least=2)
+        X, labels = labels_of(X, y)
         self.estimator_ = clone(self.estimator).fit(X, labels)
         images = check_rows_or_images(self.estimator_, X, self.estimator_.image_shape_, reset=False)
         self.masks_ = self._masks(images, labels)

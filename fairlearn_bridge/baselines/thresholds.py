@@ -10,9 +10,7 @@ from sklearn.metrics import make_scorer, recall_score
 from sklearn.model_selection import TunedThresholdClassifierCV
 from sklearn.utils.validation import check_is_fitted
 
-from captum_region.labels import check_classes
-from fairlearn_bridge.baselines.base import Mitigator
-from fairlearn_bridge.validation import from_names
+from fairlearn_bridge.baselines.base import Mitigator, labels_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -46,9 +44,6 @@ class ThresholdShift(Mitigator):
     classes_ : ndarray of shape (2,)
     """
 
-    def __init__(self, estimator: Any) -> None:
-        self.estimator = estimator
-
     def fit(self, X: ImageData, y: ArrayLike, *, validation: tuple[ImageData, ArrayLike]) -> ThresholdShift:
         """Train on X and y, then choose the threshold on the validation images and labels.
 
@@ -57,10 +52,8 @@ class ThresholdShift(Mitigator):
         ValueError
             If y has more than two classes, or the validation data lack one.
         """
-        X, y = from_names(X, y)
-        X_valid, y_valid = from_names(*validation)
-        labels = check_classes(y, len(X), name="y", least=2)
-        valid_labels = check_classes(y_valid, len(X_valid), name="validation labels", least=2)
+        X, labels = labels_of(X, y)
+        X_valid, valid_labels = labels_of(*validation, name="validation labels")
         for name, values in (("y", labels), ("validation labels", valid_labels)):
             if (count := len(np.unique(values))) > 2:
                 raise ValueError(f"Only binary classification is supported. {name} must hold 2 classes, got {count}")
@@ -85,5 +78,4 @@ class ThresholdShift(Mitigator):
         """Return the label of each image by the shifted threshold, shape (N,)."""
         check_is_fitted(self, "threshold_")
         is_second = self.predict_proba(X)[:, 1] >= self.threshold_
-        predicted: NDArray[Any] = self.classes_[is_second.astype(int)]
-        return predicted
+        return np.asarray(self.classes_[is_second.astype(int)])

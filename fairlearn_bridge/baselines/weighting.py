@@ -1,8 +1,9 @@
-"""Mitigators that weigh the images anew: by cell, by draws, by the worst cell."""
+"""Mitigators that weigh the images: by cell, by draws, by the loss of the worst group."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from captum_region.batches import ImageData
-    from fairlearn_bridge.classifier import ImageClassifier
 
 
 class Reweighing(Mitigator):
@@ -39,21 +39,16 @@ class Reweighing(Mitigator):
         The fitted classifier.
     """
 
-    def __init__(self, estimator: Any) -> None:
-        self.estimator = estimator
-
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> Reweighing:
         """Train on X and y, weighed by cell."""
         X, cells = cells_of(X, y, sensitive_features)
-        share = {
-            name: cells.groupby(name)[name].transform("size") / len(cells)
-            for name in ("y", "sensitive_features", "cell")
-        }
+        share = {name: cells[name].map(cells[name].value_counts(normalize=True)) for name in cells}
         self.sample_weight_ = (share["y"] * share["sensitive_features"] / share["cell"]).to_numpy()
         self.estimator_ = clone(self.estimator).fit(X, cells["y"].to_numpy(), sample_weight=self.sample_weight_)
         return self
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class BalancedResampling(Mitigator):
     """Train on as many images of each cell of class and sensitive feature, N in all.
 
@@ -74,9 +69,7 @@ class BalancedResampling(Mitigator):
         The fitted classifier.
     """
 
-    def __init__(self, estimator: Any, *, random_state: RandomState = None) -> None:
-        self.estimator = estimator
-        self.random_state = random_state
+    random_state: RandomState = None
 
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> BalancedResampling:
         """Draw the images and train on them.
@@ -124,8 +117,9 @@ class _WorstGroups:
         return (self.weight * mean).sum()
 
 
+@dataclass(eq=False, repr=False, kw_only=True)
 class GroupDRO(Mitigator):
-    """Minimise the loss of the worst cell of class and sensitive feature.
+    """Minimise the loss of the worst group: the cell of class and sensitive feature with the highest mean loss.
 
     Sagawa, Koh, Hashimoto, Liang, "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020, algorithm 1.
     They add much regularisation; set the estimator's weight decay and epochs accordingly.
@@ -143,24 +137,22 @@ class GroupDRO(Mitigator):
         The fitted classifier.
     """
 
-    def __init__(self, estimator: ImageClassifier, *, step_size: float = 0.01) -> None:
-        self.estimator = estimator
-        self.step_size = step_size
+    step_size: float = 0.01
 
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> GroupDRO:
-        """Train for the worst cell.
+        """Train for the worst group.
 
         Raises
         ------
         NotApplicableError
-            If a cell is empty: it may be the worst, and is never seen.
+            If a cell is empty: it may be the worst group, and has no image to train on.
         ValueError
             If `step_size` is not above 0.
         """
         if not self.step_size > 0:
             raise ValueError(f"step_size must be above 0, got {self.step_size}")
         X, cells = cells_of(X, y, sensitive_features)
-        need_all_cells(cells, "a worst cell that is never seen cannot be minimised")
+        need_all_cells(cells, "a worst group without images cannot be trained for")
         reduction = _WorstGroups(cells["cell"].to_numpy(), self.step_size)
         self.estimator_ = clone(self.estimator).set_params(loss_reduction=reduction).fit(X, cells["y"].to_numpy())
         return self
