@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
-from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from captum_region import (
@@ -24,6 +25,7 @@ from captum_region.confidence import resolve_confidence
 from captum_region.labels import check_classes
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
+from fairlearn_bridge.baselines.base import Trainer
 from fairlearn_bridge.noise import AttributionNoise, Perturbation, protect, quantile_mask
 from fairlearn_bridge.samples import Samples
 from fairlearn_bridge.schemes import AT_PREDICT
@@ -44,7 +46,8 @@ AUTO_QUANTILES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of which the last pertur
 SELECTION_QUANTILE = 0.5
 
 
-class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+@dataclass(eq=False, repr=False, kw_only=True)
+class AttributionNoiseMitigator(Trainer):
     """Keep a classifier from learning a confounder by perturbing, in training, the regions that tell of it.
 
     A region classifier finds where in the images the information about the confounder sits; the most informative
@@ -127,44 +130,22 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
     (60,)
     """
 
-    def __init__(
-        self,
-        estimator: Any,
-        *,
-        region_classifier: RegionClassifier | None = None,
-        region_epochs: int | None = None,
-        scheme: str | Sequence[str] = "general_noise",
-        quantile: float | Sequence[float] | str = 0.7,
-        noise_std: float = 0.5,
-        perturbation: Perturbation | None = None,
-        control: str | None = None,
-        transplant_share: float = 0.5,
-        protect_target: float = 0.0,
-        target_region_classifier: RegionClassifier | None = None,
-        apply_at_predict: bool = False,
-        confidence: str | Confidence = "negative_entropy",
-        validation_fraction: float = 0.25,
-        n_jobs: int | None = None,
-        random_state: RandomState = None,
-        show_progress: bool = False,
-    ) -> None:
-        self.estimator = estimator
-        self.region_classifier = region_classifier
-        self.region_epochs = region_epochs
-        self.scheme = scheme
-        self.quantile = quantile
-        self.noise_std = noise_std
-        self.perturbation = perturbation
-        self.control = control
-        self.transplant_share = transplant_share
-        self.protect_target = protect_target
-        self.target_region_classifier = target_region_classifier
-        self.apply_at_predict = apply_at_predict
-        self.confidence = confidence
-        self.validation_fraction = validation_fraction
-        self.n_jobs = n_jobs
-        self.random_state = random_state
-        self.show_progress = show_progress
+    region_classifier: RegionClassifier | None = None
+    region_epochs: int | None = None
+    scheme: str | Sequence[str] = "general_noise"
+    quantile: float | Sequence[float] | str = 0.7
+    noise_std: float = 0.5
+    perturbation: Perturbation | None = None
+    control: str | None = None
+    transplant_share: float = 0.5
+    protect_target: float = 0.0
+    target_region_classifier: RegionClassifier | None = None
+    apply_at_predict: bool = False
+    confidence: str | Confidence = "negative_entropy"
+    validation_fraction: float = 0.25
+    n_jobs: int | None = None
+    random_state: RandomState = None
+    show_progress: bool = False
 
     def fit(
         self,
@@ -210,32 +191,27 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
                 "estimator must be a classifier that has a parameter batch_transform as ImageClassifier(), "
                 f"got {self.estimator!r}"
             )
+        X, y, sensitive_features = from_names(X, y, sensitive_features)
+        X = check_rows_or_images(self, X, getattr(self.estimator, "image_shape", None), reset=True)
         for name in ("region_classifier", "target_region_classifier"):
             given = getattr(self, name)
             if not isinstance(given, RegionClassifier | None):
                 raise TypeError(f"{name} must be a RegionClassifier, got {type(given).__name__}")
-        X, y, sensitive_features = from_names(X, y, sensitive_features)
-        X = check_rows_or_images(self, X, getattr(self.estimator, "image_shape", None), reset=True)
-        for given in (self.region_classifier, self.target_region_classifier):
             if given is not None:
-                size, channels = given.grid.image_size, given.in_channels
-                check_images(Checked(X), name="X", image_size=size, channels=channels)
+                check_images(Checked(X), name="X", image_size=given.grid.image_size, channels=given.in_channels)
         self.image_shape_ = tuple(X.shape[1:])
         labels = check_classes(y, len(X), name="y", least=2)
         confounder = check_sensitive(sensitive_features, len(X), least=2 if self.region_classifier is None else 1)
         weights = {} if sample_weight is None else {"sample_weight": check_weights(sample_weight, len(X))}
         seed = draw_seed(self.random_state)
-        given = self.region_classifier
-        self.region_classifier_ = self._train_regions(X, confounder, labels, seed) if given is None else given
+        self.region_classifier_ = self.region_classifier or self._train_regions(X, confounder, labels, seed)
         grid = self.region_classifier_.grid
         maps = self._region_maps(X, region_maps, general=all(noise.is_general for noise in candidates))
         self.region_map_: NDArray[np.float32] = maps.double().mean(0).float().numpy()
         self.pixel_map_: NDArray[np.float32] = grid.to_pixels(torch.from_numpy(self.region_map_)).numpy()
         if self.protect_target:
             given = self.target_region_classifier
-            self.target_region_classifier_ = (
-                self._train_regions(X, labels, confounder, seed) if given is None else given
-            )
+            self.target_region_classifier_ = given or self._train_regions(X, labels, confounder, seed)
             of_target = RegionAttribution(self.target_region_classifier_, self.confidence)
             target_map = of_target.mean_pixels(Checked(X), show_progress=self.show_progress).cpu()
             self.target_pixel_map_: NDArray[np.float32] = target_map.numpy()
@@ -259,28 +235,19 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
     def predict_proba(self, X: ImageData) -> NDArray[np.float64]:
         """Return the probability of each class of ``classes_``, N x classes."""
         check_is_fitted(self, "estimator_")
-        probability: NDArray[np.float64] = self.estimator_.predict_proba(self._prepare(X))
-        return probability
-
-    def predict(self, X: ImageData) -> NDArray[Any]:
-        """Return the likeliest label of each image, shape (N,)."""
-        likeliest = self.predict_proba(X).argmax(1)
-        predicted: NDArray[Any] = self.classes_[likeliest]
-        return predicted
+        X = check_rows_or_images(self, X, self.image_shape_, reset=False)
+        if self.apply_at_predict:
+            generator = torch.Generator().manual_seed(self.predict_seed_)
+            X = self.noise_(as_floats(torch.as_tensor(np.array(X))), torch.arange(len(X)), generator)
+        return super().predict_proba(X)
 
     def _candidates(self) -> list[AttributionNoise]:
         """Return the perturbations to choose from, checked."""
         schemes = AUTO_SCHEMES if self.scheme == "auto" else _listed(self.scheme)
         quantiles = AUTO_QUANTILES if self.quantile == "auto" else _listed(self.quantile)
+        shared = {name: getattr(self, name) for name in ("noise_std", "perturbation", "control", "transplant_share")}
         candidates = [
-            AttributionNoise(
-                scheme,
-                quantile,
-                self.noise_std,
-                perturbation=self.perturbation,
-                control=self.control,
-                transplant_share=self.transplant_share,
-            )
+            AttributionNoise(scheme, quantile, **shared)
             for scheme in schemes
             for quantile in quantiles
             # At 1 nothing is perturbed, by whichever scheme: that is one candidate.
@@ -361,13 +328,6 @@ class AttributionNoiseMitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimat
         if general:
             return attribution.mean_map(Checked(X), show_progress=self.show_progress)[None]
         return attribution.region_map(Checked(X), show_progress=self.show_progress).cpu()
-
-    def _prepare(self, X: ImageData) -> ImageData:
-        X = check_rows_or_images(self, X, self.image_shape_, reset=False)
-        if not self.apply_at_predict:
-            return X
-        generator = torch.Generator().manual_seed(self.predict_seed_)
-        return self.noise_(as_floats(torch.as_tensor(np.array(X))), torch.arange(len(X)), generator)
 
 
 def _least_within_one_standard_error(selection: pd.DataFrame) -> int:

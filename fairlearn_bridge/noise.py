@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -146,6 +147,7 @@ def shift_elsewhere(mask: Tensor) -> tuple[int, int]:
     return best // width, best % width
 
 
+@dataclass(eq=False, repr=False)
 class AttributionNoise:
     """Perturb the pixels of training images that tell most about a confounder.
 
@@ -182,24 +184,14 @@ class AttributionNoise:
         Where images change.
     """
 
-    def __init__(
-        self,
-        scheme: str = "general_noise",
-        quantile: float = 0.7,
-        noise_std: float = 0.5,
-        *,
-        perturbation: Perturbation | None = None,
-        control: str | None = None,
-        transplant_share: float = 0.5,
-        edge: float = EDGE,
-    ) -> None:
-        self.scheme = scheme
-        self.quantile = quantile
-        self.noise_std = noise_std
-        self.perturbation = perturbation
-        self.control = control
-        self.transplant_share = transplant_share
-        self.edge = edge
+    scheme: str = "general_noise"
+    quantile: float = 0.7
+    noise_std: float = 0.5
+    _: KW_ONLY
+    perturbation: Perturbation | None = None
+    control: str | None = None
+    transplant_share: float = 0.5
+    edge: float = EDGE
 
     @property
     def is_general(self) -> bool:

@@ -44,8 +44,7 @@ def hold_out(labels: ArrayLike, confounder: ArrayLike, fraction: float, random_s
     shuffled = cells.sample(frac=1, random_state=draw_seed(random_state))
     of_cell = shuffled.groupby(["label", "confounder"])
     is_held = of_cell.cumcount() < np.floor(fraction * of_cell["label"].transform("size") + 1e-9)
-    held: NDArray[np.bool_] = is_held.sort_index().to_numpy()
-    return held
+    return np.asarray(is_held.sort_index())
 
 
 def estimate_crossed_auc(
@@ -170,6 +169,4 @@ def _estimate(
 
 
 def _log_probability(classifier: Any, X: Any) -> NDArray[np.float64]:
-    probability: NDArray[np.float64] = classifier.predict_proba(X)
-    logarithm: NDArray[np.float64] = np.log(probability.clip(1e-6))
-    return logarithm
+    return np.asarray(np.log(classifier.predict_proba(X).clip(1e-6)))

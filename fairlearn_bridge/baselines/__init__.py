@@ -1,26 +1,6 @@
 """The other mitigators and controls, each a fairlearn-style estimator."""
 
-from fairlearn_bridge.baselines.base import NotApplicableError
-from fairlearn_bridge.baselines.last_layer import (
-    AdversarialLastLayer,
-    EmbeddingCorrelationRemoval,
-    LastLayerRetraining,
-    last_features,
-)
-from fairlearn_bridge.baselines.retraining import JTT, MaskTune
-from fairlearn_bridge.baselines.thresholds import ThresholdShift
-from fairlearn_bridge.baselines.weighting import BalancedResampling, GroupDRO, Reweighing
+import lazy_loader
 
-__all__ = [
-    "JTT",
-    "AdversarialLastLayer",
-    "BalancedResampling",
-    "EmbeddingCorrelationRemoval",
-    "GroupDRO",
-    "LastLayerRetraining",
-    "MaskTune",
-    "NotApplicableError",
-    "Reweighing",
-    "ThresholdShift",
-    "last_features",
-]
+# The names are those of __init__.pyi, each imported when it is first used: fairlearn's adversaries take their time.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -46,16 +46,10 @@ def need_all_cells(cells: pd.DataFrame, what: str) -> None:
 
 
 @dataclass(eq=False, repr=False)
-class Mitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class Trainer(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A mitigator that trains an image classifier in its own way, and predicts with it."""
 
     estimator: Any
-
-    classes_ = property(attrgetter("estimator_.classes_"), doc="The sorted labels.")
-    n_features_in_ = property(attrgetter("estimator_.n_features_in_"), doc="Channels x height x width.")
-    feature_names_in_ = property(
-        attrgetter("estimator_.feature_names_in_"), doc="Names of the columns, if X was a data frame of rows."
-    )
 
     def predict_proba(self, X: ImageData) -> NDArray[np.float64]:
         """Return the probability of each class of ``classes_``, N x classes."""
@@ -66,3 +60,13 @@ class Mitigator(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # type: ig
         """Return the likeliest label of each image, shape (N,)."""
         likeliest = self.predict_proba(X).argmax(1)  # first: it raises where there has been no fit
         return np.asarray(self.classes_[likeliest])
+
+
+class Mitigator(Trainer):
+    """A mitigator that leaves the images to its classifier."""
+
+    classes_ = property(attrgetter("estimator_.classes_"), doc="The sorted labels.")
+    n_features_in_ = property(attrgetter("estimator_.n_features_in_"), doc="Channels x height x width.")
+    feature_names_in_ = property(
+        attrgetter("estimator_.feature_names_in_"), doc="Names of the columns, if X was a data frame of rows."
+    )

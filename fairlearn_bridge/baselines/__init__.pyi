@@ -1,0 +1,24 @@
+from .base import NotApplicableError
+from .last_layer import (
+    AdversarialLastLayer,
+    EmbeddingCorrelationRemoval,
+    LastLayerRetraining,
+    last_features,
+)
+from .retraining import JTT, MaskTune
+from .thresholds import ThresholdShift
+from .weighting import BalancedResampling, GroupDRO, Reweighing
+
+__all__ = [
+    "JTT",
+    "AdversarialLastLayer",
+    "BalancedResampling",
+    "EmbeddingCorrelationRemoval",
+    "GroupDRO",
+    "LastLayerRetraining",
+    "MaskTune",
+    "NotApplicableError",
+    "Reweighing",
+    "ThresholdShift",
+    "last_features",
+]
