@@ -30,7 +30,7 @@ from fairlearn_bridge.noise import AttributionNoise, Perturbation, protect, quan
 from fairlearn_bridge.samples import Samples
 from fairlearn_bridge.schemes import AT_PREDICT
 from fairlearn_bridge.selection import CrossedAUC, estimate_crossed_auc, hold_out
-from fairlearn_bridge.validation import check_rows_or_images, check_sensitive, from_names
+from fairlearn_bridge.validation import check_number, check_rows_or_images, check_sensitive, from_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -259,13 +259,10 @@ class AttributionNoiseMitigator(Trainer):
             noise.validate()
         if self.apply_at_predict and not {noise.scheme for noise in candidates} <= set(AT_PREDICT):
             raise ValueError(f"apply_at_predict needs the scheme {' or '.join(AT_PREDICT)}, got {self.scheme!r}")
-        weight = self.protect_target
-        if isinstance(weight, bool) or not isinstance(weight, int | float | np.number) or not 0 <= weight < np.inf:
-            raise ValueError(f"protect_target must be a number of at least 0, got {weight!r}")
-        if self.target_region_classifier is not None and not weight:
+        check_number("protect_target", self.protect_target, 0)
+        check_number("validation_fraction", self.validation_fraction, 0, 1, inside=True)
+        if self.target_region_classifier is not None and not self.protect_target:
             raise ValueError("target_region_classifier must come with protect_target above 0, got 0")
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction must lie in (0, 1), got {self.validation_fraction!r}")
         return candidates
 
     def _select(

@@ -13,6 +13,7 @@ from torch import Tensor
 from captum_region.batches import as_floats, check_images, take
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.schemes import CONTROLS, check_scheme
+from fairlearn_bridge.validation import check_number
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -82,7 +83,7 @@ def quantile_mask(pixel_map: Tensor | NDArray[np.floating[Any]], quantile: float
     >>> quantile_mask(torch.tensor([[0.1, 0.2], [0.4, 0.3]]), 0.5)
     tensor([[False, False], [ True,  True]])
     """
-    _check_quantile(quantile)
+    check_number("quantile", quantile, 0, 1)
     pixel_map = torch.as_tensor(pixel_map)
     flat = pixel_map.flatten(-2)
     # Rounded first: 0.7 * 10 is a little more than 7 in binary, which would count one pixel too many.
@@ -201,15 +202,12 @@ class AttributionNoise:
     def validate(self) -> None:
         """Raise TypeError or ValueError if a parameter is out of range."""
         check_scheme(self.scheme)
-        _check_quantile(self.quantile)
-        if not self.noise_std >= 0:
-            raise ValueError(f"noise_std must be at least 0, got {self.noise_std}")
+        check_number("quantile", self.quantile, 0, 1)
+        check_number("noise_std", self.noise_std, 0)
+        check_number("transplant_share", self.transplant_share, 0, 1)
+        check_number("edge", self.edge, 0)
         if self.control not in (None, *CONTROLS):
             raise ValueError(f"control must be None or one of {', '.join(CONTROLS)}, got {self.control!r}")
-        if not 0 <= self.transplant_share <= 1:
-            raise ValueError(f"transplant_share must lie in [0, 1], got {self.transplant_share}")
-        if not 0 <= self.edge < np.inf:
-            raise ValueError(f"edge must be a number of at least 0, got {self.edge}")
         if self.perturbation is not None and not callable(self.perturbation):
             raise TypeError(f"perturbation must be callable, got {self.perturbation!r}")
 
@@ -338,8 +336,3 @@ class _Donors:
     def take(self, index: Tensor) -> Tensor:
         """Return the images at `index`, in [0, 1]."""
         return as_floats(take(self.images, index.numpy()))
-
-
-def _check_quantile(quantile: Any) -> None:
-    if isinstance(quantile, bool) or not isinstance(quantile, int | float | np.number) or not 0 <= quantile <= 1:
-        raise ValueError(f"quantile must be a number in [0, 1], got {quantile!r}")

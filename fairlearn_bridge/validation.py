@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     from captum_region.batches import ImageData
 
 
+def check_number(name: str, value: Any, low: float, high: float = math.inf, *, inside: bool = False) -> None:
+    """Raise ValueError if a parameter is not a finite number from `low` to `high`, or between them with `inside`."""
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not (is_number and math.isfinite(value) and (low < value < high if inside else low <= value <= high)):
+        open_left, open_right = inside, inside or high == math.inf
+        interval = f"{'(' if open_left else '['}{low}, {high}{')' if open_right else ']'}"
+        raise ValueError(f"{name} must be a number in {interval}, got {value!r}")
+
+
 def from_names(X: Any, *labels: Any) -> tuple[Any, ...]:
     """Return X and `labels`; of `AttributeImages` or a data set its images, and labels given by their name.
 

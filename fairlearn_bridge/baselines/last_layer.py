@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from captum_region.randomness import RandomState, draw_seed, seeded
 from fairlearn_bridge.baselines.base import Mitigator, cells_of, need_all_cells
-from fairlearn_bridge.validation import check_sensitive
+from fairlearn_bridge.validation import check_number, check_sensitive
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -90,8 +90,7 @@ class LastLayerRetraining(Mitigator):
         ValueError
             If `draws` is below 1 or the module has no linear layer.
         """
-        if self.draws < 1:
-            raise ValueError(f"draws must be at least 1, got {self.draws}")
+        check_number("draws", self.draws, 1)
         X, cells = cells_of(X, y, sensitive_features)
         need_all_cells(cells, "no draw can be balanced")
         generator = np.random.default_rng(draw_seed(self.random_state))
@@ -160,8 +159,7 @@ class EmbeddingCorrelationRemoval(Mitigator):
         ValueError
             If `alpha` is not in [0, 1] or the module has no linear layer.
         """
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"alpha must lie in [0, 1], got {self.alpha}")
+        check_number("alpha", self.alpha, 0, 1)
         X, cells = cells_of(X, y, sensitive_features)
         labels, sensitive = cells["y"].to_numpy(), cells["sensitive_features"].to_numpy()
         self.sensitive_values_ = np.unique(sensitive)
@@ -261,11 +259,10 @@ class AdversarialLastLayer(Mitigator):
         """
         if self.constraints not in ("equalized_odds", "demographic_parity"):
             raise ValueError(f"constraints must be 'equalized_odds' or 'demographic_parity', got {self.constraints!r}")
-        if not (self.alpha >= 0 and self.lr > 0 and self.epochs >= 1 and self.batch_size >= 1):
-            raise ValueError(
-                "alpha must be at least 0, lr above 0, epochs and batch_size at least 1, got "
-                f"{self.alpha}, {self.lr}, {self.epochs} and {self.batch_size}"
-            )
+        check_number("alpha", self.alpha, 0)
+        check_number("lr", self.lr, 0, inside=True)
+        check_number("epochs", self.epochs, 1)
+        check_number("batch_size", self.batch_size, 1)
         X, cells = cells_of(X, y, sensitive_features)
         seed = draw_seed(self.random_state)
         self.estimator_ = clone(self.estimator).fit(X, cells["y"].to_numpy())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from captum_region.batches import batches
 from fairlearn_bridge.baselines.base import Mitigator, labels_of
-from fairlearn_bridge.validation import check_rows_or_images
+from fairlearn_bridge.validation import check_number, check_rows_or_images
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -57,10 +57,8 @@ class JTT(Mitigator):
         ValueError
             If `first_epochs` is below 1 or `upweight` not above 0.
         """
-        if self.first_epochs < 1 or not self.upweight > 0:
-            raise ValueError(
-                f"first_epochs must be at least 1 and upweight above 0, got {self.first_epochs} and {self.upweight}"
-            )
+        check_number("first_epochs", self.first_epochs, 1)
+        check_number("upweight", self.upweight, 0, inside=True)
         X, labels = labels_of(X, y)
         first = clone(self.estimator).set_params(max_epochs=self.first_epochs).fit(X, labels)
         self.is_wrong_: NDArray[np.bool_] = first.predict(X) != labels
@@ -105,8 +103,7 @@ class MaskTune(Mitigator):
         ValueError
             If `tune_epochs` is below 1 or the module has no convolution.
         """
-        if self.tune_epochs < 1:
-            raise ValueError(f"tune_epochs must be at least 1, got {self.tune_epochs}")
+        check_number("tune_epochs", self.tune_epochs, 1)
         X, labels = labels_of(X, y)
         self.estimator_ = clone(self.estimator).fit(X, labels)
         images = check_rows_or_images(self.estimator_, X, self.estimator_.image_shape_, reset=False)

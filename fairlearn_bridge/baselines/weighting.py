@@ -13,6 +13,7 @@ from torch import Tensor
 
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.baselines.base import Mitigator, cells_of, need_all_cells
+from fairlearn_bridge.validation import check_number
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -149,8 +150,7 @@ class GroupDRO(Mitigator):
         ValueError
             If `step_size` is not above 0.
         """
-        if not self.step_size > 0:
-            raise ValueError(f"step_size must be above 0, got {self.step_size}")
+        check_number("step_size", self.step_size, 0, inside=True)
         X, cells = cells_of(X, y, sensitive_features)
         need_all_cells(cells, "a worst group without images cannot be trained for")
         reduction = _WorstGroups(cells["cell"].to_numpy(), self.step_size)

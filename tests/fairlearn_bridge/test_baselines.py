@@ -158,14 +158,15 @@ def test_bad_sensitive_features_are_named(name):
 @pytest.mark.parametrize(
     ("mitigator", "words"),
     [
-        (GroupDRO(BASE, step_size=0), "step_size must be above 0"),
-        (JTT(BASE, first_epochs=0), "first_epochs must be at least 1"),
-        (LastLayerRetraining(BASE, draws=0), "draws must be at least 1"),
-        (MaskTune(BASE, tune_epochs=0), "tune_epochs must be at least 1"),
-        (EmbeddingCorrelationRemoval(BASE, alpha=1.5), r"alpha must lie in \[0, 1\], got 1.5"),
+        (GroupDRO(BASE, step_size=0), r"step_size must be a number in \(0, inf\), got 0"),
+        (JTT(BASE, first_epochs=0), r"first_epochs must be a number in \[1, inf\), got 0"),
+        (LastLayerRetraining(BASE, draws="3"), "draws must be a number in .*, got '3'"),
+        (LastLayerRetraining(BASE, draws=0), r"draws must be a number in \[1, inf\), got 0"),
+        (MaskTune(BASE, tune_epochs=0), "tune_epochs must be a number"),
+        (EmbeddingCorrelationRemoval(BASE, alpha=1.5), r"alpha must be a number in \[0, 1\], got 1.5"),
         (AdversarialLastLayer(BASE, constraints="parity"), "constraints must be 'equalized_odds' or .* got 'parity'"),
-        (AdversarialLastLayer(BASE, alpha=-1), "alpha must be at least 0, .* got -1"),
-        (AdversarialLastLayer(BASE, epochs=0), "epochs and batch_size at least 1"),
+        (AdversarialLastLayer(BASE, alpha=-1), r"alpha must be a number in \[0, inf\), got -1"),
+        (AdversarialLastLayer(BASE, epochs=0), r"epochs must be a number in \[1, inf\), got 0"),
     ],
 )
 def test_bad_parameters_are_named(mitigator, words):

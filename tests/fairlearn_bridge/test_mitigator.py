@@ -247,7 +247,7 @@ def test_auto_tries_several_schemes_and_quantiles(region_classifier):
 @pytest.mark.parametrize(
     ("parameters", "fit", "error", "words"),
     [
-        ({"protect_target": -1}, {}, ValueError, "protect_target must be a number of at least 0, got -1"),
+        ({"protect_target": -1}, {}, ValueError, r"protect_target must be a number in \[0, inf\), got -1"),
         ({"protect_target": float("nan")}, {}, ValueError, "protect_target must be a number"),
         ({"target_region_classifier": object()}, {}, ValueError, "must come with protect_target above 0"),
         ({"scheme": "noise"}, {}, ValueError, "scheme must be one of"),
@@ -257,7 +257,7 @@ def test_auto_tries_several_schemes_and_quantiles(region_classifier):
         ({"quantile": "automatic"}, {}, ValueError, "quantile must be .*, got 'automatic'"),
         ({"quantile": None}, {}, ValueError, "quantile must be .*, got None"),
         ({"scheme": ["general_noise", "blur"]}, {}, ValueError, "scheme must be one of .*, got 'blur'"),
-        ({"validation_fraction": 1}, {}, ValueError, r"validation_fraction must lie in \(0, 1\), got 1"),
+        ({"validation_fraction": 1}, {}, ValueError, r"validation_fraction must be a number in \(0, 1\), got 1"),
         ({"scheme": "specific_noise", "apply_at_predict": True}, {}, ValueError, "apply_at_predict needs"),
         ({"estimator": LogisticRegression()}, {}, TypeError, "batch_transform"),
         ({"estimator": ImageClassifier}, {}, TypeError, "estimator must be a classifier .*, got <class"),

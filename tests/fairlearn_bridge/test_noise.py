@@ -276,7 +276,7 @@ def test_the_random_control_changes_as_many_pixels(maps, scheme):
         ({"noise_std": float("nan")}, ValueError, "noise_std"),
         ({"perturbation": "blur"}, TypeError, "perturbation"),
         ({"transplant_share": 2}, ValueError, "transplant_share"),
-        ({"edge": -1}, ValueError, "edge must be a number of at least 0, got -1"),
+        ({"edge": -1}, ValueError, r"edge must be a number in \[0, inf\), got -1"),
         ({"edge": float("nan")}, ValueError, "edge"),
         ({"control": "nowhere"}, ValueError, "control must be None or one of elsewhere, random, got 'nowhere'"),
     ],
