@@ -1,4 +1,4 @@
-"""The arms of an experiment: references, controls, the mitigators of others, and the schemes."""
+"""The arms of an experiment: references, controls, published mitigators, and the schemes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Arm(NamedTuple):
     description : str
         A sentence or two for the report.
     on_original : bool
-        Whether it changes no training of the network, and gets the fitted original for its estimator.
+        Whether it leaves the training of the network as it is, and gets the fitted ERM baseline as its estimator.
     """
 
     estimator: Any
@@ -43,13 +43,13 @@ def build_arms(config: ExperimentConfig, classifier: Any, quantiles: Sequence[fl
         max_epochs=config.epochs, batch_size=config.batch_size, lr=config.lr, device=config.device
     )
     arms = {
-        "original": Arm(base, "reference", "Trained on the biased set, nothing done about it."),
-        "balanced": Arm(base, "reference", "Trained on a balanced set of equal size: what the biased set lacks."),
+        "original": Arm(base, "reference", "The ERM baseline: trained on the biased set without mitigation."),
+        "balanced": Arm(base, "reference", "Trained on a balanced set of equal size: the data without the bias."),
         "threshold shifted": Arm(
             fairlearn_bridge.ThresholdShift(base),
             "control",
-            "The original with its threshold moved until both classes of the balanced validation set are recognised "
-            "equally well.",
+            "The ERM baseline with its threshold moved until both classes of the balanced validation set are "
+            "recognised equally well.",
             on_original=True,
         ),
     }
@@ -77,16 +77,17 @@ def build_arms(config: ExperimentConfig, classifier: Any, quantiles: Sequence[fl
 
 
 def _describe(parameters: Mapping[str, Any], quantile: float | str, confounder: str) -> str:
-    judged = f"did best at what held-out training images let expect of those that {confounder} misleads about"
+    best = "the best bias-conflicting AUC, as estimated from held-out training images"
     if parameters["scheme"] == "auto":
-        return f"The perturbation, and the pixels, that {judged}."
-    share = f"pixels, as many as {judged}," if isinstance(quantile, str) else f"{100 * (1 - quantile):.0f} % of pixels"
+        return f"The perturbation and the share of pixels with {best}."
+    chosen = f"pixels, as many as gave {best},"
+    share = chosen if isinstance(quantile, str) else f"{100 * (1 - quantile):.0f} % of pixels"
     reach, kind = parameters["scheme"].split("_")
     done = {
         "mask": "greyed out in training",
         "noise": "overlaid with noise in training",
         "transplant": "replaced by those of others in half of the training images, so that "
-        f"{confounder} comes as often with every class",
+        f"{confounder} is equally frequent in every class",
     }[kind]
     over = "on average over the images" if reach == "general" else "in each image"
     which = f"The {share} that tell most about {confounder} {over}"

@@ -1,4 +1,4 @@
-"""The mitigators of others that a run can put beside the schemes, by name."""
+"""The published mitigators that a run can compare with the schemes, by name."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class Other(NamedTuple):
-    """A mitigator of others: how it is made of the target classifier, and a sentence about it.
+    """A published mitigator: how it is made from the target classifier, and a sentence about it.
 
-    With `on_original` it changes no training of the network, and gets the fitted original for it.
+    With `on_original` it leaves the training of the network as it is, and gets the fitted ERM baseline.
     """
 
     make: Callable[[ImageClassifier], Any]
@@ -39,43 +39,43 @@ def _exponentiated_gradient(base: ImageClassifier) -> Any:
 OTHERS = {
     "reweighing": Other(
         lambda base: fairlearn_bridge.Reweighing(base),
-        "Weighs each training image so that {target} and {confounder} are independent.",
+        "Weights each training image so that {target} and {confounder} are independent.",
     ),
     "resampling": Other(
         lambda base: fairlearn_bridge.BalancedResampling(base),
-        "Draws as many training images of each cell, of small cells again and again.",
+        "Draws equally many training images of each cell, those of small cells repeatedly.",
     ),
     "group_dro": Other(
-        lambda base: fairlearn_bridge.GroupDRO(base), "Minimises the loss of the worst cell (GroupDRO)."
+        lambda base: fairlearn_bridge.GroupDRO(base), "Minimises the loss of the worst group (GroupDRO)."
     ),
     "jtt": Other(
         lambda base: fairlearn_bridge.JTT(base),
-        "Trains shortly, then anew with what that got wrong weighed more (JTT), not told {confounder}.",
+        "Trains briefly, then again with more weight on the mistakes (JTT), without using {confounder}.",
     ),
     "last_layer": Other(
         lambda base: fairlearn_bridge.LastLayerRetraining(base),
-        "Trains the last layer anew on as many images of each cell (DFR).",
+        "Retrains the last layer on equally many images of each cell (DFR).",
         on_original=True,
     ),
     "masktune": Other(
         lambda base: fairlearn_bridge.MaskTune(base),
-        "Trains on with what Grad-CAM says it looks at hidden (MaskTune), not told {confounder}.",
+        "Continues training with the pixels hidden that Grad-CAM marks (MaskTune), without using {confounder}.",
     ),
     "correlation_remover": Other(
         lambda base: fairlearn_bridge.EmbeddingCorrelationRemoval(base),
-        "Trains the last layer anew on an embedding without its correlation with {confounder} (fairlearn's "
-        "CorrelationRemover), of which it is told in prediction also.",
+        "Retrains the last layer on an embedding without its correlation with {confounder} (fairlearn's "
+        "CorrelationRemover), which it also needs in prediction.",
         on_original=True,
     ),
     "adversarial": Other(
         lambda base: fairlearn_bridge.AdversarialLastLayer(base),
-        "Trains the last layer anew against an adversary that reads {confounder} off its output (fairlearn's).",
+        "Retrains the last layer against an adversary that predicts {confounder} from its output (fairlearn's).",
         on_original=True,
     ),
     "threshold_optimizer": Other(
         _threshold_optimizer,
         "Chooses thresholds with and without {confounder} for equalized odds on the training images (fairlearn's "
-        "ThresholdOptimizer), told {confounder} in prediction also.",
+        "ThresholdOptimizer), which needs {confounder} in prediction too.",
         on_original=True,
     ),
     "exponentiated_gradient": Other(

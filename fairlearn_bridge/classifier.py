@@ -118,7 +118,7 @@ _DEFAULTS = {
 
 
 class _KeepState(Callback):  # type: ignore[misc]
-    """Keeps the state of the training after an epoch; to be the last of the callbacks."""
+    """Keeps the state of the training after an epoch; must be the last of the callbacks."""
 
     def __init__(self, snapshots: Snapshots) -> None:
         self.snapshots = snapshots
@@ -143,7 +143,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
     Takes images N x C x H x W, uint8 or float in [0, 1], or the same flattened to rows, N x (C * H * W). Float rows may
     have any range: each column is scaled to [0, 1] from the range it had in `fit`. The module gets floats in [0, 1] and
-    gives logits; with ``nn.NLLLoss`` probabilities, as in skorch. All of skorch's parameters (``module__x``,
+    returns logits; with ``nn.NLLLoss`` probabilities, as in skorch. All of skorch's parameters (``module__x``,
     ``callbacks``, ``optimizer``, ``device`` ...) work but ``dataset``, which is refused, and so does its ``history``;
     its ``partial_fit`` is left out. Unlike skorch's own classifier it takes labels of any kind,
     gives probabilities in float64 (fairlearn's ThresholdOptimizer needs them), takes `sample_weight`, and trains on all
@@ -162,22 +162,22 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         one pixel's height.
     batch_transform : callable, optional
         (images, index, generator) -> images, applied to each batch in training only: images in [0, 1] on the device,
-        their positions in the X given to `fit`, and a generator on the device. How a mitigator perturbs images.
+        their positions in the X given to `fit`, and a generator on the device. Mitigators perturb images with it.
     loss_reduction : callable, optional
-        (losses of a training batch, index) -> one loss, in place of their weighted mean. How a mitigator such as
-        `fairlearn_bridge.baselines.GroupDRO` minimises something else.
+        (losses of a training batch, index) -> one loss, in place of their weighted mean. Mitigators such as
+        `fairlearn_bridge.baselines.GroupDRO` minimise another loss with it.
     random_state : int, NumPy generator or None, default=None
         Decides initial weights, order, dropout and `batch_transform`. The global random states are left alone: as
         dropout draws from torch's, trainings and predictions in threads of one process take turns, with the results
-        that they have alone. A callback must therefore not wait for another thread that trains or predicts.
+        that each has alone. A callback must therefore not wait for another thread that trains or predicts.
     checkpoint_dir : path, optional
-        A folder to keep the state of the training in, after as many epochs as take no more than 5 % of the time. A
-        `fit` that was stopped, by whatever, goes on from there when it is called again with the same parameters and
-        data, and ends with the same weights, bit for bit on one machine; one that was complete is read. With other
-        versions of the packages, or other code of your own classes and functions, it is another training. Each has its
-        own file, three times the size of the weights, which runs nothing when it is read. Asks for a `random_state`
-        and for parameters that pickle, or are functions. Of callbacks, numbers, tensors and what has a ``state_dict``
-        are kept; a `batch_transform` or `loss_reduction` that has a state needs a ``state_dict``.
+        A folder for the state of the training, which is written often enough to lose little and seldom enough to take
+        at most 5 % of the time. An interrupted `fit` resumes from there when it is called again with the same
+        parameters and data, and ends with the same weights, bit for bit on one machine; a finished one is read. With
+        other versions of the packages, or changed code of your own classes and functions, it is another training. Each
+        training has its own file, three times the size of the weights; reading it runs no code. Needs a
+        `random_state`, and parameters that pickle or are functions. Of callbacks, numbers, tensors and attributes with
+        a ``state_dict`` are kept; a `batch_transform` or `loss_reduction` with a state needs a ``state_dict``.
     max_epochs, lr, batch_size, optimizer, optimizer__weight_decay, train_split, verbose
         skorch's. Optimizer, weight decay, batch size and the decay of the rate by 0.95 an epoch (the callback
         ``lr_scheduler``) are those of De Coninck et al. 2024; their rate is 1e-5, ours 1e-3.
@@ -254,9 +254,9 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         Raises
         ------
         TypeError, ValueError
-            If X, y or the weights have another shape or type, or miss values, or a parameter does not fit.
+            If X, y or the weights have another shape or type, or have missing values, or a parameter does not fit.
         FloatingPointError
-            If the loss or what the module gives stops being finite; lower `lr`.
+            If the loss or the module's outputs become infinite or NaN; lower `lr`.
         """
         self._check_parameters()
         X, y = from_names(X, y)
@@ -307,7 +307,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         return super().initialize()
 
     def _check_parameters(self) -> None:
-        """Refuse what skorch takes and this could not heed."""
+        """Refuse parameters that skorch has and that would have no effect."""
         if self.dataset is not NeuralNetDataset or self.get_params_for("dataset"):
             raise TypeError(f"dataset must be left out, ImageClassifier reads images its own way; got {self.dataset}")
         if self.classes is not None and not len(self.classes):
@@ -318,16 +318,16 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             monitor = getattr(callback, "monitor", None)
             if not self.train_split and isinstance(monitor, str) and monitor.startswith("valid_"):
                 raise ValueError(
-                    f"callbacks must not monitor {monitor!r}, as {name} does, without a train_split, which sets images "
-                    "apart: give one, such as skorch's ValidSplit(5), or monitor 'train_loss'"
+                    f"callbacks must not monitor {monitor!r}, as {name} does, without a train_split, which holds out "
+                    "images: give one, such as skorch's ValidSplit(5), or monitor 'train_loss'"
                 )
 
     def _check_outputs(self, images: Tensor) -> None:
-        """Raise FloatingPointError if the module no longer gives numbers: the last step may have led there."""
+        """Raise FloatingPointError if the module's outputs are not finite: no loss is taken after the last step."""
         device = next(self.module_.parameters(), images).device
         outputs: Any = self.evaluation_step((images.to(device), None))
         if not all(part.isfinite().all() for part in (outputs if isinstance(outputs, tuple) else (outputs,))):
-            raise FloatingPointError(f"what the module gives became infinite or NaN; try a lower lr than {self.lr}")
+            raise FloatingPointError(f"the module's outputs became infinite or NaN; try a lower lr than {self.lr}")
 
     def get_split_datasets(self, X: Any, y: Any = None, **split_params: Any) -> Any:
         """Divide the images by ``train_split``."""
@@ -358,7 +358,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         snapshots.save(lambda: self._state(complete=True))
 
     def _state(self, *, complete: bool) -> dict[str, Any]:
-        """Return all that a training needs to go on after an epoch."""
+        """Return all that a training needs to resume after an epoch."""
         names = [f"{name}_" for name in self._modules + self._criteria + self._optimizers]
         parts = {name: getattr(self, name) for name in [*names, "batch_transform", "loss_reduction"]}
         return {
@@ -384,8 +384,8 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
     @property
     def partial_fit(self) -> Any:
-        """Not there: `fit` trains on with skorch's ``warm_start=True``."""
-        raise AttributeError("ImageClassifier has no partial_fit; with warm_start=True fit trains on")
+        """Not available: with skorch's ``warm_start=True``, `fit` continues the training."""
+        raise AttributeError("ImageClassifier has no partial_fit; with warm_start=True, fit continues the training")
 
     def predict_proba(self, X: ImageData) -> NDArray[np.float64]:
         """Return the probability of each class of ``classes_`` for images shaped like those of `fit`, N x classes.

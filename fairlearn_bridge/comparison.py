@@ -57,10 +57,10 @@ def compare_mitigators(
     Parameters
     ----------
     mitigators : mapping of name to estimator
-        Classifiers and fairlearn-style mitigators, cloned. Each is given what its ``fit`` takes: ``X`` and ``y``,
-        and ``sensitive_features`` (the confounder) and members of `fit_params` by name. fairlearn's own
-        ExponentiatedGradient and ThresholdOptimizer will do. What takes ``sensitive_features`` in prediction, such as
-        the latter, is told the confounder of the test images too, which the others do without.
+        Classifiers and fairlearn-style mitigators, cloned. Each gets what its ``fit`` accepts: ``X`` and ``y``,
+        ``sensitive_features`` (the spurious attribute), and members of `fit_params` by name. fairlearn's own
+        ExponentiatedGradient and ThresholdOptimizer work too. A mitigator that accepts ``sensitive_features`` in
+        prediction, such as the latter, also gets the spurious attribute of the test images; the others do not.
     train, test : Samples
         The training data, and the test data with the groups to report by.
     train_on : mapping of name to Samples, optional
@@ -68,7 +68,7 @@ def compare_mitigators(
     fit_params : mapping, optional
         Further arguments of ``fit``, such as ``region_maps`` or ``validation``.
     reuse : mapping of name to name, optional
-        Mitigators that get the fitted classifier of another as their ``estimator``, frozen, and so need not train it
+        Mitigators that get the fitted classifier of another as their ``estimator``, frozen, instead of training it
         again: ``{"threshold shifted": "original"}``.
     reference : str, optional
         What the differences of `summarize` are taken to; by default the mitigator ``"original"`` where there is one.
@@ -79,14 +79,14 @@ def compare_mitigators(
     confidence_level : float, default=0.95
         Of the intervals.
     n_jobs : int, optional
-        Trainings side by side, through joblib: ``joblib.parallel_config`` chooses another backend, such as Dask's. The
-        results are the same with each; only processes save time, for trainings in threads of one process take turns.
+        Trainings at a time, through joblib: ``joblib.parallel_config`` chooses another backend, such as Dask's. The
+        results are the same with each; only processes save time, since trainings in threads of one process take turns.
     checkpoint_dir : path, optional
-        A folder to keep each training's predictions in as soon as they are there, and the states of those under way:
-        each ``checkpoint_dir`` in a mitigator is set to it, see `ImageClassifier`. A comparison that was stopped,
-        called again with the same mitigators, data and seeds, goes on with what is missing. Mitigators of your own
-        whose code has changed are others, and so are all with other versions of the packages. What could not run is
-        tried again. Labels are then to be numbers or strings.
+        A folder for each training's predictions, written as soon as they are there, and for the states of unfinished
+        trainings: each ``checkpoint_dir`` in a mitigator is set to it, see `ImageClassifier`. An interrupted
+        comparison, called again with the same mitigators, data and seeds, trains only what is missing. If the code of
+        your own mitigators or the version of a package has changed, they are trained again; so are those that failed.
+        Labels must then be numbers or strings.
     show_progress : bool, default=False
         A progress bar on stderr.
 
@@ -98,7 +98,7 @@ def compare_mitigators(
     Warns
     -----
     RuntimeWarning
-        For each training that could not run, with the reason: others are not stopped by it. `summarize` counts under
+        For each training that could not run, with the reason; the others still run. `summarize` counts under
         ``seeds`` the trainings that a mitigator is averaged over.
 
     Raises
@@ -121,8 +121,8 @@ def compare_mitigators(
         show_progress=show_progress,
     )
     for row in trainings[trainings["status"] != "done"].itertuples():
-        told = f"{row.mitigator}, seed {row.seed}: {row.status}: {row.reason}"
-        warnings.warn(told, RuntimeWarning, stacklevel=2)
+        message = f"{row.mitigator}, seed {row.seed}: {row.status}: {row.reason}"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
     if reference is None and "original" in set(predictions["mitigator"]):
         reference = "original"
     table = summarize(
@@ -154,26 +154,26 @@ def fit_mitigators(
     -------
     predictions : DataFrame
         A row a mitigator, seed and test image: ``mitigator``, ``seed``, ``image`` (position), ``target``, ``group``,
-        ``confounder``, ``predicted``, ``score`` (probability of the last class) and, with twins, ``flipped``: whether
-        the prediction changes when only the confounder is toggled.
+        ``confounder``, ``predicted``, ``score`` (probability of the last class) and, with counterfactuals, ``flipped``:
+        whether the prediction changes when only the confounder is toggled.
     trainings : DataFrame
         A row a mitigator and seed: ``status``, "done", "not applicable" or "failed", as where a training has diverged,
         and the ``reason`` of the latter two; ``chosen``, the scheme and quantile, where `AttributionNoiseMitigator` had
         a choice; ``seconds`` of fitting, ``losses``, a list by epoch where the classifier keeps them, and ``git``, the
-        commit of this package that it was done with, also where it was kept then.
+        commit of this package that made it, also where it was read from `checkpoint_dir`.
 
     Raises
     ------
     ValueError
-        If there is no mitigator, a name in `train_on` or `reuse` is none, one that is reused reuses another itself, or
-        there is no seed, or one twice.
+        If there is no mitigator, a name in `train_on` or `reuse` is not a mitigator's, one that is reused reuses
+        another itself, or there is no seed, or one twice.
     TypeError
-        If the data are no `Samples`, or labels are neither numbers nor strings and `checkpoint_dir` is given.
+        If the data are not `Samples`, or labels are neither numbers nor strings where `checkpoint_dir` is given.
     NoneCouldRunError
         If no mitigator could run with any seed.
     OSError, MemoryError
-        As of a full disk, or of memory that others use: no mitigator's failure, which would leave it with fewer seeds
-        than the rest. What `checkpoint_dir` holds is kept, and the same call goes on from there.
+        For example a full disk, or too little memory. They are no mitigator's failure, which would leave it with fewer
+        seeds than the rest. What `checkpoint_dir` holds is kept, and the same call resumes from there.
     """
     train_on, fit_params, reuse = dict(train_on or {}), dict(fit_params or {}), dict(reuse or {})
     if not mitigators or {*train_on, *reuse, *reuse.values()} - set(mitigators):
@@ -210,7 +210,7 @@ def fit_mitigators(
     try:
         found = list(progress_bar(done, total=len(jobs), desc="mitigators", unit="fit", disable=not show_progress))
     except BrokenProcessPool as error:
-        raise ChildProcessError(f"the process of a training was killed, for lack of memory maybe: {error}") from error
+        raise ChildProcessError(f"the process of a training was killed, perhaps for lack of memory: {error}") from error
     results = {(row["mitigator"], row["seed"]): (table, row) for chain in found for table, row in chain}
     ordered = [results[name, seed] for seed in random_states for name in mitigators]
     trainings = pd.DataFrame([row for _, row in ordered])
@@ -228,7 +228,7 @@ def _fit_chain(
     seed: int,
     kept: Snapshots,
 ) -> list[tuple[pd.DataFrame | None, dict[str, Any]]]:
-    """Fit the first mitigator, and the others on top of it; what cannot run does not stop the rest, and is not kept."""
+    """Fit the first mitigator, and the others on top of it; one that fails does not stop the rest, and is not kept."""
     results: list[tuple[pd.DataFrame | None, dict[str, Any]]] = []
     first = None
     # Set in whatever has them: the mitigator, and the classifier in it.
@@ -257,7 +257,7 @@ def _fit_chain(
             first = fitted if first is None else first
         except (OSError, MemoryError):
             raise
-        # Whatever else a mitigator of the user's raises: hours of the others' training are not lost to it.
+        # Whatever else a user's mitigator raises must not cost the hours that the others have trained.
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise MemoryError(f"{name}, seed {seed}: {error}") from error

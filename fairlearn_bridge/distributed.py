@@ -38,7 +38,7 @@ class AcceleratedImageClassifier(AccelerateMixin, ImageClassifier):  # type: ign
     callbacks__print_log__sink: Any
 
     def get_params(self, deep: bool = True, **kwargs: Any) -> dict[str, Any]:
-        """Return the parameters, without what the mixin keeps beside them."""
+        """Return the parameters, without what the mixin adds to them."""
         params: dict[str, Any] = super().get_params(deep, **kwargs)
         params.pop("_wrapped_with_accelerator", None)
         return params
@@ -80,11 +80,11 @@ class AcceleratedImageClassifier(AccelerateMixin, ImageClassifier):  # type: ign
             torch.manual_seed(torch.initial_seed() + self.accelerator.process_index)
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
-        """Take skorch's step; the loss that it tells is the mean over the processes."""
+        """Take skorch's step; the loss that it reports is the mean over the processes."""
         return self._with_mean_loss(super().train_step_single(batch, **fit_params))
 
     def validation_step(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
-        """Take skorch's step; the loss that it tells is the mean over the processes."""
+        """Take skorch's step; the loss that it reports is the mean over the processes."""
         return self._with_mean_loss(super().validation_step(batch, **fit_params))
 
     def _with_mean_loss(self, step: dict[str, Tensor]) -> dict[str, Tensor]:

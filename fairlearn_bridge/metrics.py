@@ -79,7 +79,7 @@ def label(name: str, groups: Mapping[str, str]) -> str:
 
 
 def best(name: str) -> str:
-    """Return which value of a measure is the best, also where it is of a group; empty of what is not known."""
+    """Return which value of a measure, or of a measure of a group, is the best; empty for an unknown measure."""
     of = name.partition("[")[0]
     return MEASURES[of].best if of in MEASURES else ""
 
@@ -134,9 +134,9 @@ def summarize(
     predictions : DataFrame
         From `fit_mitigators`.
     aligned : mapping of class to confounder value
-        From `alignment` of the training data; decides the crossed cells.
+        From `alignment` of the training data; decides which images are bias-conflicting.
     reference : str, optional
-        The mitigator, or the original, that the others are compared with, image by image and seed by seed.
+        The mitigator that the others are compared with, image by image and seed by seed, such as the ERM baseline.
     n_bootstrap, confidence_level
         See `compare_mitigators`.
     random_state : int, NumPy generator or None, default=0
@@ -195,7 +195,7 @@ def check_summary(names: Collection[Any], reference: str | None, n_bootstrap: in
 
 
 def pareto_front(table: pd.DataFrame, less: str = "gap", more: str = "accuracy") -> pd.Series:
-    """Return which mitigators no other beats: none has a gap no larger, an accuracy no lower, and one of them better.
+    """Return which mitigators are not beaten: no other is at least as good in gap and accuracy, and better in one.
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ def pareto_front(table: pd.DataFrame, less: str = "gap", more: str = "accuracy")
     {'original': True, 'mask': True, 'noise': False}
     """
     if missing := {less, more} - set(table.columns.get_level_values(0)):
-        raise ValueError(f"table must have the measures {less} and {more}, it lacks {', '.join(sorted(missing))}")
+        raise ValueError(f"table must have the measures {less} and {more}, missing: {', '.join(sorted(missing))}")
     cost = np.stack([table[less, "mean"].abs(), -table[more, "mean"]], axis=1).astype(float)
     no_worse, better = ((op(cost[None], cost[:, None])) for op in (np.less_equal, np.less))
     beaten = (no_worse.all(2) & better.any(2)).any(1)
@@ -249,8 +249,8 @@ def measure(predictions: pd.DataFrame, *, aligned: Mapping[Any, Any]) -> pd.Seri
         least accuracy of a cell of group and confounder; ``confounder_gap``, the accuracy with minus without the
         confounder within each group, its absolute value averaged over groups; with two classes in training ``auc``, and
         ``crossed_auc``: among images whose confounder is not what goes along with their class in training. No
-        threshold shift changes the last two. With twins, ``flip_rate``: the share of predictions that change when
-        only the confounder is toggled.
+        threshold shift changes the last two. With counterfactuals, ``flip_rate``: the share of predictions that
+        change when only the confounder is toggled.
     """
     values = _measures(predictions, aligned, np.arange(len(predictions))[None])
     return pd.Series({name: float(value[0]) for name, value in values.items()})

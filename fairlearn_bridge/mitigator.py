@@ -48,16 +48,16 @@ SELECTION_QUANTILE = 0.5
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class AttributionNoiseMitigator(Trainer):
-    """Keep a classifier from learning a confounder by perturbing, in training, the regions that tell of it.
+    """Keep a classifier from learning a confounder by perturbing the regions that show it in training.
 
     A region classifier finds where in the images the information about the confounder sits; the most informative
-    pixels are perturbed afresh in each batch; the estimator is trained on that (De Coninck et al. 2024, section 4).
+    pixels are perturbed anew in each batch; the estimator is trained on that (De Coninck et al. 2024, section 4).
     It needs images that are aligned, and a confounder that sits elsewhere than the target: what both need is lost.
 
     Parameters
     ----------
     estimator : ImageClassifier
-        Or any scikit-learn classifier with a parameter ``batch_transform`` like its. It is cloned, never trained.
+        Or any scikit-learn classifier with such a parameter ``batch_transform``. It is cloned, never trained.
     region_classifier : RegionClassifier, optional
         Trained to predict the confounder. By default a `DenseRegionClassifier` is trained on the training images
         themselves, within the classes of y, see `captum_region.training_data.within_class_weights`: plainly trained, it
@@ -70,18 +70,18 @@ class AttributionNoiseMitigator(Trainer):
     quantile : float, sequence of float or "auto", default=0.7
         See `AttributionNoise`. Of several, one is chosen; ``"auto"`` stands for 0.3, 0.5, 0.6, 0.7, 0.8, 0.9 and 1, at
         which nothing is perturbed. Where there is a choice of schemes or quantiles, each is trained on a part of the
-        training images and judged on the rest by `estimate_crossed_auc`, which needs no image of a cell that they lack;
+        training images and judged on the rest by `estimate_crossed_auc`, which needs no image of a cell that has none;
         of those within one standard error of the best, the one that perturbs the fewest pixels is taken.
     noise_std, perturbation, control, transplant_share
         See `AttributionNoise`.
     protect_target : float, default=0
-        Spare pixels that tell of the target: its mean map is subtracted with this weight from the confounder's maps,
+        Spare pixels that show the target: its mean map is subtracted with this weight from the confounder's maps,
         see `fairlearn_bridge.noise.protect`, before the most informative pixels are taken. Above 0 it is the map of a
-        second region classifier, trained to predict `y` within the confounder's values. It raised the crossed
-        AUC of none of CelebA's four confounders by more than 0.01, and lowered that of smiling
+        second region classifier, trained to predict `y` within the confounder's values. It raised the
+        bias-conflicting AUC of none of CelebA's four confounders by more than 0.01, and lowered that of smiling
         (docs/results/mitigation.md).
     target_region_classifier : RegionClassifier, optional
-        That one, if there is one already.
+        The second region classifier, if it is already trained.
     apply_at_predict : bool, default=False
         Perturb also the images given to `predict`, by the general mask. Another method than perturbing in training
         alone: the classifier then never sees the region at all. General schemes of ``mask`` and ``noise`` only.
@@ -90,7 +90,7 @@ class AttributionNoiseMitigator(Trainer):
     validation_fraction : float, default=0.25
         Share of the training images, of each class and confounder's value, to choose by, in (0, 1).
     n_jobs : int, optional
-        Trainings side by side, through joblib, where there is a choice; those in threads of one process take turns.
+        Trainings at a time, through joblib, where there is a choice; those in threads of one process take turns.
     random_state : int, NumPy generator or None, default=None
         Decides the region classifier's training and, if given, the estimator's ``random_state``.
     show_progress : bool, default=False
@@ -165,7 +165,8 @@ class AttributionNoiseMitigator(Trainer):
         y : array-like of shape (N,), or str
             The target's labels. Where X has labels with it, the name of those.
         sensitive_features : array-like of shape (N,) or (N, confounders), or str
-            The confounder, whose information is to be removed; of several, their combination. Or its name, as of `y`.
+            The spurious attribute (confounder), whose information is to be removed; of several, their combination.
+            Or its name, as for `y`.
         sample_weight : array-like of shape (N,), optional
             Handed to the estimator.
         region_maps : array-like, shape (N, rows, cols), or (1, rows, cols) for general schemes, or RegionMaps, optional
@@ -328,10 +329,10 @@ class AttributionNoiseMitigator(Trainer):
 
 
 def _least_within_one_standard_error(selection: pd.DataFrame) -> int:
-    """Return the position of what perturbs least among those that the data cannot tell from the best.
+    """Return the position of the candidate that perturbs least, among those within a standard error of the best.
 
-    Breiman et al. 1984, *Classification and Regression Trees*, section 3.4.3: what perturbs more also takes more of the
-    target.
+    Breiman et al. 1984, *Classification and Regression Trees*, section 3.4.3. Perturbing more also
+    removes more of the target.
     """
     best = selection.iloc[int(selection["crossed_auc"].argmax())]
     as_good = selection[selection["crossed_auc"] >= best["crossed_auc"] - best["standard_error"]]

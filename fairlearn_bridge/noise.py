@@ -94,7 +94,7 @@ def quantile_mask(pixel_map: Tensor | NDArray[np.floating[Any]], quantile: float
 
 
 def protect(pixel_maps: Tensor, target_map: Tensor, weight: float = 1.0) -> Tensor:
-    """Return maps that are high where much is told of the confounder and little of the target.
+    """Return maps that are high where there is much information about the confounder and little about the target.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ def protect(pixel_maps: Tensor, target_map: Tensor, weight: float = 1.0) -> Tens
 def shift_elsewhere(mask: Tensor) -> tuple[int, int]:
     """Return the circular shift, in rows and columns, that takes `mask` where it overlaps itself least.
 
-    Of equally good shifts the shortest is taken. For a control: the same shape and area over other pixels.
+    Among equally good shifts, the shortest. For a control: the same shape and area over other pixels.
 
     Parameters
     ----------
@@ -155,10 +155,10 @@ class AttributionNoise:
     A scheme is a reach and a perturbation. The reach: ``general`` takes the mean map of all images, so that the same
     pixels change in each; ``specific`` takes each image's own map. The perturbation: ``mask`` greys out, ``noise``
     adds Gaussian noise (both De Coninck et al. 2024, section 4.1), ``transplant`` replaces the pixels, with soft
-    edges, by those of another training image, in half of the images of each batch. The other is drawn so that within
-    each class all values of the confounder become as frequent, as far as that share allows: one of the same class if it
-    has an image with that value, else of any. A specific transplant takes the pixels of both images' masks: those that
-    show what is to go, and those that show what is to come.
+    edges, by those of another training image, in half of the images of each batch. That image is drawn so that within
+    each class all values of the confounder become equally frequent, as far as that share allows: from the same class
+    if it has an image with that value, else from any. A specific transplant takes the pixels of both images'
+    masks: where the old value shows, and where the new one will.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ class AttributionNoise:
         bool mask, N x 1 x H x W, and the generator to draw from. The scheme then decides the reach alone.
     control : {"elsewhere", "random"}, optional
         Change other pixels than those found, as many of them: ``elsewhere`` moves the masks, as they are, to where the
-        mean mask overlaps itself least, ``random`` scatters them. What does no worse than these needs no map.
+        mean mask overlaps itself least, ``random`` scatters them. Where these do as well, the map adds nothing.
     transplant_share : float, default=0.5
         Share of the images of a batch that get a transplant, in [0, 1].
     edge : float, default=1/64

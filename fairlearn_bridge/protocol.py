@@ -1,4 +1,4 @@
-"""confounded_split: training images in which a confounder goes along with the target, test images in which not."""
+"""confounded_split: training images in which a confounder goes with the target, test images in which it does not."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class ConfoundedSplit:
         Training set in which the confounder goes along with the target.
     balanced : ndarray of int
         Training set of equal size, each target class half with and half without the confounder as far as the images
-        allow: the control that has what the biased set lacks.
+        allow: the control without the bias.
     validation : ndarray of int
-        As many images of each cell, in no other set; what a control that needs balanced data is tuned on.
+        As many images of each cell, in no other set; for tuning a control that needs balanced data.
     test : ndarray of int
         As many images of each cell, in no other set.
     counts : DataFrame
@@ -74,9 +74,9 @@ def confounded_split(
     Parameters
     ----------
     target : array-like of bool, shape (N,)
-        What is to be classified (Male). Of a Series, the name stands in messages.
+        What is to be classified (Male). Messages use the name of a Series.
     confounder : array-like of bool, shape (N,)
-        What goes along with it in the biased set (Blond_Hair).
+        The spurious attribute, which goes with it in the biased set (Blond_Hair).
     train_size : int or None, default=6000
         Images of either training set, rounded to whole cells. None takes as many as the images allow, 6000 at most.
     shares : mapping of (target, confounder) to float, optional
@@ -107,8 +107,8 @@ def confounded_split(
     Warns
     -----
     UserWarning
-        If a cell is too small for a balanced training set. The rest of its class fills up, as in the paper (54/46 for
-        blond men).
+        If a cell is too small for a balanced training set. The rest of its class makes up for it, as in the paper
+        (54/46 for blond men).
 
     Examples
     --------
@@ -188,7 +188,7 @@ class _Draw:
         for cell, size in sizes.items():
             images = np.flatnonzero(pool & self.members[cell])
             if not 0 <= size <= len(images):
-                raise ValueError(f"{argument} asks for {size} images with {self.named(cell)}, there are {len(images)}")
+                raise ValueError(f"{argument} needs {size} images with {self.named(cell)}, there are {len(images)}")
             chosen.append(self.generator.choice(images, size, replace=False))
         return self.generator.permutation(np.concatenate(chosen)).astype(np.intp)
 
@@ -204,7 +204,7 @@ class _Draw:
             if abs(with_it - without) > 1 or with_it + without < size:
                 warnings.warn(
                     f"the balanced training set is not quite balanced: of {self.names[0]}={value} it has {with_it} "
-                    f"images with {self.names[1]} and {without} without, where {size} were to be",
+                    f"images with {self.names[1]} and {without} without, where {size} were wanted",
                     stacklevel=3,
                 )
         return self.cells("train_size", pool, sizes)

@@ -1,4 +1,4 @@
-"""Samples: images with their target, confounder and groups."""
+"""Samples: images with their target, spurious attribute and groups."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ class Samples:
     y : array-like of shape (N,)
         The target's labels.
     confounder : array-like of shape (N,)
+        The spurious attribute.
     groups : array-like of shape (N,), optional
         The groups of the report (gender); by default `y`, as in De Coninck et al. 2024, where gender is the target.
     twins : ndarray or Tensor like X, optional
-        The same images with only the confounder toggled.
+        The counterfactuals: the same images with only the confounder toggled.
 
     Raises
     ------
     ValueError
-        If the lengths differ, or labels, confounder or groups are continuous, or missing of an image.
+        If the lengths differ, or labels, confounder or groups are continuous, or some are missing.
     """
 
     X: ImageData

@@ -18,12 +18,12 @@ def check_scheme(scheme: str) -> None:
 
 
 def scheme_parameters(text: str) -> dict[str, Any]:
-    """Return the parameters of `AttributionNoiseMitigator` that a scheme, with what stands behind its @, stands for.
+    """Return the parameters of `AttributionNoiseMitigator` that a scheme, with what follows its @, stands for.
 
     Raises
     ------
     ValueError
-        If there is no such scheme, or what stands behind @ is not known or does not go with it.
+        If there is no such scheme, or what follows @ is unknown or does not go with it.
 
     Examples
     --------
@@ -47,8 +47,7 @@ def scheme_parameters(text: str) -> dict[str, Any]:
     if suffix == "auto":
         return {"scheme": scheme, "quantile": "auto"}
     raise ValueError(
-        f"schemes may have @auto, @{', @'.join(CONTROLS)} behind them, and {' and '.join(AT_PREDICT)} @predict, "
-        f"got {text!r}"
+        f"schemes may end in @auto, @{', @'.join(CONTROLS)}, and {' and '.join(AT_PREDICT)} in @predict, got {text!r}"
     )
 
 

@@ -1,4 +1,4 @@
-"""How well a classifier would do on images that the training data lack, estimated from held-out ones of the others."""
+"""How well a classifier would do on images missing from the training data, estimated from held-out ones."""
 
 from __future__ import annotations
 
@@ -57,17 +57,17 @@ def estimate_crossed_auc(
     min_images: int = 10,
     random_state: RandomState = None,
 ) -> CrossedAUC:
-    """Estimate the area under the ROC curve among images whose confounder is not what goes along with their class.
+    """Estimate the bias-conflicting AUC: among images whose confounder is not the one that goes with their class.
 
-    Biased data hold few such images or, in the protocol of De Coninck et al. 2024, of one class none (no blond man).
+    Biased data hold few such images or, in the protocol of De Coninck et al. 2024, none of one class (no blond man).
     What the classifier would say of them is estimated by differences: into an image of that class, without the
-    confounder, the region of an image that has it is transplanted, and that of one that lacks it, both donors of one
+    confounder, the region of an image with it is transplanted, and that of an image without it, both donors from one
     other class. The difference of the two answers, in log-probabilities, is the confounder's effect, since what the
     donors' class and the transplant itself do is in both; it is added to the answer to the untouched image.
 
-    It sees what the confounder does within the mask, as donors of another class show it. Where images of the lacking
-    cell differ in other ways too, or answers are so sure that they cannot become surer, it is too hopeful; it is made
-    to compare classifiers, not to report how good one is.
+    It sees what the confounder does within the mask, as donors of another class show it. Where images of the missing
+    cell differ in other ways too, or answers are already close to 0 or 1, it is too optimistic: use it to compare
+    classifiers, not to report how good one is.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def estimate_crossed_auc(
         values.
     """
     if absent := set(classifier.classes_) - set(held_out.y):
-        raise ValueError(f"held_out must hold images of every class, it has none of {', '.join(map(str, absent))}")
+        raise ValueError(f"held_out must hold images of every class, missing: {', '.join(map(str, absent))}")
     generator = np.random.default_rng(draw_seed(random_state))
     answers = _log_probability(classifier, held_out.X)
     code = np.searchsorted(classifier.classes_, held_out.y)

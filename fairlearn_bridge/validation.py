@@ -1,4 +1,4 @@
-"""What the estimators take: X as images or as rows of features, labels and sensitive features of any kind."""
+"""What the estimators accept: X as images or as rows of features, labels and sensitive features of any kind."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def check_sensitive(values: Any, count: int, *, least: int = 1) -> NDArray[Any]:
     Raises
     ------
     ValueError
-        If they are not `count`, some are missing or infinite, or they are no classes.
+        If they are not `count`, some are missing or infinite, or they are not classes.
     """
     name = "sensitive_features"
     values = values.numpy(force=True) if isinstance(values, Tensor) else values

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class NotApplicableError(ValueError):
-    """A mitigator cannot do anything with these training data; the message says why."""
+    """A mitigator cannot work with these training data; the message says why."""
 
 
 def labels_of(X: ImageData, y: ArrayLike, *, name: str = "y") -> tuple[ImageData, NDArray[Any]]:

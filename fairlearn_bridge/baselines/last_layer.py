@@ -1,4 +1,4 @@
-"""Mitigators that train as usual, then the last layer anew."""
+"""Mitigators that train as usual, then retrain the last layer."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def last_features(classifier: ImageClassifier, X: ImageData) -> NDArray[np.float
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class LastLayerRetraining(Mitigator):
-    """Train as usual, then the last layer anew, on as many images of each cell of class and sensitive feature.
+    """Train as usual, then retrain the last layer on equally many images of each cell of class and sensitive feature.
 
     Deep feature reweighting (Kirichenko, Izmailov, Wilson, "Last Layer Re-Training is Sufficient for Robustness to
     Spurious Correlations", ICLR 2023), on the training images themselves (their DFR-Tr): the mean of several logistic
@@ -116,15 +116,15 @@ class LastLayerRetraining(Mitigator):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class EmbeddingCorrelationRemoval(Mitigator):
-    """Train as usual, then the last layer anew on an embedding that the sensitive feature is not correlated with.
+    """Train as usual, then retrain the last layer on an embedding uncorrelated with the sensitive feature.
 
     fairlearn's ``CorrelationRemover`` on what goes into the last linear layer, standardised: each feature less its
     linear regression on the sensitive feature, value by value. In training data where class and sensitive feature go
     together this takes from the embedding what the two share, and so some of the class.
 
-    What is taken from an image depends on its own sensitive feature, so prediction wants it too. An image of which it
-    is not known counts as the training images' mean: nothing is taken from it, and what its embedding shows of the
-    sensitive feature reaches the new layer, which has never seen any.
+    What is taken from an image depends on its own sensitive feature, so prediction wants it too. Where it is
+    not known, the mean of the training images stands in: nothing is taken from the image, and what its embedding shows
+    of the sensitive feature reaches the new layer, which has never seen any.
 
     Parameters
     ----------
@@ -210,7 +210,7 @@ class EmbeddingCorrelationRemoval(Mitigator):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class AdversarialLastLayer(Mitigator):
-    """Train as usual, then the last layer anew against an adversary that reads the sensitive feature off its output.
+    """Train as usual, then retrain the last layer against an adversary that predicts the sensitive feature from it.
 
     Zhang, Lemoine, Mitchell, "Mitigating Unwanted Biases with Adversarial Learning", AIES 2018, by fairlearn's
     ``AdversarialFairnessClassifier`` on what goes into the last linear layer, standardised; both the new layer and the
@@ -221,8 +221,8 @@ class AdversarialLastLayer(Mitigator):
     estimator : ImageClassifier
         Cloned and trained. Its module has an ``nn.Linear`` as its last.
     constraints : {"equalized_odds", "demographic_parity"}, default="equalized_odds"
-        Whether the adversary is told the class, and so finds only what the output says of the sensitive feature
-        within a class. Where class and sensitive feature go together, demographic parity forbids to tell the class.
+        Whether the adversary gets the class, and so finds only what the output says about the sensitive feature
+        within a class. Where class and sensitive feature go together, demographic parity forbids predicting the class.
     alpha : float, default=1.0
         How much the adversary's loss counts.
     epochs, batch_size, lr : int, int, float, default=50, 128 and 1e-3

@@ -1,4 +1,4 @@
-"""Mitigators that train a second time: on more of what was got wrong, without what was looked at."""
+"""Mitigators that train a second time: with more weight on mistakes, or without the pixels that were used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class JTT(Mitigator):
-    """Just train twice: train shortly, then again with those weighed more that were got wrong.
+    """Just train twice: train briefly, then again with more weight on the images that were classified wrong.
 
     Liu et al., "Just Train Twice: Improving Group Robustness without Training Group Information", ICML 2021. It needs
     no sensitive feature, but what it upweighs are mistakes on the training images: where the first training makes
@@ -69,11 +69,11 @@ class JTT(Mitigator):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class MaskTune(Mitigator):
-    """Train, hide what the classifier looks at most, and train on a little: it must find something else.
+    """Train, hide the pixels that the classifier uses most, and train a little more: it must use something else.
 
     Taghanaki et al., "MaskTune: Mitigating Spurious Correlations by Forcing to Explore", NeurIPS 2022. What it looks at
     is Captum's LayerGradCam of the last convolution, where it lies two standard deviations above the image's mean. It
-    needs no sensitive feature, and hides the target's own region as gladly as the confounder's.
+    needs no sensitive feature, and hides the target's own region as readily as the spurious attribute's.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ class MaskTune(Mitigator):
     tune_lr: float | None = None
 
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike | None = None) -> MaskTune:
-        """Train, mask, train on; the sensitive features are not used.
+        """Train, mask, continue training; the sensitive features are not used.
 
         Raises
         ------

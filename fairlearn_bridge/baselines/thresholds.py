@@ -26,9 +26,9 @@ def _recall_gap(y_true: NDArray[Any], y_pred: NDArray[Any]) -> float:
 class ThresholdShift(Mitigator):
     """A binary classifier, not mitigated, whose threshold is moved until both classes are recognised equally well.
 
-    The control for every claim of a smaller gap: accuracy by class can be equalised by the threshold alone, with no
-    less use of the confounder. It needs validation data in which target and confounder are independent, which the
-    mitigators do without.
+    The control for every claim of a smaller gap: accuracy by class can be equalised by the threshold alone, without
+    using the confounder less. It needs validation data in which target and confounder are independent, which the
+    mitigators do not.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class ThresholdShift(Mitigator):
         Raises
         ------
         ValueError
-            If y has more than two classes, or the validation data lack one.
+            If y has more than two classes, or the validation data only one.
         """
         X, labels = labels_of(X, y)
         X_valid, valid_labels = labels_of(*validation, name="validation labels")

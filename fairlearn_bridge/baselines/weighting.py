@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Reweighing(Mitigator):
-    """Weigh each image so that class and sensitive feature are independent in the training data.
+    """Weight each image so that class and sensitive feature are independent in the training data.
 
     Kamiran, Calders, "Data preprocessing techniques for classification without discrimination", Knowledge and
     Information Systems 33, 2012: P(y) P(s) / P(y, s), of its own class y and sensitive feature s. An empty cell has no
@@ -51,9 +51,9 @@ class Reweighing(Mitigator):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class BalancedResampling(Mitigator):
-    """Train on as many images of each cell of class and sensitive feature, N in all.
+    """Train on equally many images of each cell of class and sensitive feature, N in all.
 
-    Of a cell that has too few, images are drawn again.
+    Images of a cell with too few are drawn repeatedly.
 
     Parameters
     ----------
