@@ -54,9 +54,9 @@ def build_arms(config: ExperimentConfig, classifier: Any, quantiles: Sequence[fl
         ),
     }
     for name in config.others:
-        make, sentence, on_original = OTHERS[name]
-        sentence = sentence.format(target=config.target, confounder=config.confounder)
-        arms[name] = Arm(make(base), "mitigator", sentence, on_original)
+        other = OTHERS[name]
+        sentence = other.sentence.format(target=config.target, confounder=config.confounder)
+        arms[name] = Arm(other.make(base), "mitigator", sentence, other.on_original)
     schemes = config.schemes
     if quantiles is None and "@" not in schemes[0] and not is_automatic(schemes[0]):
         schemes = (*(f"{schemes[0]}@{control}" for control in CONTROLS), *schemes)

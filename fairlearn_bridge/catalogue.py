@@ -13,14 +13,19 @@ if TYPE_CHECKING:
 
 
 class Other(NamedTuple):
-    """A published mitigator: how it is made from the target classifier, and a sentence about it.
+    """A published mitigator: the name of its class here, or a function that makes it, and a sentence about it.
 
     With `on_original` it leaves the training of the network as it is, and gets the fitted ERM baseline.
     """
 
-    make: Callable[[ImageClassifier], Any]
+    mitigator: str | Callable[[ImageClassifier], Any]
     sentence: str
     on_original: bool = False
+
+    def make(self, base: ImageClassifier) -> Any:
+        """Return the mitigator of a target classifier; its class is imported now, as --help need not wait for torch."""
+        make = getattr(fairlearn_bridge, self.mitigator) if isinstance(self.mitigator, str) else self.mitigator
+        return make(base)
 
 
 def _threshold_optimizer(base: ImageClassifier) -> Any:
@@ -35,40 +40,30 @@ def _exponentiated_gradient(base: ImageClassifier) -> Any:
     return ExponentiatedGradient(base, EqualizedOdds(), max_iter=5)
 
 
-# Each class is imported when it is made: a command's --help, which lists the names, need not wait for torch.
 OTHERS = {
-    "reweighing": Other(
-        lambda base: fairlearn_bridge.Reweighing(base),
-        "Weights each training image so that {target} and {confounder} are independent.",
-    ),
+    "reweighing": Other("Reweighing", "Weights each training image so that {target} and {confounder} are independent."),
     "resampling": Other(
-        lambda base: fairlearn_bridge.BalancedResampling(base),
-        "Draws equally many training images of each cell, those of small cells repeatedly.",
+        "BalancedResampling", "Draws equally many training images of each cell, those of small cells repeatedly."
     ),
-    "group_dro": Other(
-        lambda base: fairlearn_bridge.GroupDRO(base), "Minimises the loss of the worst group (GroupDRO)."
-    ),
+    "group_dro": Other("GroupDRO", "Minimises the loss of the worst group (GroupDRO)."),
     "jtt": Other(
-        lambda base: fairlearn_bridge.JTT(base),
-        "Trains briefly, then again with more weight on the mistakes (JTT), without using {confounder}.",
+        "JTT", "Trains briefly, then again with more weight on the mistakes (JTT), without using {confounder}."
     ),
     "last_layer": Other(
-        lambda base: fairlearn_bridge.LastLayerRetraining(base),
-        "Retrains the last layer on equally many images of each cell (DFR).",
-        on_original=True,
+        "LastLayerRetraining", "Retrains the last layer on equally many images of each cell (DFR).", on_original=True
     ),
     "masktune": Other(
-        lambda base: fairlearn_bridge.MaskTune(base),
+        "MaskTune",
         "Continues training with the pixels hidden that Grad-CAM marks (MaskTune), without using {confounder}.",
     ),
     "correlation_remover": Other(
-        lambda base: fairlearn_bridge.EmbeddingCorrelationRemoval(base),
+        "EmbeddingCorrelationRemoval",
         "Retrains the last layer on an embedding without its correlation with {confounder} (fairlearn's "
         "CorrelationRemover), which it also needs in prediction.",
         on_original=True,
     ),
     "adversarial": Other(
-        lambda base: fairlearn_bridge.AdversarialLastLayer(base),
+        "AdversarialLastLayer",
         "Retrains the last layer against an adversary that predicts {confounder} from its output (fairlearn's).",
         on_original=True,
     ),

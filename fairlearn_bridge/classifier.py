@@ -414,9 +414,9 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         return np.asarray(likeliest if _is_checked(X) else self.classes_[likeliest])
 
     def get_params(self, deep: bool = True, **kwargs: Any) -> dict[str, Any]:
-        """Return the parameters, without the list that skorch keeps of some of their names."""
+        """Return the parameters, without what skorch keeps among them for its own use."""
         params = super().get_params(deep, **kwargs)
-        return {name: value for name, value in params.items() if name != "_params_to_validate"}
+        return {name: value for name, value in params.items() if not name.startswith("_")}
 
     # What follows adapts skorch's loop.
 

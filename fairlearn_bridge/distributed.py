@@ -37,12 +37,6 @@ class AcceleratedImageClassifier(AccelerateMixin, ImageClassifier):  # type: ign
     _criteria: list[str]
     callbacks__print_log__sink: Any
 
-    def get_params(self, deep: bool = True, **kwargs: Any) -> dict[str, Any]:
-        """Return the parameters, without what the mixin adds to them."""
-        params: dict[str, Any] = super().get_params(deep, **kwargs)
-        params.pop("_wrapped_with_accelerator", None)
-        return params
-
     def _initialize_accelerator(self) -> Any:
         # accelerate would wrap a criterion in DistributedDataParallel too, which refuses one that has no weights.
         every = self._criteria

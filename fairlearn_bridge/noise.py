@@ -253,7 +253,7 @@ class AttributionNoise:
             flat = self.mask_.flatten(1).cpu().numpy()
             self.mask_ = torch.from_numpy(generator.permuted(flat, axis=1)).view(self.mask_.shape)
         self.donors_ = None
-        if self._kind == "transplant" and self.perturbation is None:
+        if self.scheme.endswith("_transplant") and self.perturbation is None:
             if images is None or confounder is None:
                 raise ValueError(f"images and confounder must be given for {self.scheme}: they are its donors")
             images = check_images(images)
@@ -265,10 +265,6 @@ class AttributionNoise:
                 raise ValueError(f"labels must have {len(images)} values, one an image, got {classes.shape}")
             self.donors_ = _Donors(images, classes, code, self.transplant_share)
         return self
-
-    @property
-    def _kind(self) -> str:
-        return self.scheme.split("_")[1]
 
     def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
         """Perturb a batch; what is random is drawn anew in each call.
@@ -290,15 +286,15 @@ class AttributionNoise:
         mask = self._masks(index, images.device)
         if self.perturbation is not None:
             return self.perturbation(images, mask, generator)
-        if self._kind == "mask":
+        if self.scheme.endswith("_mask"):
             return grey_out(images, mask, generator)
-        if self._kind == "noise":
+        if self.scheme.endswith("_noise"):
             return additive_noise(images, mask, generator, std=self.noise_std)
         assert self.donors_ is not None
         donor = self.donors_.draw(index, generator)
         mask = mask | self._masks(donor, images.device)
         chosen = torch.rand(len(images), generator=generator, device=images.device) < self.transplant_share
-        donors = self.donors_.take(donor).to(images)
+        donors = as_floats(take(self.donors_.images, donor.numpy())).to(images)
         return transplant(images, donors, mask & chosen[:, None, None, None], edge=self.edge)
 
     def _masks(self, index: Tensor, device: torch.device) -> Tensor:
@@ -332,7 +328,3 @@ class _Donors:
         pools = [self.pools[c][v] for c, v in zip(classes.tolist(), values.tolist(), strict=True)]
         drawn = [pool[int(where * len(pool))] for pool, where in zip(pools, chance.tolist(), strict=True)]
         return torch.tensor(np.array(drawn, dtype=np.int64))
-
-    def take(self, index: Tensor) -> Tensor:
-        """Return the images at `index`, in [0, 1]."""
-        return as_floats(take(self.images, index.numpy()))

@@ -38,17 +38,16 @@ def scheme_parameters(text: str) -> dict[str, Any]:
         return {"scheme": "auto", "quantile": "auto"}
     scheme, at, suffix = text.partition("@")
     check_scheme(scheme)
-    if not at:
-        return {"scheme": scheme}
-    if suffix == "predict" and scheme in AT_PREDICT:
-        return {"scheme": scheme, "apply_at_predict": True}
-    if suffix in CONTROLS:
-        return {"scheme": scheme, "control": suffix}
-    if suffix == "auto":
-        return {"scheme": scheme, "quantile": "auto"}
-    raise ValueError(
-        f"schemes may end in @auto, @{', @'.join(CONTROLS)}, and {' and '.join(AT_PREDICT)} in @predict, got {text!r}"
-    )
+    known: dict[str, dict[str, Any]] = {"": {}, "@auto": {"quantile": "auto"}}
+    known |= {f"@{control}": {"control": control} for control in CONTROLS}
+    if scheme in AT_PREDICT:
+        known["@predict"] = {"apply_at_predict": True}
+    if at + suffix not in known:
+        raise ValueError(
+            f"schemes may end in @auto, @{', @'.join(CONTROLS)}, and {' and '.join(AT_PREDICT)} in @predict, "
+            f"got {text!r}"
+        )
+    return {"scheme": scheme} | known[at + suffix]
 
 
 def is_automatic(scheme: str) -> bool:

@@ -28,8 +28,7 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf, *, i
     """Raise ValueError if a parameter is not a finite number from `low` to `high`, or between them with `inside`."""
     is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     if not (is_number and math.isfinite(value) and (low < value < high if inside else low <= value <= high)):
-        open_left, open_right = inside, inside or high == math.inf
-        interval = f"{'(' if open_left else '['}{low}, {high}{')' if open_right else ']'}"
+        interval = f"{'(' if inside else '['}{low}, {high}{')' if inside or high == math.inf else ']'}"
         raise ValueError(f"{name} must be a number in {interval}, got {value!r}")
 
 
