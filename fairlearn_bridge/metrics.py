@@ -94,6 +94,18 @@ def signed_gap(y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: Arra
 
     With groups False and True of Male: above 0 where women are classified better.
 
+    Parameters
+    ----------
+    y_true, y_pred : array-like of shape (N,)
+        Labels and predictions.
+    sensitive_features : array-like of shape (N,)
+        The groups.
+
+    Returns
+    -------
+    float
+        In [-1, 1].
+
     Raises
     ------
     ValueError
@@ -155,6 +167,11 @@ def summarize(
     ------
     ValueError
         If `confidence_level` or `n_bootstrap` is out of range, or there is no such reference.
+
+    See Also
+    --------
+    measure : The measures of one mitigator and seed.
+    pareto_front : Which mitigators are not beaten.
     """
     by_name = dict(list(predictions.groupby("mitigator", sort=False)))
     check_summary(by_name, reference, n_bootstrap, confidence_level)
@@ -241,6 +258,13 @@ def metric_frame(predictions: pd.DataFrame) -> MetricFrame:
 
 def measure(predictions: pd.DataFrame, *, aligned: Mapping[Any, Any]) -> pd.Series:
     """Measure the predictions of one mitigator and seed.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        Rows of one mitigator and seed, from `fit_mitigators`.
+    aligned : mapping of class to confounder value
+        See `summarize`.
 
     Returns
     -------

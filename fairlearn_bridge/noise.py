@@ -24,7 +24,19 @@ Perturbation = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 
 def grey_out(images: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor:
-    """Return `images` with 0.5, mid grey, where `mask` is True (De Coninck et al. 2024, section 4.1)."""
+    """Return `images` with 0.5, mid grey, where `mask` is True (De Coninck et al. 2024, section 4.1).
+
+    Parameters
+    ----------
+    images : Tensor, shape (N, C, height, width)
+    mask : bool Tensor, shape (N or 1, 1, height, width)
+    generator : torch.Generator
+        Not used.
+
+    See Also
+    --------
+    additive_noise, transplant : The other perturbations.
+    """
     return torch.where(mask, 0.5, images)
 
 
@@ -33,6 +45,15 @@ def additive_noise(images: Tensor, mask: Tensor, generator: torch.Generator, *, 
 
     De Coninck et al. 2024, section 4.1. Their code added it to normalised images and then clipped whole images,
     which also blackened all that was darker than the mean; this touches the mask alone.
+
+    Parameters
+    ----------
+    images : Tensor, shape (N, C, height, width)
+        Floats in [0, 1].
+    mask : bool Tensor, shape (N or 1, 1, height, width)
+    generator : torch.Generator
+        Draws the noise; on the device of `images`.
+    std : float, default=0.5
     """
     noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
     return torch.where(mask, (images + std * noise).clamp(0, 1), images)

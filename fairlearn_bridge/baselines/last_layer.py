@@ -53,8 +53,7 @@ def last_features(classifier: ImageClassifier, X: ImageData) -> NDArray[np.float
 class LastLayerRetraining(Mitigator):
     """Train as usual, then retrain the last layer on equally many images of each cell of class and sensitive feature.
 
-    Deep feature reweighting (Kirichenko, Izmailov, Wilson, "Last Layer Re-Training is Sufficient for Robustness to
-    Spurious Correlations", ICLR 2023), on the training images themselves (their DFR-Tr): the mean of several logistic
+    Deep feature reweighting, on the training images themselves (the authors' DFR-Tr): the mean of several logistic
     regressions of what goes into the last linear layer, each on its own balanced draw.
 
     Parameters
@@ -74,6 +73,15 @@ class LastLayerRetraining(Mitigator):
         The regressions.
     estimator_ : ImageClassifier
         The fitted classifier, its own last layer as first trained.
+
+    See Also
+    --------
+    EmbeddingCorrelationRemoval, AdversarialLastLayer : Retrain the last layer in other ways.
+
+    References
+    ----------
+    Kirichenko, Izmailov, Wilson, "Last Layer Re-Training is Sufficient for Robustness to Spurious Correlations", ICLR
+    2023.
     """
 
     draws: int = 10
@@ -82,6 +90,17 @@ class LastLayerRetraining(Mitigator):
 
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> LastLayerRetraining:
         """Train the classifier, then the heads.
+
+        Parameters
+        ----------
+        X, y
+            As in `ImageClassifier.fit`.
+        sensitive_features : array-like of shape (N,) or (N, features), or str
+            The spurious attribute; of several columns, their combination.
+
+        Returns
+        -------
+        self
 
         Raises
         ------
@@ -154,6 +173,17 @@ class EmbeddingCorrelationRemoval(Mitigator):
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> EmbeddingCorrelationRemoval:
         """Train the classifier, fit the remover, train the new layer.
 
+        Parameters
+        ----------
+        X, y
+            As in `ImageClassifier.fit`.
+        sensitive_features : array-like of shape (N,) or (N, features), or str
+            The spurious attribute; of several columns, their combination.
+
+        Returns
+        -------
+        self
+
         Raises
         ------
         ValueError
@@ -212,9 +242,8 @@ class EmbeddingCorrelationRemoval(Mitigator):
 class AdversarialLastLayer(Mitigator):
     """Train as usual, then retrain the last layer against an adversary that predicts the sensitive feature from it.
 
-    Zhang, Lemoine, Mitchell, "Mitigating Unwanted Biases with Adversarial Learning", AIES 2018, by fairlearn's
-    ``AdversarialFairnessClassifier`` on what goes into the last linear layer, standardised; both the new layer and the
-    adversary are linear.
+    fairlearn's ``AdversarialFairnessClassifier`` on what goes into the last linear layer, standardised; both the new
+    layer and the adversary are linear.
 
     Parameters
     ----------
@@ -238,6 +267,10 @@ class AdversarialLastLayer(Mitigator):
         The new last layer; with two classes it has one output, the logit of the second.
     estimator_ : ImageClassifier
         The fitted classifier, its own last layer as first trained.
+
+    References
+    ----------
+    Zhang, Lemoine, Mitchell, "Mitigating Unwanted Biases with Adversarial Learning", AIES 2018.
     """
 
     constraints: str = "equalized_odds"
@@ -249,6 +282,17 @@ class AdversarialLastLayer(Mitigator):
 
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> AdversarialLastLayer:
         """Train the classifier, then the new layer against the adversary.
+
+        Parameters
+        ----------
+        X, y
+            As in `ImageClassifier.fit`.
+        sensitive_features : array-like of shape (N,) or (N, features), or str
+            The spurious attribute; of several columns, their combination.
+
+        Returns
+        -------
+        self
 
         Raises
         ------

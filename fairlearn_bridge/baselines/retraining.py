@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 class JTT(Mitigator):
     """Just train twice: train briefly, then again with more weight on the images that were classified wrong.
 
-    Liu et al., "Just Train Twice: Improving Group Robustness without Training Group Information", ICML 2021. It needs
-    no sensitive feature, but what it upweighs are mistakes on the training images: where the first training makes
-    none, it is the estimator itself.
+    It needs no sensitive feature, but what it upweights are mistakes on the training images: if the first training
+    makes none, the result is the plain estimator.
 
     Parameters
     ----------
@@ -44,6 +43,14 @@ class JTT(Mitigator):
     is_wrong_ : ndarray of bool, shape (N,)
     estimator_ : ImageClassifier
         The classifier of the second training.
+
+    See Also
+    --------
+    MaskTune : Needs no sensitive feature either.
+
+    References
+    ----------
+    Liu et al., "Just Train Twice: Improving Group Robustness without Training Group Information", ICML 2021.
     """
 
     first_epochs: int = 2
@@ -51,6 +58,17 @@ class JTT(Mitigator):
 
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike | None = None) -> JTT:
         """Train twice; the sensitive features are not used.
+
+        Parameters
+        ----------
+        X, y
+            As in `ImageClassifier.fit`.
+        sensitive_features : array-like of shape (N,) or (N, features), or str, optional
+            Not used.
+
+        Returns
+        -------
+        self
 
         Raises
         ------
@@ -71,9 +89,8 @@ class JTT(Mitigator):
 class MaskTune(Mitigator):
     """Train, hide the pixels that the classifier uses most, and train a little more: it must use something else.
 
-    Taghanaki et al., "MaskTune: Mitigating Spurious Correlations by Forcing to Explore", NeurIPS 2022. What it looks at
-    is Captum's LayerGradCam of the last convolution, where it lies two standard deviations above the image's mean. It
-    needs no sensitive feature, and hides the target's own region as readily as the spurious attribute's.
+    What it uses is where Captum's LayerGradCam of the last convolution lies two standard deviations above the image's
+    mean. It needs no sensitive feature, and hides the target's own region as readily as the spurious attribute's.
 
     Parameters
     ----------
@@ -90,6 +107,14 @@ class MaskTune(Mitigator):
         What was hidden: those pixels were 0 in the second training.
     estimator_ : ImageClassifier
         The fitted classifier.
+
+    See Also
+    --------
+    AttributionNoiseMitigator : Hides what region maps mark, which need no trained classifier.
+
+    References
+    ----------
+    Taghanaki et al., "MaskTune: Mitigating Spurious Correlations by Forcing to Explore", NeurIPS 2022.
     """
 
     tune_epochs: int = 1
@@ -97,6 +122,17 @@ class MaskTune(Mitigator):
 
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike | None = None) -> MaskTune:
         """Train, mask, continue training; the sensitive features are not used.
+
+        Parameters
+        ----------
+        X, y
+            As in `ImageClassifier.fit`.
+        sensitive_features : array-like of shape (N,) or (N, features), or str, optional
+            Not used.
+
+        Returns
+        -------
+        self
 
         Raises
         ------

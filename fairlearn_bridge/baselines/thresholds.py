@@ -47,6 +47,17 @@ class ThresholdShift(Mitigator):
     def fit(self, X: ImageData, y: ArrayLike, *, validation: tuple[ImageData, ArrayLike]) -> ThresholdShift:
         """Train on X and y, then choose the threshold on the validation images and labels.
 
+        Parameters
+        ----------
+        X, y
+            As in `ImageClassifier.fit`.
+        validation : (images, labels)
+            Like X and y.
+
+        Returns
+        -------
+        self
+
         Raises
         ------
         ValueError

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 class Reweighing(Mitigator):
     """Weight each image so that class and sensitive feature are independent in the training data.
 
-    Kamiran, Calders, "Data preprocessing techniques for classification without discrimination", Knowledge and
-    Information Systems 33, 2012: P(y) P(s) / P(y, s), of its own class y and sensitive feature s. An empty cell has no
+    The weight is P(y) P(s) / P(y, s), of its own class y and sensitive feature s. An empty cell has no
     image that could weigh more, and stays empty.
 
     Parameters
@@ -38,10 +37,31 @@ class Reweighing(Mitigator):
     sample_weight_ : ndarray of shape (N,)
     estimator_ : estimator
         The fitted classifier.
+
+    See Also
+    --------
+    BalancedResampling : Draws images instead of weighting them.
+
+    References
+    ----------
+    Kamiran, Calders, "Data preprocessing techniques for classification without discrimination", Knowledge and
+    Information Systems 33, 2012.
     """
 
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> Reweighing:
-        """Train on X and y, weighed by cell."""
+        """Train on X and y, weighed by cell.
+
+        Parameters
+        ----------
+        X, y
+            As in `ImageClassifier.fit`.
+        sensitive_features : array-like of shape (N,) or (N, features), or str
+            The spurious attribute; of several columns, their combination.
+
+        Returns
+        -------
+        self
+        """
         X, cells = cells_of(X, y, sensitive_features)
         share = {name: cells[name].map(cells[name].value_counts(normalize=True)) for name in cells}
         self.sample_weight_ = (share["y"] * share["sensitive_features"] / share["cell"]).to_numpy()
@@ -74,6 +94,17 @@ class BalancedResampling(Mitigator):
 
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> BalancedResampling:
         """Draw the images and train on them.
+
+        Parameters
+        ----------
+        X, y
+            As in `ImageClassifier.fit`.
+        sensitive_features : array-like of shape (N,) or (N, features), or str
+            The spurious attribute; of several columns, their combination.
+
+        Returns
+        -------
+        self
 
         Raises
         ------
@@ -122,8 +153,7 @@ class _WorstGroups:
 class GroupDRO(Mitigator):
     """Minimise the loss of the worst group: the cell of class and sensitive feature with the highest mean loss.
 
-    Sagawa, Koh, Hashimoto, Liang, "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020, algorithm 1.
-    They add much regularisation; set the estimator's weight decay and epochs accordingly.
+    The authors add much regularisation; set the estimator's weight decay and epochs accordingly.
 
     Parameters
     ----------
@@ -136,12 +166,31 @@ class GroupDRO(Mitigator):
     ----------
     estimator_ : ImageClassifier
         The fitted classifier.
+
+    See Also
+    --------
+    JTT : Needs no sensitive feature.
+
+    References
+    ----------
+    Sagawa, Koh, Hashimoto, Liang, "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020, algorithm 1.
     """
 
     step_size: float = 0.01
 
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> GroupDRO:
         """Train for the worst group.
+
+        Parameters
+        ----------
+        X, y
+            As in `ImageClassifier.fit`.
+        sensitive_features : array-like of shape (N,) or (N, features), or str
+            The spurious attribute; of several columns, their combination.
+
+        Returns
+        -------
+        self
 
         Raises
         ------
