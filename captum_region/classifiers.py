@@ -288,8 +288,7 @@ def _widen_first_convolution(network: nn.Module, in_channels: int) -> None:
     wide = copy.deepcopy(layer)
     wide.in_channels = in_channels + 1
     wide.weight = nn.Parameter(F.pad(layer.weight.detach(), (0, 0, 0, 0, 0, 1)))
-    owner, _, attribute = name.rpartition(".")
-    setattr(network.get_submodule(owner), attribute, wide)
+    network.set_submodule(name, wide)
 
 
 class PatchRegionClassifier(RegionClassifier):

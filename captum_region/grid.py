@@ -73,11 +73,11 @@ class RegionGrid:
         try:
             height, width = (image_size, image_size) if isinstance(image_size, int | np.integer) else image_size
         except (TypeError, ValueError) as error:
-            raise TypeError(f"image_size must be a whole number or (height, width), got {image_size!r}") from error
+            raise TypeError(f"image_size must be an integer or (height, width), got {image_size!r}") from error
         sizes = (height, width, patch_size, stride)
         for name, value in zip(("image_size", "image_size", "patch_size", "stride"), sizes, strict=True):
             if not isinstance(value, int | np.integer) or isinstance(value, bool):
-                raise TypeError(f"{name} must be a whole number of pixels, got {value!r}")
+                raise TypeError(f"{name} must be an integer number of pixels, got {value!r}")
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if patch_size > min(height, width):
@@ -114,10 +114,9 @@ class RegionGrid:
         grid = cls(image_size, patch_size, max(1, room // max(1, side - 1)))
         covered = patch_size + (side - 1) * grid.stride
         if grid.image_size != (covered, covered):
-            raise ValueError(
-                f"num_regions={num_regions} needs a stride of (image_size - patch_size) / {side - 1}, which is not a "
-                f"whole number of pixels for image_size={grid.image_size} and patch_size={patch_size}"
-            )
+            needed = f"num_regions={num_regions} needs a stride of (image_size - patch_size) / {side - 1}"
+            got = f"image_size={grid.image_size} and patch_size={patch_size}"
+            raise ValueError(f"{needed}, which must be an integer of at least 1 for both axes; got {got}")
         return grid
 
     @classmethod

@@ -133,11 +133,11 @@ def test_extracted_patches_are_copies():
     [
         ((8, 9, 1), ValueError, "patch_size must fit"),
         ((8, 4, 0), ValueError, "stride must be at least 1, got 0"),
-        ((8, 2.5, 1), TypeError, "patch_size must be a whole number"),
+        ((8, 2.5, 1), TypeError, "patch_size must be an integer"),
         (((8, 0), 1, 1), ValueError, "image_size"),
         ((8, True, 1), TypeError, "patch_size"),
-        ((8.0, 4, 1), TypeError, r"image_size must be a whole number or \(height, width\), got 8.0"),
-        (((3, 8, 8), 4, 1), TypeError, r"image_size must be a whole number or \(height, width\), got \(3, 8, 8\)"),
+        ((8.0, 4, 1), TypeError, r"image_size must be an integer or \(height, width\), got 8.0"),
+        (((3, 8, 8), 4, 1), TypeError, r"image_size must be an integer or \(height, width\), got \(3, 8, 8\)"),
     ],
 )
 def test_invalid_grids_are_refused(arguments, error, words):
@@ -156,7 +156,7 @@ def test_from_count_of_one_region_and_of_other_shapes():
     assert RegionGrid.from_count(8, 8, 1).num_regions == 1
     with pytest.raises(ValueError, match="num_regions"):
         RegionGrid.from_count(8, 4, 1)
-    with pytest.raises(ValueError, match="whole"):
+    with pytest.raises(ValueError, match="must be an integer"):
         RegionGrid.from_count((8, 12), 4, 9)
 
 

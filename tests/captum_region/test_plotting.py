@@ -1,4 +1,4 @@
-"""What the plots hold: the image as it was given, the map on its scale, and words where something does not fit."""
+"""What the plots show: the image as given, the map on its scale; and the errors for invalid arguments."""
 
 import numpy as np
 import pandas as pd
