@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from captum_region.batches import as_floats, check_images, take
+from captum_region.labels import check_classes
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.schemes import CONTROLS, check_scheme
 from fairlearn_bridge.validation import check_number
@@ -278,13 +279,11 @@ class AttributionNoise:
             if images is None or confounder is None:
                 raise ValueError(f"images and confounder must be given for {self.scheme}: they are its donors")
             images = check_images(images)
-            value, code = np.unique(np.asarray(confounder), return_inverse=True)
-            if code.shape != (len(images),) or len(value) < 2:
-                raise ValueError(f"confounder must have {len(images)} values, an image each, at least two different")
-            classes = np.unique(np.zeros(len(images)) if labels is None else np.asarray(labels), return_inverse=True)[1]
-            if classes.shape != code.shape:
-                raise ValueError(f"labels must have {len(images)} values, one an image, got {classes.shape}")
-            self.donors_ = _Donors(images, classes, code, self.transplant_share)
+            count = len(images)
+            values = check_classes(confounder, count, name="confounder", least=2)
+            classes = check_classes(np.zeros(count) if labels is None else labels, count, name="labels")
+            classes, values = (np.unique(each, return_inverse=True)[1] for each in (classes, values))
+            self.donors_ = _Donors(images, classes, values, self.transplant_share)
         return self
 
     def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
