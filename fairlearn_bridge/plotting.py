@@ -1,4 +1,4 @@
-"""Plots of confounders, of schemes and of mitigators, with matplotlib, imported when the first plot is drawn."""
+"""Plots of spurious attributes, schemes and mitigators with matplotlib, imported when the first plot is drawn."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 
 from captum_region.batches import as_floats
@@ -31,7 +32,6 @@ from fairlearn_bridge.schemes import PERTURBATIONS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike, NDArray
@@ -68,7 +68,7 @@ def plot_confounders(found: pd.DataFrame, *, threshold: float = THRESHOLD, ax: A
     Parameters
     ----------
     found : DataFrame
-        From `find_confounders`; drawn from top to bottom, those left out that were not compared.
+        From `find_confounders`; drawn from top to bottom, without those that were not compared.
     threshold : float, default=0.2
         The one given to `find_confounders`: the dashed line.
     ax : Axes, optional
@@ -94,9 +94,8 @@ def plot_confounders(found: pd.DataFrame, *, threshold: float = THRESHOLD, ax: A
     """
     compared = found[found["cramers_v"].notna()]
     if compared.empty:
-        raise ValueError("found must hold an attribute that was compared, it holds none")
-    ax = _axes_of_rows(len(compared)) if ax is None else ax
-    name_rows(ax, compared.index)
+        raise ValueError("found must hold an attribute that was compared, got none")
+    ax = name_rows(ax, compared.index)
     y, flagged = np.arange(len(compared)), compared["flagged"].to_numpy(bool)
     value = compared["cramers_v"].to_numpy(float)
     for chosen, color, label in ((flagged, "#222222", "flagged"), (~flagged, "#a8a8a8", "not flagged")):
@@ -113,14 +112,15 @@ def plot_confounders(found: pd.DataFrame, *, threshold: float = THRESHOLD, ax: A
 
 
 def plot_cells(cells: pd.DataFrame, *, target: str = "target", ax: Axes | None = None) -> Axes:
-    """Draw how frequent each attribute is within each class of the target: far apart is a shortcut.
+    """Draw how frequent each attribute is in each class of the target: where they are far apart, it can be a shortcut.
 
     Parameters
     ----------
     cells : DataFrame
-        From `cell_counts`, of the attributes to draw. One of two values takes a row, of the last; others a row a value.
+        From `cell_counts`, of the attributes to draw. An attribute with two values has one row, for the last value;
+        others have a row for each value.
     target : str, default="target"
-        What the classes are classes of.
+        The name of the target.
     ax : Axes, optional
         Where to draw; by default in a new pyplot figure.
 
@@ -144,26 +144,22 @@ def plot_cells(cells: pd.DataFrame, *, target: str = "target", ax: Axes | None =
     [('not male', [0.5]), ('male', [0.0])]
     """
     if cells.empty:
-        raise ValueError("cells must hold a cell, it holds none")
+        raise ValueError("cells must hold a cell, got none")
     rows = {}
     for attribute, of_attribute in cells.groupby("attribute", sort=False):
         values = list(of_attribute["value"].unique())
         for value in values[1:] if len(values) == 2 else values:
             of_value = of_attribute[of_attribute["value"] == value]
             rows[name_of(attribute, value)] = of_value.set_index("target")["share"]
-    ax = _axes_of_rows(len(rows)) if ax is None else ax
-    name_rows(ax, rows)
-    ax.hlines(
-        range(len(rows)),
-        [shares.min() for shares in rows.values()],
-        [shares.max() for shares in rows.values()],
-        color="#b0b0b0",
-        linewidth=1.4,
-    )
+    ax = name_rows(ax, rows)
+    shares = pd.DataFrame(rows)
+    y = np.arange(len(rows))
+    ax.hlines(y, shares.min(), shares.max(), color="#b0b0b0", linewidth=1.4)
     for label, color in zip(cells["target"].unique(), itertools.cycle(LINE_COLORS), strict=False):
-        # A class in which no image has the attribute's value known has no share.
-        points = [(shares[label], y) for y, shares in enumerate(rows.values()) if label in shares]
-        ax.plot(*zip(*points, strict=True), "o", color=color, markersize=5.5, label=literal(name_of(target, label)))
+        share, text = shares.loc[label].to_numpy(), literal(name_of(target, label))
+        # A class in which the attribute is not known of any image has no share.
+        known = np.isfinite(share)
+        ax.plot(share[known], y[known], "o", color=color, markersize=5.5, label=text)
     ax.set_xlim(-0.02, 1.02)
     ax.set_xlabel("share of the class's images")
     add_legend(ax, loc="upper left", bbox_to_anchor=(1, 1))  # no corner is sure to be free
@@ -181,9 +177,9 @@ def plot_quantiles(
     random_state: int = 0,
     axes: NDArray[Any] | None = None,
 ) -> Figure:
-    """Draw what training would see of an image at several quantiles, before any training.
+    """Draw an image as training would see it at several quantiles.
 
-    As Figure 6 of De Coninck et al. 2024: a row a map and perturbation, first the map, then a column a quantile.
+    Each row has a map and a perturbation; its first column is the map, the others are quantiles.
 
     Parameters
     ----------
@@ -194,15 +190,15 @@ def plot_quantiles(
     quantiles : sequence of float, default=(0.5, 0.7, 0.9)
         In [0, 1], see `quantile_mask`.
     perturbations : sequence of {"mask", "noise", "transplant"}, optional
-        All by default, the last where there is a `donor`.
+        All by default; "transplant" only with a `donor`.
     donor : Tensor or array-like, like `image`
-        An image with the opposite value of the confounder, whose region is transplanted.
+        An image with another value of the spurious attribute, whose region is transplanted.
     noise_std : float, default=0.5
         See `AttributionNoise`.
     random_state : int, default=0
         Decides the noise.
     axes : array of Axes, optional
-        A row a map and perturbation, one more column than there are quantiles; by default in a new pyplot figure.
+        A row for each map and perturbation, and one more column than quantiles; by default in a new pyplot figure.
 
     Returns
     -------
@@ -211,7 +207,11 @@ def plot_quantiles(
     Raises
     ------
     ValueError
-        If there is no map, quantile or perturbation, one does not fit, or the axes are not as many.
+        If there is no map, quantile or perturbation, one is invalid, or the number of axes is wrong.
+
+    References
+    ----------
+    De Coninck et al. 2024, Figure 6.
 
     Examples
     --------
@@ -234,7 +234,7 @@ def plot_quantiles(
     if axes is None:
         size = (1.5 * columns + 1.0, 1.5 * len(rows) + 0.4)
         axes = np.array(new_axes(columns, rows=len(rows), size=size))
-    flat = flat_axes(axes, len(rows) * columns, "a row a map and perturbation, one column more than quantiles")
+    flat = flat_axes(axes, len(rows) * columns, "a row for each map and perturbation, one column more than quantiles")
     pixels = _as_batch(image)
     top = scale_top(np.stack([np.asarray(of_map) for of_map in pixel_maps.values()]))
     for row, (title, of_map, kind) in enumerate(rows):
@@ -256,8 +256,7 @@ def plot_quantiles(
 
 def _as_batch(image: Any) -> torch.Tensor:
     """Return an image as 1 x C x height x width, in [0, 1]."""
-    picture = image_array(image)
-    return as_floats(torch.from_numpy(np.array(picture)).reshape(*picture.shape[:2], -1).movedim(-1, 0))[None]
+    return as_floats(torch.from_numpy(np.atleast_3d(np.array(image_array(image)))).movedim(-1, 0))[None]
 
 
 def plot_measure(
@@ -279,7 +278,7 @@ def plot_measure(
     kinds : mapping of mitigator to {"reference", "control", "mitigator", "scheme"}, optional
         Decides colour and mark.
     label : str, optional
-        The axis's; by default the measure.
+        Of the axis; by default the measure.
     ax : Axes, optional
         Where to draw; by default in a new pyplot figure.
 
@@ -303,8 +302,7 @@ def plot_measure(
     (['original', 'general_noise'], 'worst_cell')
     """
     values = intervals(table, measure)
-    ax = _axes_of_rows(len(table)) if ax is None else ax
-    name_rows(ax, values)
+    ax = name_rows(ax, values)
     for y, (name, value) in enumerate(values.items()):
         plot_dot(ax, value, y, **_style(name, kinds))
     first = next(iter(values.values()))
@@ -333,10 +331,10 @@ def plot_trade_off(
         The measure upwards, whose size should be small, and the one to the right, which should be large; as in
         `pareto_front`.
     front : sequence of str, optional
-        The mitigators that no other beats, by default those of `pareto_front`: a line separates what they beat from
+        The mitigators that no other beats, by default those of `pareto_front`. A line separates what they beat from
         what would beat them.
     kinds : mapping of mitigator to kind, optional
-        As in `plot_measure`.
+        See `plot_measure`.
     ax : Axes, optional
         Where to draw; by default in a new pyplot figure.
 
@@ -403,9 +401,9 @@ def plot_losses(
     trainings : DataFrame
         From `fit_mitigators`: columns ``mitigator`` and ``losses``, a list by epoch.
     kinds : mapping of mitigator to kind, optional
-        Those to draw, in this order; a kind has a line style, see `plot_measure`. By default all.
+        The mitigators to draw, in this order, by default all. The kind decides the line style, see `plot_measure`.
     legend : bool, default=True
-        Name the curves beside.
+        Name the curves to the right.
     ax : Axes, optional
         Where to draw; by default in a new pyplot figure.
 
@@ -457,9 +455,10 @@ def plot_losses(
     return ax
 
 
-def name_rows(ax: Axes, names: Iterable[object]) -> None:
-    """Make each row of `ax` one name's, the first on top, with a band behind every other."""
+def name_rows(ax: Axes | None, names: Iterable[object]) -> Axes:
+    """Give each name a row of `ax`, or of new axes, the first on top, with a band behind every other."""
     labels = [literal(name) for name in names]
+    ax = new_axes(1, size=(5.4, 0.22 * len(labels) + 1.0))[0] if ax is None else ax
     ax.set_yticks(np.arange(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.5, -0.5)
     ax.grid(visible=False, axis="y")
@@ -467,6 +466,7 @@ def name_rows(ax: Axes, names: Iterable[object]) -> None:
     ax.spines["left"].set_visible(False)
     for y in range(0, len(labels), 2):
         ax.axhspan(y - 0.5, y + 0.5, color="#f4f4f4", zorder=0, linewidth=0)
+    return ax
 
 
 def plot_dot(ax: Axes, value: Interval, y: float, *, color: str, label: str, **marker: Any) -> None:
@@ -505,7 +505,7 @@ def _absolute(interval: Interval) -> Interval:
 
 
 def _labels_at_right(ax: Axes, points: Mapping[str, tuple[float, float]]) -> None:
-    """Write the names beside the axes in the order of their points, a thin line to each: names never overlap."""
+    """Write the names to the right of the axes, in the order of their points, so that they never overlap."""
     low, high = ax.get_ylim()
     names = sorted(points, key=lambda name: points[name][1])
     heights = _spread([(points[name][1] - low) / (high - low) for name in names], gap=0.065)
@@ -527,7 +527,3 @@ def _spread(heights: Sequence[float], gap: float) -> NDArray[np.float64]:
     upwards = np.maximum.accumulate(heights - steps) + steps
     placed: NDArray[np.float64] = np.minimum(upwards, max(1.0, steps[-1]) - steps[::-1])
     return placed
-
-
-def _axes_of_rows(rows: int) -> Axes:
-    return new_axes(1, size=(5.4, 0.22 * rows + 1.0))[0]

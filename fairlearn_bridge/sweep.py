@@ -177,18 +177,6 @@ def run_sweep(
         raise ValueError(f"configs must have one target and a confounder each, got the confounders {confounders}")
     if min(config.validation_per_cell for config in configs) < 1:
         raise ValueError("validation_per_cell must be at least 1: quantiles are chosen on the validation images")
-    with locked(out) as folder:
-        return _run(configs, data, quantiles, folder, skipped, quiet)
-
-
-def _run(
-    configs: Sequence[ExperimentConfig],
-    data: Callable[[ExperimentConfig], ExperimentData],
-    quantiles: Sequence[float],
-    out: Path,
-    skipped: Sequence[Mapping[Any, Any]],
-    quiet: bool,
-) -> SweepResults:
     results = SweepResults()
     run: dict[str, Any] = {
         "format": FORMAT,
@@ -199,21 +187,22 @@ def _run(
         "data": {},
         "seconds": {},
     }
-    for config in configs:
-        if not quiet:
-            print(f"{config.confounder}:", file=sys.stderr)
-        seconds: dict[str, float] = {}
-        images = data(config)
-        run["data"][config.confounder] = fingerprints(images)
-        found = _sweep_one(config, images, quantiles, out / CHECKPOINTS, seconds, quiet)
-        for name in ("table", "validation", "trainings"):
-            part = getattr(found, name)
-            part.insert(0, "confounder", config.confounder)
-            setattr(results, name, pd.concat([getattr(results, name), part], ignore_index=True))
-        how = how_it_was_run(config, seconds, results.trainings["git"])
-        del how["config"]["confounder"]
-        run["seconds"][config.confounder] = how.pop("seconds")
-        results.write(out, run | how, min(quantiles, key=lambda q: abs(q - 0.7)))
+    with locked(out) as folder:
+        for config in configs:
+            if not quiet:
+                print(f"{config.confounder}:", file=sys.stderr)
+            seconds: dict[str, float] = {}
+            images = data(config)
+            run["data"][config.confounder] = fingerprints(images)
+            found = _sweep_one(config, images, quantiles, folder / CHECKPOINTS, seconds, quiet)
+            for name in ("table", "validation", "trainings"):
+                part = getattr(found, name)
+                part.insert(0, "confounder", config.confounder)
+                setattr(results, name, pd.concat([getattr(results, name), part], ignore_index=True))
+            how = how_it_was_run(config, seconds, results.trainings["git"])
+            del how["config"]["confounder"]
+            run["seconds"][config.confounder] = how.pop("seconds")
+            results.write(folder, run | how, min(quantiles, key=lambda q: abs(q - 0.7)))
     return results
 
 

@@ -18,23 +18,19 @@ from fairlearn_bridge.report.run import FORMAT
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping
 
-    from captum_region import RegionTraining
     from captum_region.calibration import Calibration
     from fairlearn_bridge.experiment.configuration import ExperimentConfig
+    from fairlearn_bridge.experiment.training import Trained
 
 STATISTICS = ("mean", "std", "low", "high", "seeds", "difference", "difference_low", "difference_high")
 
 
 def results_of(
-    config: ExperimentConfig,
-    data: ExperimentData,
-    training: RegionTraining,
-    calibration: Calibration,
-    table: pd.DataFrame,
-    predictions: pd.DataFrame,
-    trainings: pd.DataFrame,
+    config: ExperimentConfig, data: ExperimentData, trained: Trained, calibration: Calibration, table: pd.DataFrame
 ) -> dict[str, Any]:
     """Return what was found, as JSON can hold it."""
+    region_accuracy = trained.training.region_accuracy
+    assert region_accuracy is not None  # there are validation images
     return {
         "format": FORMAT,
         "target": config.target,
@@ -44,10 +40,10 @@ def results_of(
         "counts": _counts(data.counts),
         "data": fingerprints(data),
         "region_classifier": {
-            "history": training.history.to_dict("records"),
-            "mean_region_accuracy": float(training.region_accuracy.mean()),  # type: ignore[union-attr]
-            "best_region_accuracy": float(training.region_accuracy.max()),  # type: ignore[union-attr]
-            "region_accuracy": training.region_accuracy.tolist(),  # type: ignore[union-attr]
+            "history": trained.training.history.to_dict("records"),
+            "mean_region_accuracy": float(region_accuracy.mean()),
+            "best_region_accuracy": float(region_accuracy.max()),
+            "region_accuracy": region_accuracy.tolist(),
             "calibration": asdict(calibration) | {"bins": calibration.bins.to_dict("records")},
         },
         "table": flat_table(table).to_dict("records"),
@@ -55,10 +51,10 @@ def results_of(
             name: MEASURES[name].sentence.format(target=config.target, confounder=config.confounder)
             for name in table.columns.get_level_values("measure").unique()
         },
-        "cells": _cells(predictions).to_dict("records"),
+        "cells": _cells(trained.predictions).to_dict("records"),
         # Of those trained on the biased set: balanced data would beat them all.
         "pareto_front": [name for name, on in pareto_front(table.drop("balanced", errors="ignore")).items() if on],
-        "trainings": trainings.to_dict("records"),
+        "trainings": trained.trainings.to_dict("records"),
         "skipped": data.skipped.to_dict("records"),
         "caveats": _caveats(config, data),
         "confidence_level": 0.95,

@@ -1,4 +1,4 @@
-"""The whole job from images to a run folder: find the confounder, train every arm, measure, write, report."""
+"""The whole job from images to a run folder: find the spurious attribute, train every arm, measure, write, report."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _run(
 ) -> Run:
     biased, test = samples_of(config, data.biased), samples_of(config, data.test, with_twins=True)
     trained = train(config, data, test, out / CHECKPOINTS, seconds, quiet)
-    training, maps, predictions, trainings = trained.training, trained.maps, trained.predictions, trained.trainings
+    predictions, trainings = trained.predictions, trained.trainings
     save_classifier(trained.classifier, out / "region_classifier")
     with stage("measuring the calibration of the region classifier", seconds, quiet):
         chosen = balanced_subset(test.confounder, limit=400, random_state=config.random_state)
@@ -108,11 +108,11 @@ def _run(
         np.savez_compressed(path, allow_pickle=False, **pictures)
     had_choice = trainings[trainings["chosen"] != ""].groupby("mitigator")["chosen"]
     chosen_by = {name: f" Chosen, seed by seed: {', '.join(of_seeds)}." for name, of_seeds in had_choice}
-    results = results_of(config, data, training, calibration, table, predictions, trainings) | {
-        "mean_map": maps.double().mean(0).float().tolist(),
+    results = results_of(config, data, trained, calibration, table) | {
+        "mean_map": trained.maps.double().mean(0).float().tolist(),
         "title": title,
         "confident": confident,
-        **how_it_was_run(config, seconds, [training.git, *trainings["git"]]),
+        **how_it_was_run(config, seconds, [trained.training.git, *trainings["git"]]),
         "mitigators": [
             {"name": name, "kind": arm.kind, "description": arm.description + chosen_by.get(name, "")}
             for name, arm in trained.arms.items()

@@ -85,9 +85,7 @@ def page_content(run: Run) -> dict[str, Any]:
     skipped = [(str(row.get("image", "")), str(row.get("reason", ""))) for row in results["skipped"]]
     accuracies = {name: results["region_classifier"].get(f"{name}_region_accuracy") for name in ("mean", "best")}
     return {
-        "title": results["title"],
-        "created": results["created"],
-        "command": results["command"],
+        **{key: results[key] for key in ("title", "created", "command", "caveats")},
         "headline": headline(run),
         "findings": findings(run),
         "confidence": f"{100 * results['confidence_level']:g} %",
@@ -104,7 +102,6 @@ def page_content(run: Run) -> dict[str, Any]:
         "config": {name: shown(value) for name, value in results["config"].items()},
         "seeds": shown(results["random_states"]),
         "seconds": {name: f"{value:,.1f} s" for name, value in results["seconds"].items()},
-        "caveats": results["caveats"],
         "skipped": skipped[:SHOWN_SKIPPED],
         "skipped_count": len(skipped),
         "dash": DASH,

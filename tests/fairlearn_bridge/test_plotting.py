@@ -69,7 +69,7 @@ class TestQuantiles:
             ({"pixel_maps": {"m": np.eye(4)}}, "pixel_map must be as large as image"),
             ({"perturbations": ["blur"]}, "perturbations must be mask, noise, transplant, got 'blur'"),
             ({"perturbations": ["transplant"]}, "donor must be given where perturbations has a transplant"),
-            ({"axes": Figure().subplots(2, 2)}, "axes must be a row a map and perturbation"),
+            ({"axes": Figure().subplots(2, 2)}, "axes must be a row for each map and perturbation"),
         ],
     )
     def test_what_does_not_fit_is_named(self, options, words):
