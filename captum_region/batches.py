@@ -1,27 +1,22 @@
 """Batches of images from arrays, memory maps and tensors alike: uint8 stays uint8 until it reaches a model."""
 
-from __future__ import annotations
-
 import mmap
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from captum_region.datasets.conversion import from_dataset, is_dataset
 from captum_region.datasets.images import AttributeImages
 from captum_region.progress import progress_bar
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
-
-    ImageData = NDArray[np.uint8] | NDArray[np.floating[Any]] | Tensor
-    # Of what `check_images` makes ImageData; Any: torch's and Hugging Face's data sets.
-    ImageSource = ImageData | AttributeImages | Any
+ImageData = NDArray[np.uint8] | NDArray[np.floating[Any]] | Tensor
+# Of what `check_images` makes ImageData; Any: torch's and Hugging Face's data sets.
+ImageSource = ImageData | AttributeImages | Any
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,5 @@
 """The options that several commands have, and what the shell completes after them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path

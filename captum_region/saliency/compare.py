@@ -3,35 +3,28 @@
 A saliency method explains one model, the region map explains the data: it also shows what a model does not use.
 """
 
-from __future__ import annotations
-
 import time
 import tracemalloc
 import warnings
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from captum_region.batches import as_floats, batches, check_images
+from captum_region.batches import ImageData, as_floats, batches, check_images
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
 from captum_region.saliency.faithfulness import deletion_insertion
 from captum_region.saliency.localisation import MEASURES
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import ArrayLike
-
-    from captum_region.batches import ImageData
-    from captum_region.saliency.methods import Method
+from captum_region.saliency.methods import Method
 
 # What is measured on the explained model, and the measures of which less is better.
 MODEL_MEASURES = ("deletion", "insertion")
@@ -119,7 +112,7 @@ def saliency_table(
 
 
 def _bootstrap(
-    differences: pd.Series[float], resamples: int, generator: np.random.Generator
+    differences: "pd.Series[float]", resamples: int, generator: np.random.Generator
 ) -> tuple[float, float, float]:
     """Return the mean of the runs' means, and its 95 % interval."""
     runs = [run.to_numpy() for _, run in differences.groupby("seed")]

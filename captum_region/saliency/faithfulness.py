@@ -1,25 +1,18 @@
 """What a map's top pixels are worth: to the explained model, and to a new one that is trained without them."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+import os
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from captum_region.batches import ImageData
 from captum_region.classifiers import DenseRegionClassifier
 from captum_region.grid import RegionGrid
 from captum_region.randomness import RandomState, draw_seed
 from captum_region.training import fit_region_classifier, region_accuracy
-
-if TYPE_CHECKING:
-    import os
-
-    from numpy.typing import ArrayLike
-
-    from captum_region.batches import ImageData
 
 
 def deletion_insertion(

@@ -1,17 +1,12 @@
 """How well a map finds a region that is known: one value per image, NaN where it is undefined."""
 
-from __future__ import annotations
-
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import roc_auc_score
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import ArrayLike, NDArray
 
 
 def pointing_game(maps: ArrayLike, truth: ArrayLike) -> NDArray[np.float64]:

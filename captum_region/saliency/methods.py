@@ -1,11 +1,9 @@
 """Methods that map images, in one form: Captum's saliency methods, XRAI, region maps, and two baselines."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +11,9 @@ from captum import attr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
+from captum_region.batches import ImageData
 from captum_region.randomness import RandomState, draw_seed, seeded
-
-if TYPE_CHECKING:
-    from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
-    from captum_region.batches import ImageData
 
 # N x C x H x W images in [0, 1] and their N targets -> N x H x W
 Method = Callable[[Tensor, Tensor], Tensor]

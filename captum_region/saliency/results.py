@@ -1,11 +1,11 @@
 """The results of studies of several attributes and seeds, as tables, files and pictures."""
 
-from __future__ import annotations
-
 import json
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -14,13 +14,7 @@ from rich.table import Table
 from captum_region.files import plain_name, replacing, write_text
 from captum_region.provenance import joined, provenance
 from captum_region.saliency.compare import LESS_IS_BETTER, saliency_table
-from captum_region.saliency.study import information_table
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from captum_region.saliency.study import Study
+from captum_region.saliency.study import Study, information_table
 
 HEADINGS = {
     "pointing_game": "pointing game",

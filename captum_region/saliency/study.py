@@ -1,39 +1,30 @@
 """The whole comparison with saliency methods: trains the explained model and region classifiers, and measures all."""
 
-from __future__ import annotations
-
+import os
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t as student_t
 from torch import Tensor, nn
 
 from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
-from captum_region.batches import as_floats, batches, take
+from captum_region.batches import ImageData, as_floats, batches, take
 from captum_region.checkpoint import classifier_digest
 from captum_region.classifiers import DenseRegionClassifier, Recipe, RegionClassifier
-from captum_region.datasets import Faces
+from captum_region.datasets import AttributeImages, Faces
 from captum_region.grid import RegionGrid
 from captum_region.progress import progress_bar
 from captum_region.randomness import seeded
 from captum_region.saliency.compare import SaliencyComparison, compare_saliency
 from captum_region.saliency.faithfulness import information_left
-from captum_region.saliency.methods import captum_methods, floors, region_methods, superpixel_methods
+from captum_region.saliency.methods import Method, captum_methods, floors, region_methods, superpixel_methods
 from captum_region.snapshot import Snapshots, columns, table_of
 from captum_region.training import fit_region_classifier, region_accuracy
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Collection, Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from captum_region.batches import ImageData
-    from captum_region.datasets import AttributeImages
-    from captum_region.saliency.methods import Method
 
 # Their maps take hundreds of passes, or seconds (XRAI); ROAR needs a map of every training image.
 SLOW = ("Occlusion", "KernelShap", "XRAI")

@@ -1,7 +1,5 @@
 """fairlearn-bridge inspect: which attributes are associated with the target."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from pathlib import Path

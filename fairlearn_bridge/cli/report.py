@@ -1,7 +1,5 @@
 """fairlearn-bridge report: write the page of a run again, or of several."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
