@@ -39,19 +39,18 @@ def check_images(
 ) -> ImageData:
     """Return `images` as an array or tensor of N x C x H x W, uint8 or float in [0, 1].
 
-    They may be that, `AttributeImages`, or a data set, which `from_dataset` then reads, resized to `image_size`. Of
-    what is not of `image_size`, or where none is given, at most 4 columns of more than 4 rows and "channels" are taken
-    for channels that come last, and refused.
+    They may also be `AttributeImages`, or a data set, which `from_dataset` reads and resizes to `image_size`. Images of
+    another size with at most 4 columns, but more than 4 rows and "channels", have their channels last: ValueError.
 
     Parameters
     ----------
     images : images
     name : str
-        What messages call them.
+        The name of `images` in messages.
     image_size : (int, int), optional
-        Height and width that they must have.
+        The height and width that they must have.
     channels : int, optional
-        How many channels the classifier that is to see them has.
+        The number of channels of the classifier.
     beyond : float, default=0
         How far floats may leave [0, 1].
 
@@ -82,9 +81,8 @@ def check_images(
         raise ValueError(f"{name} must have {channels} channels, as the classifier has; got {shape[1]}")
     checked: ImageData = images
     if floating and all(shape) and not is_checked:
-        ends = [torch.stack(batch.detach().aminmax()) for batch in batches(checked, 256)]
-        lows, highs = torch.stack(ends).T
-        low, high = float(lows.min()), float(highs.max())
+        lows, highs = zip(*(batch.detach().aminmax() for batch in batches(checked, 256)), strict=True)
+        low, high = float(torch.stack(lows).min()), float(torch.stack(highs).max())
         if not (low >= -beyond and high <= 1 + beyond):  # also when NaN
             within = "in [0, 1]" if not beyond else f"within {beyond:g} of [0, 1]"
             raise ValueError(f"{name} of float type must lie {within}, got {low} to {high}")
@@ -147,6 +145,6 @@ def batches(
 
 
 def _release(images: ImageData) -> None:
-    """Let go of what was read of a read-only memory map, which would stay in the process's memory until it ends."""
+    """Free what was read of a read-only memory map, which would stay in memory until the process ends."""
     if isinstance(images, np.memmap) and images.mode == "r" and hasattr(mmap, "MADV_DONTNEED"):
         images._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]

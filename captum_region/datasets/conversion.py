@@ -206,7 +206,8 @@ def _image_and_labels(
     if missing := [name for name in (image_column, *(attributes or ())) if name not in item]:
         raise ValueError(f"{what} has no {missing[0]!r}, it has {quoted(item)}")
     wanted = [name for name in item if name != image_column] if attributes is None else attributes
-    labels = {name: _plain(item[name]) for name in wanted}
+    found = {name: item[name] for name in wanted}
+    labels = {name: value.item() if getattr(value, "ndim", 1) == 0 else value for name, value in found.items()}
     other = [name for name, value in labels.items() if not pd.api.types.is_scalar(value)]
     if other and attributes is not None:
         raise TypeError(f"{what}'s {other[0]!r} must be a number or text, got {type(labels[other[0]]).__name__}")
@@ -217,11 +218,6 @@ def _flat(label: Any) -> list[Any]:
     if isinstance(label, tuple | list):
         return [value for part in label for value in _flat(part)]
     return label.tolist() if isinstance(label, Tensor | np.ndarray) and label.ndim == 1 else [label]
-
-
-def _plain(value: Any) -> Any:
-    is_number = isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim == 0
-    return value.item() if is_number else value
 
 
 def _pixels(image: Any, shape: tuple[int, int] | None, what: str) -> NDArray[np.uint8]:
@@ -260,8 +256,7 @@ def _label_names(dataset: Any) -> list[str]:
     """Return the names of a vector of labels, which torchvision's CelebA makes of one or several types of targets."""
     # torchvision's header ends with a blank, and its names with an empty one.
     attributes = [name for name in _of_source(dataset, "attr_names") or () if name]
-    kinds = _of_source(dataset, "target_type")
-    names_of = {"attr": attributes, **_CELEBA_TARGETS}
+    kinds, names_of = _of_source(dataset, "target_type"), {"attr": attributes, **_CELEBA_TARGETS}
     return [name for kind in kinds for name in names_of.get(kind, ())] if isinstance(kinds, list) else attributes
 
 

@@ -136,10 +136,8 @@ def check_on_error(on_error: str) -> None:
 
 def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder that `cache` names: a path itself, None the default that `decode_images` describes."""
-    chosen = cache or os.environ.get("CAPTUM_REGION_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "captum_region"
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "captum_region")
+    return Path(cache or os.environ.get("CAPTUM_REGION_CACHE") or default).expanduser()
 
 
 def height_width(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -109,8 +109,9 @@ class AttributeImages:
         """Return the images at `selection`: a slice (no copy is made), a boolean mask of N, or integer positions."""
         chosen = selection if isinstance(selection, slice) else self.positions(selection)
         # All in one go, for `replace` checks that the lengths agree; those of subclasses too.
-        of_images = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "skipped"}
-        return replace(self, **{name: _rows_of(values, chosen) for name, values in of_images.items()})
+        parts = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "skipped"}
+        kept = {name: getattr(part, "iloc", part)[chosen] for name, part in parts.items() if part is not None}
+        return replace(self, **kept)
 
     def labels(self, name: str) -> NDArray[Any]:
         """Return the attribute `name` with all its values, or for ``"race=White"`` whether race is White.
@@ -188,10 +189,6 @@ class AttributeImages:
             )
         # Text may be stored by pyarrow, which does not compare it with numbers.
         return values if pd.api.types.is_numeric_dtype(values) else values.astype(object)
-
-
-def _rows_of(values: Any, chosen: NDArray[np.intp] | slice) -> Any:
-    return None if values is None else values.iloc[chosen] if isinstance(values, pd.DataFrame) else values[chosen]
 
 
 def quoted(names: Iterable[Any]) -> str:

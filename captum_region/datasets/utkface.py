@@ -20,6 +20,8 @@ _NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_[^_]+")
 _OLDEST = 116
 # Each with its parts: UTKFace holds those of crop_part1 too.
 _PLACES = (("images",), ("UTKFace",), ("",), ("part1", "part2", "part3"), ("crop_part1",))
+_GENDERS = ("Male", "Female")
+_RACES = ("White", "Black", "Asian", "Indian", "Others")
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -87,15 +89,8 @@ def list_utkface(root: str | os.PathLike[str], on_error: str) -> Listing:
         raise ValueError(f"{folder / unnamed[0]}: {reason}; on_error='skip' leaves such images out")
     codes = pd.DataFrame.from_dict(labels, orient="index", columns=["age", "gender", "race"]).astype(int)
     decades = pd.cut(codes["age"], [0, 3, *range(10, 80, 10), np.inf], right=False, labels=AGE_GROUPS)
-    attributes = pd.DataFrame(
-        {
-            "age": codes["age"],
-            "age_group": decades,
-            "gender": codes["gender"].map(dict(enumerate(("Male", "Female")))),
-            "race": codes["race"].map(dict(enumerate(("White", "Black", "Asian", "Indian", "Others")))),
-            "Male": codes["gender"] == 0,
-        }
-    )
+    gender, race = codes["gender"].map(dict(enumerate(_GENDERS))), codes["race"].map(dict(enumerate(_RACES)))
+    attributes = codes[["age"]].assign(age_group=decades, gender=gender, race=race, Male=codes["gender"] == 0)
     return Listing(folder, attributes, skipped=[{"image": name, "reason": reason} for name in unnamed])
 
 
@@ -111,11 +106,8 @@ def _find(root: Path) -> tuple[Path, list[str]]:
 def _images_in(folder: Path) -> list[Path]:
     """Return the images in a folder, or else in a folder of the same name in it, as some archives have it."""
     for place in (folder, folder / folder.name):
-        if place.is_dir() and (names := sorted(filter(_is_image, os.listdir(place)))):
-            return [place / name for name in names]
+        paths = sorted(place.iterdir()) if place.is_dir() else []
+        # Archives made on a Mac hold a hidden "._" file for each image.
+        if images := [path for path in paths if path.suffix.lower() in _IMAGE_SUFFIXES and path.name[0] != "."]:
+            return images
     return []
-
-
-def _is_image(name: str) -> bool:
-    # Archives made on a Mac hold a hidden "._" file beside each image.
-    return name.lower().endswith(_IMAGE_SUFFIXES) and not name.startswith(".")
