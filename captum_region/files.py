@@ -37,7 +37,7 @@ def read_json(path: str | os.PathLike[str], version: int, *, largest: int = 2**2
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is too large, holds no JSON object, or is of another format version than `version`.
+        If the file is too large, does not hold a JSON object, or has another format version than `version`.
 
     Examples
     --------
@@ -54,7 +54,7 @@ def read_json(path: str | os.PathLike[str], version: int, *, largest: int = 2**2
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged, it holds no JSON: {error}") from error
+        raise ValueError(f"{path} is damaged, it is not JSON: {error}") from error
     if not isinstance(content, dict) or "format" not in content:
         raise ValueError(f"{path} must hold a JSON object that says its format version")
     found = content["format"]
@@ -124,14 +124,11 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0)
     try:
-        lock.acquire()
+        lock = FileLock(folder / ".lock", timeout=0).acquire()
     except Timeout as error:
         raise BlockingIOError(f"{folder} is being written by another process") from error
-    try:
+    with lock:
         for left in [*folder.rglob(f"{PARTIAL}*")]:
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
         yield folder
-    finally:
-        lock.release()

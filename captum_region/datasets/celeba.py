@@ -101,7 +101,7 @@ def _file(folder: Path, name: str) -> Path:
         if path.is_file():
             return path
     raise FileNotFoundError(
-        f"root must hold the data set: there is no {name}.txt or {name}.csv in {folder}, its Anno or its Eval"
+        f"root must hold the data set: there is no {name}.txt or .csv in {folder}, its Anno or Eval"
     )
 
 

@@ -224,11 +224,9 @@ def _intact(
             reasons[at] = pixels
         else:
             yield pixels
-        # Not before one is intact: skipping is advised only where it leaves an image.
-        if on_error == "raise" and len(reasons) <= at:
+        # Not before one is intact, or all are damaged: skipping is advised only where it leaves an image.
+        if (on_error == "raise" and len(reasons) <= at) or len(reasons) == len(paths):
             _refuse(ValueError, paths, reasons)
-    if len(reasons) == len(paths):
-        _refuse(ValueError, paths, reasons)
 
 
 def _decode_all(paths: Sequence[str], shape: tuple[int, int], n_jobs: int | None) -> Generator[NDArray[np.uint8] | str]:

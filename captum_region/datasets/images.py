@@ -183,10 +183,8 @@ class AttributeImages:
     def _known(self, column: str) -> pd.Series[Any]:
         """Return an attribute; ValueError if it is missing for an image, whose value could only be guessed."""
         values = self.attributes[column]
-        if missing := self.attributes.index[values.isna()].tolist():
-            raise ValueError(
-                f"{column!r} is missing for {len(missing)} of {len(self)} images, the first is {missing[0]}"
-            )
+        if gaps := self.attributes.index[values.isna()].tolist():
+            raise ValueError(f"{column!r} is missing for {len(gaps)} of {len(self)} images, the first is {gaps[0]}")
         # Text may be stored by pyarrow, which does not compare it with numbers.
         return values if pd.api.types.is_numeric_dtype(values) else values.astype(object)
 

@@ -33,11 +33,8 @@ class Listing:
     def __post_init__(self) -> None:
         # However the path is written.
         paths = self.attributes.index.map(os.path.normpath)
-        repeated = self.attributes.index[paths.duplicated()]
-        if len(repeated):
-            raise ValueError(
-                f"an image may be listed only once, {repeated[0]!r} is listed again ({len(repeated)} such rows)"
-            )
+        if len(twice := self.attributes.index[paths.duplicated()]):
+            raise ValueError(f"images may be listed only once, {twice[0]!r} is listed again ({len(twice)} such rows)")
         object.__setattr__(self, "attributes", self.attributes.rename_axis(index="image"))
 
 

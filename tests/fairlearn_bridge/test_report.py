@@ -452,7 +452,7 @@ def test_damaged_results_are_named(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is damaged, it holds no JSON"),
+        ("{", "is damaged, it is not JSON"),
         ("[]", "must hold a JSON object"),
         ("\xff", "is damaged"),
         ("[" * 10**5, "is damaged"),
