@@ -110,7 +110,6 @@ import numpy as np
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, attribute_dataset, fit_region_classifier
 from captum_region import save_classifier
 
-@pytest.mark.slow
 rng = np.random.default_rng(0)
 images, labels = rng.integers(0, 256, (8, 3, 16, 16), np.uint8), np.arange(8) % 2
 classifier = DenseRegionClassifier(RegionGrid(16, 8, 8), 2, random_state=0)
@@ -131,6 +130,7 @@ for write in (
 """
 
 
+@pytest.mark.slow
 def test_a_read_only_folder_is_reported(path_for_all):
     out = path_for_all / "out"
     out.mkdir()
