@@ -2,13 +2,13 @@
 Region attribution among Captum's methods
 =========================================
 
-``RegionAttribution`` is a ``captum.attr.Attribution``: what calls one of Captum's methods can call it, and what takes
-their result takes its. Here Captum draws it, smooths it and measures it, beside methods of its own.
+``RegionAttribution`` is a ``captum.attr.Attribution``: code for Captum's methods also works with it. Here Captum draws,
+smooths and measures it next to its own methods.
 """
 
 # %%
-# One thing differs before the first call: Captum's methods are given the model to be explained, a region attribution a
-# region classifier, which has learnt the attribute from small patches of the same faces.
+# One thing differs: Captum's methods get the model to be explained, a region attribution gets a region classifier that
+# has learnt the attribute from small patches of the same faces.
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
@@ -78,9 +78,9 @@ figure.savefig("captum_drop_in.png")
 # %%
 # Captum measures it
 # ------------------
-# ``sensitivity_max`` says how far a map moves when its image is moved a little, ``infidelity`` how badly it foretells
-# how the *model* answers to noise. Both are the smaller the better, and only the first is a fair question to all three:
-# a region attribution never saw this model. It says where the data tell of a hat, whoever reads it there.
+# ``sensitivity_max`` measures how much a map changes when its image changes a little, ``infidelity`` how badly it
+# predicts the *model's* response to noise. Lower is better. Only the first is fair to all three: a region attribution
+# never saw this model. It shows where the data contain information about a hat, whether or not a model uses it.
 
 
 def add_noise(inputs):

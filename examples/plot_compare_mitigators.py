@@ -2,9 +2,9 @@
 Which mitigator? A comparison, and its controls
 ===============================================
 
-Whether women and men are recognised equally well is a matter of the threshold too: a classifier may show no gap at all
-and yet go by the hair. So mitigators are compared by several measures, beside controls that say what was to be had for
-nothing.
+Whether women and men are recognised equally well also depends on the threshold: a classifier may have no gap at all and
+still rely on the hair. So mitigators are compared by several measures, and with controls that show what a simpler
+change achieves.
 """
 
 # %%
@@ -64,8 +64,8 @@ mitigators = {
 # --------------
 # All are trained with the same seed; two of them build on the fitted original and need not train it again.
 # (``random_states=range(5)`` would show the spread over trainings, ``checkpoint_dir="folder"`` keep what is done.)
-# What cannot run on these data is told by a warning and has an empty row, *not applicable*: resampling cannot draw the
-# blond man that these data lack. That is no fault of the method, and the others go on.
+# A mitigator that cannot run on these data is reported by a warning (*not applicable*) and has an empty row: resampling
+# cannot draw the blond men that are missing here. The others still run.
 with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")
     table = compare_mitigators(

@@ -2,13 +2,13 @@
 Your own data, from a table
 ===========================
 
-Whoever has images in a folder and a table that describes them needs nothing more: ``load_table`` reads the images that
-the table lists, its other columns are the attributes, of any number of values.
+If you have images in a folder and a table that describes them, you need nothing more: ``load_table`` reads the images
+that the table lists. Its other columns are the attributes, with any number of values.
 """
 
 # %%
-# A folder as such folders are: a table, an image for each row, and two rows that cannot be read. One image was never
-# copied, the other only in part.
+# A realistic folder: a table, an image for each row, and two images that cannot be read. One was never copied,
+# the other only in part.
 import tempfile
 from pathlib import Path
 
@@ -41,9 +41,8 @@ print((folder / "people.csv").read_text()[:100])
 # %%
 # Reading
 # -------
-# By default the first image that cannot be read is an error that names it. With ``on_error="skip"`` such images are
-# left out, told with the reason, and the attributes are those of the images that remain. The images are decoded once;
-# the next call finds them in the cache.
+# By default the first image that cannot be read raises an error that names it. With ``on_error="skip"`` such images are
+# left out and listed with the reason. The images are decoded once; the next call finds them in the cache.
 people = load_table(
     folder / "people.csv",
     image_column="file",
@@ -59,8 +58,8 @@ print(people.attributes.head(4).to_string())
 # %%
 # The map
 # -------
-# Labels may be text. A fifth of the *persons* is kept apart: with images of one person on both sides the accuracy would
-# flatter.
+# Labels may be text. A fifth of the *persons* is kept for the test: with images of one person on both sides the
+# accuracy would be too high.
 apart = np.isin(people.identities, np.unique(people.identities)[::5])
 train, test = people.subset(~apart), people.subset(apart)
 classifier = DenseRegionClassifier(RegionGrid(32, patch_size=8, stride=2), num_classes=2, random_state=0)

@@ -2,16 +2,16 @@
 Saliency methods and the region map: what a model uses, and what the data tell
 ==============================================================================
 
-Grad-CAM, Integrated Gradients and their kin explain one model. The region map explains the data: where the information
-about an attribute could be read, whether or not some model reads it there. So the two answer different questions, and
-whoever looks for a confounder wants the second: the next model may use what this one left alone.
+Grad-CAM, Integrated Gradients and similar methods explain one model. The region map explains the data: it shows where
+the information about an attribute is, whether or not a model uses it. To find a spurious attribute you need the second:
+the next model may use what this one ignored.
 """
 
 # %%
 # Side by side
 # ------------
 # Synthetic faces come with the truth, the pixels that change with the attribute. A model of the attribute and region
-# classifiers of two patch sizes learn from the same faces; all methods then map the same new ones.
+# classifiers of two patch sizes learn from the same faces; all methods then map the same new faces.
 from benchmarks.cues import CUES, study_cues
 
 from captum_region.datasets import make_faces
@@ -26,14 +26,14 @@ study = study_attribute(
     limit=12,
     epochs=15,
     region_epochs=20,
-    without=["KernelShap", "XRAI"],  # they take their time, and an extra: pip install 'captum-region[comparison]'
+    without=["KernelShap", "XRAI"],  # slow, and they need an extra: pip install 'captum-region[comparison]'
     retrain="none",
 )
 table = study.comparison.table("MultiScaleRegionAttribution")
 print(table.pivot(index="method", columns="measure", values="mean")[["rank_accuracy", "pixel_auc"]].round(2))
 
 # %%
-# The colours are ranks within a map, for methods have units of their own; the white line is the truth.
+# The colours are ranks within a map, because each method has its own units. The white line is the truth.
 names = ["IntegratedGradients", "LayerGradCam", "Occlusion", "RegionAttribution", "MultiScaleRegionAttribution"]
 maps = {name: study.comparison.maps[name][:6] for name in names}
 figure = plot_saliency(study.images.images[:6], maps, truth=study.truth[:6])
@@ -42,16 +42,16 @@ figure.savefig("saliency.png", bbox_inches="tight")
 # %%
 # Two cues
 # --------
-# Now whoever has the attribute wears a hat *and* smiles: either would do. One model has learnt it where only hats tell,
-# another where only smiles do. Both are right on these faces, and their maps differ as they should: each shows what its
-# model uses. The region map is of the data, where either cue would do. On so few small faces it finds the hat and
-# hardly the mouth; on 2,000 of 48 px it shows both: areas under the ROC of 0.98 and 0.76
+# Now all faces with the attribute wear a hat *and* smile, so either cue is enough. One model was trained on faces where
+# only the hat is a cue, the other where only the smile is. Both are right on these faces, and their maps differ as they
+# should: each shows what its model uses. The region map shows the data, in which either cue is enough. From so few
+# small faces it finds the hat and hardly the mouth; from 2,000 of 48 px it shows both: areas under the ROC of 0.98, 0.76
 # (`python examples/benchmarks/cues.py --seeds 1`).
 cues = study_cues(size=32, images=600, epochs=15, region_epochs=20)
 print(cues.table.round(2).to_string(index=False))
 
 # %%
-# A mean over faces that stand alike is easier to look at than one face.
+# The faces are aligned, so their mean map is easier to read than a single one.
 mean = {
     f"Grad-CAM, model\nof {CUES[0]}": cues.maps[f"LayerGradCam, model of {CUES[0]}"],
     f"Grad-CAM, model\nof {CUES[1]}": cues.maps[f"LayerGradCam, model of {CUES[1]}"],

@@ -2,9 +2,9 @@
 Two confounders at once
 =======================
 
-A shortcut seldom comes alone. In these training faces two in three women are blond and no man is, and two in three men
-wear a hat and no woman does. Who takes away the hair alone leaves the hat. Several sensitive features count as their
-combination, so that one mitigator sees to both.
+Data may contain several shortcuts. In these training faces two in three women are blond and no man is, and two in three
+men wear a hat and no woman does. If you treat the hair alone, the hat remains. Several sensitive features count as
+their combination, so that one mitigator treats both.
 """
 
 # %%
