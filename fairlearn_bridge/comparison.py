@@ -261,7 +261,7 @@ def _fit_chain(
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise MemoryError(f"{name}, seed {seed}: {error}") from error
-            # The latter is fairlearn's ValueError where a group lacks a class.
+            # The latter is fairlearn's ValueError where a group has no image of a class.
             if isinstance(error, NotApplicableError) or "Degenerate labels" in str(error):
                 row |= {"status": "not applicable", "reason": str(error)}
             else:
@@ -315,7 +315,7 @@ def _fit_and_predict(
 def _predict(estimator: Any, X: ImageData, confounder: NDArray[Any], seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return labels and the probability of the last class; an estimator whose methods take the confounder gets it.
 
-    Most find the labels by the probabilities, which are therefore asked for first and then handed to them: the images
+    Most find the labels by the probabilities, which are therefore computed first and then handed to them: the images
     go through the network once.
     """
     known = {"sensitive_features": confounder, "random_state": seed}
