@@ -105,18 +105,6 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-# What `ImageClassifier` has otherwise than skorch, and passes on.
-_DEFAULTS = {
-    "optimizer": torch.optim.AdamW,
-    "optimizer__weight_decay": 1e-3,
-    "train_split": None,
-    "verbose": 0,
-    "iterator_train__shuffle": True,
-    "iterator_train__collate_fn": _as_it_is,
-    "iterator_valid__collate_fn": _as_it_is,
-}
-
-
 class _KeepState(Callback):  # type: ignore[misc]
     """Keeps the state of the training after an epoch; must be the last of the callbacks."""
 
@@ -216,13 +204,34 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         random_state: RandomState = None,
         checkpoint_dir: str | os.PathLike[str] | None = None,
         criterion: Any = nn.CrossEntropyLoss,
+        optimizer: Any = torch.optim.AdamW,
+        optimizer__weight_decay: float = 1e-3,
         lr: float = 1e-3,
         max_epochs: int = 10,
         batch_size: int = 128,
+        train_split: Any = None,
+        iterator_train__shuffle: bool = True,
+        iterator_train__collate_fn: Any = _as_it_is,
+        iterator_valid__collate_fn: Any = _as_it_is,
+        verbose: int = 0,
         **kwargs: Any,
     ) -> None:
-        ours = {"criterion": criterion, "lr": lr, "max_epochs": max_epochs, "batch_size": batch_size}
-        super().__init__(module, **ours, **_DEFAULTS | kwargs)
+        # Named, not a table of defaults: scikit-learn's repr leaves out what is as the signature has it.
+        super().__init__(
+            module,
+            criterion=criterion,
+            optimizer=optimizer,
+            optimizer__weight_decay=optimizer__weight_decay,
+            lr=lr,
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            train_split=train_split,
+            iterator_train__shuffle=iterator_train__shuffle,
+            iterator_train__collate_fn=iterator_train__collate_fn,
+            iterator_valid__collate_fn=iterator_valid__collate_fn,
+            verbose=verbose,
+            **kwargs,
+        )
         self.image_shape = image_shape
         self.batch_transform = batch_transform
         self.loss_reduction = loss_reduction
