@@ -84,7 +84,7 @@ def test_mitigation_example(tmp_path):
 def test_two_confounders_example(tmp_path):
     table = rows(run("plot_two_confounders.py", tmp_path), "nothing", "hair alone", "hair and hat")
     misled = {name: values[1] for name, values in table.items()}
-    assert misled["nothing"] + 0.1 < misled["hair alone"] < misled["hair and hat"] - 0.1
+    assert misled["nothing"] < misled["hair alone"] < misled["hair and hat"] - 0.3
     of_hat = {name: values[3] for name, values in table.items()}
     assert of_hat["hair alone"] > of_hat["hair and hat"] + 0.2
     assert (tmp_path / "two_confounders.png").stat().st_size > 1000
