@@ -141,7 +141,7 @@ def test_a_stopped_and_a_killed_sweep_resume(settings, swept, tmp_path, command,
         ("quantile = " + 10**4 * "[", "sweep.toml"),
         ("quantile = [0.5, 0.5]", "each once, got [0.5, 0.5]"),
         ("seeds = 0", "seeds must be at least 1, got 0"),
-        ('schemes = "specific_mask@predict"', "general_mask and general_noise @predict"),
+        ('schemes = "specific_mask@predict"', "general_mask and general_noise in @predict"),
     ],
 )
 def test_invalid_settings_are_refused(text, words, tmp_path):
