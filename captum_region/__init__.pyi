@@ -1,9 +1,9 @@
 from .attribution import MultiScaleRegionAttribution, RegionAttribution
-from .checkpoint import load_classifier, save_classifier
 from .classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
 from .confidence import margin, negative_entropy, top_softmax
 from .display import RegionMapDisplay
 from .grid import RegionGrid
+from .io.checkpoint import load_classifier, save_classifier
 from .maps import RegionMaps, attribute_dataset
 from .training import RegionTraining, fit_region_classifier
 

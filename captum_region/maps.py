@@ -16,18 +16,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_region.array_files import open_array
 from captum_region.attribution import RegionAttribution
 from captum_region.batches import batches, check_images, take
-from captum_region.checkpoint import classifier_digest
 from captum_region.classifiers import RegionClassifier, check_evaluating
 from captum_region.datasets.images import AttributeImages
-from captum_region.digest import digest, is_the_users
 from captum_region.display import RegionMapDisplay
-from captum_region.distributed import Processes, autocast, check_mixed_precision
-from captum_region.files import locked, read_json, replacing
 from captum_region.grid import RegionGrid
 from captum_region.html import plot_tag
+from captum_region.io.arrays import open_array
+from captum_region.io.checkpoint import classifier_digest
+from captum_region.io.digest import digest, is_the_users
+from captum_region.io.files import locked, read_json, replacing
+from captum_region.parallel import Processes, autocast, check_mixed_precision
 from captum_region.progress import progress_bar
 
 if TYPE_CHECKING:

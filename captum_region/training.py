@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from captum_region.batches import batches, take
-from captum_region.checkpoint import classifier_digest
 from captum_region.classifiers import Recipe, RegionClassifier
-from captum_region.distributed import Processes, autocast, check_mixed_precision, joint_batch_norm
 from captum_region.html import plot_tag
+from captum_region.io.checkpoint import classifier_digest
+from captum_region.io.snapshot import Snapshots, random_states, set_random_states
+from captum_region.parallel import Processes, autocast, check_mixed_precision, joint_batch_norm
 from captum_region.plotting import plot_history
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed, seeded
-from captum_region.snapshot import Snapshots, random_states, set_random_states
 from captum_region.training_data import TrainingData, draw_order, training_data
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import pandas as pd
 from sklearn.base import clone
 
 from captum_region import RegionAttribution, load_classifier
-from captum_region.array_files import read_arrays
-from captum_region.files import read_json
+from captum_region.io.arrays import read_arrays
+from captum_region.io.files import read_json
 from fairlearn_bridge.arms import build_arms
 from fairlearn_bridge.experiment import fingerprints, samples_of
 from fairlearn_bridge.report.run import FORMAT

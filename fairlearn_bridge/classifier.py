@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 from captum_region.batches import as_floats, check_weights, take
+from captum_region.io.snapshot import Snapshots, random_states, set_random_states
 from captum_region.labels import check_classes
 from captum_region.randomness import RandomState, draw_seed, seeded
-from captum_region.snapshot import Snapshots, random_states, set_random_states
 from fairlearn_bridge.validation import check_rows_or_images, from_names
 
 if TYPE_CHECKING:

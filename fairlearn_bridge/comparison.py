@@ -16,9 +16,9 @@ from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
-from captum_region.digest import digest
+from captum_region.io.digest import digest
+from captum_region.io.snapshot import Snapshots, columns, table_of
 from captum_region.progress import progress_bar
-from captum_region.snapshot import Snapshots, columns, table_of
 from fairlearn_bridge.baselines import NotApplicableError
 from fairlearn_bridge.metrics import alignment, check_summary, summarize
 from fairlearn_bridge.samples import Samples

@@ -8,7 +8,7 @@ import torch
 from skorch.hf import AccelerateMixin
 from torch import Tensor, nn
 
-from captum_region.distributed import Processes, joint_batch_norm
+from captum_region.parallel import Processes, joint_batch_norm
 from fairlearn_bridge.classifier import ImageClassifier
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from captum_region.files import CHECKPOINTS, locked, plain_name, replacing
-from captum_region.provenance import joined
+from captum_region.io.files import CHECKPOINTS, locked, plain_name, replacing
+from captum_region.io.provenance import joined
 from fairlearn_bridge.comparison import NoneCouldRunError
 from fairlearn_bridge.experiment import fingerprints, flat_table, how_it_was_run, samples_of, stage, train
 from fairlearn_bridge.metrics import alignment, measure, summarize

@@ -22,7 +22,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from typer.testing import CliRunner
 
-from captum_region.digest import digest_of
+from captum_region.io.digest import digest_of
 
 # Property tests take a minute with the second, which tests/test_properties.py runs them with. A busy machine is no
 # error, and `pytest` alone draws the same cases in each run.

@@ -9,7 +9,7 @@ import pytest
 
 import captum_region.cli
 import fairlearn_bridge.cli
-from captum_region.files import locked
+from captum_region.io.files import locked
 
 TARGET_CLASSIFIER = """
 import numpy as np

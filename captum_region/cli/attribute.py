@@ -11,7 +11,7 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source
 from captum_region.cli.running import check_out, errors_in_one_line, write_picture
-from captum_region.files import replacing
+from captum_region.io.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +58,7 @@ def attribute(
     In several processes: accelerate launch --multi_gpu -m captum_region attribute ...
     """
     from captum_region import RegionAttribution, RegionMaps, attribute_dataset
-    from captum_region.distributed import Processes, launched
+    from captum_region.parallel import Processes, launched
 
     with errors_in_one_line(debug, resumes=out / "maps.json"), launched(device) as accelerator:
         processes = Processes(accelerator)

@@ -10,7 +10,7 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source, labels_of, skipped_in
 from captum_region.cli.running import check_out, errors_in_one_line, write_and_print, write_picture
-from captum_region.files import write_text
+from captum_region.io.files import write_text
 
 if TYPE_CHECKING:
     from captum_region.calibration import Calibration
@@ -49,8 +49,8 @@ def calibrate(
 
     from captum_region import save_classifier
     from captum_region.calibration import balanced_subset, fit_temperature, measure_calibration
-    from captum_region.digest import digest
-    from captum_region.provenance import provenance
+    from captum_region.io.digest import digest
+    from captum_region.io.provenance import provenance
 
     with errors_in_one_line(debug):
         check_out(out, force)

@@ -13,7 +13,7 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source, set_apart, skipped_in
 from captum_region.cli.running import check_out, console, errors_in_one_line
-from captum_region.files import CHECKPOINTS, locked
+from captum_region.io.files import CHECKPOINTS, locked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +71,7 @@ def compare(
 
     Example: captum-region compare --data faces --attribute Eyeglasses --attribute Smiling --seeds 3 --out compare
     """
-    from captum_region.digest import digest
+    from captum_region.io.digest import digest
     from captum_region.saliency.results import StudyResults
 
     states = out / CHECKPOINTS

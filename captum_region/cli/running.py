@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from captum_region.files import CHECKPOINTS, replacing, write_text
+from captum_region.io.files import CHECKPOINTS, replacing, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,7 +12,7 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source, labels_of, set_apart, skipped_in
 from captum_region.cli.running import check_out, errors_in_one_line, write_and_print
-from captum_region.files import CHECKPOINTS, locked, write_text
+from captum_region.io.files import CHECKPOINTS, locked, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,9 +62,9 @@ def train(
     In several processes: accelerate launch --multi_gpu -m captum_region train ...
     """
     from captum_region import fit_region_classifier, save_classifier
-    from captum_region.digest import digest
-    from captum_region.distributed import Processes, launched
-    from captum_region.provenance import provenance
+    from captum_region.io.digest import digest
+    from captum_region.io.provenance import provenance
+    from captum_region.parallel import Processes, launched
 
     states = out / CHECKPOINTS
     with errors_in_one_line(debug, resumes=states), launched(device) as accelerator, ExitStack() as stack:

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from captum_region.array_files import write_rows
 from captum_region.datasets.decoding import decode_content, height_width, rgb_pixels
 from captum_region.datasets.images import AttributeImages, quoted
-from captum_region.files import replacing
+from captum_region.io.arrays import write_rows
+from captum_region.io.files import replacing
 from captum_region.plotting import image_array
 from captum_region.progress import progress_bar
 

@@ -20,8 +20,8 @@ import pandas as pd
 from joblib import Parallel, delayed, effective_n_jobs
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from captum_region.array_files import open_array, write_rows
-from captum_region.files import PARTIAL, replacing
+from captum_region.io.arrays import open_array, write_rows
+from captum_region.io.files import PARTIAL, replacing
 from captum_region.progress import progress_bar
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Region classifiers against each other and against what else makes maps: how fast, how good."""
+"""Region maps compared with other attribution methods: localisation, where the truth is known, and faithfulness."""
 
 from captum_region.saliency.compare import SaliencyComparison, compare_saliency, saliency_table
 from captum_region.saliency.methods import captum_methods, floors, region_methods, superpixel_methods

@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from rich.table import Table
 
-from captum_region.files import plain_name, replacing, write_text
-from captum_region.provenance import joined, provenance
+from captum_region.io.files import plain_name, replacing, write_text
+from captum_region.io.provenance import joined, provenance
 from captum_region.saliency.compare import LESS_IS_BETTER, saliency_table
 from captum_region.saliency.study import Study, information_table
 

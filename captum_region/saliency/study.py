@@ -14,16 +14,16 @@ from torch import Tensor, nn
 
 from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
 from captum_region.batches import ImageData, as_floats, batches, take
-from captum_region.checkpoint import classifier_digest
 from captum_region.classifiers import DenseRegionClassifier, Recipe, RegionClassifier
 from captum_region.datasets import AttributeImages, Faces
 from captum_region.grid import RegionGrid
+from captum_region.io.checkpoint import classifier_digest
+from captum_region.io.snapshot import Snapshots, columns, table_of
 from captum_region.progress import progress_bar
 from captum_region.randomness import seeded
 from captum_region.saliency.compare import SaliencyComparison, compare_saliency
 from captum_region.saliency.faithfulness import information_left
 from captum_region.saliency.methods import Method, captum_methods, floors, region_methods, superpixel_methods
-from captum_region.snapshot import Snapshots, columns, table_of
 from captum_region.training import fit_region_classifier, region_accuracy
 
 # Their maps take hundreds of passes, or seconds (XRAI); ROAR needs a map of every training image.
@@ -97,7 +97,7 @@ class Study:
     not_run : dict of str to str
         Methods that could not run, and why.
     git : str or None
-        The commit of this package that made the study, see `captum_region.provenance.provenance`.
+        The commit of this package that made the study, see `captum_region.io.provenance.provenance`.
     """
 
     comparison: SaliencyComparison

@@ -26,7 +26,7 @@ from captum_region import DenseRegionClassifier, RegionGrid, save_classifier
 from captum_region.cli.options import Debug, Force
 from captum_region.cli.running import check_out, errors_in_one_line
 from captum_region.datasets import make_faces
-from captum_region.files import replacing
+from captum_region.io.files import replacing
 from captum_region.plotting import STYLE
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False)

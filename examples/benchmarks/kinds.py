@@ -24,7 +24,7 @@ from captum_region.cli.reading import Source
 from captum_region.cli.running import check_file, errors_in_one_line
 from captum_region.confidence import negative_entropy
 from captum_region.datasets import Faces
-from captum_region.files import replacing
+from captum_region.io.files import replacing
 from captum_region.saliency.localisation import pixel_auc, rank_accuracy
 
 if TYPE_CHECKING:

@@ -31,8 +31,8 @@ from captum_region.cli.options import AsJson, Debug, Device, Quiet, ReplaceFile
 from captum_region.cli.running import check_file, errors_in_one_line
 from captum_region.confidence import negative_entropy
 from captum_region.datasets import make_faces
-from captum_region.files import replacing
 from captum_region.grid import RegionGrid
+from captum_region.io.files import replacing
 from captum_region.training import fit_region_classifier, region_accuracy
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source
 from captum_region.cli.running import check_out, errors_in_one_line, write_json, write_picture
-from captum_region.files import write_text
+from captum_region.io.files import write_text
 
 
 def inspect(

@@ -12,7 +12,7 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source
 from captum_region.cli.running import check_out, console, errors_in_one_line
-from captum_region.files import CHECKPOINTS
+from captum_region.io.files import CHECKPOINTS
 from fairlearn_bridge.cli import options as own
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source, skipped_in
 from captum_region.cli.running import check_out, console, errors_in_one_line
-from captum_region.files import CHECKPOINTS
+from captum_region.io.files import CHECKPOINTS
 from fairlearn_bridge.cli import options as own
 from fairlearn_bridge.cli.run import split
 

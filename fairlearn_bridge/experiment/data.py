@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from captum_region.datasets import AttributeImages, Faces, make_faces
-from captum_region.digest import digest
+from captum_region.io.digest import digest
 from fairlearn_bridge.protocol import confounded_split
 from fairlearn_bridge.samples import Samples
 

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from captum_region.datasets import Faces
-from captum_region.provenance import joined, provenance
+from captum_region.io.provenance import joined, provenance
 from fairlearn_bridge.experiment.data import ExperimentData, fingerprints
 from fairlearn_bridge.metrics import MEASURES, metric_frame, pareto_front
 from fairlearn_bridge.report.run import FORMAT

@@ -10,7 +10,7 @@ import numpy as np
 
 from captum_region import save_classifier
 from captum_region.calibration import balanced_subset, measure_calibration
-from captum_region.files import CHECKPOINTS, locked, replacing
+from captum_region.io.files import CHECKPOINTS, locked, replacing
 from fairlearn_bridge.experiment.data import ExperimentData, samples_of
 from fairlearn_bridge.experiment.pictures import confident_images, example_pictures
 from fairlearn_bridge.experiment.results import flat_table, how_it_was_run, plain, results_of

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captum_region.files import replacing
+from captum_region.io.files import replacing
 from captum_region.page import render
 from fairlearn_bridge import metrics
 from fairlearn_bridge.metrics import LARGEST, NEXT_TO_ZERO, SMALLEST

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from captum_region.array_files import read_arrays
 from captum_region.calibration import Calibration
-from captum_region.files import read_json
+from captum_region.io.arrays import read_arrays
+from captum_region.io.files import read_json
 from fairlearn_bridge import metrics
 from fairlearn_bridge.plotting import BASELINE, KIND_COLORS, by_mitigator, intervals
 

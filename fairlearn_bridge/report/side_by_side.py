@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captum_region.files import replacing
+from captum_region.io.files import replacing
 from captum_region.page import render
 from captum_region.plotting import LINE_COLORS, scale_top
 from fairlearn_bridge import metrics

@@ -7,7 +7,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier, RegionGrid
-from captum_region.classifiers import cifar_resnet18, forward_regions, plan_convolutions
+from captum_region.classifiers import forward_regions
+from captum_region.classifiers.dense import plan_convolutions
+from captum_region.classifiers.patch import cifar_resnet18
 
 
 def randomised(classifier):

@@ -22,9 +22,9 @@ from captum_region import (
     attribute_dataset,
     save_classifier,
 )
-from captum_region.checkpoint import classifier_digest, load_classifier
 from captum_region.classifiers import RegionClassifier
 from captum_region.datasets import AttributeImages
+from captum_region.io.checkpoint import classifier_digest, load_classifier
 
 GRID = RegionGrid(16, 8, 2)
 

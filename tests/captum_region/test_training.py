@@ -15,8 +15,8 @@ from torch import nn
 from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionAttribution, RegionGrid
 from captum_region import fit_region_classifier as fit
 from captum_region.classifiers import RegionClassifier
-from captum_region.digest import digest, digest_of
-from captum_region.provenance import git_state
+from captum_region.io.digest import digest, digest_of
+from captum_region.io.provenance import git_state
 from captum_region.randomness import seeded
 from captum_region.training import region_accuracy
 from captum_region.training_data import draw_order, within_class_weights

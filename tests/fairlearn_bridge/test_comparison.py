@@ -16,7 +16,7 @@ from fairlearn.reductions import EqualizedOdds, ExponentiatedGradient
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 
 from captum_region import DenseRegionClassifier, RegionGrid
-from captum_region.provenance import git_state
+from captum_region.io.provenance import git_state
 from fairlearn_bridge import (
     AttributionNoiseMitigator,
     EmbeddingCorrelationRemoval,

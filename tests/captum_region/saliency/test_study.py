@@ -13,7 +13,7 @@ from sklearn.model_selection import GroupShuffleSplit
 from captum_region import DenseRegionClassifier, RegionGrid
 from captum_region.cli import app
 from captum_region.datasets import AttributeImages, make_faces
-from captum_region.digest import digest
+from captum_region.io.digest import digest
 from captum_region.saliency.methods import floors
 from captum_region.saliency.results import StudyResults
 from captum_region.saliency.study import SLOW, information_table, study_attribute

@@ -18,9 +18,9 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
-from captum_region.digest import digest, digest_of, is_the_users
-from captum_region.files import PARTIAL, read_json
 from captum_region.grid import RegionGrid
+from captum_region.io.digest import digest, digest_of, is_the_users
+from captum_region.io.files import PARTIAL, read_json
 
 FORMAT = 1
 KINDS = {kind.__name__: kind for kind in (DenseRegionClassifier, PatchRegionClassifier)}

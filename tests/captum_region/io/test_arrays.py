@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 import pytest
 
-from captum_region.array_files import open_array, read_arrays
+from captum_region.io.arrays import open_array, read_arrays
 
 VALUES = np.arange(12, dtype=np.uint8).reshape(3, 4)
 

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import nn
 
 from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionGrid, load_classifier, save_classifier
-from captum_region.checkpoint import classifier_digest
+from captum_region.io.checkpoint import classifier_digest
 
 GRID = RegionGrid((16, 20), 8, 4)
 NAN = math.nan
@@ -273,7 +273,7 @@ def test_files_have_the_permissions_of_the_umask(tmp_path):
     script = """
 import os, sys
 from captum_region import DenseRegionClassifier, RegionGrid, save_classifier
-from captum_region.snapshot import Snapshots
+from captum_region.io.snapshot import Snapshots
 
 for umask in sys.argv[2:]:
     os.umask(int(umask, 8))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from captum_region.batches import batches
 
-# Their code is identified by the version and by `captum_region.snapshot.SEMANTICS`.
+# Their code is identified by the version and by `captum_region.io.snapshot.SEMANTICS`.
 _OURS = ("captum_region", "fairlearn_bridge")
 _CACHED = type(lru_cache(len))
 

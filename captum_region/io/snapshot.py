@@ -14,9 +14,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from captum_region.digest import digest, digest_of
-from captum_region.files import replacing
-from captum_region.provenance import git_state, joined, provenance, versions
+from captum_region.io.digest import digest, digest_of
+from captum_region.io.files import replacing
+from captum_region.io.provenance import git_state, joined, provenance, versions
 from captum_region.randomness import RandomState
 
 FORMAT = 2

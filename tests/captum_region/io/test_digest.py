@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from captum_region import DenseRegionClassifier, RegionGrid, snapshot
-from captum_region.checkpoint import classifier_digest
-from captum_region.digest import digest
-from captum_region.snapshot import Snapshots
+from captum_region import DenseRegionClassifier, RegionGrid
+from captum_region.io import snapshot
+from captum_region.io.checkpoint import classifier_digest
+from captum_region.io.digest import digest
+from captum_region.io.snapshot import Snapshots
 
 
 def test_digests_that_files_of_earlier_versions_hold():
@@ -212,7 +213,7 @@ def test_changed_code_without_a_file_is_another_value(before, after):
 @pytest.mark.usefixtures("_no_modules_left")
 def test_the_digest_is_the_same_in_every_process(tmp_path):
     here = [digest(load(tmp_path / "here").value), digest(typed(CONSOLE))]
-    script = "import sys; sys.path.insert(0, sys.argv[1]); from captum_region.digest import digest; import mine\n"
+    script = "import sys; sys.path.insert(0, sys.argv[1]); from captum_region.io.digest import digest; import mine\n"
     script += "names = {'__name__': '__console__'}; exec(sys.argv[2], names)\n"
     script += "print(digest(mine.value), digest(names['value']))"
     for seed in "12":  # the second reads the compiled file
