@@ -94,6 +94,7 @@ class DenseRegionClassifier(RegionClassifier):
 
     Examples
     --------
+    >>> from captum_region import RegionGrid
     >>> classifier = DenseRegionClassifier(RegionGrid(64, 16, 1), num_classes=2, random_state=0).eval()
     >>> classifier.forward_grid(torch.zeros(1, 3, 64, 64)).shape
     torch.Size([1, 2, 49, 49])

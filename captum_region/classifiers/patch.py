@@ -79,6 +79,7 @@ class PatchRegionClassifier(RegionClassifier):
 
     Examples
     --------
+    >>> from captum_region import RegionGrid
     >>> classifier = PatchRegionClassifier(RegionGrid(16, 8, 4), num_classes=2, random_state=0).eval()
     >>> classifier(torch.zeros(5, 3, 8, 8), torch.tensor([0, 1, 2, 3, 8])).shape
     torch.Size([5, 2])
