@@ -1,17 +1,13 @@
 """check_classes: the labels of images, in any container, as an array of classes."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 # With more images than this, there must not be more classes than half as many: scikit-learn warns of the same.
 _FEW = 20

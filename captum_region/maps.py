@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from contextlib import ExitStack
@@ -26,7 +25,7 @@ from captum_region.html import plot_tag
 from captum_region.io.arrays import open_array
 from captum_region.io.checkpoint import classifier_digest
 from captum_region.io.digest import digest, is_the_users
-from captum_region.io.files import locked, read_json, replacing
+from captum_region.io.files import locked, read_json, replacing, write_json
 from captum_region.parallel import Processes, autocast, check_mixed_precision
 from captum_region.progress import progress_bar
 
@@ -307,7 +306,7 @@ def _claim(folder: Path, description: dict[str, Any], batch_size: int) -> int:
     elif path.exists():
         raise ValueError(f"{path} was not written by attribute_dataset; name another folder")
     else:
-        _write_description(folder, found := description)
+        write_json(folder / "maps.json", found := description)
     _refuse_differences(folder, found, description)
     if not path.exists():
         # Only the header: the maps follow batch by batch, so that a full disk is an error and not a crash.
@@ -320,7 +319,7 @@ def _claim(folder: Path, description: dict[str, Any], batch_size: int) -> int:
     if held < found["done"]:
         # The file was lost or cut short. Whole batches are computed again; maps.json says so, as this may be stopped.
         found["done"] = held // batch_size * batch_size
-        _write_description(folder, found)
+        write_json(folder / "maps.json", found)
     return int(found["done"])
 
 
@@ -360,7 +359,7 @@ def _write_maps(
             file.flush()
             os.fsync(file.fileno())
             if processes.is_main:
-                _write_description(folder, description | {"done": done})
+                write_json(folder / "maps.json", description | {"done": done})
 
         while done < count:
             # Each process takes whole batches: then the batches, and so the maps, are those of one process.
@@ -387,11 +386,6 @@ def _write_maps(
                 save(done)
                 bar.update(done - bar.n)
     processes.wait()  # until the main process has written that all are complete
-
-
-def _write_description(folder: Path, description: dict[str, Any]) -> None:
-    with replacing(folder / "maps.json") as path:
-        path.write_text(json.dumps(description, indent=1) + "\n")
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from captum_region.io.files import replacing
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     import pandas as pd
     from matplotlib.axes import Axes
@@ -389,7 +392,7 @@ def plot_saliency(
     maps: Mapping[str, ArrayLike | torch.Tensor],
     *,
     truth: ArrayLike | torch.Tensor | None = None,
-    axes: NDArray[Any] | None = None,
+    axes: Sequence[Axes] | NDArray[Any] | None = None,
     cmap: str = COLORMAP,
 ) -> Figure:
     """Draw the maps that several methods give of the same images: methods in rows, images in columns.
@@ -404,7 +407,7 @@ def plot_saliency(
     maps : mapping of title to Tensor or array-like, shape (N, height, width)
     truth : Tensor or array-like of bool, shape (N, height, width), optional
         The pixels that show the attribute; outlined on each image and map.
-    axes : array of Axes, shape (1 + number of maps, N), optional
+    axes : array of Axes, shape (1 + number of maps, N), or such axes row by row, optional
         By default in a new pyplot figure.
     cmap : str, default="inferno"
         A matplotlib colour map.
@@ -479,6 +482,32 @@ def _map_array(values: ArrayLike | torch.Tensor, name: str) -> NDArray[Any]:
     if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
         raise ValueError(f"{name} must hold finite numbers, got {_described(array)}")
     return array.astype(float) if array.dtype.kind == "b" else array
+
+
+def drawn(size: tuple[float, float], draw: Callable[[list[Axes]], object], **grid: Any) -> Figure:
+    """Return a figure outside of pyplot, in the style of these plots.
+
+    Parameters
+    ----------
+    size : (float, float)
+        Width and height in inches.
+    draw : callable
+        Draws on the axes, which it gets in one list, row by row.
+    **grid
+        ``nrows``, ``ncols``, ``height_ratios`` and others of matplotlib's ``Figure.subplots``.
+    """
+    from matplotlib.figure import Figure
+
+    with styled():
+        figure = Figure(figsize=size, layout="constrained")
+        draw(list(figure.subplots(squeeze=False, **grid).flat))
+    return figure
+
+
+def write_figure(path: Path, figure: Figure, *, dpi: int = 150) -> None:
+    """Write a figure as a whole PNG file, or nothing."""
+    with replacing(path) as beside:
+        figure.savefig(beside, dpi=dpi, format="png")
 
 
 @styled()

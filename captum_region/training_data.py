@@ -1,26 +1,20 @@
 """What a region classifier learns from: labels as class numbers, and how often each image is drawn."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.class_weight import compute_sample_weight
 from torch import Tensor
 
-from captum_region.batches import check_images, check_weights
+from captum_region.batches import ImageData, ImageSource, check_images, check_weights
+from captum_region.classifiers import RegionClassifier
 from captum_region.datasets.conversion import from_dataset, is_dataset
 from captum_region.datasets.images import AttributeImages
 from captum_region.labels import check_classes
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    from captum_region.batches import ImageData, ImageSource
-    from captum_region.classifiers import RegionClassifier
 
 
 @dataclass(frozen=True)

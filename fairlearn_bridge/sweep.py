@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from captum_region.io.files import CHECKPOINTS, locked, plain_name, replacing
+from captum_region.io.files import CHECKPOINTS, locked, plain_name, write_json, write_text
 from captum_region.io.provenance import joined
+from captum_region.plotting import write_figure
 from fairlearn_bridge.comparison import NoneCouldRunError
 from fairlearn_bridge.experiment import fingerprints, flat_table, how_it_was_run, samples_of, stage, train
 from fairlearn_bridge.metrics import alignment, measure, summarize
@@ -113,11 +114,9 @@ class SweepResults:
             ("trainings.csv", self.trainings.drop(columns="losses")),
             ("table1.csv", table1),
         ):
-            with replacing(out / name) as path:
-                table.to_csv(path, index=False)
-        with replacing(out / "sweep.json") as path:
-            records = json.loads(table1.to_json(orient="records", double_precision=15))  # None for NaN
-            path.write_text(json.dumps(settings | {"table1": records}, indent=1) + "\n")
+            write_text(out / name, table.to_csv(index=False))
+        records = json.loads(table1.to_json(orient="records", double_precision=15))  # None for NaN
+        write_json(out / "sweep.json", settings | {"table1": records})
         (out / "plots").mkdir(exist_ok=True)
         for confounder, rows in self.table.groupby("confounder", sort=False):
             shown = rows[rows["quantile"].isna() | np.isclose(rows["quantile"], shown_quantile)]
@@ -127,8 +126,7 @@ class SweepResults:
             if rows["quantile"].notna().any():  # not if all are chosen
                 figures[8] = accuracy_by_quantile(rows, groups)
             for number, figure in figures.items():
-                with replacing(out / "plots" / f"figure{number}_{plain_name(str(confounder))}.png") as path:
-                    figure.savefig(path, dpi=150, format="png")
+                write_figure(out / "plots" / f"figure{number}_{plain_name(str(confounder))}.png", figure)
 
 
 def run_sweep(

@@ -1,21 +1,16 @@
 """DenseRegionClassifier: all regions of an image in one pass."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from captum_region.classifiers.base import Progress, Recipe, RegionClassifier
+from captum_region.grid import RegionGrid
 from captum_region.randomness import RandomState, draw_seed, seeded
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from captum_region.grid import RegionGrid
 
 
 class _Convolution(NamedTuple):

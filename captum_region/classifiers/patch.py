@@ -1,21 +1,16 @@
 """PatchRegionClassifier: any image classifier, patch by patch."""
 
-from __future__ import annotations
-
 import copy
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from captum_region.classifiers.base import Progress, RegionClassifier, forward_regions
+from captum_region.grid import RegionGrid
 from captum_region.randomness import RandomState, draw_seed, seeded
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from captum_region.grid import RegionGrid
 
 
 def cifar_resnet18(in_channels: int, num_classes: int) -> nn.Module:

@@ -10,7 +10,7 @@ import typer
 
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source
-from captum_region.cli.running import check_out, errors_in_one_line, write_picture
+from captum_region.cli.running import check_out, errors_in_one_line
 from captum_region.io.files import replacing
 
 if TYPE_CHECKING:
@@ -98,11 +98,9 @@ def attribute(
 
 def _write_means(out: Path, grid: RegionGrid, means: dict[str, Tensor], images: AttributeImages) -> None:
     import numpy as np
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
     from captum_region.batches import batches
-    from captum_region.plotting import STYLE, plot_maps
+    from captum_region.plotting import drawn, plot_maps, write_figure
 
     with replacing(out / "mean_map.npy") as path:
         np.save(path, means["all images"].numpy())
@@ -110,7 +108,6 @@ def _write_means(out: Path, grid: RegionGrid, means: dict[str, Tensor], images: 
     total = np.sum([batch.numpy().sum(0, dtype=np.int64) for batch in batches(images.images, 256)], 0)
     mean_image = (total / len(images)).round().astype(np.uint8)
     pixels = {name: grid.to_pixels(mean) for name, mean in means.items()}
-    with rc_context(STYLE):
-        figure = Figure(figsize=(3.4 * len(means), 3), layout="constrained")
-        plot_maps(pixels, images=mean_image, axes=figure.subplots(1, len(means), squeeze=False))
-    write_picture(out / "mean_map.png", figure)
+    size = 3.4 * len(means), 3
+    figure = drawn(size, lambda axes: plot_maps(pixels, images=mean_image, axes=axes), ncols=len(means))
+    write_figure(out / "mean_map.png", figure)

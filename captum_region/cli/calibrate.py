@@ -9,7 +9,7 @@ import typer
 
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source, labels_of, skipped_in
-from captum_region.cli.running import check_out, errors_in_one_line, write_and_print, write_picture
+from captum_region.cli.running import check_out, errors_in_one_line, write_and_print
 from captum_region.io.files import write_text
 
 if TYPE_CHECKING:
@@ -88,14 +88,10 @@ def calibrate(
 
 
 def _write_reliability(out: Path, found: dict[str, Calibration], attribute: str) -> None:
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    from captum_region.plotting import STYLE, plot_reliability
+    from captum_region.plotting import drawn, plot_reliability, write_figure
 
     out.mkdir(parents=True, exist_ok=True)
-    with rc_context(STYLE):
-        figure = Figure(figsize=(4.2, 4.8), layout="constrained")
-        plot_reliability(found, axes=figure.subplots(2, 1, height_ratios=(3, 1)), title=attribute)
-    write_picture(out / "reliability.png", figure)
+    size, grid = (4.2, 4.8), {"nrows": 2, "height_ratios": (3, 1)}
+    figure = drawn(size, lambda axes: plot_reliability(found, axes=axes, title=attribute), **grid)
+    write_figure(out / "reliability.png", figure)
     write_text(out / "reliability.csv", [*found.values()][-1].bins.to_csv(index=False))

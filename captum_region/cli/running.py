@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from captum_region.io.files import CHECKPOINTS, replacing, write_text
+from captum_region.io.files import CHECKPOINTS, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from matplotlib.figure import Figure
     from rich.console import Console
 
 
@@ -103,14 +102,6 @@ def console() -> Console:
     return Console(width=None if Console().is_terminal else 200, highlight=False, markup=False)
 
 
-def write_json(path: Path, result: dict[str, Any]) -> str:
-    """Write a result, and return the text of the file."""
-    text = json.dumps(result, indent=1) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text)
-    return text
-
-
 def write_and_print(path: Path, result: dict[str, Any], details: dict[str, Any], as_json: bool) -> None:
     """Write a result and its details as JSON; print the same JSON, or the result alone, a line a value."""
     from rich.table import Table
@@ -132,9 +123,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, str):
         return value
     return f"{value:.3f}" if isinstance(value, float) else json.dumps(value)
-
-
-def write_picture(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG."""
-    with replacing(path) as beside:
-        figure.savefig(beside, dpi=150)

@@ -1,23 +1,17 @@
 """Reader of CelebA."""
 
-from __future__ import annotations
-
 import csv
-from typing import TYPE_CHECKING, Any
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from captum_region.datasets.images import AttributeImages
 from captum_region.datasets.listing import Listing, first_folder, load_listing
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from captum_region.datasets.images import AttributeImages
 
 _SPLITS = {"train": 0, "valid": 1, "test": 2}
 
@@ -137,7 +131,7 @@ def _rows(path: Path, allowed: Sequence[tuple[int, ...]] = (), has_names: bool =
     return pd.DataFrame(numbers.astype(int), rows.index, names)
 
 
-def _identities(folder: Path, images: pd.Index[str]) -> NDArray[Any] | None:
+def _identities(folder: Path, images: "pd.Index[str]") -> NDArray[Any] | None:
     try:
         path = _file(folder, "identity_CelebA")
     except FileNotFoundError:

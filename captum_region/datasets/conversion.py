@@ -1,15 +1,15 @@
 """from_dataset: a torch Dataset or DataLoader, or a Hugging Face dataset -> AttributeImages."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -20,13 +20,6 @@ from captum_region.io.arrays import write_rows
 from captum_region.io.files import replacing
 from captum_region.plotting import image_array
 from captum_region.progress import progress_bar
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
-
 
 # The names in the files of CelebA that torchvision drops.
 _POINTS = ("lefteye", "righteye", "nose", "leftmouth", "rightmouth")

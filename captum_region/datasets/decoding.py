@@ -1,7 +1,5 @@
 """Image files -> one memory-mapped uint8 array, each file decoded once and kept in a cache."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json
@@ -10,24 +8,21 @@ import os
 import stat
 import time
 import warnings
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed, effective_n_jobs
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from captum_region.io.arrays import open_array, write_rows
 from captum_region.io.files import PARTIAL, replacing
 from captum_region.progress import progress_bar
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
-
-    from numpy.typing import NDArray
 
 # Part of the cache key: to be raised whenever the pixels made from a file change.
 _FORMAT_VERSION = 2

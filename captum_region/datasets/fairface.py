@@ -1,21 +1,14 @@
 """Reader of FairFace."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from captum_region.datasets.images import quoted
+from captum_region.datasets.images import AttributeImages, quoted
 from captum_region.datasets.listing import AGE_GROUPS, Listing, first_folder, load_listing
 from captum_region.datasets.tables import read_table
-
-if TYPE_CHECKING:
-    import os
-    from pathlib import Path
-
-    from captum_region.datasets.images import AttributeImages
 
 _SPLITS = {"train": ("train",), "validation": ("val",), "all": ("train", "val")}
 _UNPACKED = ("fairface-img-margin025-trainval", "fairface-img-margin125-trainval")

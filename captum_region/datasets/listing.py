@@ -1,21 +1,16 @@
 """The images that a data set's labels list and their decoding, which all readers share."""
 
-from __future__ import annotations
-
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+from numpy.typing import NDArray
 
 from captum_region.datasets.decoding import decode_images
 from captum_region.datasets.images import AttributeImages
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
 AGE_GROUPS = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "more than 70")
 """FairFace's age groups, in order; the last begins at 70."""

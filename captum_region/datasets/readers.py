@@ -1,19 +1,14 @@
 """The attributes of a data set without its images, for every reader."""
 
-from __future__ import annotations
+import os
 
-from typing import TYPE_CHECKING
+import pandas as pd
 
 from captum_region.datasets.celeba import list_celeba
 from captum_region.datasets.decoding import check_on_error
 from captum_region.datasets.fairface import list_fairface
 from captum_region.datasets.tables import list_table
 from captum_region.datasets.utkface import list_utkface
-
-if TYPE_CHECKING:
-    import os
-
-    import pandas as pd
 
 
 def read_attributes(

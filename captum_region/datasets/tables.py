@@ -1,21 +1,16 @@
 """Reader of any table of images, and of the text of tables."""
 
-from __future__ import annotations
-
 import os
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from captum_region.datasets.images import quoted
+from captum_region.datasets.images import AttributeImages, quoted
 from captum_region.datasets.listing import Listing, first_folder, load_listing
-
-if TYPE_CHECKING:
-    from captum_region.datasets.images import AttributeImages
 
 # How pandas reads text: "None" and "NA" are categories like others.
 _CELLS: dict[str, Any] = {"skipinitialspace": True, "keep_default_na": False}

@@ -1,19 +1,14 @@
 """Reader of UTKFace."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from captum_region.datasets.images import AttributeImages
 from captum_region.datasets.listing import AGE_GROUPS, Listing, first_folder, load_listing
-
-if TYPE_CHECKING:
-    from captum_region.datasets.images import AttributeImages
 
 _NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_[^_]+")
 # The highest age that the data set states.

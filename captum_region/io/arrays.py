@@ -1,20 +1,15 @@
 """Arrays from .npy and .npz files, which may be damaged or untrusted: a ValueError names the file."""
 
-from __future__ import annotations
-
 import math
 import os
 import zipfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike, NDArray
 
 
 def open_array(

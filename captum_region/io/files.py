@@ -1,19 +1,15 @@
 """Files written completely or not at all, folders with one writing process at a time, JSON that may be untrusted."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 # How the names of incomplete files begin.
 PARTIAL = ".partial-"
@@ -103,6 +99,14 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a whole text file, or nothing."""
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> str:
+    """Write a whole JSON file, or nothing, into a folder that is made if needed; return its text."""
+    text = json.dumps(content, indent=1) + "\n"
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
+    return text
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from rich.table import Table
 
-from captum_region.io.files import plain_name, replacing, write_text
+from captum_region.io.files import plain_name, write_text
 from captum_region.io.provenance import joined, provenance
 from captum_region.saliency.compare import LESS_IS_BETTER, saliency_table
 from captum_region.saliency.study import Study, information_table
@@ -148,19 +148,14 @@ class StudyResults:
 
 
 def _draw(study: Study, path: Path) -> None:
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    from captum_region.plotting import STYLE, plot_saliency
+    from captum_region.plotting import drawn, plot_saliency, write_figure
 
     images, truth = study.images.images[:6], study.truth[:6]
     maps = {name: values[:6] for name, values in study.comparison.maps.items()}
     rows, columns = len(maps) + 1, len(images)
-    with rc_context(STYLE):
-        figure = Figure(figsize=(1.35 * columns + 1.8, 1.35 * rows + 0.6), layout="constrained")
-        plot_saliency(images, maps, truth=truth, axes=figure.subplots(rows, columns, squeeze=False))
-    with replacing(path) as beside:
-        figure.savefig(beside, dpi=110)
+    size = 1.35 * columns + 1.8, 1.35 * rows + 0.6
+    figure = drawn(size, lambda axes: plot_saliency(images, maps, truth=truth, axes=axes), nrows=rows, ncols=columns)
+    write_figure(path, figure, dpi=110)
 
 
 def _cell(row: Any, measure: str) -> str:

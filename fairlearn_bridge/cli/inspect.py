@@ -9,8 +9,8 @@ import typer
 
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source
-from captum_region.cli.running import check_out, errors_in_one_line, write_json, write_picture
-from captum_region.io.files import write_text
+from captum_region.cli.running import check_out, errors_in_one_line
+from captum_region.io.files import write_json, write_text
 
 
 def inspect(
@@ -35,6 +35,7 @@ def inspect(
 
     Example: fairlearn-bridge inspect --data celeba --root DATA --target Male
     """
+    from captum_region.plotting import write_figure
     from fairlearn_bridge.inspecting import draw_inspection, labels_of, print_confounders, target_and_confounder
     from fairlearn_bridge.inspection import cell_counts, find_confounders
 
@@ -63,7 +64,7 @@ def inspect(
         if out is not None:
             write_json(out / "inspect.json", result)
             write_text(out / "inspect.csv", found.to_csv())
-            write_picture(out / "inspect.png", draw_inspection(found, cells, target, threshold))
+            write_figure(out / "inspect.png", draw_inspection(found, cells, target, threshold))
         if as_json:
             typer.echo(json.dumps(result, indent=1))
             return

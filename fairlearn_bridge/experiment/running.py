@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from captum_region import save_classifier
 from captum_region.calibration import balanced_subset, measure_calibration
-from captum_region.io.files import CHECKPOINTS, locked, replacing
+from captum_region.io.files import CHECKPOINTS, locked, replacing, write_json, write_text
 from fairlearn_bridge.experiment.data import ExperimentData, samples_of
 from fairlearn_bridge.experiment.pictures import confident_images, example_pictures
 from fairlearn_bridge.experiment.results import flat_table, how_it_was_run, plain, results_of
@@ -97,10 +96,8 @@ def _run(
         )
     with stage("measuring", seconds, quiet):
         table = summarize(predictions, aligned=alignment(biased.y, biased.confounder))
-    with replacing(out / "predictions.csv") as path:
-        predictions.to_csv(path, index=False)
-    with replacing(out / "table.csv") as path:
-        flat_table(table).to_csv(path, index=False)
+    write_text(out / "predictions.csv", predictions.to_csv(index=False))
+    write_text(out / "table.csv", flat_table(table).to_csv(index=False))
     pictures = example_pictures(config, data, trained)
     confident, confident_pictures = confident_images(config, data, trained)
     pictures |= confident_pictures
@@ -119,8 +116,7 @@ def _run(
         ],
     }
     results = plain(results)
-    with replacing(out / "results.json") as path:
-        path.write_text(json.dumps(results, indent=1) + "\n")
+    write_json(out / "results.json", results)
     run = run_of(results, pictures)
     draw_report(run, out)
     if not run.failed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib import rc_context
 
+from captum_region.html import data_url
 from captum_region.plotting import plot_history, plot_reliability
 from fairlearn_bridge import metrics
 from fairlearn_bridge.plotting import plot_losses, plot_measure, plot_trade_off
@@ -180,10 +180,9 @@ def embedded(picture: Picture) -> tuple[bytes, dict[str, Any]]:
         with rc_context({"svg.hashsalt": "fairlearn_bridge"}):
             svg = _saved(figure, format="svg", metadata={"Date": None, "Creator": None})
         kind, data = min((kind, data), ("svg+xml", svg), key=lambda pair: len(pair[1]))
-    source = f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
     words = {"name": picture.name, "alt": picture.alt, "caption": picture.caption}
-    return png, {**words, "source": source, "width": width, "height": height}
+    return png, {**words, "source": data_url(data, kind), "width": width, "height": height}
 
 
 def _saved(figure: Figure, **options: Any) -> bytes:

@@ -4,21 +4,13 @@ Only + - * / sqrt, floor, min and max act on arrays: these round alike at every 
 out the same to the bit whichever faces share its chunk.
 """
 
-from __future__ import annotations
-
 import copy
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
-from captum_region.datasets.faces.scene import Scene, cover_of, egg, ellipse, ramp, tone, wave
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
-
-    from captum_region.datasets.faces.scene import Plane
+from captum_region.datasets.faces.scene import Plane, Scene, cover_of, egg, ellipse, ramp, tone, wave
 
 _BLOND = [(0.57, 0.42, 0.22), (0.74, 0.57, 0.30), (0.86, 0.70, 0.40), (0.93, 0.82, 0.58), (0.95, 0.89, 0.74)]
 _IRIS = [(0.12, 0.07, 0.04), (0.30, 0.18, 0.08), (0.32, 0.36, 0.16), (0.35, 0.42, 0.45), (0.22, 0.42, 0.62)]

@@ -1,19 +1,13 @@
 """A scene of drawn faces: its parameters, coordinates and canvas, and the shapes and colours to paint with."""
 
-from __future__ import annotations
-
 import copy
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from typing import Any
-
-    from numpy.typing import NDArray
-
-    # Always float32; to numpy's stubs, though not to numpy, its product with a Python float is a float64.
-    Plane: TypeAlias = NDArray[Any]
+# Always float32; to numpy's stubs, though not to numpy, its product with a Python float is a float64.
+Plane: TypeAlias = NDArray[Any]
 
 ATTRIBUTES = ("Male", "Blond_Hair", "Eyeglasses", "Smiling", "Wearing_Hat")
 
@@ -98,7 +92,7 @@ class Scene:
         amount = self.between(name, -strength, strength)[:, None]
         return 1 + amount * tone(1, 0, -1)
 
-    def rows(self, top: float, bottom: float, reach: float) -> Scene:
+    def rows(self, top: float, bottom: float, reach: float) -> Self:
         """View the image rows that a part within y = [top, bottom], x = [-reach, reach] can touch in any pose."""
         tilt, shift, scale = 0.24 * reach, (-0.03, 0.09), (0.85, 1.1)
         first = min(top * factor for factor in scale) - tilt + shift[0]
