@@ -17,7 +17,7 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
 from captum_region.io.digest import digest
-from captum_region.io.snapshot import Snapshots, columns, table_of
+from captum_region.io.snapshot import Snapshots, table_of
 from captum_region.progress import progress_bar
 from fairlearn_bridge.baselines import NotApplicableError
 from fairlearn_bridge.metrics import alignment, check_summary, summarize
@@ -268,7 +268,7 @@ def _fit_chain(
                 row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
         results.append((table, row))
     if kept.path is not None and all(table is not None for table, _ in results):
-        kept.save(lambda: [(columns(table), row) for table, row in results if table is not None])
+        kept.save(lambda: results)
         shutil.rmtree(states, ignore_errors=True)
     return results
 

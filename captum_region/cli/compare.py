@@ -34,7 +34,9 @@ def compare(
         str | None, typer.Option(help="Column of mask images in the table, bright where the attribute shows.")
     ] = None,
     size: opt.Size = 48,
-    seeds: Annotated[int, typer.Option(help="Runs, with seeds --seed, --seed + 1 ...; each draws new faces.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Runs, with seeds --seed, --seed + 1 ...; each draws new faces.")
+    ] = 1,
     images: Annotated[
         int, typer.Option(min=1, help="Train on at most this many images; the test has a quarter as many faces.")
     ] = 2000,
@@ -79,8 +81,6 @@ def compare(
         check_out(out, force)
         if data != "faces" and (data != "table" or masks is None):
             raise ValueError("--data must be faces, whose true regions are known, or table with --masks")
-        if seeds < 1:
-            raise ValueError(f"--seeds must be at least 1, got {seeds}")
         source = Source.of(ctx.params)
         saved = ("data", "size", "images", "epochs", "region_epochs", "retrain_epochs", "quantile")
         results = StudyResults(settings={name: ctx.params[name] for name in saved} | {"skipped": [], "digests": {}})
@@ -98,10 +98,8 @@ def compare(
             for its_seed in range(seed, seed + seeds):
                 train, test = _read_images(source, size, images, its_seed)
                 results.settings["skipped"] = skipped_in(train)
-                results.settings["digests"][str(its_seed)] = {
-                    "train": digest(train.images),
-                    "test": digest(test.images),
-                }
+                digests = {"train": digest(train.images), "test": digest(test.images)}
+                results.settings["digests"][str(its_seed)] = digests
                 for name in attribute:
                     results.studies[name, its_seed] = _study(train, test, name, seed=its_seed, **settings)
                     results.write(out)

@@ -122,11 +122,8 @@ def _classifier(
     if kind not in kinds:
         raise ValueError(f"--kind must be dense or patch, got {kind!r}")
     usual = RegionGrid.for_images(image_size)
-    grid = RegionGrid(
-        image_size,
-        patch_size=usual.patch_size if patch_size is None else patch_size,
-        stride=usual.stride if stride is None else stride,
-    )
+    patch_size = usual.patch_size if patch_size is None else patch_size
+    grid = RegionGrid(image_size, patch_size, usual.stride if stride is None else stride)
     return kinds[kind](grid, num_classes, random_state=seed)
 
 

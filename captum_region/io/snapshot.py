@@ -98,9 +98,9 @@ class Snapshots:
             raise ValueError(f"{self.path} is not a valid state, remove it to start again: {error}") from error
 
     def save(self, state: Callable[[], Any]) -> None:
-        """Save what `state` returns: nested dicts, lists and tuples of tensors, arrays, numbers and strings.
+        """Save what `state` returns: nested dicts, lists and tuples of tensors, arrays, tables, numbers and strings.
 
-        An array is read back as a tensor, or as a list if it does not hold numbers.
+        An array is read back as a tensor, or as a list if it does not hold numbers; see `table_of` for a table.
         """
         if self.path is None:
             return
@@ -132,13 +132,8 @@ def set_random_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
-def columns(table: pd.DataFrame) -> dict[str, Any]:
-    """Return a table in a form that `Snapshots.save` accepts."""
-    return {str(name): table[name].to_numpy() for name in table}
-
-
 def table_of(columns: dict[str, Any]) -> pd.DataFrame:
-    """Return the table whose `columns` were saved."""
+    """Return the table that `Snapshots.save` was given, from what `Snapshots.load` returns of it: its columns."""
     values = {name: value.numpy() if isinstance(value, Tensor) else value for name, value in columns.items()}
     return pd.DataFrame(values)
 
@@ -147,6 +142,8 @@ def _plain(value: Any) -> Any:
     """Return `value` in types that `torch.load` reads without executing code; equal values become equal bytes."""
     if isinstance(value, Tensor):
         return value.detach().cpu().clone()  # of a view, only its own values
+    if isinstance(value, pd.DataFrame):
+        return {str(name): _plain(value[name].to_numpy()) for name in value}
     if isinstance(value, np.ndarray):
         return torch.tensor(value) if value.dtype.kind in "biuf" else _plain(value.tolist())
     if isinstance(value, np.generic):
@@ -156,5 +153,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return (tuple if isinstance(value, tuple) else list)(map(_plain, value))
     if not isinstance(value, bool | int | float | str | bytes | None):
-        raise TypeError(f"a state must hold tensors, arrays, numbers and strings, got {type(value).__name__}")
+        raise TypeError(f"a state must hold tensors, arrays, tables, numbers and strings, got {type(value).__name__}")
     return sys.intern(value) if type(value) is str else value

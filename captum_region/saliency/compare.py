@@ -52,11 +52,9 @@ class SaliencyComparison:
     memory: dict[str, int]
     maps: dict[str, Tensor]
 
-    def table(
-        self, reference: str = "RegionAttribution", *, resamples: int = 2000, random_state: RandomState = 0
-    ) -> pd.DataFrame:
-        """Return `saliency_table` of the scores; parameters are as there."""
-        return saliency_table(self.scores, reference, resamples=resamples, random_state=random_state)
+    def table(self, reference: str = "RegionAttribution") -> pd.DataFrame:
+        """Return `saliency_table` of the scores."""
+        return saliency_table(self.scores, reference)
 
 
 def saliency_table(

@@ -18,7 +18,7 @@ from captum_region.classifiers import DenseRegionClassifier, Recipe, RegionClass
 from captum_region.datasets import AttributeImages, Faces
 from captum_region.grid import RegionGrid
 from captum_region.io.checkpoint import classifier_digest
-from captum_region.io.snapshot import Snapshots, columns, table_of
+from captum_region.io.snapshot import Snapshots, table_of
 from captum_region.progress import progress_bar
 from captum_region.randomness import seeded
 from captum_region.saliency.compare import SaliencyComparison, compare_saliency
@@ -116,7 +116,6 @@ def study_attribute(
     attribute: str,
     *,
     truth: Callable[[AttributeImages], ArrayLike] | None = None,
-    region_classifiers: Sequence[RegionClassifier] | None = None,
     limit: int = 100,
     without: Collection[str] = (),
     epochs: int | None = 20,
@@ -131,6 +130,9 @@ def study_attribute(
 ) -> Study:
     """Train a model to be explained and region classifiers on the same images, and compare all methods on new ones.
 
+    The region classifiers are two `DenseRegionClassifier`, with patches of a quarter and an eighth of the image. The
+    first is compared alone, and both together as a `MultiScaleRegionAttribution`.
+
     Parameters
     ----------
     train, test : AttributeImages
@@ -140,9 +142,6 @@ def study_attribute(
     truth : callable, optional
         Returns masks of shape (n, height, width) for n images that have the attribute; by default the truth of
         synthetic faces.
-    region_classifiers : sequence of RegionClassifier, optional
-        Trained on `train` alone. The first is compared by itself and, if there are more, all together. By default two
-        `DenseRegionClassifier` are trained, with patches of a quarter and an eighth of the image.
     limit : int, default=100
         Compare on the first test images that have the attribute, at most this many.
     without : collection of str, default=()
@@ -185,8 +184,7 @@ def study_attribute(
         raise ValueError(f"test must hold images with {attribute}, got none")
     masks = np.asarray(_own_truth(with_it, attribute) if truth is None else truth(with_it), dtype=bool)
     model = WholeImageClassifier(side, seed).to(device)
-    trained = region_classifiers or ()
-    classifiers = trained or [DenseRegionClassifier(grid, 2, random_state=seed).to(device) for grid in grids_for(side)]
+    classifiers = [DenseRegionClassifier(grid, 2, random_state=seed).to(device) for grid in grids_for(side)]
     # Names are checked before hours of training.
     made, not_run = _methods(model, classifiers, train.images[:1], seed)
     _check_names("without", without, [*made, *not_run])
@@ -205,7 +203,7 @@ def study_attribute(
         training: Any = {"random_state": seed, "checkpoint_dir": checkpoint_dir}
         shown: Any = {"show_progress": show_progress}
         fit_region_classifier(model, train.images, labels, epochs=epochs, **training, **shown)
-        for classifier in () if trained else classifiers:
+        for classifier in classifiers:
             fit_region_classifier(classifier, train.images, labels, epochs=region_epochs, **training, **shown)
         made, _ = _methods(model, classifiers, train.images, seed)
         methods = {name: made[name] for name in kept}
@@ -213,8 +211,8 @@ def study_attribute(
         training |= {"epochs": retrain_epochs, "quantile": quantile, "device": device}
         sets = (train.images, labels), (test.images, expected)
         found = {
-            "comparison": vars(compared) | {"scores": columns(compared.scores)},
-            "left": columns(_retrained({name: methods[name] for name in again}, model, sets, training, show_progress)),
+            "comparison": vars(compared),
+            "left": _retrained({name: methods[name] for name in again}, model, sets, training, show_progress),
             "accuracy": _accuracy(model, test.images, expected),
             "region_accuracy": _accuracy(classifiers[0], test.images, expected),
         }
@@ -258,9 +256,8 @@ def _methods(
     except ImportError as error:
         not_run = dict.fromkeys(("KernelShap", "XRAI"), str(error))
     methods |= region_methods(RegionAttribution(region_classifiers[0]), images)
-    if len(region_classifiers) > 1:
-        several = MultiScaleRegionAttribution(region_classifiers)
-        methods |= region_methods(several, images, name="MultiScaleRegionAttribution")
+    several = MultiScaleRegionAttribution(region_classifiers)
+    methods |= region_methods(several, images, name="MultiScaleRegionAttribution")
     return methods | floors(seed), not_run
 
 

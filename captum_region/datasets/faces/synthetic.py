@@ -11,6 +11,7 @@ import pandas as pd
 from captum_region.datasets.faces.painting import draw
 from captum_region.datasets.faces.scene import ATTRIBUTES, LATENTS
 from captum_region.datasets.images import AttributeImages
+from captum_region.randomness import RandomState, draw_seed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,7 +101,7 @@ def make_faces(
     size: int | tuple[int, int] = 64,
     *,
     attributes: pd.DataFrame | Mapping[str, ArrayLike] | None = None,
-    random_state: int | np.random.RandomState | np.random.Generator | None = None,
+    random_state: RandomState = None,
 ) -> Faces:
     """Draw synthetic faces with freely combined attributes.
 
@@ -150,8 +151,9 @@ def make_faces(
     if n < 0:
         raise ValueError(f"n must be at least 0, got {n}")
     size = _checked_size(size)
+    generator = np.random.default_rng(draw_seed(random_state))
     # A stream each, so that none shifts another when n grows.
-    streams = [np.random.default_rng(seed) for seed in _generator(random_state).integers(2**63, size=3)]
+    streams = [np.random.default_rng(seed) for seed in generator.integers(2**63, size=3)]
     latents = streams[0].random((n, len(LATENTS)), dtype=np.float32)
     table = _attribute_table(n, attributes, streams[1].random((n, len(ATTRIBUTES))))
     seeds = streams[2].integers(2**63, size=n, dtype=np.uint64)
@@ -170,15 +172,6 @@ def _checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
     if min(pair) < 16:
         raise ValueError(f"size must be at least 16 pixels, got {size!r}")
     return int(pair[0]), int(pair[1])
-
-
-def _generator(random_state: Any) -> np.random.Generator:
-    if isinstance(random_state, np.random.RandomState):
-        return np.random.default_rng(random_state.randint(2**31, size=4))
-    kinds = int | np.integer | np.random.Generator | None
-    if isinstance(random_state, bool) or not isinstance(random_state, kinds):
-        raise TypeError(f"random_state must be None, an integer, a RandomState or a Generator, got {random_state!r}")
-    return np.random.default_rng(random_state)
 
 
 def _attribute_table(n: int, given: Any, coins: NDArray[np.float64]) -> pd.DataFrame:

@@ -10,7 +10,6 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupShuffleSplit
 
-from captum_region import DenseRegionClassifier, RegionGrid
 from captum_region.cli import app
 from captum_region.datasets import AttributeImages, make_faces
 from captum_region.io.digest import digest
@@ -131,9 +130,8 @@ def test_a_stopped_comparison_resumes(command, interrupted, states, documented, 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # maps of an untrained classifier are flat
 def test_a_kept_study_is_read_and_that_of_another_seed_is_not(tmp_path):
     train, test = make_faces(40, 16, random_state=0), make_faces(20, 16, random_state=1)
-    given = [DenseRegionClassifier(RegionGrid.for_images(16), 2, random_state=0).eval()]
-    without = ["XRAI", "KernelShap", "Occlusion", "GradientShap", "IntegratedGradients"]
-    options = {"region_classifiers": given, "limit": 2, "epochs": 1, "without": without, "retrain": "none"}
+    without = ["XRAI", "KernelShap", "Occlusion", "GradientShap", "IntegratedGradients", "GuidedGradCam"]
+    options = {"limit": 2, "epochs": 1, "region_epochs": 1, "without": without, "retrain": "none"}
     options |= {"checkpoint_dir": tmp_path}
     first, again, other = (study_attribute(train, test, "Smiling", seed=seed, **options) for seed in (0, 0, 1))
     pd.testing.assert_frame_equal(first.comparison.scores, again.comparison.scores)
