@@ -37,13 +37,13 @@ html_show_sphinx = False
 autosummary_ignore_module_all = False
 autosummary_imported_members = True  # of those in __all__, which are imported from the modules they are in
 autodoc_preserve_defaults = True
-autodoc_typehints = "none"  # numpydoc's sections tell the types
+autodoc_typehints = "none"  # the docstrings name the types
 # scikit-learn makes these of each fit and predict; its docstrings refer to pages of its own.
 requests = [f"set_{method}_request" for method in ("fit", "partial_fit", "predict", "predict_proba", "score")]
 autodoc_default_options = {"exclude-members": ",".join(requests)}
 napoleon_google_docstring = False
 napoleon_use_ivar = True
-napoleon_use_param = False  # parameters told of together stay together
+napoleon_use_param = False  # parameters documented together stay together
 napoleon_use_rtype = False
 
 myst_heading_anchors = 3

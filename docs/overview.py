@@ -37,7 +37,7 @@ with rc_context(STYLE):
     middle.suptitle("Where hair colour shows", x=0.04, ha="left")
     plot_region_map(biased.images[men[1]], pixel_map, ax=middle.subplots(), vmax=float(pixel_map.max()), colorbar=False)
 
-    right.suptitle("What training makes of the man, so that hair colour does not count", x=0.01, ha="left")
+    right.suptitle("How training changes the man, so that hair colour does not count", x=0.01, ha="left")
     image = torch.from_numpy(biased.images[men[1:]]).float() / 255
     titles = {"noise": "noise (the paper)", "mask": "mask", "transplant": "another's region"}
     for ax, (kind, title) in zip(right.subplots(1, 3), titles.items(), strict=True):

@@ -1,9 +1,9 @@
 """
-A first map: where do images tell of eyeglasses?
-================================================
+A first map: where do images show eyeglasses?
+=============================================
 
 A region classifier sees one small patch and must say whether the whole face wears glasses. Where it is confident, the
-patch holds information about glasses; the map of its confidence needs no other model and no label.
+patch holds information about glasses. Its map of confidence needs no other model and no label.
 """
 
 # %%
@@ -20,7 +20,7 @@ faces = make_faces(800, size=32, random_state=0)
 test = make_faces(100, size=32, random_state=1)
 
 # %%
-# Patches of 8 x 8 pixels at every second place: 13 x 13 regions, all classified in one pass of the network.
+# Patches of 8 x 8 pixels at every second position: 13 x 13 regions, all classified in one pass of the network.
 classifier = DenseRegionClassifier(RegionGrid(32, patch_size=8, stride=2), num_classes=2, random_state=0)
 training = fit_region_classifier(
     classifier,
@@ -42,4 +42,4 @@ figure = plot_maps({"confidence": mean, "truth": truth}, images=mean_face, share
 figure.savefig("first_map.png", bbox_inches="tight")
 
 area = roc_auc_score((truth > 0.3).flatten(), mean.flatten())
-print(f"how well the map tells pixels of glasses from others, as the area under the ROC: {area:.2f}")
+print(f"area under the ROC curve of the map as a detector of pixels of glasses: {area:.2f}")

@@ -1,9 +1,9 @@
 """
-Training without a confounder
-=============================
+Training without a shortcut
+===========================
 
-In these training faces blond hair comes to mean "woman": no man is blond, two in three women are. A classifier trained
-on them fails blond men. The mitigator finds the hair from the biased images alone, and fills the empty cell by
+In these training faces blond hair is a shortcut to "woman": no man is blond, two in three women are. A classifier
+trained on them fails blond men. The mitigator finds the hair from the biased images alone, and fills the empty cell by
 transplanting it.
 """
 
@@ -41,7 +41,7 @@ mitigator = AttributionNoiseMitigator(
 )
 classifier.fit(X, y)
 mitigator.fit(X, y, sensitive_features=sensitive)
-models = {"original": classifier, "transplant": mitigator}
+models = {"ERM baseline": classifier, "transplant": mitigator}
 cells = np.char.add(np.where(sensitive_test, "blond ", "dark "), np.where(y_test, "man", "woman"))
 accuracy = pd.DataFrame(
     {
@@ -54,17 +54,18 @@ accuracy = pd.DataFrame(
 print(accuracy.round(2).to_string())
 
 # %%
-# What the mitigator found, and what came of transplanting it.
+# What the mitigator found, and how transplants change the accuracy of each group.
 figure, (where, by_cell) = plt.subplots(1, 2, figsize=(10, 3.6), width_ratios=(2, 3), layout="constrained")
 top = mitigator.pixel_map_.max()
-plot_region_map(X.mean(0).astype("uint8"), mitigator.pixel_map_, ax=where, vmax=top, title="what tells blond hair")
+plot_region_map(X.mean(0).astype("uint8"), mitigator.pixel_map_, ax=where, vmax=top, title="where blond hair shows")
 accuracy.plot.bar(ax=by_cell, rot=0, ylim=(0, 1.15), xlabel="", ylabel="accuracy", title="test faces")
 by_cell.legend(loc="upper center", ncols=2)
 figure.savefig("mitigation.png", dpi=110)
 
 # %%
-# Twins of the test faces, with only the hair toggled, tell how often a prediction hangs on the hair alone.
-twins = faces.twin("Blond_Hair", split.test)
+# Counterfactuals of the test faces, with only the hair toggled, show how often a prediction depends on the hair alone:
+# the counterfactual flip rate.
+counterfactuals = faces.twin("Blond_Hair", split.test)
 for name, model in models.items():
-    flipped = (model.predict(X_test) != model.predict(twins)).mean()
+    flipped = (model.predict(X_test) != model.predict(counterfactuals)).mean()
     print(f"{name}: {flipped:.2f} of the predictions change with the hair")

@@ -7,7 +7,7 @@ be any function, and the target classifier that a mitigator trains.
 """
 
 # %%
-# Faces, and the question where blond hair shows.
+# Synthetic faces. The question is where blond hair shows.
 import numpy as np
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -27,9 +27,9 @@ grid = RegionGrid(32, patch_size=8, stride=4)  # 7 x 7 regions
 # A backbone
 # ----------
 # ``PatchRegionClassifier`` makes a region classifier of any image classifier: the paper's ResNet18 by default, a model
-# of torchvision by its name, or a module. The module takes patches; its first convolution is widened by a channel, zero
-# at first, in which it is told the region. A pretrained one keeps what it knows: fill ``classifier.mean`` and ``.std``
-# with the values it was trained with.
+# of torchvision by its name, or a module. The module takes patches; its first convolution gets an additional
+# channel for the region's embedding, with weights of zero at first. So a pretrained module keeps what it has learnt:
+# fill ``classifier.mean`` and ``.std`` with the values it was trained with.
 backbone = nn.Sequential(
     nn.Conv2d(3, 16, 3),
     nn.BatchNorm2d(16),
@@ -50,8 +50,8 @@ print(f"a backbone by name has {sum(weights.numel() for weights in named.paramet
 # %%
 # Any function
 # ------------
-# ``RegionAttribution`` asks for no more than ``(patches, region) -> logits`` and a grid. So no network is needed: here
-# each region has a linear discriminant of the patch's mean colour.
+# ``RegionAttribution`` needs only a function ``(patches, region) -> logits`` and a grid, so it works without a network:
+# here each region has a linear discriminant of the patch's mean colour.
 
 
 def mean_colour(patches):
@@ -70,7 +70,7 @@ def by_colour(patches, region):
 
 
 # %%
-# Both find the hair: its colour is what tells.
+# Both find the hair, by its colour.
 attributions = {
     "own backbone": RegionAttribution(own),
     "linear, of colour": RegionAttribution(by_colour, grid=grid),
@@ -86,9 +86,9 @@ for name, pixels in maps.items():
 # %%
 # A target classifier
 # -------------------
-# ``ImageClassifier`` trains any module that takes floats in [0, 1] and gives logits, by skorch, with skorch's
-# parameters. An instance is copied and never trained itself; a class is made with ``image_shape`` and ``num_classes``
-# if it asks for them. Each mitigator takes it as its ``estimator``.
+# ``ImageClassifier`` trains any module that takes floats in [0, 1] and gives logits. It is skorch's classifier, with
+# skorch's parameters. An instance is copied and never trained itself; a class is made with ``image_shape`` and
+# ``num_classes`` if it asks for them. Each mitigator takes it as its ``estimator``.
 
 
 def block(channels_in, channels_out):

@@ -2,13 +2,13 @@
 What could be learnt instead of the target?
 ===========================================
 
-Before a confounder is treated, it has to be known. The labels alone tell which attributes go along with the target, and
-so make a shortcut possible. Whether a model takes it, only the model tells.
+A spurious attribute must be known before it can be mitigated. The labels alone show which attributes are associated
+with the target, and so make a shortcut possible. Whether a model takes the shortcut, only the model can show.
 """
 
 # %%
-# Training faces with two shortcuts: 85 % of the women and 15 % of the men are blond, and as many smile. Glasses and
-# hats are worn by half of either.
+# Training faces with two shortcuts: 85 % of the women and 15 % of the men are blond, and the same shares smile. Half
+# of the women and half of the men wear glasses or hats.
 import matplotlib
 
 matplotlib.use("Agg")
@@ -27,7 +27,7 @@ blond, smiling = male == goes_against
 faces = make_faces(1500, 32, attributes={"Male": male, "Blond_Hair": blond, "Smiling": smiling}, random_state=0)
 
 # %%
-# Both are flagged, with nearly the same V. A column with a value of its own for each face is not compared.
+# Both are flagged, with nearly the same Cramér's V. A column whose values are all different is not compared.
 attributes = faces.attributes.assign(number=range(1500))
 found = find_confounders(attributes, "Male")
 print(found[["cramers_v", "p_value", "flagged", "smallest_cell", "note"]].round(3).to_string())
@@ -35,13 +35,14 @@ print(found[["cramers_v", "p_value", "flagged", "smallest_cell", "note"]].round(
 flagged = found.index[found["flagged"]]
 cells = cell_counts(faces.attributes[["Male", *flagged]], "Male")
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 2.4), layout="constrained")
-plot_confounders(found, ax=left).set_title("what goes along with Male")
-plot_cells(cells, target="Male", ax=right).set_title("the flagged, within each class")
+plot_confounders(found, ax=left).set_title("association with Male")
+plot_cells(cells, target="Male", ax=right).set_title("flagged attributes within each class")
 figure.savefig("what_confounds.png", dpi=110)
 
 # %%
 # A classifier of gender learns from them, and then sees new faces twice, the second time with one attribute toggled:
-# how often does its answer change? Of two attributes as close to the target it takes the one that is easier to see.
+# how often does its prediction change (the counterfactual flip rate)? Of two attributes that are equally associated
+# with the target, it uses the one that is easier to see.
 classifier = ImageClassifier(max_epochs=8, batch_size=32, random_state=0).fit(faces.images, male)
 test = make_faces(300, 32, random_state=1)
 answers = classifier.predict(test.images)

@@ -1,9 +1,9 @@
 """
-Seeds spread by Dask
-====================
+Run seeds on a Dask cluster
+===========================
 
-``compare_mitigators`` runs its trainings through joblib, so any joblib backend spreads them: here two Dask workers on
-this machine, elsewhere a cluster. The table is the same to the last digit, wherever the trainings ran.
+``compare_mitigators`` runs its trainings through joblib, so any joblib backend can distribute them: here two Dask
+workers on this machine, in practice a cluster. The table is the same to the last digit wherever the trainings run.
 """
 
 import joblib

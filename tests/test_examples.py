@@ -28,7 +28,7 @@ def rows(printed, *names):
 def test_first_map_example(tmp_path):
     printed = run("plot_first_map.py", tmp_path)
     assert (tmp_path / "first_map.png").stat().st_size > 1000
-    assert float(re.search(r"area under the ROC: ([\d.]+)", printed)[1]) > 0.85
+    assert float(re.search(r"detector of pixels of glasses: ([\d.]+)", printed)[1]) > 0.85
 
 
 @pytest.mark.slow
@@ -75,8 +75,8 @@ def test_mitigation_example(tmp_path):
     cells = rows(printed, "blond man", "blond woman", "dark man", "dark woman")
     original, transplant = map(min, zip(*cells.values(), strict=True))
     assert transplant > original + 0.1
-    flipped = dict(re.findall(r"^(\w+): ([\d.]+) of the predictions change", printed, re.MULTILINE))
-    assert float(flipped["transplant"]) < float(flipped["original"]) - 0.1
+    flipped = dict(re.findall(r"^([\w ]+): ([\d.]+) of the predictions change", printed, re.MULTILINE))
+    assert float(flipped["transplant"]) < float(flipped["ERM baseline"]) - 0.1
     assert (tmp_path / "mitigation.png").stat().st_size > 1000
 
 
