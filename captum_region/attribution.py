@@ -52,6 +52,10 @@ def class_evidence(logits: Tensor, target: Target) -> Tensor:
         If a target is not an integer.
     TargetError
         If a target is not a class, or their number is neither 1 nor N. It is a ValueError and an AssertionError.
+
+    See Also
+    --------
+    captum_region.top_softmax : The same for the most likely class.
     """
     count, classes = logits.shape[:2]
     index = _class_numbers(target, count).to(logits.device)
@@ -306,6 +310,10 @@ class MultiScaleRegionAttribution(Attribution):  # type: ignore[misc]
     ------
     TypeError, ValueError
         If the sequence is empty, an element is invalid, or the image sizes differ.
+
+    See Also
+    --------
+    RegionAttribution : With one patch size.
 
     Examples
     --------

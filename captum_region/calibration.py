@@ -57,13 +57,13 @@ class Calibration:
 def balanced_subset(
     labels: ArrayLike, *, limit: int | None = None, random_state: RandomState = None
 ) -> NDArray[np.intp]:
-    """Return the positions, in ascending order, of a subset that has as many of each label as of the rarest.
+    """Return the positions of a subset with equally many of each label, in ascending order.
 
     Parameters
     ----------
     labels : array-like of shape (N,)
     limit : int, optional
-        The largest number of positions.
+        The largest number of positions; by default all of the rarest label are taken.
     random_state : int, NumPy generator or None
         Decides which images of the commoner labels are taken.
 
@@ -75,6 +75,10 @@ def balanced_subset(
     ------
     ValueError
         If there are no labels, or `limit` is below the number of different ones.
+
+    See Also
+    --------
+    measure_calibration : Needs balanced images.
 
     Examples
     --------
@@ -139,6 +143,9 @@ def measure_calibration(
     ----------
     De Coninck, Leroux, Simoens, "Mitigating Bias Using Model-Agnostic Data Attribution", CVPR Workshops 2024, section
     3.3 and Figure 2.
+
+    Naeini, Cooper, Hauskrecht, "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015: the
+    expected calibration error.
     """
     images, target = _checked(classifier, images, labels)
     return of_logits(_logits(classifier, images, target, batch_size, show_progress, "calibration"), bins=bins)

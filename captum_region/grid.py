@@ -56,6 +56,10 @@ class RegionGrid:
     ValueError
         If a size is below 1 or the patch larger than the image.
 
+    See Also
+    --------
+    RegionAttribution : The maps of an attribute on such a grid.
+
     Examples
     --------
     >>> grid = RegionGrid(128)

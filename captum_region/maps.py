@@ -42,7 +42,7 @@ FORMAT = 1
 _IMAGES_A_SAVE = 1024
 # Enough for the mean that a notebook shows, without reading a large store.
 _MAPS_SHOWN = 1000
-# The keys of maps.json by which one store is told from another.
+# The keys of maps.json that identify a store.
 _IDENTITY = ("classifier", "data", "confidence", "target", "mixed_precision")
 
 
@@ -77,6 +77,7 @@ class RegionMaps:
 
     See Also
     --------
+    attribute_dataset : Computes and stores the maps.
     RegionMapDisplay.from_maps : Draw a stored map, or the mean.
     """
 
@@ -208,7 +209,7 @@ def attribute_dataset(
     Parameters
     ----------
     attribution : RegionAttribution
-        Of a `RegionClassifier` in eval mode; of a function alone a run could not resume.
+        Of a `RegionClassifier` in eval mode, not of a function: its run could not be identified to resume.
     images : ndarray or Tensor, shape (N, C, height, width)
         uint8, or float in [0, 1]. A memory map is read batch by batch, and once more for its digest. Or
         `AttributeImages`, or a source that `captum_region.datasets.from_dataset` reads into memory.
@@ -238,6 +239,11 @@ def attribute_dataset(
         target or precision.
     BlockingIOError
         If another process is writing into the folder.
+
+    See Also
+    --------
+    RegionAttribution.region_map : Maps in memory, of fewer images.
+    RegionMaps : Opens maps stored before.
     """
     skipped = images.skipped.to_dict("records") if isinstance(images, AttributeImages) else []
     classifier, images = _checked(attribution, images, batch_size)

@@ -240,6 +240,10 @@ def plot_maps(
     ValueError
         If there is no map, the axes or images do not fit the maps, or `plot_region_map` rejects one.
 
+    See Also
+    --------
+    plot_region_map : One map.
+
     Examples
     --------
     >>> import numpy as np
@@ -251,7 +255,7 @@ def plot_maps(
     """
     arrays = {title: _map_array(values, f"maps[{title!r}]") for title, values in maps.items()}
     if not arrays:
-        raise ValueError("maps must hold a map, got none")
+        raise ValueError("maps must hold at least one map, got none")
     if isinstance(images, Mapping) and set(images) != set(arrays):
         raise ValueError(f"images must have the titles of maps, {list(arrays)}, got {list(images)}")
     axes = flat_axes(new_axes(len(arrays)) if axes is None else axes, len(arrays), "one for each map")
@@ -289,6 +293,10 @@ def plot_history(
     ------
     ValueError
         If a column is missing, there is no epoch, or there is not one Axes for each curve.
+
+    See Also
+    --------
+    captum_region.fit_region_classifier : Returns the history.
 
     Examples
     --------
@@ -345,6 +353,10 @@ def plot_reliability(
     ValueError
         If there is no calibration, or not two axes.
 
+    See Also
+    --------
+    captum_region.calibration.measure_calibration : Measures what this draws.
+
     References
     ----------
     De Coninck, Leroux, Simoens, "Mitigating Bias Using Model-Agnostic Data Attribution", CVPR Workshops 2024, Figure 2.
@@ -362,7 +374,7 @@ def plot_reliability(
     """
     curves = calibration if isinstance(calibration, Mapping) else {"": calibration}
     if not curves:
-        raise ValueError("calibration must hold one, got none")
+        raise ValueError("calibration must hold at least one, got none")
     axes = new_axes(1, rows=2, height_ratios=(3, 1)) if axes is None else axes
     top, bottom = flat_axes(axes, 2, "one for the diagram and one for the histogram")
     low = min(float(curve.bins.loc[curve.bins["patches"] > 0, "lower"].min()) for curve in curves.values())
@@ -420,6 +432,10 @@ def plot_saliency(
     ------
     ValueError
         If there is no map or image, shapes differ, or the number of axes is wrong.
+
+    See Also
+    --------
+    captum_region.saliency.compare_saliency : Computes maps of several methods.
 
     Examples
     --------

@@ -95,6 +95,10 @@ def within_class_weights(labels: ArrayLike, within: ArrayLike) -> NDArray[np.flo
     ValueError
         If `labels` takes one value only in each class.
 
+    See Also
+    --------
+    captum_region.fit_region_classifier : Uses these weights if `within` is given.
+
     Examples
     --------
     >>> within_class_weights(labels=[0, 0, 0, 1, 1], within=["man", "man", "woman", "woman", "woman"])

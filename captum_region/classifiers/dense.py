@@ -87,6 +87,11 @@ class DenseRegionClassifier(RegionClassifier):
     --------
     PatchRegionClassifier : Any network, patch by patch.
 
+    References
+    ----------
+    Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, section 3: the
+    "a trous" algorithm.
+
     Examples
     --------
     >>> from captum_region import RegionGrid

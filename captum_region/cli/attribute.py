@@ -32,7 +32,7 @@ def attribute(
     by: Annotated[
         str | None, opt.attributes("Also map the mean of each class of this attribute, or attribute=value.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Map only the first images, this many.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Map at most this many images, the first ones.")] = None,
     confidence: Annotated[
         str, opt.choice("Confidence to map: negative_entropy, top_softmax or margin.", *_CONFIDENCES)
     ] = "negative_entropy",

@@ -71,7 +71,7 @@ def errors_in_one_line(debug: bool, resumes: Path | None = None) -> Iterator[Non
         typer.echo(f"error: {'; '.join(filter(None, lines))}", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt as error:
-        kept = "nothing is kept, the same command starts anew"
+        kept = "nothing was saved, and the same command starts over"
         if resumes is not None and resumes.exists():
             kept = f"{resumes} keeps what was done, and the same command with --force resumes from there"
         typer.echo(f"stopped: {kept}", err=True)

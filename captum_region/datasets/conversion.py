@@ -81,6 +81,11 @@ def from_dataset(
         If an item is not an image or has other labels than the items before, or the sizes differ and `size` is not
         given; the message names the item.
 
+    See Also
+    --------
+    load_table : Images that a table lists.
+    AttributeImages : Can also be made from arrays.
+
     Examples
     --------
     >>> import torch
@@ -162,7 +167,7 @@ def _read(
     attributes: Sequence[str] | None,
     columns: dict[Any, list[Any]],
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield each item's pixels, and add its labels to `columns`; an error, whoever raises it, names the item."""
+    """Yield each item's pixels, and add its labels to `columns`; any error names the item."""
     number, first = 0, None
     try:
         for item in items:

@@ -46,6 +46,10 @@ class AttributeImages:
     ValueError
         If `images` is not 4-D, the lengths differ or two attributes have the same name.
 
+    See Also
+    --------
+    from_dataset, load_celeba, load_fairface, load_table, load_utkface, make_faces : Return such images.
+
     Examples
     --------
     >>> import numpy as np, pandas as pd
@@ -71,7 +75,7 @@ class AttributeImages:
             raise TypeError(f"attributes must be a pandas DataFrame, got {type(self.attributes).__name__}")
         if self.attributes.columns.has_duplicates:
             twice = self.attributes.columns[self.attributes.columns.duplicated()][0]
-            raise ValueError(f"attributes must have different column names, {twice!r} is there twice")
+            raise ValueError(f"attributes must have different column names, {twice!r} occurs twice")
         if len(self.attributes) != len(self.images):
             raise ValueError(f"attributes must have one row per image: {len(self.attributes)} rows, {len(self)} images")
         if self.identities is not None:

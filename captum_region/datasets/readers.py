@@ -48,6 +48,10 @@ def read_attributes(
     ValueError
         If `kind` or `split` is unknown, or the labels are malformed.
 
+    See Also
+    --------
+    load_celeba, load_fairface, load_table, load_utkface : The images too.
+
     Examples
     --------
     >>> import tempfile

@@ -66,6 +66,11 @@ def load_table(
     TypeError
         If a value in the image column of a DataFrame is not a file name.
 
+    See Also
+    --------
+    read_attributes : The attributes alone, without decoding images.
+    from_dataset : Images of another library's data set.
+
     Examples
     --------
     >>> import tempfile
@@ -133,7 +138,7 @@ def read_table(path: Path, text_column: str | None = None) -> pd.DataFrame:
         cells = pd.read_csv(StringIO(_text(path)), sep=separator, header=None, dtype=str, **_CELLS).map(str.strip)
         names = cells.iloc[0]
         if len(twice := names[names.duplicated() & (names != "")]):  # pandas would give the second another name
-            raise ValueError(f"column {twice.iloc[0]!r} is there twice")
+            raise ValueError(f"column {twice.iloc[0]!r} occurs twice")
         # Without the blanks, a value may be a number or missing.
         text, types = cells.to_csv(header=False, index=False), None if text_column is None else {text_column: str}
         rows: pd.DataFrame = pd.read_csv(StringIO(text), dtype=types, na_values=[""], low_memory=False, **_CELLS)

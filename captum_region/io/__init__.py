@@ -1,1 +1,1 @@
-"""Files that are whole or not there, locked while written, checked when read: checkpoints, kept trainings, arrays."""
+"""Files written completely or not at all, locked while written, checked when read: checkpoints, trainings, arrays."""

@@ -72,7 +72,7 @@ def plain_name(text: str) -> str:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a file beside `path` to write to; when the block ends well it becomes `path`, else it is removed.
+    """Yield a file beside `path` to write; if the block ends without an error it becomes `path`, or else is removed.
 
     Examples
     --------
@@ -111,7 +111,7 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> str:
 
 @contextmanager
 def locked(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Keep other processes out of `folder`, made with its parents, and clear away what a killed one left half written.
+    """Keep other processes out of `folder`, made with its parents, and remove what a killed one left half written.
 
     Raises
     ------

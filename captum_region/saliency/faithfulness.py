@@ -1,4 +1,4 @@
-"""What a map's top pixels are worth: to the explained model, and to a new one that is trained without them."""
+"""How much a map's top pixels matter: to the explained model, and to a new one that is trained without them."""
 
 import os
 
@@ -41,6 +41,10 @@ def deletion_insertion(
     DataFrame with columns ``deletion`` and ``insertion``, a row per image
         In [0, 1].
 
+    See Also
+    --------
+    information_left : Measures the data, not one model.
+
     References
     ----------
     Petsiuk, Das, Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
@@ -69,7 +73,7 @@ def information_left(
     device: str | torch.device = "cpu",
     checkpoint_dir: str | os.PathLike[str] | None = None,
 ) -> float:
-    """Return the remove-and-retrain (ROAR) accuracy: of a classifier trained without the top of each map; low is good.
+    """Return the remove-and-retrain (ROAR) accuracy: of a classifier trained without each map's top; lower is better.
 
     A new classifier of the whole image is trained on masked images and tested on masked images. It measures where the
     information is, not what one model uses. If a mask differs from image to image, its shape alone can reveal the
@@ -100,6 +104,10 @@ def information_left(
     ------
     ValueError
         If `quantile` does not lie in [0, 1), the images are not square, or an argument does not fit.
+
+    See Also
+    --------
+    deletion_insertion : Measures one model, without training.
 
     References
     ----------

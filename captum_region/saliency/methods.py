@@ -221,6 +221,10 @@ def region_methods(
     -------
     dict of str to callable
         (images, targets) -> maps of shape (N, height, width).
+
+    See Also
+    --------
+    captum_methods, superpixel_methods, floors : More methods of the same form.
     """
     mean = attribution.mean_pixels(images)
     return {
@@ -241,6 +245,10 @@ def floors(random_state: RandomState = None) -> dict[str, Method]:
     -------
     dict of str to callable
         (images, targets) -> maps of shape (N, height, width).
+
+    See Also
+    --------
+    captum_methods, superpixel_methods, region_methods : Methods to compare with these.
     """
     generator = torch.Generator().manual_seed(draw_seed(random_state))
 

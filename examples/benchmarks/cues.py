@@ -66,11 +66,11 @@ def study_cues(
     region_epochs: int = 100,
     show_progress: bool = False,
 ) -> CuesStudy:
-    """Give an attribute two redundant cues, and look at it through two models and through the data.
+    """Give an attribute two redundant cues, and compare the maps of two models with those of the data.
 
-    Who has the attribute wears a hat and smiles. One model has learnt it from faces whose mouths tell nothing, one from
-    faces whose heads tell nothing; on faces where both tell it, both are right. The region classifiers have seen
-    those, where either cue would do.
+    Faces with the attribute wear a hat and smile. One model learns it from faces on which the smile is random, the
+    other from faces on which the hat is; on faces with both cues, both are accurate. The region classifiers are trained
+    on faces with both cues, of which either would do.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
 """How the time and memory of ``captum-region attribute`` grow with the number of images.
 
 ``python examples/benchmarks/growth.py --out growth`` runs the command on 1,000 to 20,000 image files of 64 px, which it
-decodes anew each time, and writes growth.json and growth.png.
+decodes again each time, and writes growth.json and growth.png.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def measure(command: list[str]) -> dict[str, float]:
 
 
 def measure_attribute(folder: Path, count: int, size: int) -> dict[str, float]:
-    """Measure ``captum-region attribute`` on `count` images, which are written into `folder`, as is all else."""
+    """Measure ``captum-region attribute`` on `count` images, which are written into `folder` with all other files."""
     encoded = []
     for image in make_faces(min(count, 500), size, random_state=0).images:
         Image.fromarray(image.transpose(1, 2, 0)).save(file := io.BytesIO(), "png")

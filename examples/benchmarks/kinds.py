@@ -80,7 +80,7 @@ def main(
     attribute: Annotated[str, typer.Option(help="The attribute that both were trained on, or attribute=value.")],
     out: Annotated[Path, typer.Option(help="File for the results, JSON.")] = Path("kinds.json"),
     root: Root = Path(),
-    limit: Annotated[int, typer.Option(help="Use at most so many images, of each class equally many.")] = 400,
+    limit: Annotated[int, typer.Option(help="Use at most this many images, equally many of each class.")] = 400,
     seed: Seed = 0,
     device: Device = "cpu",
     cache: Cache = None,

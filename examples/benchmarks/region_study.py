@@ -42,7 +42,7 @@ def study_region_training(
     """Train a region classifier of the confounder in three ways and compare their maps.
 
     Unbiased: on the balanced training set. Biased: on the biased one, within the classes of the target as
-    `AttributionNoiseMitigator` does, and plainly, where the target tells the confounder too.
+    `AttributionNoiseMitigator` does, and plainly, where the target predicts the confounder too.
 
     Parameters
     ----------
@@ -60,8 +60,8 @@ def study_region_training(
     DataFrame
         A row a training, in the order of `TRAININGS`: ``accuracy``, of the confounder, the mean over regions, balanced;
         ``correlation`` (Pearson) of its mean map with the unbiased one, and ``iou``, the intersection over union of
-        their masks; ``leak``, how well the mean over regions of the confounder's probability tells the class that goes
-        along with it, among images that all have the confounder, or all lack it: the area under the ROC, 0.5 if not at
+        their masks; ``leak``, how well the mean over regions of the confounder's probability separates the target's
+        classes among images that all have the confounder, or all do not have it: the area under the ROC, 0.5 if not at
         all; and with `Faces` ``pixel_auc``, the area under the ROC of the pixels of each map of an image with the
         confounder against where it is, the mean over images.
     """
@@ -106,7 +106,7 @@ def _probabilities(classifier: RegionClassifier, test: Samples) -> NDArray[np.fl
 def _of_probabilities(probability: NDArray[np.float64], test: Samples) -> dict[str, float]:
     right = (probability > 0.5) == test.confounder[:, None]
     accuracy = np.mean([right[test.confounder == value].mean() for value in (True, False)])
-    # In the protocol's biased set the confounder goes along with the class that is not the target.
+    # In the protocol's biased set the confounder is associated with the class that is not the target.
     leaks = [roc_auc_score(~test.y[same], probability[same].mean(1)) for same in (test.confounder, ~test.confounder)]
     return {"accuracy": float(accuracy), "leak": float(np.mean(leaks))}
 

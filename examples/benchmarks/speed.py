@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two ways to the same end, and how often the second is faster.
+    """Two ways to compute the same, and how many times as fast the second is.
 
     Attributes
     ----------
@@ -72,7 +72,7 @@ class Pair:
 
 
 def patch_by_patch(classifier: RegionClassifier, images: Tensor, *, batch: int = 256) -> Tensor:
-    """Classify every region as one would write it down: cut patches out, batch them, call the network.
+    """Classify every region in the plain way: cut patches out, batch them, call the network.
 
     Returns
     -------
@@ -244,9 +244,9 @@ def time_to_pixels(grid: RegionGrid, rounds: int) -> Iterator[Pair]:
 def time_training(device: torch.device, rounds: int, *, images: int, epochs: int | None, show_progress: bool) -> Pair:
     """Time how long the dense classifier takes to the accuracy that the paper's recipe reaches on the same images.
 
-    Synthetic faces of 32 px, k = 8, stride 2 (13 x 13 regions), blond hair. The dense classifier is trained anew with
-    25, 35, 50, 71, 100 ... steps; its time is that of the shortest training that is as good on the validation faces.
-    The accuracy is the mean balanced one of regions.
+    Synthetic faces of 32 px, k = 8, stride 2 (13 x 13 regions), blond hair. The dense classifier is trained from the
+    start with 25, 35, 50, 71, 100 ... steps; its time is that of the shortest training that is as good on the
+    validation faces. The accuracy is the mean balanced one of regions.
     """
     grid, attribute = RegionGrid(32, 8, 2), "Blond_Hair"
     faces, valid = make_faces(images, 32, random_state=0), make_faces(min(images, 300), 32, random_state=1)

@@ -45,8 +45,8 @@ def run_study(
 ) -> None:
     """Print what `study` measures of each confounder: the mean over seeds and its spread, or all of it as JSON.
 
-    With `training_images_alone` no image of a test partition is looked at: the test sets come out of the train
-    partition too.
+    With `training_images_alone` no image of a test partition is used: the test sets come from the train partition
+    too.
     """
     images = None
     if data == "faces":

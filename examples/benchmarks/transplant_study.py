@@ -99,7 +99,7 @@ def study_transplants(
         - ``donors of the other value``: always of the opposite confounder value, whatever their class
         - ``random donors``
         - ``each image's own mask``: ``specific_transplant``
-        - ``target protected``: the pixels that tell most of the confounder and least of the target, see `protect`
+        - ``target protected``: the pixels that show the confounder most and the target least, see `protect`
         - ``grey in prediction``: the default, and the pixels greyed out in the test images
     """
     biased, balanced, test = (samples_of(config, part) for part in (data.biased, data.balanced, data.test))
@@ -183,7 +183,9 @@ def main(
     seeds: Seeds = 3,
     seed: Seed = 0,
     jobs: Annotated[int | None, typer.Option(help="Trainings side by side; as many as processors by default.")] = None,
-    keep: Annotated[Path | None, typer.Option(help="Folder for the states of trainings; stopped, they go on.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder for the states of trainings; a stopped run resumes.")
+    ] = None,
     cache: Cache = None,
     as_json: AsJson = False,
     quiet: Quiet = False,

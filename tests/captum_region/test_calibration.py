@@ -168,5 +168,5 @@ def test_the_plot_shows_the_bins_and_their_sizes():
     np.testing.assert_allclose(bottom.patches[0].get_data().values, full["patches"] / 2700)
     with pytest.raises(ValueError, match="axes must be one for the diagram"):
         plot_reliability(found, axes=[Figure().subplots()])
-    with pytest.raises(ValueError, match="calibration must hold one"):
+    with pytest.raises(ValueError, match="calibration must hold at least one"):
         plot_reliability({})

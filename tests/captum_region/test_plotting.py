@@ -101,7 +101,7 @@ def test_maps_may_have_a_scale_each():
 @pytest.mark.parametrize(
     ("maps", "options", "message"),
     [
-        ({}, {}, "maps must hold a map"),
+        ({}, {}, "maps must hold at least one map"),
         ({"a": MAP, "b": MAP}, {"axes": Figure().subplots(1, 3)}, "axes must be one for each map, 2, got 3"),
         ({"a": MAP}, {"images": {"b": IMAGE}}, "images must have the titles"),
         ({"a": MAP[0]}, {}, r"maps\['a'\] must be one map"),

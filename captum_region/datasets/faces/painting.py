@@ -1,7 +1,7 @@
 """The drawing of faces, part by part.
 
-Only + - * / sqrt, floor, min and max act on arrays: these round alike at every position of an array, so a face comes
-out the same to the bit whichever faces share its chunk.
+Only + - * / sqrt, floor, min and max act on arrays: these round alike at every position of an array, so a face is
+the same to the bit, whichever faces share its chunk.
 """
 
 import copy
@@ -127,7 +127,7 @@ def _paint_head(scene: Scene) -> None:
     square = scene.cue("jaw_square", 0.25, 0.6, 0, 1)
     taper = scene.cue("jaw_width", -0.26, -0.1, -0.45, 0.08)
     distance = egg(scene.x, scene.y, scene.face_width, np.full_like(chin, 0.29), chin, square, taper)
-    # The roundness is that of the skull, not of the jaw, lest the sex shades the whole face.
+    # The roundness is that of the skull, not of the jaw: the sex must not shade the whole face.
     shade = 0.8 - np.clip(ellipse(scene.x, scene.y, scene.face_width, 0.3) * scene.between("rim", 1, 4), -0.25, 0.1)
     head = cover_of(distance, scene.pixel)
     scene.paint(head, scene.skin * shade[:, None])

@@ -29,8 +29,8 @@ _COLUMN = {name: column for column, name in enumerate(LATENTS)}
 _SKIN = [(0.30, 0.18, 0.12), (0.52, 0.34, 0.23), (0.76, 0.56, 0.42), (0.90, 0.71, 0.57), (0.98, 0.84, 0.75)]
 
 # How far one cue of the sex spreads about its mean, in distances between the two means, and how far these lie apart,
-# in those written with each cue. No cue alone is sure, all of them together nearly are; and they show enough at 48 px
-# for a small network to learn them from 2,400 faces (at 1.6 and 1 it leant on the hair alone).
+# in those written with each cue. No cue alone decides the sex, all of them together nearly do; and they show enough at
+# 48 px for a small network to learn them from 2,400 faces (at 1.6 and 1 it used the hair alone).
 _SPREAD = 1.0
 _DISTANCE = 1.4
 
@@ -107,7 +107,7 @@ class Scene:
     def paint(self, cover: Plane, colour: Plane) -> None:
         """Lay a colour over the canvas where `cover` is above 0."""
         # Not canvas + cover * (colour - canvas): a cover of 1 must leave no trace of what lies below, not even a
-        # rounding error, for a twin to differ only where it is seen.
+        # rounding error, so that a counterfactual differs only where the attribute shows.
         cover = cover[:, None]
         self.canvas *= 1 - cover
         self.canvas += cover * colour

@@ -562,8 +562,8 @@ class TestTable:
                 "no column 'image'; its columns are 'Image', 'smile'; name another with image_column",
             ),
             (b"image,smile\na.png,1,2\nb.png,1,2\n", "Expected 2 fields in line 2, saw 3"),
-            (b"image,smile,hat,smile\na.png,1,1,0\n", "column 'smile' is there twice"),
-            (b"image,image\na.png,b.png\n", "column 'image' is there twice"),
+            (b"image,smile,hat,smile\na.png,1,1,0\n", "column 'smile' occurs twice"),
+            (b"image,image\na.png,b.png\n", "column 'image' occurs twice"),
             (b"image,smile\n", "lists no image"),
             (b"\n\n", "No columns"),
             (b'image,smile\n"a.png,1\nb.png,2\n', "EOF inside string"),
@@ -597,7 +597,7 @@ class TestTable:
 
     def test_columns_that_differ_in_blanks_alone(self, root):
         (root / "labels.csv").write_text("image,hat,hat \na.png,1,0\n")
-        with pytest.raises(ValueError, match="column 'hat' is there twice"):
+        with pytest.raises(ValueError, match="column 'hat' occurs twice"):
             load_table(root / "labels.csv")
 
     def test_names_and_values_are_quoted_in_messages(self, root):
@@ -688,7 +688,7 @@ class TestTable:
 
     def test_a_duplicate_column_is_refused(self, root):
         draw(root / "a.png")
-        with pytest.raises(ValueError, match="different column names, 'smile' is there twice"):
+        with pytest.raises(ValueError, match="different column names, 'smile' occurs twice"):
             load_table(pd.DataFrame([["a.png", 1, 0]], columns=["image", "smile", "smile"]), root=root)
 
     def test_a_damaged_parquet_file_is_named(self, root):
