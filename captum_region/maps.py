@@ -22,7 +22,7 @@ from captum_region.datasets.images import AttributeImages
 from captum_region.display import RegionMapDisplay
 from captum_region.grid import RegionGrid
 from captum_region.html import plot_tag
-from captum_region.io.arrays import open_array
+from captum_region.io.arrays import open_array, write_header
 from captum_region.io.checkpoint import classifier_digest
 from captum_region.io.digest import digest, is_the_users
 from captum_region.io.files import locked, read_json, replacing, write_json
@@ -330,8 +330,7 @@ def _claim(folder: Path, description: dict[str, Any], batch_size: int) -> int:
 
 
 def _header(count: int, grid: RegionGrid) -> bytes:
-    shape, file = (count, *grid.shape), BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+    write_header(file := BytesIO(), (count, *grid.shape), "<f2")
     return file.getvalue()
 
 

@@ -4,14 +4,14 @@ import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from captum_region.datasets.images import AttributeImages
-from captum_region.datasets.listing import Listing, first_folder, load_listing
+from captum_region.datasets.listing import Decoding, Listing, first_folder, load_listing
 
 _SPLITS = {"train": 0, "valid": 1, "test": 2}
 
@@ -21,10 +21,7 @@ def load_celeba(
     split: str = "train",
     *,
     size: int | tuple[int, int] = 64,
-    cache: str | os.PathLike[str] | None = None,
-    on_error: str = "raise",
-    n_jobs: int | None = None,
-    show_progress: bool = False,
+    **decoding: Unpack[Decoding],
 ) -> AttributeImages:
     """Load CelebA: faces with 40 binary attributes and identities.
 
@@ -45,8 +42,10 @@ def load_celeba(
         The folder that holds ``celeba`` or ``CelebA``, or that folder itself.
     split : {"train", "valid", "test", "all"}
         The partition to load.
-    size, cache, on_error, n_jobs, show_progress
-        See `captum_region.datasets.decoding.decode_images`.
+    size : int or (height, width), default=64
+        The size to resize to.
+    **decoding
+        ``cache``, ``on_error``, ``n_jobs`` and ``show_progress`` of `captum_region.datasets.decoding.decode_images`.
 
     Returns
     -------
@@ -69,7 +68,7 @@ def load_celeba(
     ----------
     Liu, Luo, Wang, Tang, "Deep Learning Face Attributes in the Wild", ICCV 2015.
     """
-    return load_listing(list_celeba(root, split), size, cache, on_error, n_jobs, show_progress)
+    return load_listing(list_celeba(root, split), size, **decoding)
 
 
 def list_celeba(root: str | os.PathLike[str], split: str) -> Listing:

@@ -2,12 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
 
 from captum_region.datasets.images import AttributeImages, quoted
-from captum_region.datasets.listing import AGE_GROUPS, Listing, first_folder, load_listing
+from captum_region.datasets.listing import AGE_GROUPS, Decoding, Listing, first_folder, load_listing
 from captum_region.datasets.tables import read_table
 
 _SPLITS = {"train": ("train",), "validation": ("val",), "all": ("train", "val")}
@@ -24,10 +25,7 @@ def load_fairface(
     split: str = "train",
     *,
     size: int | tuple[int, int] = 64,
-    cache: str | os.PathLike[str] | None = None,
-    on_error: str = "raise",
-    n_jobs: int | None = None,
-    show_progress: bool = False,
+    **decoding: Unpack[Decoding],
 ) -> AttributeImages:
     """Load FairFace: faces with age group, gender and race.
 
@@ -42,8 +40,10 @@ def load_fairface(
         The folder that holds the label files and the images.
     split : {"train", "validation", "all"}
         The part to load.
-    size, cache, on_error, n_jobs, show_progress
-        As in `captum_region.datasets.decoding.decode_images`.
+    size : int or (height, width), default=64
+        The size to resize to.
+    **decoding
+        ``cache``, ``on_error``, ``n_jobs`` and ``show_progress`` of `captum_region.datasets.decoding.decode_images`.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def load_fairface(
     ----------
     Kärkkäinen, Joo, "FairFace: Face Attribute Dataset for Balanced Race, Gender, and Age", WACV 2021.
     """
-    return load_listing(list_fairface(root, split), size, cache, on_error, n_jobs, show_progress)
+    return load_listing(list_fairface(root, split), size, **decoding)
 
 
 def list_fairface(root: str | os.PathLike[str], split: str) -> Listing:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import pandas as pd
 from numpy.typing import NDArray
@@ -33,19 +33,19 @@ class Listing:
         object.__setattr__(self, "attributes", self.attributes.rename_axis(index="image"))
 
 
-def load_listing(
-    listing: Listing,
-    size: int | tuple[int, int],
-    cache: str | os.PathLike[str] | None,
-    on_error: str,
-    n_jobs: int | None,
-    show_progress: bool,
-) -> AttributeImages:
+class Decoding(TypedDict, total=False):
+    """The options of `decode_images` that all readers pass on."""
+
+    cache: str | os.PathLike[str] | None
+    on_error: str
+    n_jobs: int | None
+    show_progress: bool
+
+
+def load_listing(listing: Listing, size: int | tuple[int, int], **decoding: Unpack[Decoding]) -> AttributeImages:
     """Decode the images of a listing."""
     names = listing.attributes.index.tolist()
-    decoded = decode_images(
-        listing.folder, names, size, cache=cache, on_error=on_error, n_jobs=n_jobs, show_progress=show_progress
-    )
+    decoded = decode_images(listing.folder, names, size, **decoding)
     skipped = [*listing.skipped, *decoded.skipped.to_dict("records")]
     return AttributeImages(
         decoded.images,

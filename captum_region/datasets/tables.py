@@ -4,13 +4,13 @@ import os
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
 
 from captum_region.datasets.images import AttributeImages, quoted
-from captum_region.datasets.listing import Listing, first_folder, load_listing
+from captum_region.datasets.listing import Decoding, Listing, first_folder, load_listing
 
 # How pandas reads text: "None" and "NA" are categories like others.
 _CELLS: dict[str, Any] = {"skipinitialspace": True, "keep_default_na": False}
@@ -23,10 +23,7 @@ def load_table(
     root: str | os.PathLike[str] | None = None,
     identity_column: str | None = None,
     size: int | tuple[int, int] = 64,
-    cache: str | os.PathLike[str] | None = None,
-    on_error: str = "raise",
-    n_jobs: int | None = None,
-    show_progress: bool = False,
+    **decoding: Unpack[Decoding],
 ) -> AttributeImages:
     """Load the images that a table lists, with its other columns as their attributes.
 
@@ -47,8 +44,10 @@ def load_table(
         The folder of the images; by default that of the table's file, for a DataFrame the working directory.
     identity_column : str, optional
         The column that says which person an image shows. It becomes the identities, not an attribute.
-    size, cache, on_error, n_jobs, show_progress
-        As in `captum_region.datasets.decoding.decode_images`.
+    size : int or (height, width), default=64
+        The size to resize to.
+    **decoding
+        ``cache``, ``on_error``, ``n_jobs`` and ``show_progress`` of `captum_region.datasets.decoding.decode_images`.
 
     Returns
     -------
@@ -85,7 +84,7 @@ def load_table(
     ['there is no such file']
     """
     listing = list_table(table, image_column, root, identity_column)
-    return load_listing(listing, size, cache, on_error, n_jobs, show_progress)
+    return load_listing(listing, size, **decoding)
 
 
 def list_table(

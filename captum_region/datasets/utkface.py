@@ -3,12 +3,13 @@
 import os
 import re
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
 
 from captum_region.datasets.images import AttributeImages
-from captum_region.datasets.listing import AGE_GROUPS, Listing, first_folder, load_listing
+from captum_region.datasets.listing import AGE_GROUPS, Decoding, Listing, first_folder, load_listing
 
 _NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_[^_]+")
 # The highest age that the data set states.
@@ -21,13 +22,7 @@ _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def load_utkface(
-    root: str | os.PathLike[str],
-    *,
-    size: int | tuple[int, int] = 64,
-    cache: str | os.PathLike[str] | None = None,
-    on_error: str = "raise",
-    n_jobs: int | None = None,
-    show_progress: bool = False,
+    root: str | os.PathLike[str], *, size: int | tuple[int, int] = 64, **decoding: Unpack[Decoding]
 ) -> AttributeImages:
     """Load UTKFace: faces with age, gender and race, read from the file names.
 
@@ -39,9 +34,12 @@ def load_utkface(
     ----------
     root : path
         The folder of the data set.
-    size, cache, on_error, n_jobs, show_progress
-        As in `captum_region.datasets.decoding.decode_images`. A file name without the labels (UTKFace has some) or with
-        an age over 116, the highest that UTKFace states, is an error that `on_error` covers.
+    size : int or (height, width), default=64
+        The size to resize to.
+    **decoding
+        ``cache``, ``on_error``, ``n_jobs`` and ``show_progress`` of `captum_region.datasets.decoding.decode_images`.
+        ``on_error`` also covers a file name without the labels (UTKFace has some) or with an age over 116, the highest
+        that UTKFace states.
 
     Returns
     -------
@@ -67,7 +65,7 @@ def load_utkface(
     ----------
     Zhang, Song, Qi, "Age Progression/Regression by Conditional Adversarial Autoencoder", CVPR 2017.
     """
-    return load_listing(list_utkface(root, on_error), size, cache, on_error, n_jobs, show_progress)
+    return load_listing(list_utkface(root, decoding.get("on_error", "raise")), size, **decoding)
 
 
 def list_utkface(root: str | os.PathLike[str], on_error: str) -> Listing:

@@ -80,11 +80,11 @@ def write_rows(file: IO[bytes], rows: Iterable[NDArray[np.uint8]]) -> tuple[int,
     count = 0
     for count, row in enumerate(rows, start=1):
         if count == 1:
-            _write_header(file, (0, *row.shape))
+            write_header(file, (0, *row.shape))
             start = file.tell()
         file.write(row.data)
     file.seek(0)
-    _write_header(file, (count, *row.shape))
+    write_header(file, (count, *row.shape))
     return start, (count, *row.shape)
 
 
@@ -129,9 +129,9 @@ def _damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
         raise ValueError(f"{path} is damaged: {error or type(error).__name__}") from error
 
 
-def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
-    # NumPy pads the header, so that the first axis can be rewritten in place.
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+def write_header(file: IO[bytes], shape: tuple[int, ...], dtype: str = "|u1") -> None:
+    """Write the header of a .npy file, which NumPy pads, so that the first axis can be rewritten in place."""
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
 
 
 def _check_sizes(archive: zipfile.ZipFile, largest: int) -> None:
