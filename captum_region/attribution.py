@@ -1,25 +1,19 @@
 """RegionAttribution: the confidence of a region classifier over all regions, as a Captum attribution."""
 
-from __future__ import annotations
-
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_region.batches import batches, check_images
+from captum_region.batches import ImageData, ImageSource, batches, check_images
 from captum_region.classifiers import RegionClassifier, forward_regions
 from captum_region.confidence import Confidence, resolve_confidence
 from captum_region.grid import RegionGrid
 from captum_region.progress import progress_bar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from captum_region.batches import ImageData, ImageSource
 
 Target = int | list[int] | Tensor | None
 

@@ -1,28 +1,19 @@
 """Whether a region classifier's confidence is its accuracy: reliability, calibration error, temperature."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
-from captum_region.batches import batches, check_images
+from captum_region.batches import ImageData, ImageSource, batches, check_images
 from captum_region.classifiers import RegionClassifier, check_evaluating
 from captum_region.randomness import RandomState, draw_seed
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from captum_region.batches import ImageData, ImageSource
-
 
 __all__ = ["Calibration", "balanced_subset", "fit_temperature", "measure_calibration", "of_logits"]
 

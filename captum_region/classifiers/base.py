@@ -1,22 +1,17 @@
 """RegionClassifier: what both kinds have in common, and any network that classifies patches, region by region."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from captum_region.grid import RegionGrid
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
 
 Progress = Callable[[Sequence[Tensor]], Iterable[Tensor]]
 

@@ -1,22 +1,15 @@
 """AttributeImages: uint8 images, in memory or memory-mapped, with a table of attributes."""
 
-from __future__ import annotations
-
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 from captum_region.html import png_source
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from typing import Self
-
-    from numpy.typing import ArrayLike, NDArray
-
 
 _IMAGES_SHOWN = 8
 _ATTRIBUTES_SHOWN = 10
@@ -184,7 +177,7 @@ class AttributeImages:
             raise ValueError(f"{name!r} is not binary; name one of its values, as in {some}")
         return values.to_numpy(dtype=bool)
 
-    def _known(self, column: str) -> pd.Series[Any]:
+    def _known(self, column: str) -> "pd.Series[Any]":
         """Return an attribute; ValueError if it is missing for an image, whose value could only be guessed."""
         values = self.attributes[column]
         if gaps := self.attributes.index[values.isna()].tolist():
@@ -198,7 +191,7 @@ def quoted(names: Iterable[Any]) -> str:
     return ", ".join(repr(str(name)) for name in names)
 
 
-def _counted(values: pd.Series[Any]) -> str:
+def _counted(values: "pd.Series[Any]") -> str:
     """Return how many images have each of the most frequent values."""
     counts = values.value_counts(dropna=False)
     parts = [f"{value}: {count:,}" for value, count in counts.iloc[:_VALUES_SHOWN].items()]

@@ -1,23 +1,17 @@
 """Synthetic faces in which each attribute can be toggled alone, to find and mitigate spurious attributes."""
 
-from __future__ import annotations
-
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 from captum_region.datasets.faces.painting import draw
 from captum_region.datasets.faces.scene import ATTRIBUTES, LATENTS
 from captum_region.datasets.images import AttributeImages
 from captum_region.randomness import RandomState, draw_seed
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
-    from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True, eq=False)
