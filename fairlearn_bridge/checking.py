@@ -13,16 +13,13 @@ import pandas as pd
 from sklearn.base import clone
 
 from captum_region import RegionAttribution, load_classifier
-from captum_region.io.arrays import read_arrays
-from captum_region.io.files import read_json
 from fairlearn_bridge.arms import build_arms
-from fairlearn_bridge.experiment import fingerprints, samples_of
-from fairlearn_bridge.report.run import FORMAT
+from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData, fingerprints, samples_of
+from fairlearn_bridge.report.run import read_run
 
 if TYPE_CHECKING:
     import os
 
-    from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData
 
 # What rounding may change, with another number of threads or of images a batch.
 TOLERANCE = 1e-3
@@ -52,8 +49,14 @@ def check_experiment(config: ExperimentConfig, data: ExperimentData, out: str | 
         If `out` is not the folder of a complete run.
     """
     out = Path(out)
-    results = read_json(out / "results.json", FORMAT)
+    run = read_run(out)
+    results, pictures = run.results, run.maps
     rows: list[dict[str, Any]] = []
+
+    of_baseline = [row for row in results["trainings"] if row["mitigator"] == "original" and row["losses"]]
+    if not of_baseline:
+        raise ValueError(f"{out / 'results.json'} must hold the losses of the ERM baseline, got none")
+    recorded = of_baseline[0]
 
     def compare(what: str, then: Any, now: Any) -> None:
         numbers = isinstance(then, float) and isinstance(now, float)
@@ -67,15 +70,13 @@ def check_experiment(config: ExperimentConfig, data: ExperimentData, out: str | 
     for name, value in fingerprints(data).items():
         compare(f"{name} images", results.get("data", {}).get(name), value)
     classifier = load_classifier(out / "region_classifier").to(config.device)
-    pictures = read_arrays(out / "maps.npz")
     images, then = pictures["example_images"], pictures["example_maps"]
     attribution = RegionAttribution(classifier)
     maps = attribution.grid.to_pixels(attribution.region_map(images).cpu()).numpy()
     compare("mean of the examples' maps", float(then.mean()), float(maps.mean()))
     compare("largest difference of the examples' maps below 0.001", True, bool(np.abs(then - maps).max() < TOLERANCE))
-    biased, seed = samples_of(config, data.biased), results["random_states"][0]
+    biased, seed = samples_of(config, data.biased), recorded["seed"]
     original = clone(build_arms(config, classifier)["original"].estimator)
     original.set_params(max_epochs=1, random_state=seed).fit(biased.X, biased.y)
-    (recorded,) = [row for row in results["trainings"] if row["mitigator"] == "original" and row["seed"] == seed]
     compare("loss of the ERM baseline's first epoch", recorded["losses"][0], float(original.history_[0, "train_loss"]))
     return pd.DataFrame(rows)

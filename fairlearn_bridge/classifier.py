@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from skorch.utils import to_device
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
-from captum_region.batches import as_floats, check_weights, take
+from captum_region.batches import ImageData, as_floats, check_weights, take
 from captum_region.io.snapshot import Snapshots, random_states, set_random_states
 from captum_region.labels import check_classes
 from captum_region.randomness import RandomState, draw_seed, seeded
@@ -26,11 +26,9 @@ from fairlearn_bridge.validation import check_rows_or_images, from_names
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-    from captum_region.batches import ImageData
 
 BatchTransform = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 LossReduction = Callable[[Tensor, Tensor], Tensor]

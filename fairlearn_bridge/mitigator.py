@@ -20,8 +20,8 @@ from captum_region import (
     RegionMaps,
     fit_region_classifier,
 )
-from captum_region.batches import Checked, as_floats, check_images, check_weights, take
-from captum_region.confidence import resolve_confidence
+from captum_region.batches import Checked, ImageData, as_floats, check_images, check_weights, take
+from captum_region.confidence import Confidence, resolve_confidence
 from captum_region.labels import check_classes
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from captum_region.batches import ImageData
-    from captum_region.confidence import Confidence
 
 AUTO_SCHEMES = ("general_transplant", "general_mask", "general_noise")
 AUTO_QUANTILES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of which the last perturbs nothing

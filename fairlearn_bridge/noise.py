@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from captum_region.batches import as_floats, check_images, take
+from captum_region.batches import ImageData, ImageSource, as_floats, check_images, take
 from captum_region.labels import check_classes
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.schemes import CONTROLS, check_scheme
@@ -19,7 +19,6 @@ from fairlearn_bridge.validation import check_number
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from captum_region.batches import ImageData, ImageSource
 
 Perturbation = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 

@@ -36,14 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "plot_cells",
-    "plot_confounders",
-    "plot_losses",
-    "plot_measure",
-    "plot_quantiles",
-    "plot_trade_off",
-]
+__all__ = ["plot_cells", "plot_confounders", "plot_losses", "plot_measure", "plot_quantiles", "plot_trade_off"]
 
 # What plots and pages call the mitigator "original".
 BASELINE = "ERM baseline"
@@ -388,11 +381,7 @@ def plot_trade_off(
 
 
 def plot_losses(
-    trainings: pd.DataFrame,
-    *,
-    kinds: Mapping[str, str] | None = None,
-    legend: bool = True,
-    ax: Axes | None = None,
+    trainings: pd.DataFrame, *, kinds: Mapping[str, str] | None = None, legend: bool = True, ax: Axes | None = None
 ) -> Axes:
     """Draw the training loss of each mitigator by epoch: the mean over seeds, and each seed faintly.
 

@@ -11,7 +11,7 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
-from captum_region.batches import Checked, check_images
+from captum_region.batches import Checked, ImageData, check_images
 from captum_region.datasets import AttributeImages, from_dataset
 from captum_region.datasets.conversion import is_dataset
 from captum_region.labels import check_classes
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-
-    from captum_region.batches import ImageData
 
 
 def check_number(name: str, value: Any, low: float, high: float = math.inf, *, inside: bool = False) -> None:

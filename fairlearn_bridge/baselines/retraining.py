@@ -12,14 +12,12 @@ from captum.attr import LayerAttribution, LayerGradCam
 from sklearn.base import clone
 from torch import Tensor, nn
 
-from captum_region.batches import batches
+from captum_region.batches import ImageData, batches
 from fairlearn_bridge.baselines.base import Mitigator, labels_of
 from fairlearn_bridge.validation import check_number, check_rows_or_images
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
-
-    from captum_region.batches import ImageData
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from captum_region.cli import options as opt
 from captum_region.cli.options import attributes, list_of
 from fairlearn_bridge.catalogue import FAST_OTHERS, OTHERS, SLOW_OTHERS
 from fairlearn_bridge.schemes import SCHEMES
@@ -22,32 +24,62 @@ TrainSize = Annotated[
 TestPerCell = Annotated[
     int | None, typer.Option(help="Test images per cell; by default what the data allow, up to 182.")
 ]
-Schemes = Annotated[
-    str,
-    typer.Option(
-        help="Comma-separated: general_ or specific_, followed by mask, noise or transplant. A scheme may end in "
-        "@predict (general mask or noise: perturb in prediction too), @elsewhere or @random (controls that change as "
-        "many other pixels; both are added for the first scheme) or @auto (choose the quantile on held-out training "
-        "images, in 7 more trainings). auto alone chooses the scheme too.",
-        autocompletion=list_of((*SCHEMES, "auto")),
-    ),
-]
-Others = Annotated[
-    str,
-    typer.Option(
-        help=f"Mitigators to compare with: fast (all but {', '.join(SLOW_OTHERS)}, which trains dozens of "
-        f"classifiers), all, none, or comma-separated of {', '.join(OTHERS)}.",
-        autocompletion=list_of((*OTHERS, "fast", "all", "none")),
-    ),
-]
 Quantile = Annotated[float, typer.Option(help="Pixels above this quantile of the map change: 0.7 changes 30 %.")]
-NoiseStd = Annotated[float, typer.Option(help="Standard deviation of the noise, for images in [0, 1].")]
-Epochs = Annotated[int, typer.Option(help="Epochs of the target classifiers.")]
-BatchSize = Annotated[int, typer.Option(help="Batch size of the target classifiers.")]
-LearningRate = Annotated[float, typer.Option("--lr", help="Learning rate of the target classifiers.")]
-RegionEpochs = Annotated[int | None, typer.Option(help="Epochs of the region classifier; by default as in its recipe.")]
-Seeds = Annotated[int, typer.Option(help="Trainings of each mitigator, with seeds --seed, --seed + 1, ...")]
-Jobs = Annotated[int | None, typer.Option(help="Parallel trainings; by default as many as processors (1 on a GPU).")]
+
+
+def _of_training(
+    schemes: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated: general_ or specific_, followed by mask, noise or transplant. A scheme may end in "
+            "@predict (general mask or noise: perturb in prediction too), @elsewhere or @random (controls that change "
+            "as many other pixels; both are added for the first scheme) or @auto (choose the quantile on held-out "
+            "training images, in 7 more trainings). auto alone chooses the scheme too.",
+            autocompletion=list_of((*SCHEMES, "auto")),
+        ),
+    ] = "",
+    others: Annotated[
+        str,
+        typer.Option(
+            help=f"Mitigators to compare with: fast (all but {', '.join(SLOW_OTHERS)}, which trains dozens of "
+            f"classifiers), all, none, or comma-separated of {', '.join(OTHERS)}.",
+            autocompletion=list_of((*OTHERS, "fast", "all", "none")),
+        ),
+    ] = "fast",
+    noise_std: Annotated[float, typer.Option(help="Standard deviation of the noise, for images in [0, 1].")] = 0.5,
+    epochs: Annotated[int, typer.Option(help="Epochs of the target classifiers.")] = 10,
+    batch_size: Annotated[int, typer.Option(help="Batch size of the target classifiers.")] = 128,
+    lr: Annotated[float, typer.Option(help="Learning rate of the target classifiers.")] = 1e-3,
+    region_epochs: Annotated[
+        int | None, typer.Option(help="Epochs of the region classifier; by default as in its recipe.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Trainings of each mitigator, with seeds --seed, --seed + 1, ...")] = 1,
+    seed: opt.Seed = 0,
+    jobs: Annotated[
+        int | None, typer.Option(help="Parallel trainings; by default as many as processors (1 on a GPU).")
+    ] = None,
+    device: opt.Device = "cpu",
+    force: opt.Force = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> None:
+    """Name the options that every command that trains mitigators has."""
+
+
+def trains(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of `_of_training` after its own, with some other defaults; it reads `ctx.params`."""
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        own, shared = (inspect.signature(each, eval_str=True).parameters.values() for each in (command, _of_training))
+        options = [option for option in own if option.kind is not option.VAR_KEYWORD]
+        options += [option.replace(default=defaults.get(option.name, option.default)) for option in shared]
+        command.__annotations__ = {option.name: option.annotation for option in options}
+        every = [option.replace(kind=option.KEYWORD_ONLY) for option in options]
+        vars(command)["__signature__"] = inspect.Signature(every)  # what typer makes the command of
+        return command
+
+    return add
 
 
 def configuration(options: Mapping[str, Any], **fixed: Any) -> ExperimentConfig:

@@ -31,29 +31,16 @@ Check = Annotated[
 ]
 
 
+@own.trains(schemes="general_transplant,general_mask@predict,general_noise", epochs=8, batch_size=32)
 def demo(
     ctx: typer.Context,
     out: opt.Out = Path("demo"),
     size: Annotated[int, typer.Option(help="Side of the faces in pixels.")] = 48,
     train_size: Annotated[int, typer.Option(help="Training faces.")] = 2400,
     test_per_cell: Annotated[int, typer.Option(help="Test faces per cell of gender and hair.")] = 250,
-    schemes: own.Schemes = "general_transplant,general_mask@predict,general_noise",
-    others: own.Others = "fast",
     quantile: own.Quantile = 0.5,
-    noise_std: own.NoiseStd = 0.5,
-    epochs: own.Epochs = 8,
-    batch_size: own.BatchSize = 32,
-    lr: own.LearningRate = 1e-3,
-    region_epochs: own.RegionEpochs = None,
-    seeds: own.Seeds = 1,
-    seed: opt.Seed = 0,
-    jobs: own.Jobs = None,
-    device: opt.Device = "cpu",
-    force: opt.Force = False,
     check: Check = False,
-    as_json: opt.AsJson = False,
-    quiet: opt.Quiet = False,
-    debug: opt.Debug = False,
+    **training: Any,
 ) -> None:
     """Compare mitigators on synthetic faces, in whose training images no man is blond.
 
@@ -68,6 +55,7 @@ def demo(
     _run(ctx, title, "drawing faces", lambda config: synthetic_data(config, size), **fixed)
 
 
+@own.trains(schemes="general_transplant,specific_transplant,general_mask@predict,general_noise")
 def run(
     ctx: typer.Context,
     data: opt.Data,
@@ -81,25 +69,11 @@ def run(
     size: opt.Size = 64,
     train_size: own.TrainSize = None,
     test_per_cell: own.TestPerCell = None,
-    schemes: own.Schemes = "general_transplant,specific_transplant,general_mask@predict,general_noise",
-    others: own.Others = "fast",
     quantile: own.Quantile = 0.7,
-    noise_std: own.NoiseStd = 0.5,
-    epochs: own.Epochs = 10,
-    batch_size: own.BatchSize = 128,
-    lr: own.LearningRate = 1e-3,
-    region_epochs: own.RegionEpochs = None,
-    seeds: own.Seeds = 1,
-    seed: opt.Seed = 0,
-    jobs: own.Jobs = None,
-    device: opt.Device = "cpu",
     cache: opt.Cache = None,
     skip_damaged: opt.SkipDamaged = False,
-    force: opt.Force = False,
     check: Check = False,
-    as_json: opt.AsJson = False,
-    quiet: opt.Quiet = False,
-    debug: opt.Debug = False,
+    **training: Any,
 ) -> None:
     """Compare mitigators on your own images, or on a data set.
 

@@ -37,6 +37,7 @@ def _read_settings(ctx: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
+@own.trains(schemes="general_mask,general_noise,specific_mask,specific_noise", others="none", seeds=3)
 def sweep(
     ctx: typer.Context,
     out: opt.Out,
@@ -61,29 +62,15 @@ def sweep(
     validation_per_cell: Annotated[
         int, typer.Option(help="Validation images per cell, which choose the quantile of each scheme in Table 1.")
     ] = 25,
-    schemes: own.Schemes = "general_mask,general_noise,specific_mask,specific_noise",
-    others: own.Others = "none",
     quantile: Annotated[
         list[float] | None,
         typer.Option(
             help="Pixels above this quantile of the map change; may be repeated. By default 0.6, 0.7, 0.8, 0.95."
         ),
     ] = None,
-    noise_std: own.NoiseStd = 0.5,
-    epochs: own.Epochs = 10,
-    batch_size: own.BatchSize = 128,
-    lr: own.LearningRate = 1e-3,
-    region_epochs: own.RegionEpochs = None,
-    seeds: own.Seeds = 3,
-    seed: opt.Seed = 0,
-    jobs: own.Jobs = None,
-    device: opt.Device = "cpu",
     cache: opt.Cache = None,
     skip_damaged: opt.SkipDamaged = False,
-    force: opt.Force = False,
-    as_json: opt.AsJson = False,
-    quiet: opt.Quiet = False,
-    debug: opt.Debug = False,
+    **training: Any,
 ) -> None:
     """Run all spurious attributes, schemes, quantiles and seeds: Table 1 and Figures 7 and 8 of the paper.
 
@@ -95,19 +82,20 @@ def sweep(
     from fairlearn_bridge.experiment import synthetic_data
     from fairlearn_bridge.sweep import run_sweep
 
-    with errors_in_one_line(debug, resumes=out / CHECKPOINTS):
-        check_out(out, force)
-        configs = _configurations(ctx.params)
-        images = None if data == "faces" else Source.of(ctx.params).load(size)
+    given = ctx.params
+    with errors_in_one_line(given["debug"], resumes=out / CHECKPOINTS):
+        check_out(out, given["force"])
+        configs = _configurations(given)
+        images = None if data == "faces" else Source.of(given).load(size)
         results = run_sweep(
             configs,
             lambda config: synthetic_data(config, size) if images is None else split(config, *images),
             quantile or (0.6, 0.7, 0.8, 0.95),
             out,
             skipped=skipped_in(*images) if images else [],
-            quiet=quiet,
+            quiet=given["quiet"],
         )
-        if as_json:
+        if given["as_json"]:
             typer.echo((out / "sweep.json").read_text(), nl=False)
         else:
             _print_table1(results.table1(), target)

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captum_region.io.files import replacing
+from captum_region.io.files import replacing, write_text
 from captum_region.page import render
 from fairlearn_bridge import metrics
 from fairlearn_bridge.metrics import LARGEST, NEXT_TO_ZERO, SMALLEST
@@ -68,8 +68,7 @@ def draw_report(run: Run, folder: Path, out: str | os.PathLike[str] | None = Non
                 path.write_bytes(png)
             pictures[section].append(entry)
     out = folder / "report.html" if out is None else Path(out)
-    with replacing(out) as path:
-        path.write_text(render_report(run, pictures=pictures, **images), encoding="utf-8")
+    write_text(out, render_report(run, pictures=pictures, **images))
     return out
 
 

@@ -15,7 +15,7 @@ from captum_region.calibration import Calibration
 from captum_region.io.arrays import read_arrays
 from captum_region.io.files import read_json
 from fairlearn_bridge import metrics
-from fairlearn_bridge.plotting import BASELINE, KIND_COLORS, by_mitigator, intervals
+from fairlearn_bridge.plotting import BASELINE, KIND_COLORS, Interval, by_mitigator, intervals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fairlearn_bridge.plotting import Interval
 
 FORMAT = 1
 
@@ -82,19 +81,10 @@ KEYS = {
 # Kind of dtype and number of axes of the arrays in maps.npz; those of the schemes are pictures too.
 ARRAYS = {
     "mean_image": ("u", 3),
-    "mean_map": ("f", 2),
-    "pixel_map": ("f", 2),
-    "region_accuracy": ("f", 2),
-    "truth_mean": ("f", 2),
-    "example_images": ("u", 4),
-    "example_maps": ("f", 3),
-    "example_labels": ("U", 1),
-    "example_names": ("U", 1),
-    "example_schemes": ("U", 1),
-    "donor_images": ("u", 4),
-    "donor_maps": ("f", 3),
-    "confident_images": ("u", 4),
-    "confident_maps": ("f", 3),
+    **dict.fromkeys(("mean_map", "pixel_map", "region_accuracy", "truth_mean"), ("f", 2)),
+    **dict.fromkeys(("example_images", "donor_images", "confident_images"), ("u", 4)),
+    **dict.fromkeys(("example_maps", "donor_maps", "confident_maps"), ("f", 3)),
+    **dict.fromkeys(("example_labels", "example_names", "example_schemes"), ("U", 1)),
 }
 NEEDED = ("mean_image", "pixel_map", "example_images", "example_maps", "example_labels", "example_schemes")
 

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from captum_region.io.files import replacing
+from captum_region.io.files import write_text
 from captum_region.page import render
 from captum_region.plotting import LINE_COLORS, scale_top
 from fairlearn_bridge import metrics
@@ -66,8 +66,7 @@ def write_side_by_side(folders: Sequence[str | os.PathLike[str]], out: str | os.
         ],
         settings=_differences(runs),
     )
-    with replacing(out) as path:
-        path.write_text(page, encoding="utf-8")
+    write_text(out, page)
     return out
 
 
