@@ -1,12 +1,11 @@
 """check_experiment: repeats a small part of a run and compares it with what is in the run folder."""
 
-from __future__ import annotations
-
 import json
 import math
+import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,10 +15,6 @@ from captum_region import RegionAttribution, load_classifier
 from fairlearn_bridge.arms import build_arms
 from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData, fingerprints, samples_of
 from fairlearn_bridge.report.run import read_run
-
-if TYPE_CHECKING:
-    import os
-
 
 # What rounding may change, with another number of threads or of images a batch.
 TOLERANCE = 1e-3

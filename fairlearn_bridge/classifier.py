@@ -1,16 +1,16 @@
 """ImageClassifier: skorch's classifier for images, fitted to scikit-learn's and fairlearn's needs."""
 
-from __future__ import annotations
-
 import copy
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike, NDArray
 from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from skorch.dataset import Dataset as NeuralNetDataset
@@ -23,12 +23,6 @@ from captum_region.io.snapshot import Snapshots, random_states, set_random_state
 from captum_region.labels import check_classes
 from captum_region.randomness import RandomState, draw_seed, seeded
 from fairlearn_bridge.validation import check_rows_or_images, from_names
-
-if TYPE_CHECKING:
-    import os
-
-    from numpy.typing import ArrayLike, NDArray
-
 
 BatchTransform = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 LossReduction = Callable[[Tensor, Tensor], Tensor]
@@ -109,7 +103,7 @@ class _KeepState(Callback):  # type: ignore[misc]
     def __init__(self, snapshots: Snapshots) -> None:
         self.snapshots = snapshots
 
-    def on_epoch_end(self, net: ImageClassifier, **kwargs: Any) -> None:
+    def on_epoch_end(self, net: "ImageClassifier", **kwargs: Any) -> None:
         self.snapshots.save_sometimes(lambda: net._state(complete=False))
 
 
@@ -241,7 +235,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         decay = LRScheduler(policy=torch.optim.lr_scheduler.ExponentialLR, gamma=0.95)
         return [*super()._default_callbacks, ("lr_scheduler", decay)]
 
-    def fit(self, X: ImageData, y: ArrayLike, sample_weight: ArrayLike | None = None) -> ImageClassifier:
+    def fit(self, X: ImageData, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Train on images and their labels.
 
         Parameters
@@ -430,7 +424,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
     def check_data(self, X: Any, y: Any) -> None:
         """Do nothing: `fit` has checked X and y."""
 
-    def initialize_module(self) -> ImageClassifier:
+    def initialize_module(self) -> Self:
         """Make the module for the images and classes at hand, or copy the one given."""
         classes = getattr(self, "classes_", None)
         self.module_ = self._make(
@@ -440,7 +434,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         )
         return self
 
-    def initialize_criterion(self) -> ImageClassifier:
+    def initialize_criterion(self) -> Self:
         """Make the criterion, or copy the one given; where it can be, with a loss for each sample, to be weighted."""
         self.criterion_ = self._make("criterion")
         reduction = getattr(self.criterion_, "reduction", None)

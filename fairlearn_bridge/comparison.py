@@ -1,35 +1,29 @@
 """compare_mitigators: the same data, seeds and measures for every mitigator, in one table with intervals."""
 
-from __future__ import annotations
-
 import inspect
+import os
 import shutil
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
+from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
+from captum_region.batches import ImageData
 from captum_region.io.digest import digest
 from captum_region.io.snapshot import Snapshots, table_of
 from captum_region.progress import progress_bar
 from fairlearn_bridge.baselines import NotApplicableError
 from fairlearn_bridge.metrics import alignment, check_summary, summarize
 from fairlearn_bridge.samples import Samples
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from captum_region.batches import ImageData
 
 
 class NoneCouldRunError(RuntimeError, ValueError):

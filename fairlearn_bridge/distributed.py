@@ -1,7 +1,5 @@
 """AcceleratedImageClassifier: `ImageClassifier` in several processes, by skorch's mixin for accelerate."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,21 +1,16 @@
 """Measures of predictions: what they are called, say and prefer, their values by group, and their intervals."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from fairlearn.metrics import MetricFrame, count
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 from sklearn.metrics import accuracy_score
 
 from captum_region.randomness import RandomState, draw_seed
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
-
-    from numpy.typing import ArrayLike, NDArray
 
 # Which value of a measure is the best: the largest, the smallest, or the one next to 0.
 LARGEST, SMALLEST, NEXT_TO_ZERO = "largest", "smallest", "next to 0"

@@ -1,14 +1,14 @@
 """AttributionNoiseMitigator: train an image classifier while the confounder's regions are perturbed."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 import torch
 from joblib import Parallel, delayed
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
@@ -31,12 +31,6 @@ from fairlearn_bridge.samples import Samples
 from fairlearn_bridge.schemes import AT_PREDICT
 from fairlearn_bridge.selection import CrossedAUC, estimate_crossed_auc, hold_out
 from fairlearn_bridge.validation import check_number, check_rows_or_images, check_sensitive, from_names
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, NDArray
-
 
 AUTO_SCHEMES = ("general_transplant", "general_mask", "general_noise")
 AUTO_QUANTILES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of which the last perturbs nothing
@@ -153,7 +147,7 @@ class AttributionNoiseMitigator(Trainer):
         sensitive_features: ArrayLike,
         sample_weight: ArrayLike | None = None,
         region_maps: ArrayLike | RegionMaps | None = None,
-    ) -> AttributionNoiseMitigator:
+    ) -> Self:
         """Find the confounder's regions and train the estimator with them perturbed.
 
         Parameters

@@ -1,13 +1,12 @@
 """AttributionNoise: from region maps to masks, and from masks to perturbed training images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from captum_region.batches import ImageData, ImageSource, as_floats, check_images, take
@@ -15,10 +14,6 @@ from captum_region.labels import check_classes
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.schemes import CONTROLS, check_scheme
 from fairlearn_bridge.validation import check_number
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
 
 Perturbation = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
@@ -240,7 +235,7 @@ class AttributionNoise:
         *,
         labels: ArrayLike | None = None,
         random_state: RandomState = None,
-    ) -> AttributionNoise:
+    ) -> Self:
         """Find the pixels to change.
 
         Parameters

@@ -1,20 +1,15 @@
 """confounded_split: training images in which a confounder goes with the target, test images in which it does not."""
 
-from __future__ import annotations
-
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
 from captum_region.randomness import RandomState, draw_seed
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import ArrayLike, NDArray
 
 Cell = tuple[bool, bool]
 

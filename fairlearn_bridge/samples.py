@@ -1,18 +1,14 @@
 """Samples: images with their target, spurious attribute and groups."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.utils.multiclass import type_of_target
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from captum_region.batches import ImageData
+from captum_region.batches import ImageData
 
 
 @dataclass(frozen=True)

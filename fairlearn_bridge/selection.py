@@ -1,25 +1,19 @@
 """How well a classifier would do on images missing from the training data, estimated from held-out ones."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
+from torch import Tensor
 
 from captum_region.batches import as_floats, take
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.metrics import alignment, stratified_resamples
 from fairlearn_bridge.noise import transplant
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-    from torch import Tensor
-
-    from fairlearn_bridge.samples import Samples
-
+from fairlearn_bridge.samples import Samples
 
 RESAMPLES = 200
 _BATCH = 1024  # images that are floats at a time

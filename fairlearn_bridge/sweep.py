@@ -1,12 +1,13 @@
 """The sweep of De Coninck et al. 2024, section 4: Table 1, Figures 7 and 8."""
 
-from __future__ import annotations
-
 import json
+import os
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,20 +16,22 @@ from captum_region.io.files import CHECKPOINTS, locked, plain_name, write_json, 
 from captum_region.io.provenance import joined
 from captum_region.plotting import write_figure
 from fairlearn_bridge.comparison import NoneCouldRunError
-from fairlearn_bridge.experiment import fingerprints, flat_table, how_it_was_run, samples_of, stage, train
+from fairlearn_bridge.experiment import (
+    ExperimentConfig,
+    ExperimentData,
+    fingerprints,
+    flat_table,
+    how_it_was_run,
+    samples_of,
+    stage,
+    train,
+)
 from fairlearn_bridge.metrics import alignment, measure, summarize
 from fairlearn_bridge.plotting import BASELINE, by_mitigator
 from fairlearn_bridge.report.figures import accuracy_by_group, accuracy_by_quantile
 from fairlearn_bridge.report.run import missing_seeds
 from fairlearn_bridge.samples import Samples
 from fairlearn_bridge.schemes import is_automatic
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
-
-    from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData
 
 FORMAT = 1
 # Table 1 shows the quantile with the best worst-group accuracy on the validation images.

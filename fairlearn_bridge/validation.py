@@ -1,11 +1,11 @@
 """What the estimators accept: X as images or as rows of features, labels and sensitive features of any kind."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import issparse
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.validation import validate_data
@@ -15,11 +15,6 @@ from captum_region.batches import Checked, ImageData, check_images
 from captum_region.datasets import AttributeImages, from_dataset
 from captum_region.datasets.conversion import is_dataset
 from captum_region.labels import check_classes
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
 
 
 def check_number(name: str, value: Any, low: float, high: float = math.inf, *, inside: bool = False) -> None:

@@ -1,23 +1,18 @@
 """What the mitigators share: cells of class and sensitive feature, and prediction by a trained classifier."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin
 from sklearn.utils.validation import check_is_fitted
 
+from captum_region.batches import ImageData
 from captum_region.labels import check_classes
 from fairlearn_bridge.validation import check_sensitive, from_names
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    from captum_region.batches import ImageData
 
 
 class NotApplicableError(ValueError):

@@ -1,15 +1,14 @@
 """Mitigators that train as usual, then retrain the last layer."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 import torch
 from fairlearn.adversarial import AdversarialFairnessClassifier
 from fairlearn.preprocessing import CorrelationRemover
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -17,15 +16,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from captum_region.batches import ImageData
 from captum_region.randomness import RandomState, draw_seed, seeded
 from fairlearn_bridge.baselines.base import Mitigator, cells_of, need_all_cells
+from fairlearn_bridge.classifier import ImageClassifier
 from fairlearn_bridge.validation import check_number, check_sensitive
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    from captum_region.batches import ImageData
-    from fairlearn_bridge.classifier import ImageClassifier
 
 
 def last_features(classifier: ImageClassifier, X: ImageData) -> NDArray[np.float64]:
@@ -88,7 +83,7 @@ class LastLayerRetraining(Mitigator):
     C: float = 1.0
     random_state: RandomState = None
 
-    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> LastLayerRetraining:
+    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> Self:
         """Train the classifier, then the heads.
 
         Parameters
@@ -170,7 +165,7 @@ class EmbeddingCorrelationRemoval(Mitigator):
     alpha: float = 1.0
     C: float = 1.0
 
-    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> EmbeddingCorrelationRemoval:
+    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> Self:
         """Train the classifier, fit the remover, train the new layer.
 
         Parameters
@@ -280,7 +275,7 @@ class AdversarialLastLayer(Mitigator):
     lr: float = 1e-3
     random_state: RandomState = None
 
-    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> AdversarialLastLayer:
+    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> Self:
         """Train the classifier, then the new layer against the adversary.
 
         Parameters

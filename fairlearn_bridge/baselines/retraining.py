@@ -1,23 +1,19 @@
 """Mitigators that train a second time: with more weight on mistakes, or without the pixels that were used."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from captum.attr import LayerAttribution, LayerGradCam
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from torch import Tensor, nn
 
 from captum_region.batches import ImageData, batches
 from fairlearn_bridge.baselines.base import Mitigator, labels_of
 from fairlearn_bridge.validation import check_number, check_rows_or_images
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -54,7 +50,7 @@ class JTT(Mitigator):
     first_epochs: int = 2
     upweight: float = 20
 
-    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike | None = None) -> JTT:
+    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike | None = None) -> Self:
         """Train twice; the sensitive features are not used.
 
         Parameters
@@ -118,7 +114,7 @@ class MaskTune(Mitigator):
     tune_epochs: int = 1
     tune_lr: float | None = None
 
-    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike | None = None) -> MaskTune:
+    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike | None = None) -> Self:
         """Train, mask, continue training; the sensitive features are not used.
 
         Parameters

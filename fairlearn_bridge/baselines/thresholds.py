@@ -1,21 +1,16 @@
 """ThresholdShift: the control that moves the threshold alone."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.metrics import make_scorer, recall_score
 from sklearn.model_selection import TunedThresholdClassifierCV
 from sklearn.utils.validation import check_is_fitted
 
+from captum_region.batches import ImageData
 from fairlearn_bridge.baselines.base import Mitigator, labels_of
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    from captum_region.batches import ImageData
 
 
 def _recall_gap(y_true: NDArray[Any], y_pred: NDArray[Any]) -> float:
@@ -44,7 +39,7 @@ class ThresholdShift(Mitigator):
     classes_ : ndarray of shape (2,)
     """
 
-    def fit(self, X: ImageData, y: ArrayLike, *, validation: tuple[ImageData, ArrayLike]) -> ThresholdShift:
+    def fit(self, X: ImageData, y: ArrayLike, *, validation: tuple[ImageData, ArrayLike]) -> Self:
         """Train on X and y, then choose the threshold on the validation images and labels.
 
         Parameters

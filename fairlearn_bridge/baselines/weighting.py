@@ -1,24 +1,19 @@
 """Mitigators that weigh the images: by cell, by draws, by the loss of the worst group."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Self
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from skorch.utils import multi_indexing
 from torch import Tensor
 
+from captum_region.batches import ImageData
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.baselines.base import Mitigator, cells_of, need_all_cells
 from fairlearn_bridge.validation import check_number
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    from captum_region.batches import ImageData
 
 
 class Reweighing(Mitigator):
@@ -48,7 +43,7 @@ class Reweighing(Mitigator):
     Information Systems 33, 2012.
     """
 
-    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> Reweighing:
+    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> Self:
         """Train on X and y, weighed by cell.
 
         Parameters
@@ -92,7 +87,7 @@ class BalancedResampling(Mitigator):
 
     random_state: RandomState = None
 
-    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> BalancedResampling:
+    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> Self:
         """Draw the images and train on them.
 
         Parameters
@@ -178,7 +173,7 @@ class GroupDRO(Mitigator):
 
     step_size: float = 0.01
 
-    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> GroupDRO:
+    def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> Self:
         """Train for the worst group.
 
         Parameters

@@ -1,22 +1,16 @@
 """A run's images: the protocol's sets, drawn, named and digested."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from captum_region.datasets import AttributeImages, Faces, make_faces
 from captum_region.io.digest import digest
+from fairlearn_bridge.experiment.configuration import ExperimentConfig
 from fairlearn_bridge.protocol import confounded_split
 from fairlearn_bridge.samples import Samples
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from fairlearn_bridge.experiment.configuration import ExperimentConfig
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,18 @@
 """What the report shows of images."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from captum_region.datasets import Faces
+from fairlearn_bridge.experiment.configuration import ExperimentConfig
 from fairlearn_bridge.experiment.data import ExperimentData, cell_names, image_names, samples_of
+from fairlearn_bridge.experiment.training import Trained
 from fairlearn_bridge.noise import AttributionNoise
+from fairlearn_bridge.samples import Samples
 from fairlearn_bridge.schemes import is_automatic, scheme_parameters
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from fairlearn_bridge.experiment.configuration import ExperimentConfig
-    from fairlearn_bridge.experiment.training import Trained
-    from fairlearn_bridge.samples import Samples
-
 
 EXAMPLES = 6
 

@@ -1,26 +1,21 @@
 """What a run has found, as its files hold it."""
 
-from __future__ import annotations
-
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from captum_region.calibration import Calibration
 from captum_region.datasets import Faces
 from captum_region.io.provenance import joined, provenance
+from fairlearn_bridge.experiment.configuration import ExperimentConfig
 from fairlearn_bridge.experiment.data import ExperimentData, fingerprints
+from fairlearn_bridge.experiment.training import Trained
 from fairlearn_bridge.metrics import MEASURES, metric_frame, pareto_front
 from fairlearn_bridge.report.run import FORMAT
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Mapping
-
-    from captum_region.calibration import Calibration
-    from fairlearn_bridge.experiment.configuration import ExperimentConfig
-    from fairlearn_bridge.experiment.training import Trained
 
 STATISTICS = ("mean", "std", "low", "high", "seeds", "difference", "difference_low", "difference_high")
 

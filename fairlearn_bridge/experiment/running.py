@@ -1,15 +1,15 @@
 """The whole job from images to a run folder: find the spurious attribute, train every arm, measure, write, report."""
 
-from __future__ import annotations
-
+import os
 import shutil
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 
 from captum_region import save_classifier
 from captum_region.calibration import balanced_subset, measure_calibration
 from captum_region.io.files import CHECKPOINTS, locked, replacing, write_json, write_text
+from fairlearn_bridge.experiment.configuration import ExperimentConfig
 from fairlearn_bridge.experiment.data import ExperimentData, samples_of
 from fairlearn_bridge.experiment.pictures import confident_images, example_pictures
 from fairlearn_bridge.experiment.results import flat_table, how_it_was_run, plain, results_of
@@ -17,12 +17,6 @@ from fairlearn_bridge.experiment.training import stage, train
 from fairlearn_bridge.metrics import alignment, summarize
 from fairlearn_bridge.report.page import draw_report
 from fairlearn_bridge.report.run import Run, run_of
-
-if TYPE_CHECKING:
-    import os
-    from pathlib import Path
-
-    from fairlearn_bridge.experiment.configuration import ExperimentConfig
 
 
 def run_experiment(

@@ -1,28 +1,22 @@
 """A run's trainings: the region classifier and every arm with every seed."""
 
-from __future__ import annotations
-
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+import pandas as pd
+import torch
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, RegionTraining, fit_region_classifier
 from fairlearn_bridge.arms import Arm, build_arms
 from fairlearn_bridge.comparison import fit_mitigators
+from fairlearn_bridge.experiment.configuration import ExperimentConfig
 from fairlearn_bridge.experiment.data import ExperimentData, samples_of
 from fairlearn_bridge.report.run import missing_seeds
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    import pandas as pd
-    import torch
-
-    from fairlearn_bridge.experiment.configuration import ExperimentConfig
-    from fairlearn_bridge.samples import Samples
+from fairlearn_bridge.samples import Samples
 
 
 @dataclass(frozen=True)

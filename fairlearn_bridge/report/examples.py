@@ -1,24 +1,19 @@
 """The images that the page shows one by one, as PNG within it, and what its slider and menu need."""
 
-from __future__ import annotations
-
 import base64
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib import colormaps
+from numpy.typing import ArrayLike, NDArray
 
 from captum_region.html import png_source
 from captum_region.plotting import COLORMAP, image_array, scale_top
 from fairlearn_bridge.noise import quantile_mask
+from fairlearn_bridge.report.run import Run
 from fairlearn_bridge.report.words import number
 from fairlearn_bridge.schemes import SCHEMES
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    from fairlearn_bridge.report.run import Run
 
 STEPS = 100  # of the slider, from quantile 0 to 1
 MAP_OPACITY = 0.6

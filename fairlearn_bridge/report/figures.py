@@ -1,25 +1,20 @@
 """The figures of the report: each takes tables or arrays and returns a matplotlib Figure."""
 
-from __future__ import annotations
-
 import math
 import textwrap
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike, NDArray
 
 from captum_region.plotting import COLORMAP, LINE_COLORS, STYLE, literal, plot_region_map, scale_top, show_image
 from fairlearn_bridge import metrics
 from fairlearn_bridge.plotting import Interval, intervals, name_rows, plot_dot
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from numpy.typing import ArrayLike, NDArray
 
 GROUP_COLORS = ("#0072b2", "#b25000")
 WIDTH = 5.4  # inches: two figures fit next to each other on a screen, and one can still be read on a phone

@@ -1,10 +1,9 @@
 """write_report: a run folder's results and maps as one self-contained HTML page."""
 
-from __future__ import annotations
-
 import math
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from captum_region.io.files import replacing, write_text
 from captum_region.page import render
@@ -15,9 +14,6 @@ from fairlearn_bridge.report.examples import confident_content, strip_content
 from fairlearn_bridge.report.pictures import embedded, map_pictures, result_pictures, training_pictures
 from fairlearn_bridge.report.run import Run, read_run
 from fairlearn_bridge.report.words import DASH, bracket, findings, headline, number
-
-if TYPE_CHECKING:
-    import os
 
 SHOWN_SKIPPED = 20
 CELLS = [(group, value) for group in (False, True) for value in (False, True)]

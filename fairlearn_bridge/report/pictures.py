@@ -1,27 +1,21 @@
 """The figures of a run, each with its words."""
 
-from __future__ import annotations
-
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from captum_region.html import data_url
 from captum_region.plotting import plot_history, plot_reliability
 from fairlearn_bridge import metrics
 from fairlearn_bridge.plotting import plot_losses, plot_measure, plot_trade_off
 from fairlearn_bridge.report.figures import accuracy_by_cell, accuracy_by_group, map_figure, scheme_strip, sheet
+from fairlearn_bridge.report.run import Run
 from fairlearn_bridge.report.words import listed, number, weakest_cell
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from matplotlib.figure import Figure
-
-    from fairlearn_bridge.report.run import Run
 
 
 @dataclass(frozen=True)

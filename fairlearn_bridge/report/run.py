@@ -1,28 +1,22 @@
 """What a run has found, from memory or from its folder, checked."""
 
-from __future__ import annotations
-
 import math
 import reprlib
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from captum_region.calibration import Calibration
 from captum_region.io.arrays import read_arrays
 from captum_region.io.files import read_json
 from fairlearn_bridge import metrics
 from fairlearn_bridge.plotting import BASELINE, KIND_COLORS, Interval, by_mitigator, intervals
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
 
 FORMAT = 1
 

@@ -1,11 +1,11 @@
 """write_side_by_side: several runs in one page, to see what a setting, a spurious attribute or a data set changes."""
 
-from __future__ import annotations
-
 import json
 import math
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from captum_region.io.files import write_text
 from captum_region.page import render
@@ -18,10 +18,6 @@ from fairlearn_bridge.report.page import measure_words, shown
 from fairlearn_bridge.report.pictures import Picture, embedded
 from fairlearn_bridge.report.run import Run, read_run
 from fairlearn_bridge.report.words import bracket, headline, number
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping, Sequence
 
 MOST_RUNS = len(LINE_COLORS)  # a colour each
 

@@ -1,17 +1,11 @@
 """The numbers of a run in words: what was biased, what a scheme changed, how certain that is."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from fairlearn_bridge.metrics import is_signed
 from fairlearn_bridge.plotting import BASELINE, Interval
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from fairlearn_bridge.report.run import Run
+from fairlearn_bridge.report.run import Run
 
 DASH = "–"  # noqa: RUF001 - what a table shows where there is no value
 
