@@ -1,4 +1,4 @@
-"""Train image classifiers without a confounder, and compare the ways to do so, in fairlearn's terms."""
+"""Train image classifiers without a spurious attribute, and compare the ways to do so, in fairlearn's terms."""
 
 import lazy_loader
 

@@ -151,11 +151,11 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         dropout draws from torch's, trainings and predictions in threads of one process take turns, with the results
         that each has alone. A callback must therefore not wait for another thread that trains or predicts.
     checkpoint_dir : path, optional
-        A folder for the state of the training, which is written often enough to lose little and seldom enough to take
-        at most 5 % of the time. An interrupted `fit` resumes from there when it is called again with the same
-        parameters and data, and ends with the same weights, bit for bit on one machine; a finished one is read. With
-        other versions of the packages, or changed code of your own classes and functions, it is another training. Each
-        training has its own file, three times the size of the weights; reading it runs no code. Needs a
+        A folder for the state of the training, which is saved after epochs, so often that it takes at most 5 % of the
+        time. An interrupted `fit` resumes when it is called again with the same parameters and data, and ends with the
+        same weights, bit for bit on one machine; a complete one is read. Other versions of the packages, or other code
+        of your own classes and functions, make it another training. Each has a file of three times the size of the
+        weights; reading it executes no code. Needs a
         `random_state`, and parameters that pickle or are functions. Of callbacks, numbers, tensors and attributes with
         a ``state_dict`` are kept; a `batch_transform` or `loss_reduction` with a state needs a ``state_dict``.
     max_epochs, lr, batch_size, optimizer, optimizer__weight_decay, train_split, verbose

@@ -149,7 +149,7 @@ def fit_mitigators(
     predictions : DataFrame
         A row a mitigator, seed and test image: ``mitigator``, ``seed``, ``image`` (position), ``target``, ``group``,
         ``confounder``, ``predicted``, ``score`` (probability of the last class) and, with counterfactuals, ``flipped``:
-        whether the prediction changes when only the confounder is toggled.
+        whether the prediction changes when only the spurious attribute is toggled.
     trainings : DataFrame
         A row a mitigator and seed: ``status``, "done", "not applicable" or "failed", as where a training has diverged,
         and the ``reason`` of the latter two; ``chosen``, the scheme and quantile, where `AttributionNoiseMitigator` had
@@ -307,7 +307,7 @@ def _fit_and_predict(
 
 
 def _predict(estimator: Any, X: ImageData, confounder: NDArray[Any], seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return labels and the probability of the last class; an estimator whose methods take the confounder gets it.
+    """Return labels and the probability of the last class; methods that take sensitive features get `confounder`.
 
     Most find the labels by the probabilities, which are therefore computed first and then handed to them: the images
     go through the network once.

@@ -40,8 +40,8 @@ def target_and_confounder(
 ) -> tuple[str, str] | None:
     """Return options for ``run``: the first flagged attribute with enough images of each cell; None if there is none.
 
-    ``run`` trains without images that have both target and confounder, so the two are named such that the data have few
-    images with both.
+    ``run`` trains without images that have both target and spurious attribute, so the two are named such that few
+    images of the data have both.
     """
 
     def option(name: str, value: Any) -> str:
@@ -100,7 +100,7 @@ def draw_inspection(found: pd.DataFrame, cells: pd.DataFrame, target: str, thres
         figure = Figure(figsize=(5.4 * panels, 0.2 * rows + 1.2), layout="constrained")
         axes = figure.subplots(1, panels, squeeze=False)[0]
         plot_confounders(found, threshold=threshold, ax=axes[0])
-        axes[0].set_title(literal(f"What goes along with {target}"))
+        axes[0].set_title(literal(f"Association with {target}"))
         if len(flagged):
             in_order = cells.set_index("attribute").loc[flagged].reset_index()
             plot_cells(in_order, target=target, ax=axes[1])

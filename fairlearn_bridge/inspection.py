@@ -1,4 +1,4 @@
-"""find_confounders: which attributes go along with the target, and could be learnt in its place."""
+"""find_confounders: which attributes are associated with the target, and could be learnt in its place."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ def find_confounders(
     max_values: int = 50,
     rare: int = 25,
 ) -> pd.DataFrame:
-    """Measure how closely each attribute goes along with the target, and flag the ones that do.
+    """Measure how strongly each attribute is associated with the target, and flag strong associations.
 
-    In training data a strong association is what makes a shortcut possible: who tells the attribute can guess the
-    target. It is no proof that a model takes the shortcut, nor is a weak one that no model does.
+    A strong association in training data makes a shortcut possible: the attribute predicts the target. It is no proof
+    that a model takes the shortcut, and a weak association is no proof that none does.
 
     Parameters
     ----------
     attributes : DataFrame of N rows
-        One column an attribute, of booleans, integers, text or categories; each value counts as one of a kind. Missing
-        values are counted and left out, for each attribute apart.
+        One column an attribute, of booleans, integers, text or categories, all taken as categories. Missing values
+        are counted and left out, for each attribute separately.
     target : str or array-like of shape (N,)
         The column that is to be classified, or its values, of any number of classes.
     threshold : float, default=0.2
-        Cramer's V from which on an attribute is flagged. Where both have two equally frequent values, V = 0.2 means
+        The least Cramer's V of a flagged attribute. Where both have two equally frequent values, V = 0.2 means
         that the attribute alone guesses the target right in 60 % of the images: the guess is right in (1 + V) / 2.
         Cohen calls 0.1 small, 0.3 medium and 0.5 large.
     alpha : float, default=0.05
-        The share of false discoveries that is put up with: what chance alone may bring about is not flagged.
+        The accepted rate of false discoveries: an association that may be chance is not flagged.
     max_values : int, default=50
         An attribute of more values, such as the name of a person or an exact age, is not compared: each value has too
-        few images to be told from the target, or to be treated as a confounder. Group the values first.
+        few images. Group the values first.
     rare : int, default=25
         Cells with fewer images are listed; ``fairlearn-bridge run`` sets aside as many of each for validation.
 
@@ -55,10 +55,10 @@ def find_confounders(
     DataFrame
         A row an attribute other than the target, the closest first, indexed by ``attribute``:
 
-        - ``cramers_v``: from 0 (independent) to 1 (one tells the other), with Bergsma's correction, without which
+        - ``cramers_v``: from 0 (independent) to 1 (one determines the other), with Bergsma's correction, without which
           chance makes it larger the more values there are; NaN if not compared;
         - ``normalized_mutual_information``: mutual information over the mean of the two entropies, 0 to 1. It is small
-          for rare attributes, whatever they tell;
+          for rare attributes, however strongly they are associated;
         - ``p_value``: of the chi-squared test, adjusted for the number of attributes by Benjamini and Hochberg;
         - ``flagged``: whether V is at least `threshold` and the p-value at most `alpha`;
         - ``images`` that have a value, ``missing`` ones (of attribute or target), number of ``values``;
@@ -70,6 +70,11 @@ def find_confounders(
     ------
     TypeError, ValueError
         If an argument does not fit, or the target has one class only.
+
+    See Also
+    --------
+    cell_counts : The images of each cell behind these numbers.
+    fairlearn_bridge.plotting.plot_confounders : Draws them.
 
     References
     ----------
@@ -123,6 +128,11 @@ def cell_counts(attributes: pd.DataFrame, target: str | ArrayLike) -> pd.DataFra
     ------
     TypeError, ValueError
         As in `find_confounders`, and if no attribute has a value.
+
+    See Also
+    --------
+    find_confounders : How strongly each attribute is associated with the target.
+    fairlearn_bridge.plotting.plot_cells : Draws the shares.
 
     Examples
     --------

@@ -41,7 +41,7 @@ MEASURES = {
         "worst-group accuracy", "Lowest accuracy among the four cells of {target} and {confounder}.", LARGEST
     ),
     "confounder_gap": Measure(
-        "confounder gap",
+        "spurious-attribute gap",
         "How much accuracy differs with and without {confounder}, averaged over the two groups.",
         SMALLEST,
     ),
@@ -120,7 +120,7 @@ def signed_gap(y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: Arra
 
 
 def alignment(target: ArrayLike, confounder: ArrayLike) -> dict[Any, Any]:
-    """Return the confounder's value that goes along with each class of the training data, beyond its usual share."""
+    """Return the value of the spurious attribute that each class of the training data has beyond its usual share."""
     shares = pd.crosstab(np.asarray(target), np.asarray(confounder), normalize="index")
     return dict((shares / shares.mean()).idxmax(axis=1))
 
@@ -140,7 +140,7 @@ def summarize(
     ----------
     predictions : DataFrame
         From `fit_mitigators`.
-    aligned : mapping of class to confounder value
+    aligned : mapping of class to value of the spurious attribute
         From `alignment` of the training data; decides which images are bias-conflicting.
     reference : str, optional
         The mitigator that the others are compared with, image by image and seed by seed, such as the ERM baseline.
@@ -242,7 +242,7 @@ def pareto_front(table: pd.DataFrame, less: str = "gap", more: str = "accuracy")
 
 
 def metric_frame(predictions: pd.DataFrame) -> MetricFrame:
-    """Return fairlearn's MetricFrame of accuracy and count by group and confounder, of one mitigator and seed."""
+    """Return fairlearn's MetricFrame of accuracy and count by group and spurious attribute, of one training."""
     return MetricFrame(
         metrics={"accuracy": accuracy_score, "count": count},
         y_true=predictions["target"],
@@ -258,18 +258,24 @@ def measure(predictions: pd.DataFrame, *, aligned: Mapping[Any, Any]) -> pd.Seri
     ----------
     predictions : DataFrame
         Rows of one mitigator and seed, from `fit_mitigators`.
-    aligned : mapping of class to confounder value
+    aligned : mapping of class to value of the spurious attribute
         See `summarize`.
 
     Returns
     -------
     Series
         ``accuracy``; ``accuracy[g]`` of each group; with two groups ``gap``, see `signed_gap`; ``worst_cell``, the
-        least accuracy of a cell of group and confounder; ``confounder_gap``, the accuracy with minus without the
-        confounder within each group, its absolute value averaged over groups; with two classes in training ``auc``, and
-        ``crossed_auc``: among images whose confounder is not what goes along with their class in training. No
-        threshold shift changes the last two. With counterfactuals, ``flip_rate``: the share of predictions that
-        change when only the confounder is toggled.
+        worst-group accuracy: the least of a cell of group and spurious attribute; ``confounder_gap``, the accuracy
+        with minus without the spurious attribute within each group, its absolute value averaged over groups; with two
+        classes in training ``auc``, and ``crossed_auc``, the AUC on bias-conflicting samples: those whose spurious
+        attribute is not the one that goes with their class in training. No threshold shift changes the last two. With
+        counterfactuals, ``flip_rate``: the share of predictions that change when only the spurious attribute is
+        toggled.
+
+    See Also
+    --------
+    summarize : Several mitigators and seeds, with intervals.
+    signed_gap : The gap alone.
     """
     values = _measures(predictions, aligned, np.arange(len(predictions))[None])
     return pd.Series({name: float(value[0]) for name, value in values.items()})
@@ -301,7 +307,7 @@ def _measures(
         values["gap"] = first - second
     values["worst_cell"] = np.min(list(by_cell.values()), axis=0)
     if confounder.nunique() > 1:
-        # With more than two values of the confounder: the largest difference between any two.
+        # With more than two values of the spurious attribute: the largest difference between any two.
         ranges = [np.ptp([by_cell[cell] for cell in by_cell if cell[0] == group], axis=0) for group in by_group]
         values["confounder_gap"] = np.mean(ranges, axis=0)
     if len(aligned) == 2:  # scores are of the last of the training classes, whatever two the test images show

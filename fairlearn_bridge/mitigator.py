@@ -1,4 +1,4 @@
-"""AttributionNoiseMitigator: train an image classifier while the confounder's regions are perturbed."""
+"""AttributionNoiseMitigator: train an image classifier while the spurious attribute's regions are perturbed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,11 +40,12 @@ SELECTION_QUANTILE = 0.5
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class AttributionNoiseMitigator(Trainer):
-    """Keep a classifier from learning a confounder by perturbing the regions that show it in training.
+    """Keep a classifier from learning a spurious attribute by perturbing the regions that show it in training.
 
-    A region classifier finds where in the images the information about the confounder sits; the most informative
-    pixels are perturbed anew in each batch; the estimator is trained on that (De Coninck et al. 2024, section 4).
-    It needs images that are aligned, and a confounder that sits elsewhere than the target: what both need is lost.
+    A region classifier finds where in the images the information about the spurious attribute is; the most informative
+    pixels are perturbed anew in each batch, and the estimator is trained on the result. The spurious attribute is what
+    `fit` takes as `sensitive_features`. The method needs aligned images, and a spurious attribute that shows in other
+    places than the target: where both show, the target's information is lost too.
 
     Parameters
     ----------
@@ -67,10 +68,10 @@ class AttributionNoiseMitigator(Trainer):
     noise_std, perturbation, control, transplant_share
         See `AttributionNoise`.
     protect_target : float, default=0
-        Spare pixels that show the target: its mean map is subtracted with this weight from the confounder's maps,
-        see `fairlearn_bridge.noise.protect`, before the most informative pixels are taken. Above 0 it is the map of a
-        second region classifier, trained to predict `y` within the confounder's values. It raised the
-        bias-conflicting AUC of none of CelebA's four confounders by more than 0.01, and lowered that of smiling
+        Spare pixels that show the target: its mean map, with this weight, is subtracted from the spurious attribute's
+        maps, see `fairlearn_bridge.noise.protect`, before the most informative pixels are taken. Above 0, a second
+        region classifier is trained for it, to predict `y` within the spurious attribute's values. It raised the
+        bias-conflicting AUC for none of CelebA's four spurious attributes by more than 0.01, and lowered it for smiling
         (docs/results/mitigation.md).
     target_region_classifier : RegionClassifier, optional
         The second region classifier, if it is already trained.
@@ -80,7 +81,7 @@ class AttributionNoiseMitigator(Trainer):
     confidence : str or callable, default="negative_entropy"
         See `RegionAttribution`.
     validation_fraction : float, default=0.25
-        Share of the training images, of each class and confounder's value, to choose by, in (0, 1).
+        Share of the training images, of each class and value of the spurious attribute, to choose by, in (0, 1).
     n_jobs : int, optional
         Trainings at a time, through joblib, where there is a choice; those in threads of one process take turns.
     random_state : int, NumPy generator or None, default=None
@@ -93,7 +94,7 @@ class AttributionNoiseMitigator(Trainer):
     region_classifier_ : RegionClassifier
         The one given, or trained.
     region_map_ : ndarray of shape (rows, cols)
-        Mean confidence about the confounder over the training images, in [0, 1].
+        Mean confidence about the spurious attribute over the training images, in [0, 1].
     pixel_map_ : ndarray of shape (height, width)
         The same by pixel.
     target_region_classifier_, target_pixel_map_
@@ -110,6 +111,15 @@ class AttributionNoiseMitigator(Trainer):
     classes_ : ndarray of shape (n_classes,)
     n_features_in_, feature_names_in_
         As of `ImageClassifier`.
+
+    See Also
+    --------
+    AttributionNoise : The perturbation alone, for another training loop.
+    compare_mitigators : Compares it with other mitigators on the same images.
+
+    References
+    ----------
+    De Coninck, Leroux, Simoens, "Mitigating Bias Using Model-Agnostic Data Attribution", CVPR Workshops 2024.
 
     Examples
     --------
@@ -148,7 +158,7 @@ class AttributionNoiseMitigator(Trainer):
         sample_weight: ArrayLike | None = None,
         region_maps: ArrayLike | RegionMaps | None = None,
     ) -> Self:
-        """Find the confounder's regions and train the estimator with them perturbed.
+        """Find the spurious attribute's regions and train the estimator with them perturbed.
 
         Parameters
         ----------
@@ -156,7 +166,7 @@ class AttributionNoiseMitigator(Trainer):
             Images of uint8, or float in [0, 1]; or rows, or `AttributeImages` or a data set, as `ImageClassifier` does.
         y : array-like of shape (N,), or str
             The target's labels. Where X has labels with it, the name of those.
-        sensitive_features : array-like of shape (N,) or (N, confounders), or str
+        sensitive_features : array-like of shape (N,) or (N, attributes), or str
             The spurious attribute (confounder), whose information is to be removed; of several, their combination.
             Or its name, as for `y`.
         sample_weight : array-like of shape (N,), optional

@@ -110,7 +110,7 @@ def quantile_mask(pixel_map: Tensor | NDArray[np.floating[Any]], quantile: float
 
 
 def protect(pixel_maps: Tensor, target_map: Tensor, weight: float = 1.0) -> Tensor:
-    """Return maps that are high where there is much information about the confounder and little about the target.
+    """Return maps that are high where images tell much about the spurious attribute and little about the target.
 
     Parameters
     ----------
@@ -166,14 +166,14 @@ def shift_elsewhere(mask: Tensor) -> tuple[int, int]:
 
 @dataclass(eq=False, repr=False)
 class AttributionNoise:
-    """Perturb the pixels of training images that tell most about a confounder.
+    """Perturb the pixels of training images that tell most about a spurious attribute.
 
     A scheme is a reach and a perturbation. The reach: ``general`` takes the mean map of all images, so that the same
     pixels change in each; ``specific`` takes each image's own map. The perturbation: ``mask`` greys out, ``noise``
     adds Gaussian noise (both De Coninck et al. 2024, section 4.1), ``transplant`` replaces the pixels, with soft
     edges, by those of another training image, in half of the images of each batch. That image is drawn so that within
-    each class all values of the confounder become equally frequent, as far as that share allows: from the same class
-    if it has an image with that value, else from any. A specific transplant takes the pixels of both images'
+    each class all values of the spurious attribute become equally frequent, as far as that share allows: from the same
+    class if it has an image with that value, else from any. A specific transplant takes the pixels of both images'
     masks: where the old value shows, and where the new one will.
 
     Parameters
@@ -199,6 +199,15 @@ class AttributionNoise:
     ----------
     mask_ : bool Tensor, shape (1, height, width), or (N, height, width) for specific schemes
         Where images change.
+
+    See Also
+    --------
+    AttributionNoiseMitigator : Finds the maps, and trains a classifier with the perturbation.
+    quantile_mask : The mask of a map.
+
+    References
+    ----------
+    De Coninck, Leroux, Simoens, "Mitigating Bias Using Model-Agnostic Data Attribution", CVPR Workshops 2024.
     """
 
     scheme: str = "general_noise"
@@ -241,14 +250,14 @@ class AttributionNoise:
         Parameters
         ----------
         pixel_maps : Tensor or ndarray, shape (N, height, width)
-            Confidence about the confounder of each training image. General schemes use their mean only, and also
-            take that alone, as 1 x height x width.
+            Confidence about the spurious attribute of each training image. General schemes use their mean only, and
+            also take that alone, as 1 x height x width.
         images : ndarray or Tensor, shape (N, C, height, width), optional
             The training images: the donors of transplants.
         confounder : array-like of shape (N,), optional
-            The confounder's value in each; for transplants.
+            The spurious attribute's value in each; for transplants.
         labels : array-like of shape (N,), optional
-            The target's class of each, within which transplants balance the confounder; by default all are of one.
+            The target's class of each, within which transplants balance the spurious attribute; by default one class.
         random_state : int, NumPy generator or None, default=None
             Decides the pixels of the control ``random``.
 
@@ -319,7 +328,7 @@ class AttributionNoise:
 
 
 class _Donors:
-    """Whose pixels are transplanted: drawn so that, within each class, the confounder's values become as frequent."""
+    """The donors of transplants, drawn so that within each class all spurious values become equally frequent."""
 
     def __init__(self, images: ImageData, classes: NDArray[Any], code: NDArray[Any], share: float) -> None:
         self.images, self.classes = images, torch.from_numpy(classes)

@@ -1,4 +1,4 @@
-"""confounded_split: training images in which a confounder goes with the target, test images in which it does not."""
+"""confounded_split: training images in which a spurious attribute goes with the target, and unbiased test images."""
 
 import warnings
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from captum_region.randomness import RandomState, draw_seed
 
 Cell = tuple[bool, bool]
 
-# De Coninck et al. 2024, section 4.1, in sixths: of men (target) 3000 without the confounder, of women 2000 with it
-# and 1000 without.
+# De Coninck et al. 2024, section 4.1, in sixths: of men (target) 3000 without the spurious attribute, of women 2000
+# with it and 1000 without.
 BIASED_SHARES: dict[Cell, float] = {
     (True, False): 3 / 6,
     (False, True): 2 / 6,
@@ -30,10 +30,10 @@ class ConfoundedSplit:
     Attributes
     ----------
     biased : ndarray of int
-        Training set in which the confounder goes along with the target.
+        Training set in which the spurious attribute goes along with the target.
     balanced : ndarray of int
-        Training set of equal size, each target class half with and half without the confounder as far as the images
-        allow: the control without the bias.
+        Training set of equal size, each target class half with and half without the spurious attribute as far as the
+        images allow: the control without the bias.
     validation : ndarray of int
         As many images of each cell, in no other set; for tuning a control that needs balanced data.
     test : ndarray of int
@@ -75,8 +75,8 @@ def confounded_split(
     train_size : int or None, default=6000
         Images of either training set, rounded to whole cells. None takes as many as the images allow, 6000 at most.
     shares : mapping of (target, confounder) to float, optional
-        Share of each cell in the biased set, adding up to 1. The paper's by default: 1/2 target without the
-        confounder, none with it, 1/3 non-target with it and 1/6 without.
+        Share of each cell in the biased set, adding up to 1. The paper's by default: 1/2 target without the spurious
+        attribute, none with it, 1/3 non-target with it and 1/6 without.
     test_per_cell : int or None, default=182
         Test images of each cell; 182 is the paper's. None takes as many as the smallest cell has, or a quarter of
         them where training images come from the same pool, 182 at most.
@@ -165,7 +165,7 @@ def confounded_split(
 
 @dataclass(frozen=True)
 class _Draw:
-    """Random draws from the four cells of target and confounder: which images are of each."""
+    """Random draws from the four cells of target and spurious attribute: which images are of each."""
 
     members: Mapping[Cell, NDArray[np.bool_]]
     names: tuple[str, ...]

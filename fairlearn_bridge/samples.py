@@ -13,7 +13,7 @@ from captum_region.batches import ImageData
 
 @dataclass(frozen=True)
 class Samples:
-    """Images with their target and confounder, and the groups to report by.
+    """Images with their target and spurious attribute, and the groups to report by.
 
     Attributes
     ----------
@@ -25,7 +25,7 @@ class Samples:
     groups : array-like of shape (N,), optional
         The groups of the report (gender); by default `y`, as in De Coninck et al. 2024, where gender is the target.
     twins : ndarray or Tensor like X, optional
-        The counterfactuals: the same images with only the confounder toggled.
+        The counterfactuals of X: the same images with only the spurious attribute toggled.
 
     Raises
     ------

@@ -27,7 +27,7 @@ class CrossedAUC(NamedTuple):
 
 
 def hold_out(labels: ArrayLike, confounder: ArrayLike, fraction: float, random_state: RandomState) -> NDArray[np.bool_]:
-    """Return which images to hold out: of each cell of label and confounder the given share, rounded down.
+    """Return which images to hold out: of each cell of label and spurious attribute the given share, rounded down.
 
     Examples
     --------
@@ -51,17 +51,18 @@ def estimate_crossed_auc(
     min_images: int = 10,
     random_state: RandomState = None,
 ) -> CrossedAUC:
-    """Estimate the bias-conflicting AUC: among images whose confounder is not the one that goes with their class.
+    """Estimate the bias-conflicting AUC: among images whose spurious attribute goes against the bias of their class.
 
     Biased data hold few such images or, in the protocol of De Coninck et al. 2024, none of one class (no blond man).
     What the classifier would say of them is estimated by differences: into an image of that class, without the
-    confounder, the region of an image with it is transplanted, and that of an image without it, both donors from one
-    other class. The difference of the two answers, in log-probabilities, is the confounder's effect, since what the
-    donors' class and the transplant itself do is in both; it is added to the answer to the untouched image.
+    spurious attribute, the region of an image with it is transplanted, and that of an image without it, both donors
+    from one other class. The difference of the two answers, in log-probabilities, is the effect of the spurious
+    attribute, since what the donors' class and the transplant itself do is in both; it is added to the answer to the
+    untouched image.
 
-    It sees what the confounder does within the mask, as donors of another class show it. Where images of the missing
-    cell differ in other ways too, or answers are already close to 0 or 1, it is too optimistic: use it to compare
-    classifiers, not to report how good one is.
+    It sees what the spurious attribute does within the mask, as donors of another class show it. Where images of the
+    missing cell differ in other ways too, or answers are already close to 0 or 1, it is too optimistic: use it to
+    compare classifiers, not to report how good one is.
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ def estimate_crossed_auc(
     donors : Samples
         Whose regions are transplanted, such as the training images.
     mask : bool Tensor, shape (height, width)
-        Where the confounder is, as from `quantile_mask`.
+        Where the spurious attribute is, as from `quantile_mask`.
     draws : int, default=4
         Pairs of donors for each image; the mean effect counts.
     min_images : int, default=10
@@ -89,8 +90,8 @@ def estimate_crossed_auc(
     Raises
     ------
     ValueError
-        If a class has no held-out image, or none such, and none can be estimated: no other class has the confounder's
-        values.
+        If a class has no held-out image, or no bias-conflicting one and none can be estimated, as no other class has
+        the values of the spurious attribute.
     """
     if absent := set(classifier.classes_) - set(held_out.y):
         raise ValueError(f"held_out must hold images of every class, missing: {', '.join(map(str, absent))}")
@@ -112,7 +113,7 @@ def estimate_crossed_auc(
     y, probability = np.concatenate(labels), softmax(np.concatenate(found), axis=1)
     if missing := set(range(len(classifier.classes_))) - set(y):
         names = ", ".join(str(classifier.classes_[number]) for number in sorted(missing))
-        raise ValueError(f"donors must show the confounder's values in another class too, to estimate those of {names}")
+        raise ValueError(f"donors must show each value of the spurious attribute in a class besides {names}")
     scores = probability[:, 1] if probability.shape[1] == 2 else probability
 
     def auc(y: NDArray[np.intp], scores: NDArray[np.float64]) -> float:
@@ -134,7 +135,7 @@ def _estimate(
     draws: int,
     generator: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """Return the log-probabilities that images of `label` would get if their confounder were `value`."""
+    """Return the log-probabilities that images of `label` would get if their spurious attribute were `value`."""
     estimates = []
     for present in np.unique(held_out.confounder[held_out.y == label]):
         receivers = np.flatnonzero((held_out.y == label) & (held_out.confounder == present))

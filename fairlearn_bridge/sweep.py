@@ -46,11 +46,11 @@ class SweepResults:
     Attributes
     ----------
     table : DataFrame
-        A row a confounder, mitigator and measure, on the test images: ``confounder``, ``mitigator``, ``scheme`` and
-        ``quantile`` (missing where there is none), ``measure``, and the statistics of `summarize`, with differences to
-        the ERM baseline.
+        A row a spurious attribute, mitigator and measure, on the test images: ``confounder``, ``mitigator``,
+        ``scheme`` and ``quantile`` (missing where there is none), ``measure``, and the statistics of `summarize`, with
+        differences to the ERM baseline.
     validation : DataFrame
-        A row a confounder and mitigator: each measure's mean over seeds on the validation images.
+        A row a spurious attribute and mitigator: each measure's mean over seeds on the validation images.
     trainings : DataFrame
         As `fit_mitigators` gives them, with the ``confounder``.
     """
@@ -60,7 +60,7 @@ class SweepResults:
     trainings: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def table1(self) -> pd.DataFrame:
-        """Return Table 1: for each confounder and scheme the ERM baseline, balanced data, and the scheme.
+        """Return Table 1: for each spurious attribute and scheme the ERM baseline, balanced data, and the scheme.
 
         Its quantile is the one with the best worst-group accuracy on the validation images, which are in no training
         set; the paper's was the best on its test images.
@@ -68,8 +68,8 @@ class SweepResults:
         Returns
         -------
         DataFrame
-            A row a confounder and scheme; ``quantile``, and columns (measure, ``original`` | ``balanced`` | ``scheme``
-            | ``low`` | ``high``), the last two the interval of the scheme's difference to the ERM baseline.
+            A row a spurious attribute and scheme; ``quantile``, and columns (measure, ``original`` | ``balanced`` |
+            ``scheme`` | ``low`` | ``high``), the last two the interval of the scheme's difference to the ERM baseline.
         """
         rows: dict[Any, dict[tuple[str, str], float]] = {}
         for confounder, of_one in self.table.groupby("confounder", sort=False):
@@ -96,7 +96,7 @@ class SweepResults:
         return bool((self.trainings["status"] == "failed").any())
 
     def fewer_seeds(self) -> dict[str, str]:
-        """Return how many seeds those mitigators have that did not run with all, by confounder and name."""
+        """Return how many seeds those mitigators have that did not run with all, by spurious attribute and name."""
         return {
             f"{confounder}, {mitigator}": text.partition(";")[0]
             for confounder, of_one in self.trainings.groupby("confounder", sort=False)
@@ -104,7 +104,7 @@ class SweepResults:
         }
 
     def _repr_html_(self) -> str:
-        # Empty until the first confounder is done.
+        # Empty until the first spurious attribute is done.
         html: str = self.table1().to_html(float_format="{:.2f}".format) if len(self.table) else escape(repr(self))
         return html
 
@@ -149,7 +149,7 @@ def run_sweep(
     Parameters
     ----------
     configs : sequence of ExperimentConfig
-        One a confounder, of the same target.
+        One a spurious attribute, of the same target.
     data : callable
         Gives a configuration's data.
     quantiles : sequence of float
@@ -168,7 +168,7 @@ def run_sweep(
     Raises
     ------
     ValueError
-        If a quantile is given twice, there is none, or the configurations have several targets or a confounder twice.
+        If there is no quantile, or one is given twice; or if configurations differ in target or share a `confounder`.
     """
     quantiles = sorted(quantiles)
     if not quantiles or len(set(quantiles)) < len(quantiles):

@@ -73,7 +73,9 @@ def check_rows_or_images(estimator: Any, X: Any, image_shape: Sequence[int] | No
             vars(estimator).pop(stale, None)
     (X,) = from_names(X)
     if (X if hasattr(X, "ndim") else np.asarray(X)).ndim > 2:
-        images = check_images(X, name="X")
+        # Images of the shape that is asked for are not mistaken for others with their channels last.
+        is_wanted = image_shape is not None and tuple(np.shape(X)[1:]) == tuple(image_shape)
+        images = check_images(X, name="X", image_size=np.shape(X)[2:] if is_wanted else None)
         shape = tuple(images.shape[1:])
         if image_shape is not None and shape != tuple(image_shape):
             raise ValueError(f"X must hold images of shape {tuple(image_shape)}, got {shape}")

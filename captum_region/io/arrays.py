@@ -123,6 +123,8 @@ def _damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn what NumPy and zipfile raise, which is nearly anything, into a ValueError that names the file."""
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None:  # the file is missing or must not be opened
             raise

@@ -22,8 +22,8 @@ class ThresholdShift(Mitigator):
     """A binary classifier, not mitigated, whose threshold is moved until both classes are recognised equally well.
 
     The control for every claim of a smaller gap: accuracy by class can be equalised by the threshold alone, without
-    using the confounder less. It needs validation data in which target and confounder are independent, which the
-    mitigators do not.
+    using the spurious attribute less. It needs validation data in which target and spurious attribute are independent;
+    the mitigators do not.
 
     Parameters
     ----------

@@ -42,6 +42,11 @@ def write_report(folder: str | os.PathLike[str], out: str | os.PathLike[str] | N
         If one of the two files is missing.
     ValueError
         If one is damaged, incomplete, or of another format version.
+
+    See Also
+    --------
+    write_side_by_side : One page about several runs.
+    fairlearn_bridge.experiment.run_experiment : Makes the run folder, with its page.
     """
     folder = Path(folder)
     return draw_report(read_run(folder), folder, out)

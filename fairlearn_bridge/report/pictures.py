@@ -45,7 +45,7 @@ def result_pictures(run: Run) -> Iterator[Picture]:
         yield Picture(
             "accuracy_by_cell",
             accuracy_by_cell(run.cells, run.kinds, groups, run.results["confounder_names"]),
-            "Dot plot of accuracy by target and spurious attribute. " + _worst_cells(run),
+            "Dot plot of accuracy by target and spurious attribute. " + _worst_groups(run),
             f"Accuracy by target (colour) and spurious attribute (filled: {run.results['confounder_names'].get('True')}"
             f"). Where open and filled marks are far apart, the classifier still relies on {attribute}.",
         )
@@ -91,7 +91,7 @@ def _listed(run: Run, measure: str) -> str:
     return f"{label[0].upper()}{label[1:]}: {', '.join(texts)}"
 
 
-def _worst_cells(run: Run) -> str:
+def _worst_groups(run: Run) -> str:
     weakest = {name: weakest_cell(run, name) for name in run.kinds}
     texts = [f"{name}: {cell[0]} {number(cell[1].mean)}" for name, cell in weakest.items() if cell is not None]
     return f"The worst group of each: {'; '.join(texts)}."

@@ -41,6 +41,10 @@ def write_side_by_side(folders: Sequence[str | os.PathLike[str]], out: str | os.
     ------
     FileNotFoundError, ValueError
         If the runs are too few or too many, one is given twice, or `write_report` would refuse one.
+
+    See Also
+    --------
+    write_report : The page of one run.
     """
     out = Path(out)
     paths = [Path(folder) for folder in folders]

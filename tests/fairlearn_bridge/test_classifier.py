@@ -299,6 +299,14 @@ def test_initialize_before_fit():
         ImageClassifier(image_shape=(3, 8, 8)).initialize()
 
 
+def test_images_of_the_shape_asked_for_are_not_taken_for_channels_last():
+    X = np.random.default_rng(0).integers(0, 256, (4, 8, 16, 4), np.uint8)
+    with pytest.raises(ValueError, match="channels first"):
+        ImageClassifier(max_epochs=1).fit(X, [0, 1, 0, 1])
+    classifier = ImageClassifier(image_shape=(8, 16, 4), max_epochs=1, random_state=0).fit(X, [0, 1, 0, 1])
+    assert classifier.predict(X).shape == (4,)
+
+
 def test_a_users_loader_is_used():
     X, y = bright_and_dark()
     plain = ImageClassifier(Mean, max_epochs=1, random_state=0).fit(X, y)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -271,6 +272,24 @@ def test_check_repeats_a_part_and_writes_nothing(demo, refused, tmp_path, writte
     assert {path: written(path) for path in out.rglob("*")} == before
     assert "results.json" in refused(app, "demo", *DEMO, "--out", tmp_path / "none", "--quiet", "--check")
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_check_of_incomplete_results_says_what_is_missing(demo, refused, tmp_path):
+    out = shutil.copytree(demo[0], tmp_path / "run")
+    check = ["demo", *DEMO, "--out", out, "--quiet", "--check"]
+    arrays = dict(np.load(out / "maps.npz"))
+    np.savez(out / "maps.npz", **{name: array for name, array in arrays.items() if name != "example_maps"})
+    assert "maps.npz must hold the arrays example_maps" in refused(app, *check)
+    np.savez(out / "maps.npz", **arrays)
+    results = json.loads((out / "results.json").read_text())
+    for row in results["trainings"]:
+        row["losses"] = []
+    (out / "results.json").write_text(json.dumps(results))
+    assert "results.json must hold the losses of the ERM baseline" in refused(app, *check)
+    del results["trainings"]
+    (out / "results.json").write_text(json.dumps(results))
+    assert "results.json: results must be an object with" in refused(app, *check)
 
 
 def test_help_has_an_example_and_version_is_the_packages():

@@ -103,7 +103,9 @@ def test_three_classes_and_names():
 
 def test_what_cannot_be_estimated_is_refused():
     data = samples(np.arange(40) % 2, np.arange(40) % 2)
-    with pytest.raises(ValueError, match=r"donors must show the confounder's values in another class too.* of 0, 1"):
+    with pytest.raises(
+        ValueError, match="donors must show each value of the spurious attribute in a class besides 0, 1"
+    ):
         estimate_crossed_auc(Reader(1), data, data, MASK)
     women = samples(np.zeros(20, int), np.arange(20) % 2)
     with pytest.raises(ValueError, match="held_out must hold images of every class, missing: 1"):

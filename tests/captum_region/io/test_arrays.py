@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 import pytest
 
-from captum_region.io.arrays import open_array, read_arrays
+from captum_region.io.arrays import _damage_named, open_array, read_arrays
 
 VALUES = np.arange(12, dtype=np.uint8).reshape(3, 4)
 
@@ -72,6 +72,11 @@ def test_a_file_that_cannot_be_opened_is_not_damaged(tmp_path):
             read(tmp_path / "none")
         with pytest.raises(IsADirectoryError):
             read(tmp_path)
+
+
+def test_too_little_memory_is_not_a_damaged_file(tmp_path):
+    with pytest.raises(MemoryError), _damage_named(tmp_path / "a.npz"):
+        np.empty(2**60, np.uint8)
 
 
 def test_an_archive_that_unpacks_to_more_than_allowed_is_refused(tmp_path):
