@@ -1,5 +1,6 @@
 """What several tests use."""
 
+import json
 import os
 import pickle
 import random
@@ -7,8 +8,8 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -48,33 +49,69 @@ def pytest_runtest_setup():
         sys.modules["matplotlib.pyplot"].close("all")
 
 
-@contextmanager
-def _process(*arguments, **options):
-    """A process with pipes, and those that it starts: they are killed where the test fails before they have ended."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
-    with subprocess.Popen([sys.executable, *map(str, arguments)], **pipes, **options) as process:
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+class _Forked:
+    """A process forked by forking.py, used like one of `subprocess.Popen` with pipes."""
+
+    def __init__(self, ask, arguments):
+        self._ask = ask
+        self._folder = tempfile.TemporaryDirectory()
+        self._output = [Path(self._folder.name, name) for name in ("stdout", "stderr")]
+        for path in self._output:
+            path.touch()
+        files = dict(zip(("stdout", "stderr"), map(str, self._output), strict=True))
+        self.pid = ask(arguments=[str(part) for part in arguments], cwd=os.getcwd(), env=dict(os.environ), **files)
+        self.returncode = None
+
+    def poll(self):
+        if self.returncode is None:
+            self.returncode = self._ask(pid=self.pid)
+        return self.returncode
+
+    def wait(self):
+        give_up = time.monotonic() + HANGS
+        while self.poll() is None:
+            assert time.monotonic() < give_up
+            time.sleep(0.005)
+        return self.returncode
+
+    def communicate(self):
+        self.wait()
+        return [path.read_text() for path in self._output]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self.poll() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+            self.wait()
+        self._folder.cleanup()
 
 
 @pytest.fixture(scope="session")
-def command():
+def forked():
+    """Start a script, or -m a module, in a process that need not import the packages that it uses."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, Path(__file__).with_name("forking.py")], **pipes) as server:
+
+        def ask(**request):
+            server.stdin.write(json.dumps(request) + "\n")
+            server.stdin.flush()
+            return json.loads(server.stdout.readline())
+
+        yield lambda *arguments: _Forked(ask, arguments)
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def command(forked):
     """Run a command, or a script, as a user does, in a process of its own; fail unless it exits with `check`."""
 
     def run(module, *arguments, check=0):
-        program = [ROOT / module] if module.endswith(".py") else ["-m", module]
-        done = subprocess.run(
-            [sys.executable, *program, *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=HANGS,
-            check=False,
-        )
-        assert done.returncode == check, done.stderr
-        return done
+        with forked(*([ROOT / module] if module.endswith(".py") else ["-m", module]), *arguments) as process:
+            stdout, stderr = process.communicate()
+        assert process.returncode == check, stderr
+        return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
 
     return run
 
@@ -93,13 +130,13 @@ def refused():
 
 
 @pytest.fixture(scope="session")
-def launched():
+def launched(forked):
     """Start a script, or -m a module, in two processes on the CPU, as accelerate does."""
     options = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
     options += ["--dynamo_backend", "no", "--main_process_port", "0"]  # a free one
 
     def start(*arguments):
-        return _process("-m", "accelerate.commands.launch", *options, *arguments)
+        return forked("-m", "accelerate.commands.launch", *options, *arguments)
 
     return start
 
@@ -119,17 +156,15 @@ def wait_until():
 
 
 @pytest.fixture(scope="session")
-def interrupted(wait_until):
+def interrupted(forked, wait_until):
     """Press Ctrl-C in the midst of a command, as soon as `ready` is true; return its one line about it."""
 
     def run(ready, module, *arguments):
-        # Whoever started the tests in the background may have them ignore it, which children inherit.
-        heeding = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
-        with _process("-m", module, *arguments, **heeding) as process:
+        with forked("-m", module, *arguments) as process:
             wait_until(ready, process)
             # The terminal tells the processes that it has started too.
             os.killpg(process.pid, signal.SIGINT)
-            stdout, stderr = process.communicate(timeout=HANGS)
+            stdout, stderr = process.communicate()
         assert process.returncode == 130, stderr
         assert stdout == ""
         *before, told = stderr.splitlines()
@@ -201,17 +236,17 @@ assert os.waitpid(child(f"{folder}/cut{runs}"), 0)[1] == 0
 
 
 @pytest.fixture(scope="session")
-def kill_and_resume():
+def kill_and_resume(forked):
     """Kill ``work(out)``, which `code` defines, ten times at random moments after `out` is there, and run it again.
 
     Return the folders of an undisturbed run and of those that were run until they were complete.
     """
 
     def run(code, folder):
-        ran = subprocess.run(
-            [sys.executable, "-c", code + KILLING, folder], capture_output=True, text=True, timeout=HANGS, check=False
-        )
-        assert ran.returncode == 0, ran.stderr
+        (script := folder / "killing.py").write_text(code + KILLING)
+        with forked(script, folder) as process:
+            _, stderr = process.communicate()
+        assert process.returncode == 0, stderr
         return folder / "whole", sorted(folder.glob("cut*"))
 
     return run

@@ -1,8 +1,6 @@
 """Every example runs, as a script of its own, and shows what it says it shows."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,12 +8,19 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-def run(name, folder):
-    done = subprocess.run(
-        [sys.executable, "-W", "error", EXAMPLES / name], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def run(forked, tmp_path, monkeypatch):
+    """Run an example in `tmp_path`, where a warning is an error; return what it prints."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+
+    def of(name):
+        with forked(EXAMPLES / name) as process:
+            stdout, stderr = process.communicate()
+        assert process.returncode == 0, stderr
+        return stdout
+
+    return of
 
 
 def rows(printed, *names):
@@ -25,15 +30,15 @@ def rows(printed, *names):
 
 
 @pytest.mark.slow
-def test_first_map_example(tmp_path):
-    printed = run("plot_first_map.py", tmp_path)
+def test_first_map_example(run, tmp_path):
+    printed = run("plot_first_map.py")
     assert (tmp_path / "first_map.png").stat().st_size > 1000
     assert float(re.search(r"detector of pixels of glasses: ([\d.]+)", printed)[1]) > 0.85
 
 
 @pytest.mark.slow
-def test_what_confounds_example(tmp_path):
-    printed = run("plot_what_confounds.py", tmp_path)
+def test_what_confounds_example(run, tmp_path):
+    printed = run("plot_what_confounds.py")
     assert set(re.findall(r"^(\w+) +0\.\d+ +0\.0+ +True", printed, re.MULTILINE)) == {"Smiling", "Blond_Hair"}
     flip_rate = dict(re.findall(r"^(\w+) +(0\.\d+)$", printed, re.MULTILINE))
     assert float(flip_rate["Blond_Hair"]) > float(flip_rate["Smiling"]) + 0.1
@@ -41,8 +46,8 @@ def test_what_confounds_example(tmp_path):
 
 
 @pytest.mark.slow
-def test_captum_drop_in_example(tmp_path):
-    printed = run("plot_captum_drop_in.py", tmp_path)
+def test_captum_drop_in_example(run, tmp_path):
+    printed = run("plot_captum_drop_in.py")
     measured = rows(printed, "IntegratedGradients", "Occlusion", "RegionAttribution")
     sensitivity = {name: values[0] for name, values in measured.items()}
     assert 0 < sensitivity["RegionAttribution"] < sensitivity["IntegratedGradients"]
@@ -51,8 +56,8 @@ def test_captum_drop_in_example(tmp_path):
 
 
 @pytest.mark.slow
-def test_own_table_example(tmp_path):
-    printed = run("plot_own_table.py", tmp_path)
+def test_own_table_example(run, tmp_path):
+    printed = run("plot_own_table.py")
     assert re.search(r"0003\.png +there is no such file\n *0005\.png the image is damaged", printed)
     assert "(698, 3, 32, 32) uint8" in printed
     assert float(re.search(r"best region ([\d.]+)", printed)[1]) > 0.75
@@ -60,8 +65,8 @@ def test_own_table_example(tmp_path):
 
 
 @pytest.mark.slow
-def test_own_backbone_example(tmp_path):
-    printed = run("plot_own_backbone.py", tmp_path)
+def test_own_backbone_example(run, tmp_path):
+    printed = run("plot_own_backbone.py")
     areas = re.findall(r"area under the ROC ([\d.]+)", printed)
     assert len(areas) == 2
     assert all(float(area) > 0.85 for area in areas)
@@ -70,8 +75,8 @@ def test_own_backbone_example(tmp_path):
 
 
 @pytest.mark.slow
-def test_mitigation_example(tmp_path):
-    printed = run("plot_mitigation.py", tmp_path)
+def test_mitigation_example(run, tmp_path):
+    printed = run("plot_mitigation.py")
     cells = rows(printed, "blond man", "blond woman", "dark man", "dark woman")
     original, transplant = map(min, zip(*cells.values(), strict=True))
     assert transplant > original + 0.1
@@ -81,8 +86,8 @@ def test_mitigation_example(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_confounders_example(tmp_path):
-    table = rows(run("plot_two_confounders.py", tmp_path), "nothing", "hair alone", "hair and hat")
+def test_two_confounders_example(run, tmp_path):
+    table = rows(run("plot_two_confounders.py"), "nothing", "hair alone", "hair and hat")
     misled = {name: values[1] for name, values in table.items()}
     assert misled["nothing"] < misled["hair alone"] < misled["hair and hat"] - 0.3
     of_hat = {name: values[3] for name, values in table.items()}
@@ -91,8 +96,8 @@ def test_two_confounders_example(tmp_path):
 
 
 @pytest.mark.slow
-def test_compare_mitigators_example(tmp_path):
-    printed = run("plot_compare_mitigators.py", tmp_path)
+def test_compare_mitigators_example(run, tmp_path):
+    printed = run("plot_compare_mitigators.py")
     assert "resampling, seed 0: not applicable: no training image" in printed
     assert re.search(r"^resampling( +NaN){5}$", printed, re.MULTILINE)
     table = rows(printed, "original", "threshold shifted", "transplant", "elsewhere")
@@ -103,8 +108,8 @@ def test_compare_mitigators_example(tmp_path):
 
 
 @pytest.mark.slow
-def test_saliency_comparison_example(tmp_path):
-    printed = run("plot_saliency_comparison.py", tmp_path)
+def test_saliency_comparison_example(run, tmp_path):
+    printed = run("plot_saliency_comparison.py")
     area = re.search(r"^MultiScaleRegionAttribution +[\d.]+ +([\d.]+)$", printed, re.MULTILINE)[1]
     assert float(area) > 0.7
     by_model = re.findall(r"LayerGradCam, model of \w+ +([\d.]+) +([\d.]+)", printed)
@@ -115,9 +120,9 @@ def test_saliency_comparison_example(tmp_path):
 
 
 @pytest.mark.slow
-def test_seeds_on_dask_example(tmp_path):
+def test_seeds_on_dask_example(run, tmp_path):
     pytest.importorskip("distributed")
-    printed = run("seeds_on_dask.py", tmp_path)  # it compares what Dask's workers give with what joblib's give
+    printed = run("seeds_on_dask.py")  # it compares what Dask's workers give with what joblib's give
     assert re.search(r"^general_transplant( +[\d.]+){4}$", printed, re.MULTILINE)
 
 

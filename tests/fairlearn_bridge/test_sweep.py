@@ -112,7 +112,7 @@ def kept(states, written):
 
 
 @pytest.mark.slow
-def test_a_stopped_and_a_killed_sweep_resume(settings, swept, tmp_path, command, interrupted, wait_until, kept):
+def test_a_stopped_and_a_killed_sweep_resume(settings, swept, tmp_path, command, forked, interrupted, wait_until, kept):
     out = tmp_path / "out"
     arguments = ["sweep", "--config", settings, "--out", out, "--seed", 3, "--quiet", "--force"]
     told = interrupted(lambda: len(kept(out)) >= 2, "fairlearn_bridge", *arguments)
@@ -120,9 +120,8 @@ def test_a_stopped_and_a_killed_sweep_resume(settings, swept, tmp_path, command,
         told
         == f"stopped: {out / 'checkpoints'} keeps what was done, and the same command with --force resumes from there"
     )
-    with subprocess.Popen([sys.executable, "-m", "fairlearn_bridge", *map(str, arguments)]) as process:
+    with forked("-m", "fairlearn_bridge", *arguments) as process:  # which is killed
         wait_until(lambda: len(kept(out)) >= 5, process)
-        process.kill()
     before = kept(out)
     assert 5 <= len(before) < len(kept(swept[0]))
     done = command("fairlearn_bridge", *arguments, "--json")
