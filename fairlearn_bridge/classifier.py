@@ -42,6 +42,14 @@ class SmallCNN(nn.Module):
     image_shape : (int, int, int)
         Channels, height and width. A side of fewer than 8 pixels is not pooled.
     num_classes : int
+
+    See Also
+    --------
+    ImageClassifier : Trains it.
+
+    References
+    ----------
+    De Coninck, Leroux, Simoens, "Mitigating Bias Using Model-Agnostic Data Attribution", CVPR Workshops 2024.
     """
 
     def __init__(self, image_shape: Sequence[int], num_classes: int) -> None:
@@ -176,6 +184,11 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         The trained module.
     history_ : skorch.history.History
         Losses by epoch.
+
+    See Also
+    --------
+    AttributionNoiseMitigator : Trains one without a shortcut.
+    AcceleratedImageClassifier : Trains in several processes.
 
     Examples
     --------

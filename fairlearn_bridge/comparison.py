@@ -99,6 +99,12 @@ def compare_mitigators(
     ------
     TypeError, ValueError, OSError, MemoryError
         As `fit_mitigators` and `summarize`, or if the reference could not run.
+
+    See Also
+    --------
+    fit_mitigators : The trainings alone.
+    summarize : The measures alone.
+    pareto_front : Which mitigators no other beats.
     """
     # Before hours of training, not after them.
     check_summary(mitigators, reference, n_bootstrap, confidence_level)
@@ -168,6 +174,10 @@ def fit_mitigators(
     OSError, MemoryError
         For example a full disk, or too little memory. They are no mitigator's failure, which would leave it with fewer
         seeds than the rest. What `checkpoint_dir` holds is kept, and the same call resumes from there.
+
+    See Also
+    --------
+    compare_mitigators : Measures the predictions too.
     """
     train_on, fit_params, reuse = dict(train_on or {}), dict(fit_params or {}), dict(reuse or {})
     if not mitigators or {*train_on, *reuse, *reuse.values()} - set(mitigators):

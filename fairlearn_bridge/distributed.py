@@ -16,7 +16,7 @@ class AcceleratedImageClassifier(AccelerateMixin, ImageClassifier):  # type: ign
     Each process makes one with the same parameters and calls the same methods with the same data, `predict` too; each
     step divides its images among them. With as many images a step it learns what one process does, but for dropout and
     rounding: batch normalisation takes its statistics over the whole step, and the losses in `history_` are means over
-    the processes, so that callbacks decide alike in all.
+    the processes, so that callbacks decide the same in each.
 
     Parameters
     ----------
@@ -30,6 +30,10 @@ class AcceleratedImageClassifier(AccelerateMixin, ImageClassifier):  # type: ign
         network that was shared, and ``end_training()``: a process that ends while it still holds one may abort.
     unwrap_after_train : bool, default=True
         See ``skorch.hf.AccelerateMixin``.
+
+    See Also
+    --------
+    ImageClassifier : In one process.
     """
 
     _criteria: list[str]

@@ -1,7 +1,5 @@
 """What the command inspect shows of find_confounders: the next command, a table and a figure."""
 
-from __future__ import annotations
-
 import sys
 import warnings
 from contextlib import suppress
@@ -9,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from captum_region.datasets import AttributeImages
-from captum_region.plotting import STYLE, literal
+from captum_region.plotting import drawn, literal
 from fairlearn_bridge.experiment import ExperimentConfig, split_data
 from fairlearn_bridge.inspection import name_of
 from fairlearn_bridge.plotting import plot_cells, plot_confounders
@@ -25,7 +23,7 @@ def _without_pixels(attributes: pd.DataFrame) -> AttributeImages:
     return AttributeImages(np.empty((len(attributes), 3, 0, 0), np.uint8), attributes)
 
 
-def labels_of(attributes: pd.DataFrame, target: str) -> pd.Series[Any]:
+def labels_of(attributes: pd.DataFrame, target: str) -> pd.Series:
     """Return the classes of the target, missing where they are not known."""
     if target in attributes:
         return attributes[target]
@@ -96,13 +94,13 @@ def draw_inspection(found: pd.DataFrame, cells: pd.DataFrame, target: str, thres
     panels = 2 if len(flagged) else 1
     # `plot_cells` draws one row for an attribute with two values, and else one for each value.
     rows = max(len(found), int(found.loc[flagged, "values"].replace(2, 1).sum()))
-    with rc_context(STYLE):
-        figure = Figure(figsize=(5.4 * panels, 0.2 * rows + 1.2), layout="constrained")
-        axes = figure.subplots(1, panels, squeeze=False)[0]
+
+    def draw(axes: list[Axes]) -> None:
         plot_confounders(found, threshold=threshold, ax=axes[0])
         axes[0].set_title(literal(f"Association with {target}"))
         if len(flagged):
             in_order = cells.set_index("attribute").loc[flagged].reset_index()
             plot_cells(in_order, target=target, ax=axes[1])
             axes[1].set_title("The flagged attributes within each class")
-    return figure
+
+    return drawn((5.4 * panels, 0.2 * rows + 1.2), draw, ncols=panels)

@@ -1,18 +1,14 @@
 """find_confounders: which attributes are associated with the target, and could be learnt in its place."""
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.stats import chi2_contingency, false_discovery_control
 from scipy.stats.contingency import expected_freq
 from sklearn.metrics import normalized_mutual_info_score
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 THRESHOLD = 0.2
 
@@ -64,7 +60,7 @@ def find_confounders(
         - ``images`` that have a value, ``missing`` ones (of attribute or target), number of ``values``;
         - ``smallest_cell``: images in the smallest cell of class and value, and ``rare_cells``: those with fewer than
           `rare`, as text;
-        - ``note``: why an attribute was not compared, or what is odd about it.
+        - ``note``: why an attribute was not compared, or a remark on its values.
 
     Raises
     ------
@@ -122,7 +118,7 @@ def cell_counts(attributes: pd.DataFrame, target: str | ArrayLike) -> pd.DataFra
     DataFrame
         Columns ``attribute``, ``target``, ``value``, ``images``, ``share`` (of the class's images, those without a
         value left out), ``expected`` (images, were the two independent) and ``residual``, Pearson's: images less the
-        expected, over the root of the expected. The lowest is the cell that the data lack most.
+        expected, over the root of the expected. The lowest is the most underrepresented cell.
 
     Raises
     ------
@@ -157,7 +153,7 @@ def name_of(attribute: Any, value: Any) -> str:
     return f"{attribute}={value}"
 
 
-def _split_target(attributes: pd.DataFrame, target: str | ArrayLike) -> tuple[pd.DataFrame, pd.Series[Any]]:
+def _split_target(attributes: pd.DataFrame, target: str | ArrayLike) -> tuple[pd.DataFrame, pd.Series]:
     """Return the other attributes and the target, of the rows that have a target."""
     if not isinstance(attributes, pd.DataFrame):
         raise TypeError(f"attributes must be a pandas DataFrame, got {type(attributes).__name__}")
@@ -180,25 +176,17 @@ def _split_target(attributes: pd.DataFrame, target: str | ArrayLike) -> tuple[pd
     return others[known].reset_index(drop=True), labels[known].reset_index(drop=True)
 
 
-def _crosstab(values: pd.Series[Any], labels: pd.Series[Any]) -> pd.DataFrame:
+def _crosstab(values: pd.Series, labels: pd.Series) -> pd.DataFrame:
     """Return the images by class (rows) and value (columns), without the classes and values that no image has."""
     counts = pd.crosstab(labels, values, rownames=["target"], colnames=["value"])
     return counts.loc[counts.any(axis=1), counts.any()]
 
 
-def _compare(values: pd.Series[Any], labels: pd.Series[Any], max_values: int, rare: int) -> dict[str, Any]:
+def _compare(values: pd.Series, labels: pd.Series, max_values: int, rare: int) -> dict[str, Any]:
     """Return what there is to say of one attribute."""
     count, number = int(values.count()), int(values.nunique())
-    row = {
-        "cramers_v": math.nan,
-        "normalized_mutual_information": math.nan,
-        "p_value": math.nan,
-        "images": count,
-        "values": number,
-        "smallest_cell": 0,
-        "rare_cells": "",
-        "note": "",
-    }
+    row: dict[str, Any] = dict.fromkeys(("cramers_v", "normalized_mutual_information", "p_value"), math.nan)
+    row |= {"images": count, "values": number, "smallest_cell": 0, "rare_cells": "", "note": ""}
     if number > max_values:
         return row | {"note": f"not compared: {number} values are more than {max_values}, group them first"}
     counts = _crosstab(values, labels)
@@ -232,7 +220,7 @@ def _corrected_cramers_v(phi2: float, count: int, shape: tuple[int, int]) -> flo
     return 0.0 if phi2 <= 0 or least <= 1 else min(1.0, math.sqrt(phi2 / (least - 1)))
 
 
-def _cells(values: pd.Series[Any], labels: pd.Series[Any]) -> pd.DataFrame:
+def _cells(values: pd.Series, labels: pd.Series) -> pd.DataFrame:
     counts = _crosstab(values, labels)
     cells = counts.melt(ignore_index=False, value_name="images").reset_index()
     cells["share"] = counts.div(counts.sum(axis=1), axis=0).to_numpy().T.ravel()

@@ -106,6 +106,10 @@ def signed_gap(y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: Arra
     ValueError
         If there are not exactly two groups.
 
+    See Also
+    --------
+    measure : All measures of one training.
+
     Examples
     --------
     >>> signed_gap([0, 0, 1, 1], [0, 0, 1, 0], sensitive_features=["a", "a", "b", "b"])
@@ -225,6 +229,11 @@ def pareto_front(table: pd.DataFrame, less: str = "gap", more: str = "accuracy")
     ------
     ValueError
         If the table has no such measure.
+
+    See Also
+    --------
+    compare_mitigators : Makes the table.
+    fairlearn_bridge.plotting.plot_trade_off : Draws the front.
 
     Examples
     --------

@@ -49,6 +49,10 @@ def additive_noise(images: Tensor, mask: Tensor, generator: torch.Generator, *, 
     generator : torch.Generator
         Draws the noise; on the device of `images`.
     std : float, default=0.5
+
+    See Also
+    --------
+    grey_out, transplant : The other perturbations.
     """
     noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
     return torch.where(mask, (images + std * noise).clamp(0, 1), images)
@@ -68,6 +72,10 @@ def transplant(images: Tensor, donors: Tensor, mask: Tensor, *, edge: float = ED
     mask : bool Tensor, shape (N or 1, 1, height, width)
     edge : float, default=1/64
         Standard deviation of the blur, of half a pixel at least, as a share of the smaller side; 0 for a hard seam.
+
+    See Also
+    --------
+    grey_out, additive_noise : The other perturbations.
     """
     from torchvision.transforms.functional import gaussian_blur  # takes seconds to import
 
@@ -93,6 +101,10 @@ def quantile_mask(pixel_map: Tensor | NDArray[np.floating[Any]], quantile: float
     Returns
     -------
     bool Tensor, shape (..., height, width)
+
+    See Also
+    --------
+    AttributionNoise : Perturbs where the mask is.
 
     Examples
     --------
@@ -166,7 +178,7 @@ def shift_elsewhere(mask: Tensor) -> tuple[int, int]:
 
 @dataclass(eq=False, repr=False)
 class AttributionNoise:
-    """Perturb the pixels of training images that tell most about a spurious attribute.
+    """Perturb the pixels of training images that are most informative about a spurious attribute.
 
     A scheme is a reach and a perturbation. The reach: ``general`` takes the mean map of all images, so that the same
     pixels change in each; ``specific`` takes each image's own map. The perturbation: ``mask`` greys out, ``noise``

@@ -76,6 +76,10 @@ def plot_confounders(found: pd.DataFrame, *, threshold: float = THRESHOLD, ax: A
     ValueError
         If no attribute was compared.
 
+    See Also
+    --------
+    plot_cells : The shares behind the associations.
+
     Examples
     --------
     >>> import pandas as pd
@@ -125,6 +129,10 @@ def plot_cells(cells: pd.DataFrame, *, target: str = "target", ax: Axes | None =
     ------
     ValueError
         If there is no cell.
+
+    See Also
+    --------
+    plot_confounders : The associations.
 
     Examples
     --------
@@ -284,6 +292,10 @@ def plot_measure(
     ValueError
         If the table does not have the measure.
 
+    See Also
+    --------
+    plot_trade_off : Two measures at once.
+
     Examples
     --------
     >>> import pandas as pd
@@ -339,6 +351,11 @@ def plot_trade_off(
     ------
     ValueError
         If the table does not have the measures, or no mitigator has both.
+
+    See Also
+    --------
+    plot_measure : One measure with its intervals.
+    fairlearn_bridge.pareto_front : Computes the front.
 
     Examples
     --------

@@ -40,6 +40,10 @@ class ConfoundedSplit:
         As many images of each cell, in no other set.
     counts : DataFrame
         Images by set (rows) and cell (columns: target, confounder).
+
+    See Also
+    --------
+    confounded_split : Makes it.
     """
 
     biased: NDArray[np.intp]
@@ -104,6 +108,14 @@ def confounded_split(
     UserWarning
         If a cell is too small for a balanced training set. The rest of its class makes up for it, as in the paper
         (54/46 for blond men).
+
+    See Also
+    --------
+    Samples : Images with their labels.
+
+    References
+    ----------
+    De Coninck, Leroux, Simoens, "Mitigating Bias Using Model-Agnostic Data Attribution", CVPR Workshops 2024.
 
     Examples
     --------

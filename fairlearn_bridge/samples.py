@@ -31,6 +31,11 @@ class Samples:
     ------
     ValueError
         If the lengths differ, or labels, confounder or groups are continuous, or some are missing.
+
+    See Also
+    --------
+    compare_mitigators : Takes them.
+    confounded_split : Draws positions for them.
     """
 
     X: ImageData

@@ -92,6 +92,10 @@ def estimate_crossed_auc(
     ValueError
         If a class has no held-out image, or no bias-conflicting one and none can be estimated, as no other class has
         the values of the spurious attribute.
+
+    See Also
+    --------
+    AttributionNoiseMitigator : Chooses scheme and quantile by it.
     """
     if absent := set(classifier.classes_) - set(held_out.y):
         raise ValueError(f"held_out must hold images of every class, missing: {', '.join(map(str, absent))}")

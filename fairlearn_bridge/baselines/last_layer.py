@@ -136,9 +136,9 @@ class EmbeddingCorrelationRemoval(Mitigator):
     linear regression on the sensitive feature, value by value. In training data where class and sensitive feature go
     together this takes from the embedding what the two share, and so some of the class.
 
-    What is taken from an image depends on its own sensitive feature, so prediction wants it too. Where it is
-    not known, the mean of the training images stands in: nothing is taken from the image, and what its embedding shows
-    of the sensitive feature reaches the new layer, which has never seen any.
+    What is removed from an image's embedding depends on its sensitive feature, so prediction needs it too. Where it is
+    not known, the mean of the training images is used instead: nothing is removed, and what the embedding shows of the
+    sensitive feature reaches the new layer, which was trained without it.
 
     Parameters
     ----------
@@ -160,6 +160,10 @@ class EmbeddingCorrelationRemoval(Mitigator):
         The new last layer.
     estimator_ : ImageClassifier
         The fitted classifier, its own last layer as first trained.
+
+    See Also
+    --------
+    AdversarialLastLayer, LastLayerRetraining : Retrain the last layer in other ways.
     """
 
     alpha: float = 1.0
@@ -262,6 +266,10 @@ class AdversarialLastLayer(Mitigator):
         The new last layer; with two classes it has one output, the logit of the second.
     estimator_ : ImageClassifier
         The fitted classifier, its own last layer as first trained.
+
+    See Also
+    --------
+    EmbeddingCorrelationRemoval, LastLayerRetraining : Retrain the last layer in other ways.
 
     References
     ----------

@@ -37,6 +37,10 @@ class ThresholdShift(Mitigator):
     threshold_ : float
         The least probability of ``classes_[1]`` that is predicted as such.
     classes_ : ndarray of shape (2,)
+
+    See Also
+    --------
+    fairlearn_bridge.signed_gap : The gap that it closes.
     """
 
     def fit(self, X: ImageData, y: ArrayLike, *, validation: tuple[ImageData, ArrayLike]) -> Self:

@@ -83,6 +83,10 @@ class BalancedResampling(Mitigator):
         The positions of the images that were drawn, as imbalanced-learn names them.
     estimator_ : estimator
         The fitted classifier.
+
+    See Also
+    --------
+    Reweighing : Weights images instead of drawing them.
     """
 
     random_state: RandomState = None

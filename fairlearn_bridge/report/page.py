@@ -80,7 +80,7 @@ def render_report(run: Run, **pictures: Any) -> str:
 
 
 def page_content(run: Run) -> dict[str, Any]:
-    """Return what the template shows, figures apart."""
+    """Return what the template shows, without the figures."""
     results = run.results
     skipped = [(str(row.get("image", "")), str(row.get("reason", ""))) for row in results["skipped"]]
     accuracies = {name: results["region_classifier"].get(f"{name}_region_accuracy") for name in ("mean", "best")}

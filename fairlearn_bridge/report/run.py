@@ -204,7 +204,7 @@ def run_of(results: dict[str, Any], maps: dict[str, NDArray[Any]]) -> Run:
 
 
 def missing_seeds(trainings: pd.DataFrame) -> tuple[dict[str, str], dict[str, str]]:
-    """Return why mitigators did not run, and of those that ran with some seeds, with how many and why not with all.
+    """Return why mitigators did not run, and of each that ran with some seeds only, with how many and why.
 
     Parameters
     ----------
