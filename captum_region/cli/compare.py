@@ -109,7 +109,9 @@ def compare(
             return
         for table in results.rich_tables():
             console().print(table)
-        typer.echo(f"+ and -: better and worse than {results.reference}, the 95 % interval of the difference without 0")
+        typer.echo(
+            f"+ and -: better and worse than {results.reference}; the 95 % interval of the difference does not contain 0"
+        )
 
 
 def _read_images(source: Source, size: int, count: int, seed: int) -> tuple[AttributeImages, AttributeImages]:

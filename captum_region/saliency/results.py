@@ -132,7 +132,7 @@ class StudyResults:
         shown = []
         for attribute, part in table.groupby("attribute", sort=False):
             accuracies = [study.accuracy for (name, _), study in self.studies.items() if name == attribute]
-            title = f"{attribute}: explained model {sum(accuracies) / len(accuracies):.2f}, {len(accuracies)} seeds"
+            title = f"{attribute}: explained model {sum(accuracies) / len(accuracies):.2f}, seeds: {len(accuracies)}"
             measures = [name for name in HEADINGS if name in set(part["measure"])]
             rich = Table("method", *(HEADINGS[name] for name in measures), "ms", "MB", title=title)
             rich.columns[0].no_wrap = True

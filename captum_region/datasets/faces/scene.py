@@ -6,7 +6,8 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-# Always float32; to numpy's stubs, though not to numpy, its product with a Python float is a float64.
+# mypy: disable-error-code=no-any-return
+# Always float32; to numpy's stubs, though not to numpy, its product with a Python float is a float64, or Any.
 Plane: TypeAlias = NDArray[Any]
 
 ATTRIBUTES = ("Male", "Blond_Hair", "Eyeglasses", "Smiling", "Wearing_Hat")
@@ -66,8 +67,7 @@ class Scene:
 
     def latent(self, name: str) -> Plane:
         """Return a parameter in [0, 1)."""
-        values: Plane = self.latents[:, _COLUMN[name], None, None]
-        return values
+        return self.latents[:, _COLUMN[name], None, None]
 
     def between(self, name: str, low: float, high: float) -> Plane:
         """Return a parameter scaled to [low, high)."""
@@ -78,8 +78,7 @@ class Scene:
         centred = 2 * self.latent(name) - 1
         bell = centred * (1 + centred * centred) * (spread / 2)
         value = (female + male) / 2 + _DISTANCE * (male - female) * (self.flags["Male"] - 0.5 + bell)
-        clipped: Plane = np.clip(value, low, high)
-        return clipped
+        return np.clip(value, low, high)
 
     def colour(self, name: str, low: float = 0.05, high: float = 0.95) -> Plane:
         """Return the colour whose three channels are parameters, (B, 3, 1, 1)."""
@@ -122,29 +121,25 @@ class Scene:
 def cover_of(distance: Plane, edge: Plane) -> Plane:
     """Return how much of each pixel a shape covers, from its signed distance and the width of its edge."""
     ramp = np.clip(distance * (-1 / edge) + 0.5, 0, 1)
-    smooth: Plane = (ramp * -2 + 3) * ramp * ramp
-    return smooth
+    return (ramp * -2 + 3) * ramp * ramp
 
 
 def ellipse(x: Plane, y: Plane, width: Plane | float, height: Plane | float) -> Plane:
     """Near its edge the signed distance to an ellipse of these half axes."""
     scale = np.asarray(np.minimum(width, height) / 2, np.float32)
-    distance: Plane = (np.square(x * (1 / width)) + np.square(y * (1 / height)) - 1) * scale
-    return distance
+    return (np.square(x * (1 / width)) + np.square(y * (1 / height)) - 1) * scale
 
 
 def egg(x: Plane, y: Plane, width: Plane, top: Plane, bottom: Plane, square: Plane, taper: Plane | float) -> Plane:
     """Signed distance to an egg: half width at y = 0, extent up and down, squareness and widening downwards."""
     down = np.square(np.maximum(y * (1 / bottom), y * (-1 / top)))
     x = x * (1 / width) / (1 + taper * np.clip(y * (1 / bottom), 0, 1))
-    distance: Plane = (np.square(x) + down * ((1 - square) + square * down) - 1) * (width / 2)
-    return distance
+    return (np.square(x) + down * ((1 - square) + square * down) - 1) * (width / 2)
 
 
 def wave(phase: Plane) -> Plane:
     """Return a triangle wave between 0 and 1 of period 1."""
-    distance: Plane = np.abs(phase - np.floor(phase) - 0.5) * 2
-    return distance
+    return np.abs(phase - np.floor(phase) - 0.5) * 2
 
 
 def tone(red: float, green: float, blue: float) -> Plane:
