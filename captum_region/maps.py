@@ -87,10 +87,7 @@ class RegionMaps:
         self.description = _read_description(self.folder)
         done, count = self.description["done"], self.description["images"]
         if done < count:
-            raise ValueError(
-                f"{self.folder} holds {done} of {count} maps; attribute_dataset with the same classifier and images "
-                "computes the rest"
-            )
+            raise ValueError(f"{self.folder} holds {done} of {count} maps; attribute_dataset computes the rest")
         self.grid = _grid_of(self.description)
         self.class_names = tuple(self.description["class_names"])
         self.maps: NDArray[np.float16] = open_array(self.folder / "maps.npy", (count, *self.grid.shape), np.float16)

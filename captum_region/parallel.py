@@ -47,9 +47,7 @@ def launched(device: str | None) -> Iterator[Accelerator | None]:
         from accelerate import Accelerator
         from accelerate.utils import InitProcessGroupKwargs
     except ImportError as error:
-        raise ValueError(
-            f"accelerate must be installed for {world_size} processes: pip install 'captum-region[distributed]'"
-        ) from error
+        raise ValueError(f"{world_size} processes need pip install 'captum-region[distributed]'") from error
     on_cpu = device == "cpu" or not torch.accelerator.is_available()
     accelerator = Accelerator(cpu=on_cpu, kwargs_handlers=[InitProcessGroupKwargs(timeout=_TIMEOUT)])
     Processes(accelerator)  # raises if it has not joined them
@@ -90,10 +88,9 @@ class Processes:
         self.share = slice(self.rank, None, self.count)
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
         if accelerator is not None and self.count != world_size:
-            raise ValueError(
-                f"accelerator must have joined the {world_size} processes that were launched, got {self.count} on "
-                f"{accelerator.device}; on CPUs Accelerator(cpu=True) joins them, or --device cpu"
-            )
+            wanted = f"the {world_size} processes that were launched, got {self.count} on {accelerator.device}"
+            hint = "on CPUs Accelerator(cpu=True) joins them, or --device cpu"
+            raise ValueError(f"accelerator must have joined {wanted}; {hint}")
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum of the processes' tensors, in each of them."""

@@ -102,10 +102,8 @@ def image_array(image: ArrayLike | torch.Tensor, name: str = "image") -> NDArray
     """
     array = _numpy(image)
     if array.ndim != 3 or (array.shape[0] not in (1, 3) and array.shape[2] not in (1, 3)) or not array.size:
-        raise ValueError(
-            f"{name} must be one image of shape (C, height, width) or (height, width, C) with 1 or 3 channels, "
-            f"got shape {array.shape}"
-        )
+        wanted = "(C, height, width) or (height, width, C) with 1 or 3 channels"
+        raise ValueError(f"{name} must be one image of shape {wanted}, got shape {array.shape}")
     if array.dtype != np.uint8 and not (array.dtype.kind == "f" and bool(((array >= 0) & (array <= 1)).all())):
         raise ValueError(f"{name} must be uint8 or float in [0, 1], got {_described(array)}")
     if array.shape[0] in (1, 3):
@@ -189,10 +187,8 @@ def plot_region_map(
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
     if image is not None and (size := image_array(image).shape[:2]) != values.shape:
-        raise ValueError(
-            f"pixel_map must be as large as image, {size}, got {values.shape}; "
-            "RegionGrid.to_pixels turns a region map into a pixel map"
-        )
+        hint = "RegionGrid.to_pixels turns a region map into a pixel map"
+        raise ValueError(f"pixel_map must be as large as image, {size}, got {values.shape}; {hint}")
     ax = new_axes(1)[0] if ax is None else ax
     if image is not None:
         show_image(ax, image)

@@ -30,28 +30,21 @@ def compare(
     out: opt.Out,
     root: opt.Root = Path(),
     image_column: opt.ImageColumn = None,
-    masks: Annotated[
-        str | None, typer.Option(help="Column of mask images in the table, bright where the attribute shows.")
-    ] = None,
+    masks: Annotated[str | None, typer.Option(help="Column of mask images, bright where the attribute is.")] = None,
     size: opt.Size = 48,
-    seeds: Annotated[
-        int, typer.Option(min=1, help="Runs, with seeds --seed, --seed + 1 ...; each draws new faces.")
-    ] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs, with seeds --seed, --seed + 1 ..., each on new faces.")] = 1,
     images: Annotated[
         int, typer.Option(min=1, help="Train on at most this many images; the test has a quarter as many faces.")
     ] = 2000,
     limit: Annotated[int, typer.Option(help="Compare on at most this many images.")] = 100,
     without: Annotated[
-        list[str] | None,
-        typer.Option(help="Method to leave out, such as XRAI, which takes seconds an image; may be repeated."),
+        list[str] | None, typer.Option(help="Method to leave out, such as XRAI, which is slow; may be repeated.")
     ] = None,
     epochs: Annotated[int, typer.Option(help="Training epochs of the explained model.")] = 20,
     region_epochs: Annotated[int, typer.Option(help="Training epochs of the region classifiers.")] = 100,
     retrain: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Methods whose remove-and-retrain (ROAR) accuracy is measured: fast (default), all, none, or one."
-        ),
+        typer.Option(help="Methods to measure by remove-and-retrain (ROAR): fast (default), all, none, or one."),
     ] = None,
     retrain_epochs: Annotated[int, typer.Option(help="Training epochs of each classifier of --retrain.")] = 10,
     quantile: Annotated[float, typer.Option(help="--retrain masks the pixels above this quantile of each map.")] = 0.8,
@@ -109,9 +102,7 @@ def compare(
             return
         for table in results.rich_tables():
             console().print(table)
-        typer.echo(
-            f"+ and -: better and worse than {results.reference}; the 95 % interval of the difference does not contain 0"
-        )
+        typer.echo(f"+ and -: better and worse than {results.reference}, with a 95 % interval that does not contain 0")
 
 
 def _read_images(source: Source, size: int, count: int, seed: int) -> tuple[AttributeImages, AttributeImages]:

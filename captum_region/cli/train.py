@@ -29,8 +29,7 @@ def train(
     root: opt.Root = Path(),
     image_column: opt.ImageColumn = None,
     within: Annotated[
-        str | None,
-        opt.attributes("Target attribute: train within each of its classes, so that only --attribute shows."),
+        str | None, opt.attributes("Target attribute: train within its classes, so that only --attribute shows.")
     ] = None,
     kind: Annotated[
         str, opt.choice("dense (all regions in one pass) or patch (the paper's ResNet18).", "dense", "patch")

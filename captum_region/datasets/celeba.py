@@ -93,9 +93,8 @@ def _file(folder: Path, name: str) -> Path:
     for path in (folder / below / f"{name}{suffix}" for below in ("", "Anno", "Eval") for suffix in (".txt", ".csv")):
         if path.is_file():
             return path
-    raise FileNotFoundError(
-        f"root must hold the data set: there is no {name}.txt or .csv in {folder}, its Anno or Eval"
-    )
+    places = f"{folder}, its Anno or Eval"
+    raise FileNotFoundError(f"root must hold the data set: there is no {name}.txt or .csv in {places}")
 
 
 def _rows(path: Path, allowed: Sequence[tuple[int, ...]] = (), has_names: bool = False) -> pd.DataFrame:

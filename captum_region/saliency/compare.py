@@ -58,11 +58,7 @@ class SaliencyComparison:
 
 
 def saliency_table(
-    scores: pd.DataFrame,
-    reference: str = "RegionAttribution",
-    *,
-    resamples: int = 2000,
-    random_state: RandomState = 0,
+    scores: pd.DataFrame, reference: str = "RegionAttribution", *, resamples: int = 2000, random_state: RandomState = 0
 ) -> pd.DataFrame:
     """Return each method's mean and spread, and how it differs from `reference` on the same images.
 
@@ -232,9 +228,7 @@ def compare_saliency(
     undefined = scores[[*MEASURES]].isna().any(axis=1).groupby(scores["method"], sort=False).sum()
     if undefined.any():
         which = ", ".join(f"{name} ({count} of {len(images)} images)" for name, count in undefined.items() if count)
-        warnings.warn(
-            f"a map or its truth has a single value, so its measures are NaN: {which}", RuntimeWarning, stacklevel=2
-        )
+        warnings.warn(f"measures are NaN where a map or truth is constant: {which}", RuntimeWarning, stacklevel=2)
     return SaliencyComparison(scores, seconds, memory, maps)
 
 

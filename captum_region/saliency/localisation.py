@@ -105,11 +105,8 @@ def _of_each(
         if mask.any() and not mask.all() and row.min() < row.max():
             result[number] = measure(row.ravel(), mask.ravel())
     if undefined := int(np.isnan(result).sum()):
-        warnings.warn(
-            f"undefined for {undefined} of {len(result)} images, whose map or truth has a single value; they are NaN",
-            RuntimeWarning,
-            stacklevel=3,
-        )
+        words = f"undefined for {undefined} of {len(result)} images, whose map or truth is constant; they are NaN"
+        warnings.warn(words, RuntimeWarning, stacklevel=3)
     return result
 
 

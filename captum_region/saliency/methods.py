@@ -102,12 +102,7 @@ def captum_methods(
 
 
 def superpixel_methods(
-    model: nn.Module,
-    *,
-    background: Tensor,
-    segments: int = 50,
-    n_samples: int = 200,
-    random_state: RandomState = None,
+    model: nn.Module, *, background: Tensor, segments: int = 50, n_samples: int = 200, random_state: RandomState = None
 ) -> dict[str, Method]:
     """Return the methods with one value per superpixel: Captum's KernelShap on those of SLIC, and XRAI on its own.
 
@@ -149,9 +144,7 @@ def superpixel_methods(
         from saliency.core import xrai
         from skimage.segmentation import slic
     except ImportError as error:
-        raise ImportError(
-            f"superpixel_methods needs scikit-image and saliency, pip install 'captum-region[comparison]': {error}"
-        ) from error
+        raise ImportError(f"KernelShap and XRAI need pip install 'captum-region[comparison]': {error}") from error
     mean = background.mean(0, keepdim=True)
     seed = draw_seed(random_state)
 

@@ -22,7 +22,7 @@ QUICK = {"epochs": 1, "region_epochs": 1, "retrain_epochs": 1, "limit": 5, "with
 
 
 # A network that has seen 60 faces once gives Grad-CAM maps of zeros.
-@pytest.mark.filterwarnings("ignore:a map or its truth has a single value")
+@pytest.mark.filterwarnings("ignore:measures are NaN where")
 @pytest.mark.slow
 def test_every_method_is_measured_in_every_way(tmp_path):
     results = StudyResults(settings={"data": "faces"})
