@@ -49,8 +49,8 @@ def draw_seed(random_state: RandomState) -> int:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Run a block with torch's global generators at `seed`, and restore them afterwards.
+def seeded(seed: int, *, numpy: bool = False) -> Iterator[None]:
+    """Run a block with torch's global generators, if asked NumPy's too, at `seed`, and restore them afterwards.
 
     For code that takes no generator: initial weights of modules, dropout, a DataLoader. Threads of one process take
     turns, so that each draws what it would draw alone; so a block must not wait for another thread that enters one.
@@ -59,4 +59,12 @@ def seeded(seed: int) -> Iterator[None]:
     devices = range(torch.cuda.device_count())
     with _turn, torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        yield
+        if not numpy:
+            yield
+            return
+        state = np.random.get_state()  # noqa: NPY002
+        try:
+            np.random.seed(seed)  # noqa: NPY002
+            yield
+        finally:
+            np.random.set_state(state)  # noqa: NPY002

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from captum_region.classifiers.base import Progress, RegionClassifier, forward_regions
+from captum_region.first_layer import widen_first_layer
 from captum_region.grid import RegionGrid
 from captum_region.randomness import RandomState, draw_seed, seeded
 
@@ -21,21 +21,6 @@ def cifar_resnet18(in_channels: int, num_classes: int) -> nn.Module:
     network.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()
     return network  # type: ignore[no-any-return]
-
-
-def _widen_first_convolution(network: nn.Module, in_channels: int) -> None:
-    """Let `network` take one channel more than `in_channels`, by a zero weight in its first convolution.
-
-    The network's output stays the same until training changes that weight.
-    """
-    convolutions = ((name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d))
-    name, layer = next(convolutions, ("", None))
-    if layer is None or layer.in_channels != in_channels or layer.groups != 1:
-        return
-    wide = copy.deepcopy(layer)
-    wide.in_channels = in_channels + 1
-    wide.weight = nn.Parameter(F.pad(layer.weight.detach(), (0, 0, 0, 0, 0, 1)))
-    network.set_submodule(name, wide)
 
 
 class PatchRegionClassifier(RegionClassifier):
@@ -111,7 +96,7 @@ class PatchRegionClassifier(RegionClassifier):
             network = copy.deepcopy(backbone)
         else:
             raise TypeError(f"backbone must be a module or a torchvision model's name, got {type(backbone).__name__}")
-        _widen_first_convolution(network, self.in_channels)
+        widen_first_layer(network, self.in_channels)
         return network
 
     def _check_backbone(self) -> None:

@@ -99,7 +99,7 @@ def from_dataset(
         raise ValueError(f"dataset must be one split, such as dataset[{next(iter(dataset), None)!r}], got {[*dataset]}")
     shape = None if size is None else height_width(size)
     total = len(dataset) if hasattr(dataset, "__len__") and not isinstance(dataset, DataLoader) else None
-    items = _items(_undecoded(dataset, image_column))
+    items = items_of(_undecoded(dataset, image_column))
     bar = progress_bar(items, total=total, desc="reading", unit="image", disable=not show_progress)
     columns: dict[Any, list[Any]] = {}
     pixels = _read(bar, shape, image_column, attributes, columns)
@@ -127,7 +127,14 @@ def _undecoded(dataset: Any, image_column: str) -> Any:
     return dataset.cast_column(image_column, replace(feature, decode=False))
 
 
-def _items(dataset: Any) -> Iterator[Any]:
+def items_of(dataset: Any) -> Iterator[Any]:
+    """Yield the items of a data set one by one, also those of a DataLoader's batches.
+
+    Raises
+    ------
+    TypeError
+        If `dataset` has neither a length and items by number nor an iterator.
+    """
     if isinstance(dataset, DataLoader):
         for batch in dataset:
             yield from [batch] if dataset.batch_sampler is None else _unbatched(batch)

@@ -68,14 +68,8 @@ def captum_methods(
         return fine[:, 0]
 
     def gradient_shap(images: Tensor, target: Tensor) -> Tensor:
-        with seeded(seed):
-            # It also draws from NumPy's global state, which is restored.
-            state = np.random.get_state()  # noqa: NPY002
-            try:
-                np.random.seed(seed)  # noqa: NPY002
-                return _absolute(attr.GradientShap(model).attribute(images, background, 16, 0.1, target))
-            finally:
-                np.random.set_state(state)  # noqa: NPY002
+        with seeded(seed, numpy=True):
+            return _absolute(attr.GradientShap(model).attribute(images, background, 16, 0.1, target))
 
     def occlusion(images: Tensor, target: Tensor) -> Tensor:
         method = attr.Occlusion(model)
