@@ -10,7 +10,14 @@ import pytest
 from typer.main import get_command
 
 ROOT = Path(__file__).parents[1]
-MODULES = ("captum_region", "captum_region.datasets", "captum_region.saliency", "fairlearn_bridge")
+MODULES = (
+    "captum_region",
+    "captum_region.channels",
+    "captum_region.datasets",
+    "captum_region.first_layer",
+    "captum_region.saliency",
+    "fairlearn_bridge",
+)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -224,8 +224,8 @@ class ChannelShares:
     asymmetry      +-1   -0.2 -0.5   0.0
     """
 
-    shares: NDArray[np.float64]
-    groups: NDArray[Any] | None
+    shares: NDArray[np.float64] = field(repr=False)
+    groups: NDArray[Any] | None = field(repr=False)
     mean: NDArray[np.float64]
     mean_interval: NDArray[np.float64]
     asymmetry: NDArray[np.float64]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class SwapTest:
 
     change: float
     dice: float
-    changes: NDArray[np.float64]
+    changes: NDArray[np.float64] = field(repr=False)
 
 
 def swap_test(

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import torch
 import typer
-from captum.attr import LayerGradCam, Occlusion
+from captum.attr import LayerGradCam, Occlusion, Saliency
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
@@ -26,11 +26,13 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet18
 
+from captum_region.channels import ChannelAttribution, segmentation_evidence
 from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
 from captum_region.cli.options import AsJson, Debug, Device, Quiet, ReplaceFile
 from captum_region.cli.running import check_file, errors_in_one_line
 from captum_region.confidence import negative_entropy
 from captum_region.datasets import make_faces
+from captum_region.first_layer import neutralize_first_layer
 from captum_region.grid import RegionGrid
 from captum_region.io.files import replacing
 from captum_region.training import fit_region_classifier, region_accuracy
@@ -291,6 +293,52 @@ def time_training(device: torch.device, rounds: int, *, images: int, epochs: int
     )
 
 
+def saliency_in_batches(evidence: nn.Module, windows: Tensor, *, batch: int = 16) -> Tensor:
+    """Attribute windows of slices as one would write it down: batch by batch, with each batch's masks."""
+    maps = []
+    for some in windows.split(batch):
+        inputs = some.to(next(evidence.parameters()).device).float() / 255
+        masks = evidence.masks(inputs)
+        maps.append(Saliency(evidence).attribute(inputs.requires_grad_(), additional_forward_args=masks).cpu())
+    return torch.cat(maps)
+
+
+def _training_step(network: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor) -> None:
+    optimizer.zero_grad()
+    network(inputs).square().mean().backward()
+    optimizer.step()
+
+
+def time_slices(rounds: int, device: torch.device, *, windows: int, size: int) -> Iterator[Pair]:
+    """Time shares of attribution by channel against the attribution alone, and training with a neutral first layer.
+
+    The network is small, so that the package's own work counts.
+    """
+    generator = torch.Generator().manual_seed(0)
+    stacks = torch.randint(256, (windows, 3, size, size), dtype=torch.uint8, generator=generator)
+    blocks = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 1, 1)]
+    network = nn.Sequential(*blocks).eval().to(device)
+    nn.init.ones_(blocks[-1].bias)  # something is predicted in each window
+    evidence = segmentation_evidence(network)
+    by_channel = ChannelAttribution(Saliency(evidence))
+    neutral = neutralize_first_layer(network)
+    inputs = stacks[:16].to(device).float() / 255
+    steps = [
+        partial(_training_step, each, torch.optim.SGD(each.parameters(), lr=1e-6), inputs) for each in (network, neutral)
+    ]
+    times: list[list[float]] = [[], [], [], [], []]
+    for _ in range(rounds):
+        times[0].append(seconds(lambda: saliency_in_batches(evidence, stacks)) / windows)
+        times[1].append(seconds(lambda: by_channel.attribute(stacks)) / windows)
+        for taken, step in zip(times[2:], steps, strict=False):
+            taken.append(seconds(step, least=0.5) / len(inputs))
+        times[4].append(seconds(lambda: neutralize_first_layer(network), least=0.1))
+    plain = "Captum's Saliency in batches of 16, maps kept"
+    yield Pair("h. shares by channel", plain, f"ChannelAttribution, {windows} windows", times[0], times[1], 0.9)
+    note = f"neutralising takes {1e3 * float(np.median(times[4])):.2g} ms"
+    yield Pair("h. training step", "untouched network", 'neutral, tie="none"', times[2], times[3], 1, note=note)
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """Return what the times depend on: processor, threads, versions."""
     processor, flags = platform.processor() or platform.machine(), ""
@@ -329,8 +377,8 @@ def main(
     bfloat16: Annotated[
         bool | None, typer.Option(help="Also under bfloat16 autocast; by default where the device has units for it.")
     ] = None,
-    only: Annotated[str | None, typer.Option(help="maps, pixels or training; all by default.")] = None,
-    images: Annotated[int, typer.Option(min=20, help="Training faces.")] = 1000,
+    only: Annotated[str | None, typer.Option(help="maps, pixels, training or slices; all by default.")] = None,
+    images: Annotated[int, typer.Option(min=20, help="Training faces, and windows of slices.")] = 1000,
     epochs: Annotated[int | None, typer.Option(help="Epochs of the paper's recipe; its 90 by default.")] = None,
     force: ReplaceFile = False,
     as_json: AsJson = False,
@@ -350,6 +398,7 @@ def main(
             "maps": lambda: time_maps(grid, rounds, where, bfloat16=halved, show_progress=not quiet),
             "pixels": lambda: time_to_pixels(grid, rounds),
             "training": lambda: [time_training(where, rounds, images=images, epochs=epochs, show_progress=not quiet)],
+            "slices": lambda: time_slices(rounds, where, windows=images, size=size),
         }
         if only is not None and only not in parts:
             raise ValueError(f"--only must be one of {', '.join(parts)}, got {only!r}")

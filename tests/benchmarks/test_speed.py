@@ -60,7 +60,7 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path, command):
     options = ["--size", "16", "--rounds", "1", "--images", "20", "--epochs", "1", "--bfloat16", "--quiet"]
     done = command("examples/benchmarks/speed.py", "--out", out, *options)
     results = json.loads(out.read_text())
-    assert {pair["name"][0] for pair in results["pairs"]} == set("abcdefg")
+    assert {pair["name"][0] for pair in results["pairs"]} == set("abcdefgh")
     for pair in results["pairs"]:
         assert pair["ratio"] > 0
         assert pair["name"] in done.stdout
