@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from captum_region.plotting import LINE_COLORS, add_title, figure_of, new_axes
+from captum_region.plotting import LINE_COLORS, add_legend, add_title, figure_of, new_axes
 from captum_region.randomness import RandomState, draw_seed
 
 if TYPE_CHECKING:
@@ -92,9 +92,10 @@ def shares_of(values: Tensor) -> NDArray[np.float64]:
         raise ValueError(f"attributions must have at least 2 channels, and pixels; got shape {tuple(values.shape)}")
     if values.stride(1) == 0:  # a view of one map
         raise ValueError("attributions must have a map for each channel, got one map expanded to all channels")
-    values = values.cpu() if values.device.type == "mps" else values  # which has no float64
-    total = values.abs().mean(tuple(range(2, values.ndim)), dtype=torch.float64)
-    means: NDArray[np.float64] = total.cpu().numpy()
+    if not values.is_floating_point() or values.dtype.itemsize < 4:
+        values = values.float()
+    # In the values' own type, which torch sums pairwise: in float64 it takes several times as long.
+    means: NDArray[np.float64] = values.abs().flatten(2).mean(2).cpu().double().numpy()
     if len(wrong := np.flatnonzero(~np.isfinite(means).all(1))):
         raise ValueError(f"attributions must be finite, got NaN or infinity for image {_some(wrong)}")
     whole = means.sum(1, keepdims=True)
@@ -329,10 +330,11 @@ class ChannelShares:
         spread = None if np.isnan(low).any() else np.maximum([self.mean - low, high - self.mean], 0)
         style: Any = {"color": LINE_COLORS[0], "width": 0.6, "ecolor": "#333333", "capsize": 3}
         ax.bar(names, self.mean, yerr=spread, **style)
-        ax.axhline(1 / len(names), color="#767676", linestyle="--", linewidth=1)
+        ax.axhline(1 / len(names), color="#767676", linestyle="--", linewidth=1, label="equal shares")
         ax.grid(visible=False, axis="x")
-        ax.set_ylim(0, 1.05 * max(float(self.mean.max()), float(np.nanmax([*high, 0]))))
+        ax.set_ylim(0, 1.2 * max(float(self.mean.max()), float(np.nanmax([*high, 0]))))
         ax.set_ylabel("share of the attribution")
+        add_legend(ax, loc="upper right")
         if title is None and len(self.asymmetry):
             title = "asymmetry " + ", ".join(f"{value:+.2f}" for value in self.asymmetry)
         if title is not None:

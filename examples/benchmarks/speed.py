@@ -26,7 +26,7 @@ from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet18
 
-from captum_region.channels import ChannelAttribution, segmentation_evidence
+from captum_region.channels import ChannelAttribution, SegmentationEvidence, segmentation_evidence
 from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
 from captum_region.cli.options import AsJson, Debug, Device, Quiet, ReplaceFile
 from captum_region.cli.running import check_file, errors_in_one_line
@@ -293,7 +293,7 @@ def time_training(device: torch.device, rounds: int, *, images: int, epochs: int
     )
 
 
-def saliency_in_batches(evidence: nn.Module, windows: Tensor, *, batch: int = 16) -> Tensor:
+def saliency_in_batches(evidence: SegmentationEvidence, windows: Tensor, *, batch: int = 16) -> Tensor:
     """Attribute windows of slices as one would write it down: batch by batch, with each batch's masks."""
     maps = []
     for some in windows.split(batch):
@@ -316,16 +316,15 @@ def time_slices(rounds: int, device: torch.device, *, windows: int, size: int) -
     """
     generator = torch.Generator().manual_seed(0)
     stacks = torch.randint(256, (windows, 3, size, size), dtype=torch.uint8, generator=generator)
-    blocks = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 1, 1)]
-    network = nn.Sequential(*blocks).eval().to(device)
-    nn.init.ones_(blocks[-1].bias)  # something is predicted in each window
+    first, second, last = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 1, 1)
+    network = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last).eval().to(device)
+    nn.init.constant_(last.weight, 1.0)  # so that something is predicted in each window
     evidence = segmentation_evidence(network)
     by_channel = ChannelAttribution(Saliency(evidence))
     neutral = neutralize_first_layer(network)
     inputs = stacks[:16].to(device).float() / 255
-    steps = [
-        partial(_training_step, each, torch.optim.SGD(each.parameters(), lr=1e-6), inputs) for each in (network, neutral)
-    ]
+    both = [(each, torch.optim.SGD(each.parameters(), lr=1e-6)) for each in (network, neutral)]
+    steps = [partial(_training_step, each, optimizer, inputs) for each, optimizer in both]
     times: list[list[float]] = [[], [], [], [], []]
     for _ in range(rounds):
         times[0].append(seconds(lambda: saliency_in_batches(evidence, stacks)) / windows)
