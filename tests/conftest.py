@@ -195,7 +195,7 @@ def trap(tmp_path):
     assert made.path.exists()  # as it would have been
 
 
-# One interpreter that forks before it has computed anything: a child is killed, the next goes on.
+# One interpreter that forks before it has computed anything: a child is killed, the next resumes.
 KILLING = """
 import os, random, signal, sys, time
 

@@ -1,4 +1,4 @@
-"""The sweep: what it writes, how it chooses, and that it goes on where it was stopped."""
+"""The sweep: what it writes, how it chooses, and that a stopped one resumes."""
 
 import json
 import re
@@ -66,7 +66,7 @@ def test_a_sweep_writes_what_it_says(swept, documented, listed):
     assert (table.loc["Blond_Hair", "original"]["difference"] == 0).all()
     random = table.loc[("Eyeglasses", "general_mask@random 0.5", "accuracy")]
     assert (random["scheme"], random["quantile"], random["kind"]) == ("general_mask@random", 0.5, "control")
-    # Table 1 shows, of each scheme, the quantile with the best worst cell on the validation images.
+    # Table 1 shows, of each scheme, the quantile with the best worst-group accuracy on the validation images.
     validation = pd.read_csv(out / "validation.csv").set_index(["confounder", "mitigator"])["worst_cell"]
     table1 = pd.read_csv(out / "table1.csv")
     assert len(table1) == 2 * 3
