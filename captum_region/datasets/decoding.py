@@ -9,7 +9,7 @@ import stat
 import time
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -232,10 +232,7 @@ def _decode_all(paths: Sequence[str], shape: tuple[int, int], n_jobs: int | None
     with Parallel(n_jobs=jobs, backend="threading", batch_size=_BATCH) as parallel:
         for start in range(0, len(paths), wave):
             # Around the threads and not in them: the filters belong to the whole process.
-            with warnings.catch_warnings():
-                # Damaged metadata does no harm to the pixels.
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with decoding_warnings():
                 decoded = parallel(delayed(_decode)(path, shape) for path in paths[start : start + wave])
             yield from decoded
 
@@ -254,22 +251,44 @@ def _decode(path: str, shape: tuple[int, int]) -> NDArray[np.uint8] | str:
 
 def decode_content(content: bytes, shape: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Return the pixels of a file's content, as `rgb_pixels` does; ValueError says why there are none."""
+    with opened_image(content) as image:
+        if shape is not None:
+            # A JPEG can be decoded at 1/2, 1/4 or 1/8; square, as it may have to be turned.
+            image.draft(None, (max(shape), max(shape)))
+        return rgb_pixels(image, shape)
+
+
+@contextmanager
+def opened_image(content: bytes) -> Iterator[Image.Image]:
+    """Open a file's content, which may be untrusted; ValueError says why it, or what is done with it, failed."""
     if not content:
         raise ValueError("the file is empty")
     Image.init()  # or what is in Image.OPEN would depend on what was opened before
     try:
         # Pillow goes by the content, not by the suffix, and would hand PostScript to Ghostscript, which runs it.
         with Image.open(BytesIO(content), formats=[name for name in _FORMATS if name in Image.OPEN]) as image:
-            if shape is not None:
-                # A JPEG can be decoded at 1/2, 1/4 or 1/8; square, as it may have to be turned.
-                image.draft(None, (max(shape), max(shape)))
-            return rgb_pixels(image, shape)
+            yield image
     except MemoryError:
         raise
     except UnidentifiedImageError as error:
         raise ValueError("not an image of a supported format") from error
     except Exception as error:  # Pillow's decoders fail on damaged files with nearly any exception.
         raise ValueError(f"the image is damaged: {error or type(error).__name__}") from error
+
+
+@contextmanager
+def decoding_warnings() -> Iterator[None]:
+    """Ignore Pillow's warnings in a block, but turn the one of a decompression bomb into an error."""
+    with warnings.catch_warnings():
+        # Damaged metadata does no harm to the pixels.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def image_suffixes() -> set[str]:
+    """Return the suffixes, in lower case with the dot, of the formats that are read."""
+    return {suffix for suffix, name in Image.registered_extensions().items() if name in _FORMATS}
 
 
 def rgb_pixels(image: Image.Image, shape: tuple[int, int] | None = None) -> NDArray[np.uint8]:

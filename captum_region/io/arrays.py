@@ -13,21 +13,21 @@ from numpy.typing import DTypeLike, NDArray
 
 
 def open_array(
-    path: str | os.PathLike[str], shape: tuple[int, ...], dtype: DTypeLike
+    path: str | os.PathLike[str], shape: tuple[int, ...] | None = None, dtype: DTypeLike | None = None
 ) -> np.memmap[tuple[int, ...], np.dtype[Any]]:
     """Memory-map a .npy file, read-only.
 
     Parameters
     ----------
     path : path
-    shape : tuple of int
-        The shape that the array must have.
-    dtype : dtype
-        The type that its values must have.
+    shape : tuple of int, optional
+        The shape that the array must have; by default any.
+    dtype : dtype, optional
+        The type that its values must have; by default any.
 
     Returns
     -------
-    memmap of `dtype`, of shape `shape`
+    memmap of `dtype`, of shape `shape`, in C order
 
     Raises
     ------
@@ -49,10 +49,11 @@ def open_array(
     """
     with _damage_named(path):
         found: np.memmap[tuple[int, ...], np.dtype[Any]] = np.lib.format.open_memmap(path, mode="r")
-        if (found.shape, found.dtype) != (shape, np.dtype(dtype)) or not found.flags.c_contiguous:
-            raise ValueError(
-                f"it must hold {np.dtype(dtype)} of shape {shape}, it holds {found.dtype} of shape {found.shape}"
-            )
+        shape, dtype = found.shape if shape is None else shape, found.dtype if dtype is None else np.dtype(dtype)
+        if (found.shape, found.dtype) != (shape, dtype):
+            raise ValueError(f"it must hold {dtype} of shape {shape}, it holds {found.dtype} of shape {found.shape}")
+        if not found.flags.c_contiguous:
+            raise ValueError("it must be stored in C order, it is stored in Fortran order")
         if (size := os.path.getsize(path)) != found.offset + found.nbytes:
             raise ValueError(f"it must have {found.offset + found.nbytes:,} bytes, it has {size:,}")
         return found
