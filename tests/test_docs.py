@@ -16,6 +16,8 @@ MODULES = (
     "captum_region.datasets",
     "captum_region.first_layer",
     "captum_region.saliency",
+    "captum_region.segmentation",
+    "captum_region.stacks",
     "fairlearn_bridge",
 )
 

@@ -160,7 +160,9 @@ def segmentation_network(
             network = _from_smp(architecture, encoder or DEFAULT_ENCODER, weights, in_channels, classes)
     if weights == PACKAGED:
         if (encoder or DEFAULT_ENCODER) != DEFAULT_ENCODER or architecture == _SMALL:
-            raise ValueError(f"weights {PACKAGED!r} are those of the encoder {DEFAULT_ENCODER!r}, got {encoder!r}")
+            raise ValueError(
+                f"weights {PACKAGED!r} are those of the encoder {DEFAULT_ENCODER!r}, got {encoder or architecture!r}"
+            )
         load_packaged(network.network.encoder.model)
     elif weights is not None and not _is_name(weights, architecture) and load_weights(network, weights):
         _normalise_like(network, encoder or DEFAULT_ENCODER)

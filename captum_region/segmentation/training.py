@@ -150,6 +150,8 @@ def fit_segmentation(
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
     if not (lr > 0 and weight_decay >= 0):
         raise ValueError(f"lr must be above 0 and weight_decay at least 0, got {lr} and {weight_decay}")
+    if not any(each.stack.label(centre).any() for each in valid for centre in each.centres):
+        raise ValueError("validation must have labels other than 0, of which the Dice is taken; got none")
     seed = draw_seed(random_state)
     patches = RandomPatches(train, patch_size, augment=augment, flip_z=flip_z, random_state=seed)
     if (wide := {each.window for each in (*patches.windows, *valid)}) and len(wide) > 1:

@@ -24,6 +24,11 @@ class SmallUNet(nn.Module):
     depth : int, default=3
         How often the image is halved. Height and width must be multiples of ``2**depth``.
 
+    Raises
+    ------
+    ValueError
+        If `width` or `depth` is below 1.
+
     References
     ----------
     Ronneberger, Fischer, Brox, "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015; here
@@ -37,6 +42,8 @@ class SmallUNet(nn.Module):
 
     def __init__(self, in_channels: int = 3, classes: int = 1, *, width: int = 16, depth: int = 3) -> None:
         super().__init__()
+        if width < 1 or depth < 1:
+            raise ValueError(f"width and depth must be at least 1, got {width} and {depth}")
         self.depth = depth
         widths = [width * 2**level for level in range(depth + 1)]
         self.down = nn.ModuleList(_level(before, after) for before, after in pairwise([in_channels, *widths]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,6 @@ from captum_region.io.digest import digest_of
 from captum_region.stacks.volumes import Volume, read_volume
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
@@ -168,6 +168,9 @@ def read_stack(
     >>> read_stack(folder / "cells.npy", np.ones((5, 8, 8), bool)).name
     'cells'
     """
+    for argument, value in (("images", images), ("labels", labels)):
+        if not isinstance(value, str | os.PathLike | np.ndarray | None):
+            raise TypeError(f"{argument} must be a path or an array, got {type(value).__name__}")
     if name is None:
         name = "volume" if isinstance(images, np.ndarray) else Path(images).stem
     volume = images if isinstance(images, np.ndarray) else read_volume(images)

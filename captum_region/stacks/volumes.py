@@ -153,7 +153,9 @@ def _pixels(image: Image.Image, labels: bool) -> tuple[str, NDArray[Any]]:
     pixels = np.asarray(upright)
     if upright.mode == "I" and pixels.min() >= 0 and pixels.max() <= 65535:
         pixels = pixels.astype(np.uint16)  # Pillow opens some 16-bit files with 32 bits a pixel
-    if pixels.ndim == 3 and upright.mode in ("RGB", "L", "LA") and (pixels[..., :1] == pixels).all():
+    if upright.mode in ("LA", "RGBA") and (pixels[..., -1] == 255).all():
+        pixels = pixels[..., :-1]  # nothing is transparent
+    if pixels.ndim == 3 and upright.mode in ("LA", "RGB", "RGBA") and (pixels[..., :1] == pixels).all():
         pixels = pixels[..., 0]
     return upright.mode, pixels.astype(pixels.dtype.newbyteorder("="))
 

@@ -143,6 +143,7 @@ def test_without_segmentation_models_pytorch_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "segmentation_models_pytorch", None)
     with pytest.raises(ImportError, match=r"pip install 'captum-region\[stacks\]'"):
         segmentation_network("unet")
+    assert isinstance(segmentation_network(random_state=0).network, SmallUNet)
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +169,16 @@ def test_names_of_segmentation_models_pytorch(smp):
         segmentation_network("unet", "resnet18", weights="advprop")
     with pytest.raises(ValueError, match=r"weights of timm's encoder .* must be a file or 'imagenet', got 'ssl'"):
         segmentation_network("unet", "tu-resnet18", weights="ssl")
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18"])
+def test_weights_that_cannot_be_downloaded_are_named(smp, tmp_path, monkeypatch, encoder):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(OSError, match=f"weights 'imagenet' of '{encoder}' could not be downloaded, give a file"):
+        segmentation_network("unet", encoder, weights="imagenet")
 
 
 @pytest.mark.parametrize("in_channels", [1, 3, 5])
@@ -305,7 +316,7 @@ def test_a_network_learns_from_the_slices_that_decide_the_label(depends_on):
     assert training.history["step"].tolist() == [30, 60, 90]
     assert training.history["loss"].iloc[-1] < 0.75 * training.history["loss"].iloc[0]
     scores = segmentation_scores(model, SliceWindows(stack[14:]))
-    assert mean_dice(scores) == training.history["valid_dice"].max() > 0.8  # all pixels of one class: 0.52
+    assert mean_dice(scores) == training.history["valid_dice"].max() > 0.7  # all pixels of one class: 0.52 and 0.44
     assert (scores["auc"] > 0.9).all()
 
 
@@ -431,6 +442,7 @@ MANY = SliceWindows(Stack(STACK.images, STACK.images % 5))
         ((unet(), TRAIN, []), {}, "validation must be SliceWindows"),
         ((unet(), TRAIN, SliceWindows(STACK.images)), {}, "validation must have labels"),
         ((unet(), TRAIN, SliceWindows(STACK, window=5)), {}, r"validation must have the window of train, got \[3, 5\]"),
+        ((unet(), TRAIN, SliceWindows(Stack(STACK.images, STACK.images * 0))), {}, "validation must have labels other"),
         ((unet(), MANY, VALID), {}, "labels must be below 2, the model's classes; those of volume reach 4"),
         ((unet(classes=3), TRAIN, MANY), {}, "labels must be below 3"),
         ((unet(), TRAIN, VALID), {"steps": 0}, "steps must be an integer of at least 1, got 0"),

@@ -108,8 +108,13 @@ def test_one_page_and_one_bit_and_float_tiffs_are_read(tmp_path):
 
 def test_grey_slices_in_three_channels_are_grey_and_a_palette_is_of_classes(tmp_path):
     grey = np.uint8([[10, 20], [30, 40]])
-    save_folder(tmp_path / "rgb", [np.stack([grey] * 3, -1)])
-    np.testing.assert_array_equal(read_volume(tmp_path / "rgb")[0], grey)
+    for name, channels in {
+        "rgb": [grey] * 3,
+        "rgba": [grey] * 3 + [grey * 0 + 255],
+        "la": [grey, grey * 0 + 255],
+    }.items():
+        save_folder(tmp_path / name, [np.stack(channels, -1)])
+        np.testing.assert_array_equal(read_volume(tmp_path / name)[0], grey)
     (tmp_path / "palette").mkdir()
     image = Image.fromarray(np.uint8([[0, 2], [1, 2]]), mode=None).convert("P")
     image.putpalette([0, 0, 0, 77, 77, 77, 99, 99, 99])
@@ -347,6 +352,8 @@ STACK = Stack(IMAGES, IMAGES)
         (lambda: STACK[4:], "part must hold a slice"),
         (lambda: STACK[2], "part must be a slice"),
         (lambda: Stack(IMAGES).label(0), "labels must be given, volume has none"),
+        (lambda: read_stack([1]), "images must be a path or an array, got list"),
+        (lambda: read_stack(IMAGES, torch.zeros(3)), "labels must be a path or an array, got Tensor"),
         (lambda: SliceWindows(STACK, window=4), "window must be odd"),
         (lambda: SliceWindows(STACK, window=0), "window must be an integer of at least 1"),
         (lambda: SliceWindows(STACK, window=3.0), "window must be an integer"),
