@@ -180,11 +180,13 @@ def _check_pages(path: Path) -> None:
             (page,) = struct.unpack(offset, file.read(struct.calcsize(offset)))
             if page == 0:
                 return
+            if page > size:
+                break
             file.seek(page)
             if len(head := file.read(struct.calcsize(count))) < struct.calcsize(count):
                 break
             at = file.tell() + tag * struct.unpack(count, head)[0]
-    raise ValueError(f"{path} is damaged: it is cut off after page {len(seen)}, or its pages run in a circle")
+    raise ValueError(f"{path} is damaged: it is cut off after {len(seen) - 1} pages, or they run in a circle")
 
 
 def _map_tiff(path: Path) -> Volume | None:

@@ -375,3 +375,12 @@ STACK = Stack(IMAGES, IMAGES)
 def test_arguments_that_do_not_fit_are_named(make, message):
     with pytest.raises((TypeError, ValueError), match=message):
         make()
+
+
+@pytest.mark.parametrize("next_page", [8, 2**64 - 1])
+def test_pages_that_run_in_a_circle_or_out_of_the_file_are_refused(tmp_path, next_page):
+    # A BigTIFF whose first page, at byte 16, has no tags.
+    content = b"II" + np.array([43, 8, 0], "<u2").tobytes() + np.array([16, 0, next_page], "<u8").tobytes()
+    (tmp_path / "odd.tif").write_bytes(content.replace((8).to_bytes(8, "little"), (16).to_bytes(8, "little")))
+    with pytest.raises(ValueError, match=r"odd\.tif is damaged: it is cut off after 1 pages, or they run in a circle"):
+        read_volume(tmp_path / "odd.tif")
