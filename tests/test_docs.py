@@ -19,6 +19,7 @@ MODULES = (
     "captum_region.segmentation",
     "captum_region.stacks",
     "fairlearn_bridge",
+    "fairlearn_bridge.audit",
 )
 
 

@@ -1,0 +1,20 @@
+from .codecs import Codec, ModelCodec, PCACodec, PillowCodec, RateReached, quality_for_rate, train_codec
+from .distortions import Distortion
+from .engine import audit
+from .pruning import ModelChange, Pruning
+from .result import DegradationAudit
+
+__all__ = [
+    "Codec",
+    "DegradationAudit",
+    "Distortion",
+    "ModelChange",
+    "ModelCodec",
+    "PCACodec",
+    "PillowCodec",
+    "Pruning",
+    "RateReached",
+    "audit",
+    "quality_for_rate",
+    "train_codec",
+]

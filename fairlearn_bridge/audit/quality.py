@@ -1,0 +1,124 @@
+"""PSNR and SSIM of each image of a batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from captum_region.batches import as_floats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+# Wang et al. 2004: a Gaussian window of 11 pixels with a standard deviation of 1.5, and two constants.
+_WINDOW, _SIGMA = 11, 1.5
+_C1, _C2 = 0.01**2, 0.03**2
+# ITU-R BT.601: brightness of red, green and blue.
+_LUMA = (0.299, 0.587, 0.114)
+_PART = 8
+
+
+def psnr(images: Tensor, others: Tensor) -> NDArray[np.float64]:
+    """Return the peak signal-to-noise ratio of each image in dB, infinite for equal ones.
+
+    Parameters
+    ----------
+    images, others : Tensor of uint8, shape (N, C, height, width)
+
+    Returns
+    -------
+    ndarray, shape (N,)
+
+    Examples
+    --------
+    >>> import torch
+    >>> grey = torch.full((1, 3, 8, 8), 100, dtype=torch.uint8)
+    >>> psnr(grey, grey + 5).round(3)
+    array([34.151])
+    """
+    error = _by_parts(_squared_error, images, others)
+    with np.errstate(divide="ignore"):
+        found: NDArray[np.float64] = 10 * np.log10(255**2 / error)
+    return found
+
+
+def ssim(images: Tensor, others: Tensor) -> NDArray[np.float64]:
+    """Return the structural similarity of the luma of each image, 1 for equal ones.
+
+    The mean over all positions of the window that lie inside the image, as in the paper. For an image that is smaller
+    than the window of 11 x 11 pixels it is not defined: NaN.
+
+    Parameters
+    ----------
+    images, others : Tensor of uint8, shape (N, C, height, width)
+        With C = 3, red, green and blue; of any other number of channels their mean is compared.
+
+    Returns
+    -------
+    ndarray, shape (N,)
+        In [-1, 1].
+
+    References
+    ----------
+    Z. Wang, A. C. Bovik, H. R. Sheikh, E. P. Simoncelli, "Image quality assessment: from error visibility to structural
+    similarity", IEEE Transactions on Image Processing 13(4), 2004.
+
+    Examples
+    --------
+    >>> import torch
+    >>> image = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    >>> ssim(image, image)
+    array([1.])
+    """
+    if min(images.shape[2:]) < _WINDOW:
+        return np.full(len(images), np.nan)
+    return _by_parts(_ssim, images, others)
+
+
+def _by_parts(function: Callable[[Tensor, Tensor], Tensor], images: Tensor, others: Tensor) -> NDArray[np.float64]:
+    """Return what a function gives of a few images at a time, whose floats fit the processor's cache."""
+    parts = zip(images.split(_PART), others.split(_PART), strict=True)
+    return np.concatenate([function(*pair).double().numpy(force=True) for pair in parts])
+
+
+def _squared_error(images: Tensor, others: Tensor) -> Tensor:
+    difference = images.float().sub_(others).flatten(1)
+    norm: Tensor = torch.linalg.vector_norm(difference, dim=1)
+    return norm.square() / difference.shape[1]
+
+
+def _ssim(images: Tensor, others: Tensor) -> Tensor:
+    x, y = _luma(images), _luma(others)
+    maps = torch.stack([x, y, x.square() + y.square(), x * y])
+    mean_x, mean_y, squares, product = _averaged(_averaged(maps).transpose(2, 3))
+    means = mean_x * mean_y
+    square_means = mean_x.square_() + mean_y.square_()
+    luminance = (means * 2 + _C1) / (square_means + _C1)
+    structure = product.sub_(means).mul_(2).add_(_C2) / squares.sub_(square_means).add_(_C2)
+    found: Tensor = (luminance * structure).mean((1, 2))
+    return found
+
+
+def _averaged(maps: Tensor) -> Tensor:
+    """Return the weighted mean of the window's width at each position along the last axis."""
+    offset = torch.arange(_WINDOW) - _WINDOW // 2
+    weights = torch.exp(-offset.square() / (2 * _SIGMA**2))
+    weights /= weights.sum()
+    size = maps.shape[-1] - _WINDOW + 1
+    # Sums of shifted maps: some ten times as fast as a convolution of one channel.
+    average: Tensor = maps[..., :size] * weights[0]
+    for shift, weight in enumerate(weights[1:].tolist(), 1):
+        average.add_(maps[..., shift : shift + size], alpha=weight)
+    return average
+
+
+def _luma(images: Tensor) -> Tensor:
+    channels = images.shape[1]
+    weights = torch.tensor(_LUMA) if channels == 3 else torch.full((channels,), 1 / channels)
+    return F.conv2d(as_floats(images), weights[None, :, None, None])[:, 0]
