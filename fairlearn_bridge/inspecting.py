@@ -85,7 +85,7 @@ def print_confounders(found: pd.DataFrame, cells: pd.DataFrame, target: str) -> 
         remarks = "; ".join(filter(None, [row["note"], missing]))
         style = "bold" if row["flagged"] else None
         shown.add_row("*" if row["flagged"] else "", str(name), *counts, remarks, style=style)
-    Console(width=None if sys.stdout.isatty() else 200, markup=False).print(shown)
+    Console(width=None if sys.stdout.isatty() else 1000, markup=False).print(shown)
 
 
 def draw_inspection(found: pd.DataFrame, cells: pd.DataFrame, target: str, threshold: float) -> Figure:

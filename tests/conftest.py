@@ -67,25 +67,27 @@ class _Forked:
             self.returncode = self._ask(pid=self.pid)
         return self.returncode
 
-    def wait(self):
-        give_up = time.monotonic() + HANGS
+    def wait(self, timeout=HANGS):
+        give_up = time.monotonic() + timeout
         while self.poll() is None:
             assert time.monotonic() < give_up
             time.sleep(0.005)
         return self.returncode
 
-    def communicate(self):
-        self.wait()
+    def communicate(self, timeout=HANGS):
+        self.wait(timeout)
         return [path.read_text() for path in self._output]
 
     def __enter__(self):
         return self
 
     def __exit__(self, *error):
-        if self.poll() is None:
-            os.killpg(self.pid, signal.SIGKILL)
-            self.wait()
-        self._folder.cleanup()
+        try:
+            if self.poll() is None:
+                os.killpg(self.pid, signal.SIGKILL)
+                self.wait()
+        finally:
+            self._folder.cleanup()
 
 
 @pytest.fixture(scope="session")

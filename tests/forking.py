@@ -54,9 +54,14 @@ def serve():
     for line in sys.stdin:
         request = json.loads(line)
         if "arguments" in request:
+            ready, done = os.pipe()
             if (answer := os.fork()) == 0:
                 become(request)
+                os.close(done)
                 return request["arguments"]
+            os.close(done)
+            os.read(ready, 1)  # until it has a session of its own, which can be killed
+            os.close(ready)
         else:  # how the child ended, or null
             pid = request["pid"]
             if pid not in ended and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
@@ -66,5 +71,5 @@ def serve():
     return None
 
 
-if (arguments := serve()) is not None:
-    run(*arguments)
+if __name__ == "__main__" and (to_run := serve()) is not None:
+    run(*to_run)

@@ -99,7 +99,7 @@ def console() -> Console:
     """Return where tables are printed; a pipe has no width, and nothing is cut there."""
     from rich.console import Console
 
-    return Console(width=None if Console().is_terminal else 200, highlight=False, markup=False)
+    return Console(width=None if Console().is_terminal else 1000, highlight=False, markup=False)
 
 
 def write_and_print(path: Path, result: dict[str, Any], details: dict[str, Any], as_json: bool) -> None:
