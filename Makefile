@@ -1,6 +1,6 @@
 # make demo: set up, run the main job on synthetic faces, name the report to open.  make test: set up, run the tests,
-# those of properties with 11,000 drawn cases; `pytest -m "not slow"` leaves the long ones out, and
-# `pytest -m hypothesis --hypothesis-profile thorough` runs the properties alone, with 1,000 cases each.
+# those of properties with 5,500 drawn cases; `pytest -m "not slow"` leaves the long ones out, and
+# `pytest -m hypothesis --hypothesis-profile thorough` runs the properties alone, with 500 cases each.
 # make docs: set up, build the documentation and run the examples for it; then open docs/_build/html/index.html.
 # make bench: how fast it is against what it replaces, as ratios; 10 to 40 minutes with nothing else running.
 PYTHON ?= python3

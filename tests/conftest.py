@@ -25,11 +25,11 @@ from typer.testing import CliRunner
 
 from captum_region.io.digest import digest_of
 
-# Property tests take a minute with the second, which tests/test_properties.py runs them with. A busy machine is no
+# Property tests take half a minute with the second, which tests/test_properties.py runs them with. A busy machine is no
 # error, and `pytest` alone draws the same cases in each run.
 UNHURRIED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("quick", max_examples=30, derandomize=True, **UNHURRIED)
-settings.register_profile("thorough", max_examples=1000, **UNHURRIED)
+settings.register_profile("thorough", max_examples=500, **UNHURRIED)
 settings.load_profile("quick")
 
 torch.set_num_threads(1)  # if something has imported it before
