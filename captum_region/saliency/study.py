@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t as student_t
 from torch import Tensor, nn
 
 from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
@@ -17,6 +16,7 @@ from captum_region.batches import ImageData, as_floats, batches, take
 from captum_region.classifiers import DenseRegionClassifier, Recipe, RegionClassifier
 from captum_region.datasets import AttributeImages, Faces
 from captum_region.grid import RegionGrid
+from captum_region.intervals import paired_differences
 from captum_region.io.checkpoint import classifier_digest
 from captum_region.io.snapshot import Snapshots, table_of
 from captum_region.progress import progress_bar
@@ -331,8 +331,4 @@ def information_table(left: pd.DataFrame, reference: str = "RegionAttribution") 
     values = left.pivot(index="seed", columns="method", values="information_left")[list(dict.fromkeys(left["method"]))]
     if reference not in values:
         raise ValueError(f"reference must be one of {', '.join(map(str, values))}, got {reference!r}")
-    difference = values.sub(values[reference], axis=0)
-    half = student_t.ppf(0.975, len(values) - 1) * difference.sem() if len(values) > 1 else np.nan
-    mean = difference.mean()
-    table = {"mean": values.mean(), "std_seeds": values.std(), "difference": mean, "low": mean - half}
-    return pd.DataFrame({**table, "high": mean + half}).rename_axis("method").reset_index()
+    return paired_differences(values, reference).rename_axis("method").reset_index()

@@ -164,7 +164,7 @@ def fit_segmentation(
         checkpoint_dir,
         random_state,
         lambda: (
-            _identity(model),
+            identity_of(model),
             (plan, patch_size, augment, flip_z, seed),
             [each.digest() for each in patches.windows],
             [each.digest() for each in valid],
@@ -315,7 +315,7 @@ class _Training:
         set_random_states(kept["random"])
 
 
-def _identity(model: nn.Module) -> Any:
+def identity_of(model: nn.Module) -> Any:
     """Return what a model is: its structure, weights, which of them are trained, and the code of the user's classes.
 
     Not the model itself, as one with parametrizations does not pickle.

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from captum_region.io.files import replacing, write_text
-from captum_region.page import render
+from captum_region.page import DASH, embedded, number, render
 from fairlearn_bridge import metrics
 from fairlearn_bridge.metrics import LARGEST, NEXT_TO_ZERO, SMALLEST
 from fairlearn_bridge.plotting import BASELINE, Interval
 from fairlearn_bridge.report.examples import confident_content, strip_content
-from fairlearn_bridge.report.pictures import embedded, map_pictures, result_pictures, training_pictures
+from fairlearn_bridge.report.pictures import map_pictures, result_pictures, training_pictures
 from fairlearn_bridge.report.run import Run, read_run
-from fairlearn_bridge.report.words import DASH, bracket, findings, headline, number
+from fairlearn_bridge.report.words import bracket, findings, headline
 
 SHOWN_SKIPPED = 20
 CELLS = [(group, value) for group in (False, True) for value in (False, True)]

@@ -1,31 +1,16 @@
 """The figures of a run, each with its words."""
 
-import io
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
-from captum_region.html import data_url
+from captum_region.page import Picture, listed, number
 from captum_region.plotting import plot_history, plot_reliability
 from fairlearn_bridge import metrics
 from fairlearn_bridge.plotting import plot_losses, plot_measure, plot_trade_off
 from fairlearn_bridge.report.figures import accuracy_by_cell, accuracy_by_group, map_figure, scheme_strip, sheet
 from fairlearn_bridge.report.run import Run
-from fairlearn_bridge.report.words import listed, number, weakest_cell
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure of the page, with its words."""
-
-    name: str
-    figure: Figure
-    alt: str
-    caption: str
+from fairlearn_bridge.report.words import weakest_cell
 
 
 def result_pictures(run: Run) -> Iterator[Picture]:
@@ -161,25 +146,3 @@ def training_pictures(run: Run) -> Iterator[Picture]:
             "Training losses of the target classifiers"
             + (", mean over seeds; each seed is faint." if trainings["seed"].nunique() > 1 else "."),
         )
-
-
-def embedded(picture: Picture) -> tuple[bytes, dict[str, Any]]:
-    """Return a picture as PNG, and as what a page needs to show it: as SVG, if that is smaller."""
-    figure = picture.figure
-    png = _saved(figure, dpi=160, format="png", metadata={"Software": None})
-    kind, data = "png", png
-    if not any(ax.images for ax in figure.axes):
-        figure.set_layout_engine("none")  # the layout is costly, and known now
-        # The salt makes the same figure the same text.
-        with rc_context({"svg.hashsalt": "fairlearn_bridge"}):
-            svg = _saved(figure, format="svg", metadata={"Date": None, "Creator": None})
-        kind, data = min((kind, data), ("svg+xml", svg), key=lambda pair: len(pair[1]))
-    width, height = (round(96 * inches) for inches in figure.get_size_inches())
-    words = {"name": picture.name, "alt": picture.alt, "caption": picture.caption}
-    return png, {**words, "source": data_url(data, kind), "width": width, "height": height}
-
-
-def _saved(figure: Figure, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, facecolor="white", **options)
-    return buffer.getvalue()

@@ -1,0 +1,116 @@
+"""What a comparison of first layers found, in sentences."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from captum_region.page import listed, number
+
+if TYPE_CHECKING:
+    from captum_region.slices.results import FirstLayerComparison
+
+# Below it, slices are said to count alike.
+SMALL = 0.05
+
+
+def headline(found: FirstLayerComparison) -> str:
+    """Return the answer: to which slice the first arm leans after training, and what the other arms do about it."""
+    table: Any = found.table()
+    first = found.reference
+    own = float(table.loc[first, "asymmetry_after"])
+    seeds = f"{found.seeds} seeds" if found.seeds > 1 else "one seed"
+    lean = f"Trained from the first layer “{first}”, the network {leaning(own)} ({seeds})."
+    asymmetry = {arm: float(value) for arm, value in table["asymmetry_after"].items() if arm != first}
+    neutral = [str(arm) for arm, value in asymmetry.items() if abs(value) < SMALL]
+    if not math.isfinite(own) or abs(own) < SMALL or not neutral:
+        return lean
+    best = max(neutral, key=lambda arm: float(table.loc[arm, "dice"]))
+    return (
+        f"{lean} {listed(neutral)} {'make' if len(neutral) > 1 else 'makes'} both sides count alike; the best of "
+        f"these, {best}, has a Dice of {number(table.loc[best, 'dice'])} against {number(table.loc[first, 'dice'])}."
+        if len(neutral) > 1
+        else f"{lean} With {best} both sides count alike, at a Dice of {number(table.loc[best, 'dice'])} against "
+        f"{number(table.loc[first, 'dice'])}."
+    )
+
+
+def leaning(asymmetry: float) -> str:
+    """Return in words what an asymmetry says.
+
+    Examples
+    --------
+    >>> leaning(-0.3)
+    'attends to the previous slice more than to the next: asymmetry −0.300'
+    >>> leaning(0.01)
+    'attends to both sides of the centre alike: asymmetry +0.010'
+    """
+    if not math.isfinite(asymmetry):
+        return "attends so little to the slices beside the centre that their asymmetry is undefined"
+    value = number(asymmetry, signed=True)
+    if abs(asymmetry) < SMALL:
+        return f"attends to both sides of the centre alike: asymmetry {value}"
+    more, less = ("next", "previous") if asymmetry > 0 else ("previous", "next")
+    return f"attends to the {more} slice more than to the {less}: asymmetry {value}"
+
+
+def findings(found: FirstLayerComparison) -> list[tuple[str, str]]:
+    """Return what is behind the headline: a heading and its sentences each."""
+    table: Any = found.table()
+    first = found.reference
+    before, after = (float(table.loc[first, f"asymmetry_{stage}"]) for stage in ("before", "after"))
+    points = [
+        (
+            "Before and after training",
+            f"Asymmetry of {first}: {number(before, signed=True)} before training, {number(after, signed=True)} after.",
+        )
+    ]
+    if "swapped" in table.index and first != "swapped":
+        points.append(("Weights or data?", _cause(after, float(table.loc["swapped", "asymmetry_after"]))))
+    others = [arm for arm in found.arms if arm != first]
+    if others:
+        points.append(("Accuracy", _accuracy(table, others, found.seeds, first)))
+    swaps = [f"{number(value)} for {arm}" for arm, value in table["swap_change_after"].items()]
+    points.append(
+        (
+            "If previous and next change places",
+            f"the predicted probabilities change by this much on average: {listed(swaps)}.",
+        )
+    )
+    late = found.unfinished()
+    ended = (
+        "Every training ended because its validation Dice no longer rose."
+        if not late
+        else f"Trainings of {listed(late)} ended with their last step, while the validation Dice could still rise: "
+        "more steps may change the result."
+    )
+    return [*points, ("Convergence", ended)]
+
+
+def _cause(own: float, swapped: float) -> str:
+    values = f"{number(own, signed=True)} as given, {number(swapped, signed=True)} with R and B swapped"
+    if not (math.isfinite(own) and math.isfinite(swapped)):
+        return f"The control cannot tell: {values}."
+    if max(abs(own), abs(swapped)) < SMALL:
+        return f"There is no asymmetry to explain: {values}."
+    if own * swapped < 0:
+        # Half the difference turns with the weights, half the sum stays.
+        return f"The sign turns with the kernels: {values}. So the weights cause it{_rest(own, swapped)}."
+    return f"The sign stays although the kernels are swapped: {values}. So it is mostly in the data."
+
+
+def _rest(own: float, swapped: float) -> str:
+    stays = (own + swapped) / 2
+    if abs(stays) < SMALL:
+        return ", not the data"
+    return f" for the most part; {number(stays, signed=True)} stays, which the data or the training cause"
+
+
+def _accuracy(table: Any, others: list[str], seeds: int, first: str) -> str:
+    parts = []
+    for arm in others:
+        row = table.loc[arm]
+        interval = f" [{number(row['low'], signed=True)}, {number(row['high'], signed=True)}]" if seeds > 1 else ""
+        parts.append(f"{arm} {number(row['difference'], signed=True)}{interval}")
+    kind = " (95 % intervals over seeds)" if seeds > 1 else " (one seed: no intervals)"
+    return f"Difference of Dice to {first}, paired by seed{kind}: {', '.join(parts)}."
