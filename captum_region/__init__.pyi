@@ -5,6 +5,7 @@ from .display import RegionMapDisplay
 from .grid import RegionGrid
 from .io.checkpoint import load_classifier, save_classifier
 from .maps import RegionMaps, attribute_dataset
+from .slices import compare_first_layers
 from .training import RegionTraining, fit_region_classifier
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "RegionMaps",
     "RegionTraining",
     "attribute_dataset",
+    "compare_first_layers",
     "fit_region_classifier",
     "load_classifier",
     "margin",
