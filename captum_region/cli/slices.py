@@ -28,8 +28,8 @@ _PARTS = ("train", "validation", "test")
 _PRETRAINED = ("pretrained", "swapped", "random", "uniform", "reflect")
 _RANDOM = ("random", "uniform", "reflect", "uniform tied")
 # What a synthetic stack is like, and how long it takes to learn.
-_SYNTHETIC: dict[str, Any] = {"slices": 40, "size": 32}
-_STEPS, _SYNTHETIC_STEPS = 4000, 400
+_SYNTHETIC: dict[str, Any] = {"slices": 30, "size": 32}
+_STEPS, _SYNTHETIC_STEPS = 4000, 200
 
 
 def _range(text: str) -> Any:
@@ -54,7 +54,7 @@ def slices(
             "Without --stack: the slice that decides the labels of a synthetic one: previous, centre, next or all.",
             *("previous", "centre", "next", "all"),
         ),
-    ] = "all",
+    ] = "previous",
     train: Annotated[str | None, _range("Slices to train on")] = None,
     validation: Annotated[str | None, _range("Slices that end the training")] = None,
     test: Annotated[str | None, _range("Slices to measure on")] = None,
