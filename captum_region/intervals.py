@@ -27,8 +27,8 @@ def paired_differences(values: pd.DataFrame, reference: str) -> pd.DataFrame:
     --------
     >>> values = pd.DataFrame({"a": [0.5, 0.7], "b": [0.6, 0.9]})
     >>> paired_differences(values, "a").round(3)
-       mean  std_seeds  difference   low   high
-    a  0.60      0.141        0.00  0.00  0.000
+       mean  std_seeds  difference    low   high
+    a  0.60      0.141        0.00  0.000  0.000
     b  0.75      0.212        0.15 -0.485  0.785
     """
     difference = values.sub(values[reference], axis=0)

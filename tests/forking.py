@@ -18,7 +18,8 @@ with warnings.catch_warnings():
     import torch._dynamo  # which optimizers import  # noqa: F401
     import torchvision.models  # noqa: F401
 
-    import captum_region.saliency  # noqa: F401
+    import captum_region.saliency
+    import captum_region.slices  # noqa: F401
     import fairlearn_bridge.report
     import fairlearn_bridge.sweep  # noqa: F401
 

@@ -17,6 +17,7 @@ MODULES = (
     "captum_region.first_layer",
     "captum_region.saliency",
     "captum_region.segmentation",
+    "captum_region.slices",
     "captum_region.stacks",
     "fairlearn_bridge",
     "fairlearn_bridge.audit",

@@ -120,6 +120,18 @@ def test_saliency_comparison_example(run, tmp_path):
 
 
 @pytest.mark.slow
+def test_slices_example(run, tmp_path):
+    printed = run("plot_slices.py")
+    after = {name: values[2] for name, values in rows(printed, "pretrained", "swapped", "uniform tied").items()}
+    assert after["pretrained"] > 0.2
+    assert after["swapped"] < -0.2  # it turns with the weights
+    assert after["uniform tied"] == 0
+    dice = dict(re.findall(r"^(uniform|uniform tied) +([\d.]+) .*-?[01]\.\d+$", printed, re.MULTILINE))
+    assert float(dice["uniform"]) > float(dice["uniform tied"]) + 0.2
+    assert {path.name for path in tmp_path.glob("*.png")} == {"slices_asymmetry.png", "slices_saliency.png"}
+
+
+@pytest.mark.slow
 def test_seeds_on_dask_example(run, tmp_path):
     pytest.importorskip("distributed")
     printed = run("seeds_on_dask.py")  # it compares what Dask's workers give with what joblib's give

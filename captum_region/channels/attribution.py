@@ -171,13 +171,59 @@ class ChannelAttribution:
             If the attribution of an image is 0 everywhere: its shares are NaN. If a pair of slices holds too little
             for an asymmetry, see `slice_asymmetry`.
         """
-        evidence = self._evidence(labels, target, options)
-        model = model_of(self._inner.forward_func)
-        check_eval_mode(model)
         check_resampling(resamples, confidence_level)
         if hasattr(stacks, "__len__") and not isinstance(stacks, DataLoader):  # before the work, if that is possible
             _check_lengths(len(stacks), target=target, labels=labels, groups=groups)
         generator = np.random.default_rng(draw_seed(random_state))
+        where: dict[str, Any] = {"batch_size": batch_size, "device": device, "show_progress": show_progress}
+        of_images = self.image_shares(
+            stacks, target, labels=labels, skip_empty=skip_empty, random_state=generator, **where, **options
+        )
+        _check_lengths(len(of_images), groups=groups)
+        ends: dict[str, Any] = {"resamples": resamples, "confidence_level": confidence_level}
+        return ChannelShares.from_shares(of_images, groups, **ends, random_state=generator)
+
+    def image_shares(
+        self,
+        stacks: Any,
+        target: Target = None,
+        *,
+        labels: Any = None,
+        skip_empty: bool = False,
+        batch_size: int = 16,
+        device: str | torch.device | None = None,
+        random_state: RandomState = 0,
+        show_progress: bool = False,
+        **options: Any,
+    ) -> NDArray[np.float64]:
+        """Return the shares of the channels for each image, without a summary.
+
+        Parameters
+        ----------
+        stacks, target, labels, skip_empty, batch_size, device, random_state, show_progress, **options
+            As in `attribute`.
+
+        Returns
+        -------
+        ndarray, shape (N, C)
+            NaN for images that are left out, or whose attribution is 0 everywhere; that may be all.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `attribute`.
+
+        Warns
+        -----
+        RuntimeWarning
+            If the attribution of an image is 0 everywhere.
+        """
+        evidence = self._evidence(labels, target, options)
+        model = model_of(self._inner.forward_func)
+        check_eval_mode(model)
+        generator = np.random.default_rng(
+            random_state if isinstance(random_state, np.random.Generator) else draw_seed(random_state)
+        )
         parts: list[NDArray[np.float64]] = []
         zeros: list[int] = []
         count = 0
@@ -198,15 +244,9 @@ class ChannelAttribution:
             count += len(inputs)
         if not parts:
             raise ValueError("stacks must hold at least one image, got none")
-        _check_lengths(count, target=target, labels=labels, groups=groups)
+        _check_lengths(count, target=target, labels=labels)
         warn_of_zeros(np.asarray(zeros, dtype=np.intp))
-        return ChannelShares.from_shares(
-            np.concatenate(parts),
-            groups,
-            resamples=resamples,
-            confidence_level=confidence_level,
-            random_state=int(generator.integers(2**32)),
-        )
+        return np.concatenate(parts)
 
     def _evidence(self, labels: Any, target: Target, options: dict[str, Any]) -> SegmentationEvidence | None:
         """Return the function attributed if it needs masks; refuse what would then have no effect."""

@@ -149,7 +149,7 @@ class Data:
     """The stacks that a command's options name, and how they are split."""
 
     stacks: list[Stack]
-    files: list[dict[str, str | None]]
+    files: list[dict[str, Any]]
     is_synthetic: bool
     ranges: dict[str, str | None]
     gap: int
@@ -177,7 +177,8 @@ class Data:
 
     def described(self) -> dict[str, Any]:
         """Return the files and where they are split, for the results."""
-        return {"files": [f"{each['stack']}, {each['labels'] or 'no labels'}" for each in self.files], "gap": self.gap}
+        named = [each["stack"] + (f", {each['labels']}" if each["labels"] else "") for each in self.files]
+        return {"files": named, "gap": self.gap}
 
     def part(self, name: str) -> list[Stack]:
         """Return the slices of all stacks that are of a part."""

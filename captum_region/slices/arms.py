@@ -102,7 +102,7 @@ def arms_of(arms: Sequence[str] | Mapping[str, str | Change]) -> dict[str, Arm]:
 
 def network_of(network: Network, seed: int) -> nn.Module:
     """Return the network of a seed, before anything is changed in it."""
-    made = network if isinstance(network, nn.Module) else network(seed)
+    made = network(seed) if callable(network) and not isinstance(network, nn.Module) else network
     if not isinstance(made, nn.Module):
         raise TypeError(f"network must be a torch.nn.Module or a callable that makes one, got {type(made).__name__}")
     return made

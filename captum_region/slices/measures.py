@@ -108,32 +108,13 @@ def attention(
 
 
 def shares(model: nn.Module, windows: Sequence[SliceWindows], how: How) -> ChannelShares | None:
-    """Return the shares of slices over windows, grouped by volume; None if there is no mask anywhere."""
-    evidence = segmentation_evidence(model, how.class_index, how.region)
-    parts, groups = [], []
-    for each in windows:
-        if not _has_mask(evidence, each, how.batch_size):
-            continue
-        method = ChannelAttribution(how.attribution(evidence))
-        found = method.attribute(
-            each, skip_empty=True, batch_size=how.batch_size, resamples=1, random_state=how.random_state
-        )
-        parts.append(found.shares)
-        groups += [each.stack.name] * len(found.shares)
-    if not parts or np.isnan(np.concatenate(parts)).all():
-        return None
-    return ChannelShares.from_shares(np.concatenate(parts), groups)
-
-
-def _has_mask(evidence: Any, windows: SliceWindows, batch_size: int) -> bool:
-    """Return whether the mask of a window is not empty; of the prediction at the price of a forward pass."""
-    for start in range(0, len(windows), batch_size):
-        items = [windows[number] for number in range(start, min(start + batch_size, len(windows)))]
-        images = torch.stack([item[0] if isinstance(item, tuple) else item for item in items])
-        labels = torch.stack([item[1] for item in items]) if evidence.region == "label" else None
-        if evidence.masks(as_inputs(images, evidence.model), labels, check=False).any():
-            return True
-    return False
+    """Return the shares of slices over windows, by volume; None if there is no mask, or no attribution, anywhere."""
+    method = ChannelAttribution(how.attribution(segmentation_evidence(model, how.class_index, how.region)))
+    options: Any = {"skip_empty": True, "batch_size": how.batch_size, "random_state": how.random_state}
+    parts = [method.image_shares(each, **options) for each in windows]
+    groups = [each.stack.name for each in windows for _ in range(len(each))]
+    of_images = np.concatenate(parts)
+    return None if np.isnan(of_images).all() else ChannelShares.from_shares(of_images, groups)
 
 
 @dataclass(frozen=True)

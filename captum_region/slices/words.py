@@ -74,7 +74,7 @@ def findings(found: FirstLayerComparison) -> list[tuple[str, str]]:
     points.append(
         (
             "If previous and next change places",
-            f"the predicted probabilities change by this much on average: {listed(swaps)}.",
+            f"The predicted probabilities change by this much on average: {listed(swaps)}.",
         )
     )
     late = found.unfinished()
