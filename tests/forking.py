@@ -20,6 +20,8 @@ with warnings.catch_warnings():
 
     import captum_region.saliency
     import captum_region.slices  # noqa: F401
+    import fairlearn_bridge.audit.page
+    import fairlearn_bridge.audit.results
     import fairlearn_bridge.report
     import fairlearn_bridge.sweep  # noqa: F401
 

@@ -42,7 +42,9 @@ _OPTIONS = {
     "with image_column": "with --image-column",
     "table must be a .csv, .tsv or .parquet file or a DataFrame": "--root must be a .csv, .tsv or .parquet file",
 }
-_AT_THE_START = re.compile("(root|size|train_size|test_per_cell|validation_per_cell)(?= )")
+_AT_THE_START = re.compile(
+    "(root|size|train_size|test_per_cell|validation_per_cell|target|groups|bpp|model|retrain|epochs)(?= )"
+)
 
 
 def _with_options(message: str) -> str:

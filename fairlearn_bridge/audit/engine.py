@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +16,14 @@ from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.audit.degradations import Case, Degradations, cases_of
 from fairlearn_bridge.audit.images import as_bytes
 from fairlearn_bridge.audit.inputs import Audited, Training, audited, training
+from fairlearn_bridge.audit.keeping import Kept, retraining_of, weights_of
 from fairlearn_bridge.audit.prediction import Predictor, check_trainable, predictor_of, retrained
 from fairlearn_bridge.audit.quality import psnr, ssim
 from fairlearn_bridge.audit.result import DegradationAudit, Outcome, summarized
 from fairlearn_bridge.validation import check_number
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
@@ -50,6 +53,7 @@ def audit(
     batch_size: int = 256,
     n_jobs: int | None = None,
     random_state: RandomState = 0,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
     show_progress: bool = False,
 ) -> DegradationAudit:
     """Measure what degradations of images or of the classifier take from which group.
@@ -101,6 +105,10 @@ def audit(
         Images that are encoded and decoded at a time, in threads, through joblib; the result does not depend on it.
     random_state : int, NumPy generator or None, default=0
         Decides the draws, and what is random in distortions: the n-th image of each group gets the same.
+    checkpoint_dir : path, optional
+        A folder in which the outcome of each degradation is kept. An interrupted audit resumes when it is called again
+        with the same arguments; for what it reads, `on_images` is not called again. Needs a `random_state`, and
+        degradations that pickle or are functions.
     show_progress : bool, default=False
         A progress bar on stderr.
 
@@ -159,15 +167,13 @@ def audit(
         loop = _Loop(tested, target_codes, _examples(tested, n_examples), batch_size, seed, n_jobs, on_images, bar)
         bar.set_description("original")
         original = loop.run(predictor)
+        kept = Kept(checkpoint_dir, random_state, lambda: loop.identity(original, classifier, fresh))
         outcomes = {}
         for case in cases:
             bar.set_description(case.name)
-            changed = predictor_of(case.classifier(classifier), predictor.classes)
-            again = None
-            if fresh is not None and case.changes_images:
-                anew = loop.retrained(case, classifier, fresh)
-                again = predictor_of(anew, getattr(anew, "classes_", predictor.classes))
-            outcomes[case.name] = loop.run(changed, case, again)
+            compute = partial(loop.outcome, case, classifier, predictor, fresh)
+            outcomes[case.name], was_kept = kept.outcome(case, compute)
+            bar.update(len(tested.images) * was_kept)
     return summarized(
         cases,
         original,
@@ -233,6 +239,21 @@ class _Loop:
         if case is not None:
             outcome.overhead = case.overhead(tuple(images.shape[1:]))
         return outcome
+
+    def outcome(self, case: Case, classifier: Any, predictor: Predictor, fresh: Training | None) -> Outcome:
+        """Return what becomes of the images in a case, if asked also by a classifier that was trained on such."""
+        changed = predictor_of(case.classifier(classifier), predictor.classes)
+        again = None
+        if fresh is not None and case.changes_images:
+            anew = self.retrained(case, classifier, fresh)
+            again = predictor_of(anew, getattr(anew, "classes_", predictor.classes))
+        return self.run(changed, case, again)
+
+    def identity(self, original: Outcome, classifier: Any, fresh: Training | None) -> Any:
+        """Return what decides the outcomes besides the degradations."""
+        data = self.data.images, self.data.codes, self.target, self.examples
+        trained = weights_of(classifier), original.predicted, original.loss, retraining_of(classifier, fresh)
+        return data, trained, self.seed, self.on_images is not None
 
     def retrained(self, case: Case, classifier: Any, fresh: Training) -> Any:
         """Return a clone of the classifier, trained on the degraded training images."""

@@ -1,6 +1,7 @@
 """The commands of fairlearn-bridge, put together."""
 
 from captum_region.cli.running import new_app
+from fairlearn_bridge.cli.audit import audit
 from fairlearn_bridge.cli.inspect import inspect
 from fairlearn_bridge.cli.report import report
 from fairlearn_bridge.cli.run import demo, run
@@ -15,3 +16,4 @@ app = new_app(
     inspect,
     report,
 )
+app.add_typer(audit, name="audit")

@@ -67,19 +67,24 @@ def _of_training(
     """Name the options that every command that trains mitigators has."""
 
 
-def trains(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of `_of_training` after its own, with some other defaults; it reads `ctx.params`."""
+def sharing(shared: Callable[..., None], **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of `shared` after its own, with some other defaults; it reads `ctx.params`."""
 
     def add(command: Callable[..., None]) -> Callable[..., None]:
-        own, shared = (inspect.signature(each, eval_str=True).parameters.values() for each in (command, _of_training))
+        own, others = (inspect.signature(each, eval_str=True).parameters.values() for each in (command, shared))
         options = [option for option in own if option.kind is not option.VAR_KEYWORD]
-        options += [option.replace(default=defaults.get(option.name, option.default)) for option in shared]
+        options += [option.replace(default=defaults.get(option.name, option.default)) for option in others]
         command.__annotations__ = {option.name: option.annotation for option in options}
         every = [option.replace(kind=option.KEYWORD_ONLY) for option in options]
         vars(command)["__signature__"] = inspect.Signature(every)  # what typer makes the command of
         return command
 
     return add
+
+
+def trains(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of `_of_training`."""
+    return sharing(_of_training, **defaults)
 
 
 def configuration(options: Mapping[str, Any], **fixed: Any) -> ExperimentConfig:

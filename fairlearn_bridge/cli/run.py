@@ -18,6 +18,8 @@ from fairlearn_bridge.cli import options as own
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import pandas as pd
+
     from captum_region.datasets import AttributeImages
     from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData
     from fairlearn_bridge.report.run import Run
@@ -139,7 +141,11 @@ def _check(config: ExperimentConfig, data: ExperimentData, out: Path, as_json: b
     """Print what `check_experiment` finds, and exit with 1 if something differs."""
     from fairlearn_bridge.checking import check_experiment
 
-    found = check_experiment(config, data, out)
+    print_check(check_experiment(config, data, out), as_json)
+
+
+def print_check(found: pd.DataFrame, as_json: bool) -> None:
+    """Print comparisons, and exit with 1 if something differs."""
     differs = found[~found["equal"]]
     if as_json:
         typer.echo(json.dumps(found.to_dict("records"), indent=1, default=str))

@@ -9,11 +9,12 @@ import numpy as np
 from captum_region import save_classifier
 from captum_region.calibration import balanced_subset, measure_calibration
 from captum_region.io.files import CHECKPOINTS, locked, replacing, write_json, write_text
+from captum_region.progress import stage
 from fairlearn_bridge.experiment.configuration import ExperimentConfig
 from fairlearn_bridge.experiment.data import ExperimentData, samples_of
 from fairlearn_bridge.experiment.pictures import confident_images, example_pictures
 from fairlearn_bridge.experiment.results import flat_table, how_it_was_run, plain, results_of
-from fairlearn_bridge.experiment.training import stage, train
+from fairlearn_bridge.experiment.training import train
 from fairlearn_bridge.metrics import alignment, summarize
 from fairlearn_bridge.report.page import draw_report
 from fairlearn_bridge.report.run import Run, run_of

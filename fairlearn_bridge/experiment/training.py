@@ -1,9 +1,7 @@
 """A run's trainings: the region classifier and every arm with every seed."""
 
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pandas as pd
 import torch
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, RegionTraining, fit_region_classifier
+from captum_region.progress import stage
 from fairlearn_bridge.arms import Arm, build_arms
 from fairlearn_bridge.comparison import fit_mitigators
 from fairlearn_bridge.experiment.configuration import ExperimentConfig
@@ -42,16 +41,6 @@ class Trained:
     arms: dict[str, Arm]
     predictions: pd.DataFrame
     trainings: pd.DataFrame
-
-
-@contextmanager
-def stage(name: str, seconds: dict[str, float], quiet: bool) -> Iterator[None]:
-    """Print the name of a stage on stderr, and note in `seconds` how long it took."""
-    if not quiet:
-        print(f"{name} ...", file=sys.stderr, flush=True)
-    start = time.perf_counter()
-    yield
-    seconds[name] = time.perf_counter() - start
 
 
 def train(

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 # Always float32; to numpy's stubs, though not to numpy, its product with a Python float is a float64, or Any.
 Plane: TypeAlias = NDArray[Any]
 
-ATTRIBUTES = ("Male", "Blond_Hair", "Eyeglasses", "Smiling", "Wearing_Hat")
+ATTRIBUTES = ("Male", "Blond_Hair", "Eyeglasses", "Smiling", "Wearing_Hat", "Dark_Skin")
 
-# Each is uniform in [0, 1) and independent of the attributes, so that a toggled attribute leaves all of them alone.
+# Each is uniform in [0, 1), and a toggled attribute leaves all of them alone. All are independent of the attributes but
+# skin, whose half decides Dark_Skin where it is not given.
 LATENTS = """
 shift_x shift_y rotation scale aspect light_x light_y brightness contrast cast_warm blur noise
 wall_r wall_g wall_b wall_end_r wall_end_g wall_end_b wall_mark_r wall_mark_g wall_mark_b
@@ -63,7 +64,10 @@ class Scene:
         self.kept = slice(None)
         self.pixel: Plane = (1.3 / unit) / scale
         self.face_width = self.between("face_width", 0.2, 0.235)
-        self.skin = ramp(_SKIN, self.latent("skin")) * self.tint("skin_hue", 0.05)
+        skin = self.latent("skin")
+        # The place within its half of the palette; which half, the attribute decides.
+        tone_of = skin - 0.5 * np.floor(2 * skin) + 0.5 * (1 - self.flags["Dark_Skin"])
+        self.skin = ramp(_SKIN, tone_of) * self.tint("skin_hue", 0.05)
 
     def latent(self, name: str) -> Plane:
         """Return a parameter in [0, 1)."""

@@ -21,7 +21,7 @@ class Faces(AttributeImages):
     Parameters
     ----------
     images, attributes, identities, skipped
-        As in `AttributeImages`; `attributes` holds the five columns of `make_faces`.
+        As in `AttributeImages`; `attributes` holds the six columns of `make_faces`.
     latents : DataFrame of N rows, float32 in [0, 1)
         The scene parameters besides the attributes: pose, light, colours, shapes. One column per parameter.
     noise_seeds : ndarray of uint64, shape (N,)
@@ -47,7 +47,7 @@ class Faces(AttributeImages):
 
         Parameters
         ----------
-        attribute : {"Male", "Blond_Hair", "Eyeglasses", "Smiling", "Wearing_Hat"}
+        attribute : {"Male", "Blond_Hair", "Eyeglasses", "Smiling", "Wearing_Hat", "Dark_Skin"}
             The attribute to toggle.
         selection : slice, boolean mask of N or integer positions, default all
             The n faces to draw.
@@ -99,8 +99,9 @@ def make_faces(
 ) -> Faces:
     """Draw synthetic faces with freely combined attributes.
 
-    Hair length and style, hats, glasses and smiles do not depend on the sex. `Male` shows in the jaw, chin, neck,
-    brows, beard, lips and lashes; each of them is an uncertain cue.
+    Hair length and style, hats, glasses, smiles and skin do not depend on the sex. `Male` shows in the jaw, chin, neck,
+    brows, beard, lips and lashes; each of them is an uncertain cue. `Dark_Skin` is the darker half of all skin tones:
+    a group to audit, not an attribute that is hard to see.
 
     Parameters
     ----------
@@ -109,8 +110,8 @@ def make_faces(
     size : int or (height, width), default 64
         Size in pixels, at least 16. The face fits the shorter side.
     attributes : DataFrame or mapping, optional
-        For each of ``Male``, ``Blond_Hair``, ``Eyeglasses``, ``Smiling`` and ``Wearing_Hat`` the n truth values, or
-        the probability of True as one float, by default 0.5. The index of a DataFrame is kept.
+        For each of ``Male``, ``Blond_Hair``, ``Eyeglasses``, ``Smiling``, ``Wearing_Hat`` and ``Dark_Skin`` the n
+        truth values, or the probability of True as one float, by default 0.5. The index of a DataFrame is kept.
     random_state : int, RandomState, Generator or None, default None
         With an int, face i depends only on it and on i, not on `n`. With None, the faces differ in each call.
 
@@ -147,9 +148,12 @@ def make_faces(
     size = _checked_size(size)
     generator = np.random.default_rng(draw_seed(random_state))
     # A stream each, so that none shifts another when n grows.
-    streams = [np.random.default_rng(seed) for seed in generator.integers(2**63, size=3)]
+    streams = [np.random.default_rng(seed) for seed in generator.integers(2**63, size=4)]
     latents = streams[0].random((n, len(LATENTS)), dtype=np.float32)
-    table = _attribute_table(n, attributes, streams[1].random((n, len(ATTRIBUTES))))
+    coins = streams[1].random((n, len(ATTRIBUTES) - 1))
+    # Below 0.5 for the darker half of the skins that were drawn, so that by default the attribute only names them.
+    skin = 0.5 * (latents[:, LATENTS.index("skin")] >= 0.5) + 0.5 * streams[3].random(n)
+    table = _attribute_table(n, attributes, np.column_stack([coins, skin]))
     seeds = streams[2].integers(2**63, size=n, dtype=np.uint64)
     return Faces(
         draw(latents, seeds, table.to_numpy(bool), size),

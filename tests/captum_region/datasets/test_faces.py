@@ -7,8 +7,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from captum_region.datasets.faces import ATTRIBUTES, Faces, make_faces
+from captum_region.io.digest import digest
 
 every_attribute = pytest.mark.parametrize("attribute", ATTRIBUTES)
+# Skin is all over the face and shows in a single pixel.
+every_part = pytest.mark.parametrize("attribute", [name for name in ATTRIBUTES if name != "Dark_Skin"])
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +97,7 @@ def test_attributes_that_are_not_given_are_fair_coins(faces):
 def test_coins_are_fair_and_independent():
     drawn = make_faces(2000, 16, random_state=5).attributes
     np.testing.assert_allclose(drawn.mean(), 0.5, atol=0.04)
-    np.testing.assert_allclose(drawn.astype(float).corr(), np.eye(5), atol=0.08)
+    np.testing.assert_allclose(drawn.astype(float).corr(), np.eye(6), atol=0.08)
 
 
 @every_attribute
@@ -117,7 +120,7 @@ def test_the_twins_twin_is_the_face(faces, attribute):
     np.testing.assert_array_equal(twins.twin(attribute), faces.images)
 
 
-@every_attribute
+@every_part
 def test_the_truth_covers_some_but_not_much_of_the_image(truths, attribute):
     share = truths[attribute].mean(axis=(1, 2))
     assert (share > 0).mean() > 0.99
@@ -197,7 +200,7 @@ def test_latents_must_fit_the_images(faces):
         )
 
 
-@every_attribute
+@every_part
 def test_no_single_pixel_gives_an_attribute_away(attribute):
     drawn = make_faces(1500, 16, random_state=6)
     pixels = drawn.images[:, :, ::2, ::2].reshape(1500, 3, -1) / 255
@@ -207,3 +210,41 @@ def test_no_single_pixel_gives_an_attribute_away(attribute):
         for i in range(pixels.shape[2])
     ]
     assert max(scores) < 0.85
+
+
+def test_dark_skin_names_the_skins_that_are_drawn_by_default(faces):
+    dark = faces.attributes["Dark_Skin"].to_numpy()
+    np.testing.assert_array_equal(dark, faces.latents["skin"].to_numpy() < 0.5)
+    given = make_faces(60, attributes={"Dark_Skin": dark}, random_state=0)
+    np.testing.assert_array_equal(given.images, faces.images)
+    named, other = (faces.attributes.drop(columns="Dark_Skin"), make_faces(60, random_state=0).attributes)
+    pd.testing.assert_frame_equal(named, other.drop(columns="Dark_Skin"))
+
+
+# Of the faces that this seed drew before skin had a name.
+def test_the_attribute_changed_no_face():
+    assert digest(make_faces(40, random_state=0).images) == "953898f4e928076c994b65944135dc5c"
+
+
+def test_dark_skin_shows_on_the_skin_alone(faces):
+    dark, light = (
+        make_faces(60, attributes={"Dark_Skin": np.full(60, value)}, random_state=0) for value in (True, False)
+    )
+    truth = faces.truth("Dark_Skin")
+    np.testing.assert_array_equal(truth, (dark.images != light.images).any(axis=1))
+    brightness = [drawn.images.mean(1)[truth].mean() for drawn in (dark, light)]
+    assert brightness[0] < 0.75 * brightness[1]
+    where = truth.mean(axis=0)
+    assert where[34:40, 28:36].min() > 0.9  # nose and cheeks
+    assert where[:6, :6].max() == where[:6, -6:].max() == 0  # the wall
+    assert 0.1 < truth.mean() < 0.4
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.9, 1.0])
+def test_the_shades_within_dark_and_light_do_not_depend_on_their_share(share):
+    drawn = make_faces(3000, 16, attributes={"Dark_Skin": share}, random_state=0)
+    dark = drawn.attributes["Dark_Skin"].to_numpy()
+    assert dark.mean() == pytest.approx(share, abs=0.03)
+    shade = drawn.latents["skin"].to_numpy() % 0.5
+    for part in filter(len, (shade[dark], shade[~dark])):
+        assert part.mean() == pytest.approx(0.25, abs=0.03)

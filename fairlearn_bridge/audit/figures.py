@@ -1,0 +1,92 @@
+"""The figures of an audit's page, each with its words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from captum_region.page import Picture
+from captum_region.plotting import LINE_COLORS, add_legend, add_title, drawn, literal
+from fairlearn_bridge.audit.plotting import plot_audit
+from fairlearn_bridge.audit.result import SHARES
+from fairlearn_bridge.audit.words import Table, class_name, points
+from fairlearn_bridge.plotting import Interval, name_rows, plot_dot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from matplotlib.axes import Axes
+
+    from fairlearn_bridge.audit.run import AuditRun
+
+_MARKERS = "osD^vP"
+# Classes that get a plot of their own.
+_CLASSES = 4
+
+
+def pictures_of(run: AuditRun) -> Iterator[Picture]:
+    """Yield the figures of an audit: bias, drop and PSNR; shares, where there are some; drift."""
+    table: Table = run.table
+    frame, target = run.by_group, run.config.target
+    groups = len(frame.index.unique("group"))
+    height = max(3.6, (0.12 * groups + 0.2) * len(table) + 1.4)
+    biases = "; ".join(f"{name} {points(value)}" for name, value in table["bias"].items())
+    yield Picture(
+        "bias",
+        drawn((12.6, height), lambda axes: plot_audit(table, frame, axes=axes), ncols=3),
+        f"Bias of each degradation, in points: {biases}. Drop of accuracy and PSNR of each group.",
+        "Left: bias, the largest minus the smallest drop of accuracy among groups; filled where the corrected p is "
+        "below 0.05. Middle: what each group loses. Right: the quality of its images. Lines are intervals.",
+    )
+    if SHARES[0] in table and table[SHARES[0]].notna().any():
+        yield Picture(
+            "shares",
+            drawn((8.4, 0.34 * len(table) + 1.4), lambda axes: plot_shares(table, axes[0])),
+            "Unrecoverable and recoverable share of each bias.",
+            "The two shares of each bias, of the group that loses most minus the group that loses least. A classifier "
+            "that is trained on degraded images mends the recoverable one; what is left is the unrecoverable one.",
+        )
+    classes = run.found.classes.tolist()
+    # Of two classes, the second says all.
+    shown = {label: class_name(target, label) for label in (classes[1:] if len(classes) == 2 else classes[:_CLASSES])}
+    wide = drawn((4.2 * max(2, len(shown)), height), lambda axes: plot_drift(run.drift, shown, axes), ncols=len(shown))
+    yield Picture(
+        "drift",
+        wide,
+        f"Share of images that are predicted {', '.join(shown.values())}, by degradation and group.",
+        "How often a class is predicted, by group; dashed: of the originals. Where a mark is far from its line, the "
+        "degradation moves decisions into the class or out of it.",
+    )
+
+
+def plot_shares(table: Table, ax: Axes) -> None:
+    """Draw the unrecoverable and the recoverable share of each bias, with their intervals."""
+    rows = table[table[SHARES[0]].notna()]
+    name_rows(ax, rows.index)
+    ax.axvline(0, color="#767676", linewidth=0.9)
+    for number, share in enumerate(SHARES):
+        for y, (_, row) in enumerate(rows.iterrows()):
+            ends = (100 * row[each] for each in (share, f"{share}_low", f"{share}_high"))
+            where = y + 0.3 * (number - 0.5)
+            plot_dot(ax, Interval(*ends), where, color=LINE_COLORS[number], label=share, marker=_MARKERS[number])
+    ax.set_xlabel("share of the bias (points)")
+    add_legend(ax, loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2)
+
+
+def plot_drift(drift: Table, classes: Mapping[Any, str], axes: list[Axes]) -> None:
+    """Draw how often each class is predicted, by degradation and group, and for the originals as dashed lines."""
+    names, groups = (drift.index.unique(level) for level in ("name", "group"))
+    for ax, (label, called) in zip(axes, classes.items(), strict=True):
+        name_rows(ax, names)
+        for number, group in enumerate(groups):
+            color, marker = LINE_COLORS[number % len(LINE_COLORS)], _MARKERS[number % len(_MARKERS)]
+            of_group = drift.xs(group, level="group").reindex(names)
+            y = np.arange(len(names)) + (number - (len(groups) - 1) / 2) * (0.6 / max(1, len(groups) - 1))
+            ax.axvline(100 * of_group["before", label].iloc[0], color=color, linestyle=(0, (4, 3)), linewidth=0.9)
+            ax.plot(100 * of_group["after", label], y, marker, color=color, markersize=4.5, label=literal(group))
+        ax.set_xlabel("images (%)")
+        add_title(ax, f"predicted {called}")
+        if ax is not axes[0]:
+            ax.tick_params(axis="y", labelleft=False)
+    add_legend(axes[0], loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)

@@ -1,0 +1,202 @@
+"""What an audit run leaves in its folder: JSON, tables, plots and a page; and a check that it can be repeated."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from captum_region.io.digest import digest
+from captum_region.io.files import CHECKPOINTS, read_json, write_json, write_text
+from captum_region.io.provenance import provenance
+from fairlearn_bridge.audit.engine import audit
+from fairlearn_bridge.audit.inputs import REFUSED
+from fairlearn_bridge.audit.run import degradations_of, groups_of, trainer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from captum_region.datasets import AttributeImages
+    from fairlearn_bridge.audit.run import AuditConfig, AuditRun
+
+FORMAT = 1
+FILES = ("audit.json", "table.csv", "groups.csv", "drift.csv", "predictions.csv", "report.html")
+# Settings that change no result.
+_BESIDES = ("device", "n_jobs")
+# What rounding may change, with another number of threads.
+_TOLERANCE = 1e-3
+
+
+def check_place(out: Path) -> None:
+    """Raise ValueError now if something in `out` is in the way of the results, rather than after the audit."""
+    for name in FILES:
+        if (out / name).is_dir():
+            raise ValueError(f"{out / name} must be a file, it is a folder")
+    for name in (CHECKPOINTS, "plots", "decoded"):
+        if (out / name).exists() and not (out / name).is_dir():
+            raise ValueError(f"{out / name} must be a folder, it is a file")
+
+
+def results_of(run: AuditRun, train: AttributeImages, test: AttributeImages, title: str) -> dict[str, Any]:
+    """Return what was found, as JSON holds it; what is missing or infinite is null, such as PSNR without a change."""
+    found = run.found
+    counts = pd.crosstab(found.groups, found.target)
+    skipped = pd.concat([train.skipped, test.skipped]).drop_duplicates()
+    return {
+        "format": FORMAT,
+        "title": title,
+        **provenance(),
+        "git": run.git,
+        "config": asdict(run.config),
+        "images": {"train": len(train), "test": len(test)},
+        "image_size": list(test.image_size),
+        "data": {"train": fingerprint(train), "test": fingerprint(test)},
+        "counts": {str(group): {str(name): int(n) for name, n in row.items()} for group, row in counts.iterrows()},
+        "classes": [str(name) for name in found.classes],
+        "confidence_level": found.confidence_level,
+        "table": _records(run.table),
+        "groups": _records(run.by_group),
+        "drift": _records(flat_drift(run)),
+        "rates": run.rates,
+        "losses": run.losses,
+        "examples": example_digests(found.outcomes),
+        "remarks": run.remarks,
+        "skipped": skipped.to_dict("records"),
+        "seconds": {name: round(value, 1) for name, value in run.seconds.items()},
+    }
+
+
+def fingerprint(images: AttributeImages) -> str:
+    """Return a digest of images with their attributes."""
+    return digest((digest(images.images), images.attributes.to_csv()))
+
+
+def example_digests(outcomes: Any) -> dict[str, str]:
+    """Return a digest of the examples that each degradation of images changed."""
+    changed = {name: outcome for name, outcome in outcomes.items() if not np.isnan(outcome.psnr).all()}
+    return {name: digest(outcome.examples) for name, outcome in changed.items()}
+
+
+def flat_drift(run: AuditRun) -> pd.DataFrame:
+    """Return the shares of predicted classes, a row each: ``class``, ``before`` and ``after``."""
+    stacked = pd.DataFrame(run.drift.stack("class", future_stack=True))
+    return stacked[["before", "after"]]
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = table.reset_index().to_dict("records")
+    return [{str(name): _as_json(value) for name, value in row.items()} for row in rows]
+
+
+def _as_json(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, bool | int | str | None) else str(value)
+
+
+def write_audit(
+    run: AuditRun, train: AttributeImages, test: AttributeImages, out: Path, *, title: str
+) -> dict[str, Any]:
+    """Write all files of a run into a folder and return its results, as ``audit.json`` has them.
+
+    Parameters
+    ----------
+    run : AuditRun
+    train, test : AttributeImages
+        What it was made of.
+    out : path
+        A folder that exists.
+    title : str
+        Of the page.
+    """
+    from fairlearn_bridge.audit.page import write_page
+
+    results = results_of(run, train, test, title)
+    write_text(out / "table.csv", run.table.to_csv())
+    write_text(out / "groups.csv", run.by_group.to_csv())
+    write_text(out / "drift.csv", flat_drift(run).to_csv())
+    write_text(out / "predictions.csv", predictions_of(run, test).to_csv())
+    write_page(run, results, out)
+    write_json(out / "audit.json", results)
+    return results
+
+
+def predictions_of(run: AuditRun, test: AttributeImages) -> pd.DataFrame:
+    """Return the predictions of each image: ``target``, ``group``, ``original``, and one column a degradation."""
+    found = run.found
+    columns = {"target": found.target, "group": found.groups, "original": found.classes[found.original.predicted]}
+    columns |= {name: found.classes[outcome.predicted] for name, outcome in found.outcomes.items()}
+    return pd.DataFrame(columns, index=test.attributes.index.rename("image"))
+
+
+def check_audit(config: AuditConfig, train: AttributeImages, test: AttributeImages, out: Path) -> pd.DataFrame:
+    """Repeat a small part of an audit run and compare it with its folder, in which nothing is changed.
+
+    It compares the settings, the digests of all images and attributes, the examples of each degradation of images, and
+    the loss of the first epoch of the classifier.
+
+    Returns
+    -------
+    DataFrame
+        A row for each comparison: ``what``, ``then``, ``now``, and ``equal``, for the loss to 1e-3 of its value.
+
+    Raises
+    ------
+    FileNotFoundError
+        If `out` is not the folder of a complete run.
+    ValueError
+        If its ``audit.json`` is damaged.
+    """
+    path = out / "audit.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}")
+    results = read_json(path, FORMAT)
+    if not all(isinstance(results.get(name), dict) for name in ("config", "data", "examples")):
+        raise ValueError(f"{path} must hold config, data and examples")
+    pairs = {}
+    now = json.loads(json.dumps(asdict(config)))  # tuples become lists
+    for name in now.keys() - set(_BESIDES):
+        pairs[f"setting {name}"] = results["config"].get(name), now[name]
+    for name, images in (("train", train), ("test", test)):
+        pairs[f"{name} images"] = results["data"].get(name), fingerprint(images)
+    for name, value in _examples_again(config, train, test).items():
+        pairs[f"examples of {name}"] = results["examples"].get(name), value
+    rows = [{"what": what, "then": a, "now": b, "equal": a == b} for what, (a, b) in sorted(pairs.items())]
+    if results.get("losses") and config.model is None:
+        classifier = trainer(config).set_params(max_epochs=1).fit(train.images, train.labels(config.target))
+        loss, then = float(classifier.history_[0, "train_loss"]), float(results["losses"][0])
+        equal = math.isclose(then, loss, rel_tol=_TOLERANCE)
+        rows.append({"what": "loss of the classifier's first epoch", "then": then, "now": loss, "equal": equal})
+    return pd.DataFrame(rows)
+
+
+def _examples_again(config: AuditConfig, train: AttributeImages, test: AttributeImages) -> dict[str, str]:
+    """Return what `example_digests` returns, from the first images of each group alone."""
+    degradations, _ = degradations_of(config, train)
+    changing = {name: what for name, what in degradations.items() if not hasattr(what, "changed")}
+    if not changing:
+        return {}
+    groups = groups_of(test, config.groups)
+    ranks = pd.Series(groups).groupby(groups).cumcount().to_numpy()
+    first = np.flatnonzero(ranks < REFUSED)  # as few as an audit takes
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        again = audit(
+            changing,
+            lambda images: np.full((len(images), 2), 0.5),
+            test.images[first],
+            groups[first],
+            target=np.arange(len(first)) % 2,
+            classes=[0, 1],
+            n_bootstrap=1,
+            n_permutations=1,
+            n_jobs=config.n_jobs,
+            random_state=config.random_state,
+        )
+    return example_digests(again.outcomes)

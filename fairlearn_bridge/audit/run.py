@@ -1,0 +1,283 @@
+"""run_audit: the whole job from images to an audit: codecs, a classifier trained on originals, degradations, groups."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from captum_region.io.provenance import git_state
+from captum_region.labels import check_classes
+from captum_region.progress import stage
+from captum_region.randomness import draw_seed
+from fairlearn_bridge.audit.engine import audit
+from fairlearn_bridge.audit.inputs import audited
+from fairlearn_bridge.audit.prediction import check_trainable, predictor_of
+from fairlearn_bridge.audit.pruning import Pruning
+from fairlearn_bridge.audit.specifications import check_codec, codecs_of, distortion_of, own_classifier
+from fairlearn_bridge.classifier import ImageClassifier
+
+if TYPE_CHECKING:
+    import os
+
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from captum_region.datasets import AttributeImages
+    from fairlearn_bridge.audit.engine import OnImages
+    from fairlearn_bridge.audit.result import DegradationAudit
+
+# Codecs are trained and batch statistics estimated on so many training images.
+LEARNED_FROM = 1000
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """What to audit; see the options of ``fairlearn-bridge audit``.
+
+    Attributes
+    ----------
+    target : str
+        What the classifier classifies: an attribute of any number of classes, or ``attribute=value``.
+    groups : tuple of str
+        Attributes whose values, or their combinations, are the groups.
+    codecs, distortions : tuple of str
+        As ``jpeg:5``, ``pca:64`` and ``blur:1,2,4``, see `fairlearn_bridge.audit.specifications`.
+    bpp : tuple of float
+        Rates, for each of which each codec's quality is found.
+    amounts : tuple of float
+        Shares of the weights that are pruned.
+    reestimate : bool
+        Whether batch statistics are estimated anew after pruning.
+    retrain : bool
+        Whether the classifier is trained on degraded images too, for the shares.
+    model : str, optional
+        ``module:function`` of your own classifier; by default an `ImageClassifier` is trained on the originals.
+    epochs, batch_size, lr
+        Of that training.
+    n_bootstrap, n_permutations : int
+    random_state : int
+    n_jobs : int, optional
+        Images that are encoded at a time.
+    device : str
+    """
+
+    target: str
+    groups: tuple[str, ...]
+    codecs: tuple[str, ...] = ()
+    distortions: tuple[str, ...] = ()
+    bpp: tuple[float, ...] = ()
+    amounts: tuple[float, ...] = ()
+    reestimate: bool = False
+    retrain: bool = False
+    model: str | None = None
+    epochs: int = 10
+    batch_size: int = 64
+    lr: float = 1e-3
+    n_bootstrap: int = 1000
+    n_permutations: int = 1000
+    random_state: int = 0
+    n_jobs: int | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if not self.groups:
+            raise ValueError("groups must name an attribute, got none")
+        if self.target in self.groups:
+            raise ValueError(f"groups must be of another attribute than the target, got {self.target!r} for both")
+        if not (self.codecs or self.distortions or self.amounts):
+            raise ValueError("codecs, distortions or amounts must be given, got none")
+        for text in self.codecs:
+            check_codec(text, for_rate=bool(self.bpp))
+        for text in self.distortions:
+            distortion_of(text)
+        if self.amounts:
+            Pruning(self.amounts, reestimate_on=None)
+        if self.bpp and not self.codecs:
+            raise ValueError("bpp must come with codecs, got none")
+        if self.retrain and not (self.codecs or self.distortions):
+            raise ValueError("retrain must come with codecs or distortions: pruning changes no images to train on")
+        for name in ("epochs", "batch_size", "n_bootstrap", "n_permutations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        draw_seed(self.random_state)  # raises if it is not a seed
+
+
+@dataclass(frozen=True)
+class AuditRun:
+    """An audit with what it was made of.
+
+    Attributes
+    ----------
+    config : AuditConfig
+    found : DegradationAudit
+    rates : list of dict
+        The ``codec``, ``bpp``, ``reached`` and ``quality`` of each rate that was asked for.
+    losses : list of float
+        The classifier's training loss by epoch; empty for one of your own.
+    remarks : list of str
+        What is to be kept in mind, such as small groups.
+    seconds : dict of str to float
+        Of each stage.
+    git : str or None
+        The commit of the code.
+    """
+
+    config: AuditConfig
+    found: DegradationAudit
+    rates: list[dict[str, Any]]
+    losses: list[float]
+    remarks: list[str]
+    seconds: dict[str, float] = field(default_factory=dict)
+    git: str | None = None
+
+    # Each is asked for again and again, by the table, the words and the plots.
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """`DegradationAudit.table`."""
+        return self.found.table()
+
+    @cached_property
+    def by_group(self) -> pd.DataFrame:
+        """`DegradationAudit.to_frame`."""
+        return self.found.to_frame()
+
+    @cached_property
+    def drift(self) -> pd.DataFrame:
+        """`DegradationAudit.drift`."""
+        return self.found.drift()
+
+
+def groups_of(images: AttributeImages, names: tuple[str, ...]) -> NDArray[np.str_]:
+    """Return the group of each image in words: of a binary attribute its name, or its name after "not".
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from captum_region.datasets import AttributeImages
+    >>> table = pd.DataFrame({"Male": [True, False], "race": ["White", "Black"]})
+    >>> groups_of(AttributeImages(np.zeros((2, 3, 8, 8), np.uint8), table), ("Male", "race")).tolist()
+    ['Male, White', 'not Male, Black']
+    """
+    columns = []
+    for name in names:
+        labels = images.labels(name)
+        columns.append(np.where(labels, name, f"not {name}") if labels.dtype == bool else labels.astype(str))
+    return np.array([", ".join(row) for row in zip(*columns, strict=True)])
+
+
+def run_audit(
+    config: AuditConfig,
+    train: AttributeImages,
+    test: AttributeImages,
+    *,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    on_images: OnImages | None = None,
+    seconds: dict[str, float] | None = None,
+    quiet: bool = True,
+) -> AuditRun:
+    """Train a classifier on originals, and audit what degradations take from it, group by group.
+
+    Parameters
+    ----------
+    config : AuditConfig
+    train : AttributeImages
+        What the classifier, and codecs that learn, are trained on.
+    test : AttributeImages
+        What is audited: other images of the same size.
+    checkpoint_dir : path, optional
+        A folder from which stopped trainings and audits resume.
+    on_images : callable, optional
+        See `audit`.
+    seconds : dict, optional
+        Durations of earlier stages; those of the audit are added.
+    quiet : bool, default=True
+        No progress on stderr.
+
+    Returns
+    -------
+    AuditRun
+
+    Raises
+    ------
+    TypeError, ValueError
+        If something does not fit, a group has fewer than 30 images, or a rate cannot be reached; before any training.
+
+    See Also
+    --------
+    audit : The audit alone, of your own classifier and degradations.
+
+    Examples
+    --------
+    >>> from captum_region.datasets import make_faces
+    >>> train, test = make_faces(100, 32, random_state=0), make_faces(120, 32, random_state=1)
+    >>> config = AuditConfig("Smiling", ("Dark_Skin",), codecs=("jpeg:5",), epochs=1, n_bootstrap=100)
+    >>> run = run_audit(config, train, test)
+    >>> run.found.names, [remark.partition(":")[0] for remark in run.remarks]
+    (['jpeg 5'], ['groups of fewer than 200 images have wide intervals'])
+    """
+    seconds = {} if seconds is None else seconds
+    target, groups = test.labels(config.target), groups_of(test, config.groups)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        audited(test.images, groups, target)  # before hours of training
+    remarks = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
+    labels = check_classes(train.labels(config.target), len(train), name=f"{config.target} of train", least=2)
+    classifier = None if config.model is None else own_classifier(config.model)
+    if classifier is not None:
+        predictor_of(classifier).codes(target, config.target)
+        if config.retrain:
+            check_trainable(classifier, has_confounder=False)
+    with stage("preparing the degradations", seconds, quiet):
+        degradations, rates = degradations_of(config, train)
+    losses: list[float] = []
+    if classifier is None:
+        with stage("training the classifier on originals", seconds, quiet):
+            classifier = trainer(config, checkpoint_dir).fit(train.images, labels)
+            losses = [float(loss) for loss in classifier.history_[:, "train_loss"]]
+    with stage("auditing", seconds, quiet), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of small groups: the remarks say so
+        found = audit(
+            degradations,
+            classifier,
+            test.images,
+            groups,
+            target=target,
+            train=(train.images, labels) if config.retrain else None,
+            n_bootstrap=config.n_bootstrap,
+            n_permutations=config.n_permutations,
+            on_images=on_images,
+            n_jobs=config.n_jobs,
+            random_state=config.random_state,
+            checkpoint_dir=checkpoint_dir,
+            show_progress=not quiet,
+        )
+    return AuditRun(config, found, rates, losses, remarks, seconds, git_state())
+
+
+def degradations_of(config: AuditConfig, train: AttributeImages) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the degradations by name, and the rates that codecs reach; what learns does so on training images."""
+    learned_from = train.images[:LEARNED_FROM]
+    codecs, rates = codecs_of(config.codecs, config.bpp, learned_from, config.n_jobs)
+    degradations: dict[str, Any] = dict(codecs)
+    for distortion in map(distortion_of, config.distortions):
+        degradations[distortion.name] = distortion
+    if config.amounts:
+        pruning = Pruning(config.amounts, reestimate_on=learned_from if config.reestimate else None)
+        degradations[pruning.name] = pruning
+    return degradations, rates
+
+
+def trainer(config: AuditConfig, checkpoint_dir: str | os.PathLike[str] | None = None) -> ImageClassifier:
+    """Return the classifier that is trained by default, before it is."""
+    return ImageClassifier(
+        max_epochs=config.epochs,
+        batch_size=config.batch_size,
+        lr=config.lr,
+        device=config.device,
+        random_state=config.random_state,
+        checkpoint_dir=checkpoint_dir,
+    )
