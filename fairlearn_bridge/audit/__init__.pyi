@@ -1,3 +1,4 @@
+from .activations import activation_ratio
 from .codecs import Codec, ModelCodec, PCACodec, PillowCodec, RateReached, quality_for_rate, train_codec
 from .distortions import Distortion
 from .engine import audit
@@ -14,6 +15,7 @@ __all__ = [
     "PillowCodec",
     "Pruning",
     "RateReached",
+    "activation_ratio",
     "audit",
     "quality_for_rate",
     "train_codec",

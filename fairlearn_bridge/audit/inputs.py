@@ -62,18 +62,30 @@ def audited(data: Any, groups: Any, target: str | ArrayLike | None) -> Audited:
     TypeError, ValueError
         If images, target or groups do not fit, there are fewer than two groups, or one has fewer than 30 images.
     """
-    X, y = _with_target(data, target, "data")
-    if groups is None:
-        if not isinstance(data, Samples):
-            raise ValueError("groups must be given, one an image or the name of an attribute, unless data is Samples")
-        groups = data.groups
-    images = check_images(X, name="data")
-    labels = check_classes(_groups_of(data, groups), len(images), name="groups", least=2)
+    _, y = _with_target(data, target, "data")
+    images, labels = grouped(data, groups)
     codes, seen = pd.factorize(labels)
     order = np.argsort(np.asarray(seen))
     found = Audited(images, check_classes(y, len(images), name="target"), labels, np.asarray(seen)[order], codes, order)
     _check_sizes(found)
     return found
+
+
+def grouped(data: Any, groups: Any) -> tuple[ImageData, NDArray[Any]]:
+    """Return checked images and the group of each.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If images or groups do not fit, or there are fewer than two groups.
+    """
+    if groups is None:
+        if not isinstance(data, Samples):
+            raise ValueError("groups must be given, one an image or the name of an attribute, unless data is Samples")
+        groups = data.groups
+    (X,) = (data.X,) if isinstance(data, Samples) else from_names(data)
+    images = check_images(X, name="data")
+    return images, check_classes(_groups_of(data, groups), len(images), name="groups", least=2)
 
 
 def _with_target(data: Any, target: Any, name: str) -> tuple[Any, Any]:

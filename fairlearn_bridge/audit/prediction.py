@@ -147,7 +147,7 @@ def network_of(classifier: Any) -> nn.Module:
         name = next((name for name in ("module_", "estimator_") if hasattr(inner, name)), None)
         if name is None:
             raise TypeError(
-                "classifier must be an nn.Module or have one, as a fitted ImageClassifier has, to be pruned; "
+                "the classifier must be an nn.Module or have one, as a fitted ImageClassifier has; "
                 f"got {type(classifier).__name__}"
             )
         inner = getattr(inner, name)
