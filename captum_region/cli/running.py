@@ -40,6 +40,13 @@ def new_app(name: str, description: str, *commands: Callable[..., None]) -> type
 _OPTIONS = {
     "on_error='skip'": "--skip-damaged",
     "with image_column": "with --image-column",
+    "codecs must": "--codec must",
+    "distortions must": "--distortion must",
+    "n_bootstrap must": "--draws must",
+    "severities must be a number": "--amount must be a number",
+    "severities must be below": "--amount must be below",
+    "where bpp is": "where --bpp is",
+    "unless bpp is": "unless --bpp is",
     "table must be a .csv, .tsv or .parquet file or a DataFrame": "--root must be a .csv, .tsv or .parquet file",
 }
 _AT_THE_START = re.compile(

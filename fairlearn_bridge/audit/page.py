@@ -51,7 +51,7 @@ def _number(places: int) -> Callable[[float], str]:
 
 # A measure that an audit does not have, or that is missing for all degradations, gets no column.
 COLUMNS = (
-    Column("bpp", "bpp", "Bits per pixel of the files, on average.", _number(3)),
+    Column("bpp", "bits per pixel", "Bits per pixel of the files, on average.", _number(3)),
     Column("bpp_content", "without container", "Bits per pixel of the content, without the container.", _number(3)),
     Column("psnr", "PSNR", "Peak signal-to-noise ratio in dB, the mean over images.", _number(1)),
     Column("psnr_range", "PSNR range", "The largest minus the smallest PSNR of the groups, in dB.", _number(2)),
@@ -104,7 +104,11 @@ def page_content(run: AuditRun, results: dict[str, Any]) -> dict[str, Any]:
         "examples": examples_of(run.found),
         "target": run.config.target,
         "grouped_by": ", ".join(run.config.groups),
-        "images": {"Training images": results["images"]["train"], "Audited images": results["images"]["test"]},
+        "images": {
+            "Training images": results["images"]["train"],
+            "Audited images": results["images"]["test"],
+            "Height and width": " x ".join(map(str, results["image_size"])),
+        },
         "config": {name.replace("_", " "): shown(_as_list(value)) for name, value in results["config"].items()},
         "seconds": {name: f"{value:,.1f} s" for name, value in results["seconds"].items()},
         "versions": results["versions"] | ({"commit": results["git"]} if results["git"] else {}),
@@ -177,6 +181,10 @@ def limitations(run: AuditRun) -> list[str]:
         "Which group loses more is not why it does: groups differ in light, pose and age too, not only in what "
         "they are named for.",
     ]
+    if run.synthetic:
+        found.append(
+            "The faces are synthetic: they show what an audit finds, not what happens to photographs of people."
+        )
     if run.config.retrain:
         found.append(
             "The shares say what training can mend, not whose fault it is: a codec that was trained on one group can "

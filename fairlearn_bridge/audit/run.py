@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from skorch.callbacks import Callback
 
+from captum_region.datasets import Faces
 from captum_region.io.provenance import git_state
 from captum_region.labels import check_classes
-from captum_region.progress import stage
+from captum_region.progress import progress_bar, stage
 from captum_region.randomness import draw_seed
 from fairlearn_bridge.audit.engine import audit
 from fairlearn_bridge.audit.inputs import audited
@@ -22,6 +25,7 @@ from fairlearn_bridge.classifier import ImageClassifier
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterator
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 
 # Codecs are trained and batch statistics estimated on so many training images.
 LEARNED_FROM = 1000
+# A classifier is weak that is better than guessing by less than this.
+_LITTLE = 0.1
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,8 @@ class AuditRun:
         The classifier's training loss by epoch; empty for one of your own.
     remarks : list of str
         What is to be kept in mind, such as small groups.
+    synthetic : bool
+        Whether the images are synthetic faces.
     seconds : dict of str to float
         Of each stage.
     git : str or None
@@ -131,6 +139,7 @@ class AuditRun:
     rates: list[dict[str, Any]]
     losses: list[float]
     remarks: list[str]
+    synthetic: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
     git: str | None = None
 
@@ -216,8 +225,8 @@ def run_audit(
     >>> train, test = make_faces(100, 32, random_state=0), make_faces(120, 32, random_state=1)
     >>> config = AuditConfig("Smiling", ("Dark_Skin",), codecs=("jpeg:5",), epochs=1, n_bootstrap=100)
     >>> run = run_audit(config, train, test)
-    >>> run.found.names, [remark.partition(":")[0] for remark in run.remarks]
-    (['jpeg 5'], ['groups of fewer than 200 images have wide intervals'])
+    >>> run.found.names, run.remarks[0]
+    (['jpeg 5'], 'groups of fewer than 200 images have wide intervals: ...')
     """
     seconds = {} if seconds is None else seconds
     target, groups = test.labels(config.target), groups_of(test, config.groups)
@@ -236,7 +245,10 @@ def run_audit(
     losses: list[float] = []
     if classifier is None:
         with stage("training the classifier on originals", seconds, quiet):
-            classifier = trainer(config, checkpoint_dir).fit(train.images, labels)
+            classifier = trainer(config, checkpoint_dir)
+            ((_, epochs),) = classifier.callbacks
+            with epochs.shown(progress_bar(total=config.epochs, unit="epoch", disable=quiet)):
+                classifier.fit(train.images, labels)
             losses = [float(loss) for loss in classifier.history_[:, "train_loss"]]
     with stage("auditing", seconds, quiet), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of small groups: the remarks say so
@@ -255,7 +267,20 @@ def run_audit(
             checkpoint_dir=checkpoint_dir,
             show_progress=not quiet,
         )
-    return AuditRun(config, found, rates, losses, remarks, seconds, git_state())
+    remarks += _weakness(found)
+    return AuditRun(config, found, rates, losses, remarks, isinstance(test, Faces), seconds, git_state())
+
+
+def _weakness(found: DegradationAudit) -> list[str]:
+    """Return a remark if the classifier has little to lose."""
+    right = float((found.target == found.classes[found.original.predicted]).mean())
+    guessed = float(np.unique(found.target, return_counts=True)[1].max() / len(found.target))
+    if right >= guessed + _LITTLE:
+        return []
+    return [
+        f"the classifier is right for {100 * right:.0f} % of the originals, where guessing the commonest class is "
+        f"for {100 * guessed:.0f} %: it has little to lose, so train it better first"
+    ]
 
 
 def degradations_of(config: AuditConfig, train: AttributeImages) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -280,4 +305,28 @@ def trainer(config: AuditConfig, checkpoint_dir: str | os.PathLike[str] | None =
         device=config.device,
         random_state=config.random_state,
         checkpoint_dir=checkpoint_dir,
+        callbacks=[("epoch_bar", _EpochBar())],
     )
+
+
+class _EpochBar(Callback):  # type: ignore[misc]
+    """Moves a bar after each epoch, if it has one; no part of what identifies a training, and not cloned."""
+
+    _bar: Any = None
+
+    def __reduce__(self) -> Any:
+        return _EpochBar, ()
+
+    @contextmanager
+    def shown(self, bar: Any) -> Iterator[None]:
+        """Move `bar` in a block."""
+        with bar:
+            self._bar = bar
+            try:
+                yield
+            finally:
+                del self._bar  # skorch takes what is in an instance for a parameter
+
+    def on_epoch_end(self, net: Any, **kwargs: Any) -> None:
+        if self._bar is not None:
+            self._bar.update(len(net.history) - self._bar.n)

@@ -114,7 +114,7 @@ def codecs(
         typer.Option(
             help="NAME:QUALITY, or several qualities with commas; may be repeated. jpeg, webp, avif, jpeg2000 (percent "
             "of the raw size), jpegxl, heic, or pca with its number of components. A subsampling may follow, as in "
-            "jpeg:5:4:4:4. Or module:name of your own. By default jpeg:5, webp:0, avif:5, jpeg2000:0.5 and pca:64."
+            "jpeg:5:4:4:4. Or module:name of your own. By default jpeg:5, webp:0, avif:5, jpeg2000:1 and pca:64."
         ),
     ] = None,
     bpp: Annotated[
@@ -138,8 +138,8 @@ def codecs(
     _audit(ctx, "codecs", codecs=tuple(given), bpp=tuple(bpp or ()), retrain=retrain)
 
 
-_CODECS = ["jpeg:5", "webp:0", "avif:5", "jpeg2000:0.5", "pca:64"]
-_DISTORTIONS = ["blur", "noise:0.1,0.2", "contrast:0.25,0.5", "downsampling:4,8"]
+_CODECS = ["jpeg:5", "webp:0", "avif:5", "jpeg2000:1", "pca:64"]
+_DISTORTIONS = ["blur:0.5,1,2", "noise:0.1,0.2", "contrast:0.25,0.5", "downsampling:2,4"]
 
 
 @audit.command()
@@ -150,8 +150,8 @@ def distortions(
         list[str] | None,
         typer.Option(
             help="NAME:SEVERITIES with commas, as in blur:1,2,4; may be repeated. blur, noise, brightness, contrast, "
-            "downsampling, jpeg or occlusion; without severities with its own. By default blur, noise, contrast and "
-            "downsampling."
+            "downsampling, jpeg or occlusion; without severities with its own. By default blur:0.5,1,2, noise:0.1,0.2, "
+            "contrast:0.25,0.5 and downsampling:2,4."
         ),
     ] = None,
     retrain: Retrain = False,

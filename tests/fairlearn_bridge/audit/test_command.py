@@ -65,7 +65,8 @@ def test_it_writes_every_documented_file_with_consistent_numbers(done, documente
     np.testing.assert_allclose(table["bias"], np.ptp(groups["drop"].unstack(), axis=1).reindex(NAMES))
     drift = pd.read_csv(out / "drift.csv").set_index(["name", "group", "class"])
     np.testing.assert_allclose(drift.groupby(["name", "group"]).sum(), 1)
-    assert "fewer than 200 images" in process.stderr
+    assert "note: groups of fewer than 200 images" in process.stderr
+    assert "2/2" in process.stderr  # epochs
     assert "report: " in process.stderr
     for stage in ("drawing faces", "preparing the degradations", "training the classifier on originals", "auditing"):
         assert f"{stage} ..." in process.stderr
@@ -89,6 +90,7 @@ def test_the_page_says_what_was_found(done):
     out, _ = done
     page = (out / "report.html").read_text()
     assert "<title>Audit of codecs: Smiling by Dark_Skin, on faces</title>" in page
+    assert "it has little to lose" in page
     for text in (*NAMES, "Images before and after", "not Smiling", "Unrecoverable", "Limitations"):
         assert text in page
     assert page.count("An image of Dark_Skin: jpeg 5") == 2
@@ -211,24 +213,24 @@ def test_ones_own_classifier_and_codec(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["codecs", "--codec", "gif:3"], "codecs must be of jpeg, jpeg2000, webp, avif, jpegxl, heic, pca"),
-        (["codecs", "--codec", "jpeg"], "codecs must have a quality unless bpp is given, as in 'jpeg:50'"),
-        (["codecs", "--codec", "jpeg:5", "--bpp", "1"], "codecs must be without a quality where bpp is given"),
+        (["codecs", "--codec", "gif:3"], "error: --codec must be of jpeg, jpeg2000, webp, avif, jpegxl, heic, pca"),
+        (["codecs", "--codec", "jpeg"], "--codec must have a quality unless --bpp is given, as in 'jpeg:50'"),
+        (["codecs", "--codec", "jpeg:5", "--bpp", "1"], "--codec must be without a quality where --bpp is given"),
         (["codecs", "--codec", "jpeg:500"], r"quality must be a number in [1, 100], got 500"),
         (["codecs", "--codec", "jpeg:low"], "'jpeg:low' must have numbers after the colon"),
         (["codecs", "--codec", "webp:5:4:4:4"], "subsampling must be left out for webp"),
         (["codecs", "--codec", "pca:2.5"], "pca must be followed by its number of components"),
-        (["codecs", "--groups", "Smiling"], "groups must be of another attribute than the target"),
+        (["codecs", "--groups", "Smiling"], "--groups must be of another attribute than the target"),
         (["codecs", "--groups", "Skin"], "'Skin' is not an attribute of these images"),
-        (["codecs", "--groups", "Dark_Skin,Male,Eyeglasses"], "groups must have at least 30 images each"),
+        (["codecs", "--groups", "Dark_Skin,Male,Eyeglasses"], "--groups must have at least 30 images each"),
         (["codecs", "--data", "imagenet"], "--data must be one of"),
         (["codecs", "--data", "table", "--groups", "x"], "--target must be given, unless --data is faces"),
-        (["codecs", "--epochs", "0"], "epochs must be at least 1, got 0"),
-        (["codecs", "--draws", "0"], "n_bootstrap must be at least 1, got 0"),
+        (["codecs", "--epochs", "0"], "--epochs must be at least 1, got 0"),
+        (["codecs", "--draws", "0"], "--draws must be at least 1, got 0"),
         (["codecs", "--seed", "-1"], "random_state must lie in 0 to"),
-        (["distortions", "--distortion", "fog"], "distortions must be of blur, noise"),
+        (["distortions", "--distortion", "fog"], "--distortion must be of blur, noise"),
         (["distortions", "--distortion", "blur:-1"], "severities of blur must be numbers in"),
-        (["pruning", "--amount", "1"], "severities must be below 1"),
+        (["pruning", "--amount", "1"], "--amount must be below 1"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line_before_anything_is_written(refused, arguments, words, tmp_path):
