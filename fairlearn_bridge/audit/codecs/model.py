@@ -54,8 +54,7 @@ class ModelCodec:
     Notes
     -----
     CompressAI asks for numpy below 2, but works with numpy 2 when it is installed without its dependencies:
-    ``pip install --no-deps compressai`` and ``pip install torch-geometric einops tomli pybind11 aiohttp
-    pytorch-msssim``.
+    ``pip install --no-deps compressai`` and ``pip install torch-geometric einops tomli pybind11 pytorch-msssim``.
 
     Examples
     --------
