@@ -268,9 +268,14 @@ def _read(ctx: typer.Context) -> tuple[AttributeImages, AttributeImages]:
 
     given = ctx.params
     is_faces = given["data"] == "faces"
-    sizes: list[Any] = [given[name] or (_FACES[name] if is_faces else None) for name in ("train_size", "test_size")]
+    chosen = {"size": _SIZE, "train_size": None, "test_size": None} | (_FACES if is_faces else {})
+    for name in ("size", "train_size", "test_size"):
+        if given[name] is not None:
+            chosen[name] = given[name]
+            if given[name] < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {given[name]}")
+    size, sizes = chosen["size"], [chosen["train_size"], chosen["test_size"]]
     source = Source.of(given)
-    size = given["size"] or (_FACES["size"] if is_faces else _SIZE)
     if is_faces:
         if given["image_column"] is not None:
             raise ValueError("--image-column is for --data table, got --data faces")

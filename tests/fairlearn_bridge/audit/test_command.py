@@ -32,7 +32,7 @@ def done(command, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """A user's own table of images, in which each person has two."""
+    """A user's own table of images: files in a folder, a csv beside."""
     folder = tmp_path_factory.mktemp("own")
     faces = make_faces(400, 20, random_state=0)
     for number, image in enumerate(faces.images):
@@ -227,6 +227,7 @@ def test_ones_own_classifier_and_codec(tmp_path, monkeypatch):
         (["codecs", "--data", "table", "--groups", "x"], "--target must be given, unless --data is faces"),
         (["codecs", "--epochs", "0"], "--epochs must be at least 1, got 0"),
         (["codecs", "--draws", "0"], "--draws must be at least 1, got 0"),
+        (["codecs", "--test-size", "0"], "--test-size must be at least 1, got 0"),
         (["codecs", "--seed", "-1"], "random_state must lie in 0 to"),
         (["distortions", "--distortion", "fog"], "--distortion must be of blur, noise"),
         (["distortions", "--distortion", "blur:-1"], "severities of blur must be numbers in"),
