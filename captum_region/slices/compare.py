@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -228,7 +227,7 @@ def _run(
     states = None if kept.path is None else kept.path.with_suffix("")
     found = kept.load()
     if found is None:
-        model = copy.deepcopy(model).to(device_of(model) if device is None else device)
+        model.to(device_of(model) if device is None else device)
         before = attention(model, data["test"], replace(how, region="label"))  # it cannot predict yet
         picked = {"random_state": seed, "flip_z": arm.flip_z, "checkpoint_dir": states, **training}
         result = fit_segmentation(model, data["train"], data["validation"], show_progress=show_progress, **picked)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,10 @@ class FirstLayerComparison:
             (minus the first arm, paired by seed), ``low`` and ``high``, its 95 % interval by Student's t. NaN where a
             measure is undefined, and for the spread of one seed.
         """
+        return self._summary.copy()
+
+    @cached_property
+    def _summary(self) -> pd.DataFrame:
         measures = self.runs.columns.drop(["arm", "seed", "steps", "best_step", "converged"])
         tables = {}
         for measure in measures:
