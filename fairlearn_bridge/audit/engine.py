@@ -19,6 +19,7 @@ from fairlearn_bridge.audit.inputs import Audited, Training, audited, training
 from fairlearn_bridge.audit.keeping import Kept, retraining_of, weights_of
 from fairlearn_bridge.audit.prediction import Predictor, check_trainable, predictor_of, retrained
 from fairlearn_bridge.audit.quality import psnr, ssim
+from fairlearn_bridge.audit.realism import Realism, embedding_of
 from fairlearn_bridge.audit.result import DegradationAudit, Outcome, summarized
 from fairlearn_bridge.validation import check_number
 
@@ -44,6 +45,7 @@ def audit(
     *,
     target: str | ArrayLike | None = None,
     train: Any = None,
+    embed: Any = None,
     classes: ArrayLike | None = None,
     n_bootstrap: int = 1000,
     n_permutations: int = 1000,
@@ -88,6 +90,11 @@ def audit(
         They say what training can mend, not whose fault it is: a codec trained on one group can put all its harm into
         the recoverable share. A function that returns the images as they are is the control: its shares are the effect
         of training anew. All images of one degradation, as uint8, are in memory then. A mitigator needs `Samples`.
+    embed : "classifier", nn.Module or callable, optional
+        Measure realism too: a network or function of images that gives features, N x D, or what goes into the last
+        linear layer of the classifier's network. By it and by the spectrum, originals and degraded images are compared
+        in `DegradationAudit.realism`, group by group, on equally many images of each, since the distance of few is
+        too large.
     classes : array-like of shape (K,), optional
         The labels of the columns of probabilities. By default ``classes_``, ``class_names`` or ``classes`` of the
         classifier.
@@ -166,6 +173,8 @@ def audit(
     with progress_bar(total=len(tested.images) * (1 + len(cases)), unit="img", disable=not show_progress) as bar:
         loop = _Loop(tested, target_codes, _examples(tested, n_examples), batch_size, seed, n_jobs, on_images, bar)
         bar.set_description("original")
+        if embed is not None:
+            loop.realism = Realism.of_equal_groups(embedding_of(embed, classifier), tested.codes, seed)
         original = loop.run(predictor)
         kept = Kept(checkpoint_dir, random_state, lambda: loop.identity(original, classifier, fresh))
         outcomes = {}
@@ -211,11 +220,13 @@ class _Loop:
     n_jobs: int | None
     on_images: OnImages | None
     bar: Any
+    realism: Realism | None = None
 
     def run(self, predictor: Predictor, case: Case | None = None, again: Predictor | None = None) -> Outcome:
         """Return what `predictor`, and one trained `again`, make of the images; without a case, of the originals."""
         images = self.data.images
         outcome = Outcome.empty(len(images), retrained=again is not None)
+        measured = []
         outcome.examples = np.empty((len(self.examples), *images.shape[1:]), np.uint8)
         for start, original, changed, sizes in self._degraded(case, images, self.data.ranks):
             rows = slice(start, start + len(original))
@@ -233,9 +244,13 @@ class _Loop:
                     outcome.size[rows] = sizes
                 if self.on_images is not None:
                     self.on_images(case.name, start, changed)
+            if self.realism is not None and (case is None or case.changes_images):
+                measured.append(self.realism.measured(start, changed))
             inside = (self.examples >= start) & (self.examples < rows.stop)
             outcome.examples[inside] = changed[self.examples[inside] - start]
             self.bar.update(len(original))
+        if self.realism is not None and measured:
+            outcome.frechet, outcome.spectrum = self.realism.compared(measured)
         if case is not None:
             outcome.overhead = case.overhead(tuple(images.shape[1:]))
         return outcome
@@ -251,7 +266,8 @@ class _Loop:
 
     def identity(self, original: Outcome, classifier: Any, fresh: Training | None) -> Any:
         """Return what decides the outcomes besides the degradations."""
-        data = self.data.images, self.data.codes, self.target, self.examples
+        features = self.realism and self.realism.before
+        data = self.data.images, self.data.codes, self.target, self.examples, features
         trained = weights_of(classifier), original.predicted, original.loss, retraining_of(classifier, fresh)
         return data, trained, self.seed, self.on_images is not None
 

@@ -54,7 +54,7 @@ def plot_audit(
     size = (12.6, max(3.4, 0.3 * len(table) + 1.2))
     bias, drop, psnr = flat_axes(new_axes(3, size=size) if axes is None else axes, 3, "bias, drop and PSNR")
     if table["bpp"].notna().all():
-        _plot_bias_by_rate(bias, table)
+        _plot_bias_against(bias, table, "bpp", "rate (bits per pixel)")
     else:
         _plot_bias(bias, table)
     _plot_groups(drop, by_group, "drop", "drop of accuracy (points)", 100)
@@ -67,16 +67,41 @@ def plot_audit(
     return figure_of(drop)
 
 
-def _plot_bias_by_rate(ax: Axes, table: pd.DataFrame) -> None:
+def plot_realism(table: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
+    """Draw bias against the Frechet distance.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `DegradationAudit.table`.
+    ax : Axes, optional
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If there are no distances.
+    """
+    if "frechet" not in table:
+        raise ValueError("there is no realism to draw: audit must have embed, and a degradation that changes images")
+    (chosen,) = new_axes(1, size=(4.6, 3.6)) if ax is None else (ax,)
+    _plot_bias_against(chosen, table.dropna(subset="frechet"), "frechet", "Frechet distance of features")
+    return figure_of(chosen)
+
+
+def _plot_bias_against(ax: Axes, table: pd.DataFrame, column: str, label: str) -> None:
     for number, (name, rows) in enumerate(table.groupby("degradation", sort=False)):
-        ordered = rows.sort_values("bpp")
+        ordered = rows.sort_values(column)
         color, marker = LINE_COLORS[number % len(LINE_COLORS)], _MARKERS[number % len(_MARKERS)]
-        ax.plot(ordered["bpp"], 100 * ordered["bias"], color=color, linewidth=1.2, alpha=0.6)
+        ax.plot(ordered[column], 100 * ordered["bias"], color=color, linewidth=1.2, alpha=0.6)
         for _, row in ordered.iterrows():
-            ax.plot([row["bpp"]] * 2, [100 * row["bias_low"], 100 * row["bias_high"]], color=color, alpha=0.5)
-            ax.plot(row["bpp"], 100 * row["bias"], marker, color=color, **_fill(row))
+            ax.plot([row[column]] * 2, [100 * row["bias_low"], 100 * row["bias_high"]], color=color, alpha=0.5)
+            ax.plot(row[column], 100 * row["bias"], marker, color=color, **_fill(row))
         ax.plot([], [], marker, color=color, label=literal(name))
-    ax.set_xlabel("rate (bits per pixel)")
+    ax.set_xlabel(label)
     ax.set_ylabel("bias (points)")
     ax.set_ylim(bottom=0)
     add_legend(ax, loc="best")

@@ -43,6 +43,10 @@ class Outcome:
         Bytes of a file besides its content.
     examples : ndarray of uint8
         A few of the images.
+    frechet : ndarray of shape (G,) or (0,)
+        Frechet distance to the originals of each group, if it was asked for.
+    spectrum : ndarray of shape (G, F) or (0, 0)
+        The share of the originals' power that is kept at each frequency.
     """
 
     predicted: NDArray[np.intp]
@@ -52,6 +56,8 @@ class Outcome:
     size: NDArray[np.float64]
     retrained: NDArray[np.intp] | None = None
     overhead: float = np.nan
+    frechet: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    spectrum: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
     examples: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
 
     @classmethod
@@ -156,8 +162,9 @@ class DegradationAudit:
             ``drop_low`` to ``drop_high``; ``loss_increase`` in nats, with its interval; ``flips``, the share of
             predictions that change; ``psnr`` in dB, the mean over images (infinite where one is unchanged); ``ssim`` of
             luma; ``bpp``, bits per pixel of the files, and ``bpp_content``, without their container, see `Codec`;
-            and, with `train`, ``unrecoverable`` and ``recoverable``, whose sum is the drop, with their
-            intervals. NaN where it is not defined.
+            with `train`, ``unrecoverable`` and ``recoverable``, whose sum is the drop, with their intervals; and, with
+            `embed`, ``frechet``, the squared Frechet distance of the features of originals and degraded images.
+            NaN where it is not defined.
         """
         return pd.concat({name: self._by_group(position) for position, name in enumerate(self.names)}, names=["name"])
 
@@ -168,6 +175,9 @@ class DegradationAudit:
         for number, measure in enumerate(self._values(self.names[position])):
             ends = statistics.percentiles(self._draws[:, :, position, number], self.confidence_level)
             table[f"{measure}_low"], table[f"{measure}_high"] = ends
+        frechet = self._outcome(self.names[position]).frechet
+        if frechet.size:
+            table["frechet"] = frechet[self._order]
         return table.astype({"n": int})
 
     def _values(self, name: str) -> dict[str, NDArray[np.float64]]:
@@ -208,7 +218,8 @@ class DegradationAudit:
             ``bias``, of the drop, with its interval ``bias_low`` to ``bias_high``, ``p`` of the permutation test and
             ``p_holm``, corrected for the number of rows; ``worst`` and ``best``, the groups that lose most and least;
             ``loss_bias`` and the same of the increase of the loss; with `train`, ``unrecoverable`` and
-            ``recoverable``, the worst minus the best group's, whose sum is the bias, with intervals.
+            ``recoverable``, the worst minus the best group's, whose sum is the bias, with intervals; with `embed`,
+            ``frechet``, the mean of the groups.
 
         Notes
         -----
@@ -245,11 +256,35 @@ class DegradationAudit:
             contrast = self._draws[:, worst, position, number] - self._draws[:, best, position, number]
             row[share] = by_group[share].loc[row["worst"]] - by_group[share].loc[row["best"]]
             row[f"{share}_low"], row[f"{share}_high"] = statistics.percentiles(contrast, self.confidence_level)
+        frechet = self._outcome(self.names[position]).frechet
+        if frechet.size:
+            row["frechet"] = float(frechet.mean())
         return row
 
     def _sorted_names(self) -> list[Any]:
         names: list[Any] = np.unique(self.groups).tolist()
         return names
+
+    def spectrum(self) -> pd.DataFrame:
+        """Return the share of the originals' power that is kept at each frequency, by group.
+
+        Returns
+        -------
+        DataFrame, indexed by name and group
+            A column for each frequency, in cycles over the shorter side of an image. Above 1, power was added, such as
+            by ringing or the edges of blocks. Of equally many images of each group; only with `embed`.
+
+        Raises
+        ------
+        ValueError
+            If the audit had no `embed`, or no degradation changes images.
+        """
+        measured = {name: outcome.spectrum for name, outcome in self.outcomes.items() if outcome.spectrum.size}
+        if not measured:
+            raise ValueError("there is no spectrum: audit must have embed, and a degradation that changes images")
+        groups = pd.Index(self._sorted_names(), name="group")
+        tables = {name: pd.DataFrame(kept[self._order], index=groups) for name, kept in measured.items()}
+        return pd.concat(tables, names=["name"]).rename(columns=lambda column: column + 1).rename_axis(columns="cycles")
 
     def drift(self) -> pd.DataFrame:
         """Return which classes are predicted, by group, before and after each degradation.
@@ -333,6 +368,23 @@ class DegradationAudit:
         from fairlearn_bridge.audit.plotting import plot_audit
 
         return plot_audit(self.table(), self.to_frame(), axes=axes)
+
+    def plot_realism(self, *, ax: Axes | None = None) -> Figure:
+        """Draw the bias of each degradation against its realism, the mean Frechet distance of the groups.
+
+        Parameters
+        ----------
+        ax : Axes, optional
+            By default in a new pyplot figure.
+
+        Raises
+        ------
+        ValueError
+            If the audit had no `embed`, or no degradation changes images.
+        """
+        from fairlearn_bridge.audit.plotting import plot_realism
+
+        return plot_realism(self.table(), ax=ax)
 
     def plot_images(self, names: Sequence[str] | None = None) -> Figure:
         """Draw originals and what became of them side by side, group by group.
