@@ -72,7 +72,7 @@ def compare_first_layers(
         decides the decoder. Its first layer takes three slices, or as many as `window`; if it has another width it is
         widened, see `captum_region.first_layer.neutralize_first_layer`. A callable must pickle if `n_jobs` is above 1.
     arms : sequence of names, or mapping of name to name or callable, default=("pretrained", "swapped", ...)
-        The first is what the others are compared with. `captum_region.slices.ARMS` describes the names:
+        The first is what the others are compared with. `captum_region.slices.arms.ARMS` describes the names:
 
         - "pretrained": the network as it is given; "swapped": R and B swapped, the control that shows whether an
           asymmetry is due to the weights (its sign turns) or to the data (it stays);

@@ -15,8 +15,8 @@ from captum_region import compare_first_layers
 from captum_region.cli import app
 from captum_region.randomness import seeded
 from captum_region.segmentation import SegmentationNetwork, SmallUNet, segmentation_network
-from captum_region.slices import ARMS, inspect_slices
-from captum_region.slices.arms import arms_of
+from captum_region.slices import inspect_slices
+from captum_region.slices.arms import ARMS, arms_of
 from captum_region.slices.words import findings, headline
 from captum_region.stacks import Stack, make_stack
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from captum_region.datasets import make_faces
+from captum_region.page import DASH
 from fairlearn_bridge import metrics, noise, plotting
 from fairlearn_bridge.cli import app
 from fairlearn_bridge.noise import quantile_mask
@@ -299,12 +300,12 @@ def test_a_missing_value_is_a_dash(read_back):
             row |= {"mean": None, "low": math.nan, "high": math.inf}
     rows = {row["name"]: row["cells"] for row in page.page_content(read_back(content))["rows"]}
     position = list(MEASURES).index("auc")
-    assert rows["balanced"][position] == {"mean": words.DASH, "interval": "", "spread": "", "best": False}
+    assert rows["balanced"][position] == {"mean": DASH, "interval": "", "spread": "", "best": False}
     assert rows["ERM baseline"][position]["mean"] == "0.400"
 
 
 def test_the_dash_reaches_the_page(html):
-    assert f'<span class="value">{words.DASH}</span>' in html
+    assert f'<span class="value">{DASH}</span>' in html
 
 
 def test_the_best_are_marked_without_those_given_other_data(read_back):
@@ -706,7 +707,7 @@ def test_runs_stand_side_by_side(two_runs, folder):
     rows = [Page(row).text.replace("_ ", "_").strip() for row in re.findall(r"<tr>(.*?)</tr>", html, re.S)]
     assert "quantile 0.7 0.9" in rows
     assert "general_noise 0.700 [0.680, 0.720] 0.350 [0.330, 0.370]" in rows
-    assert f"balanced 0.900 [0.880, 0.920] {words.DASH}" in rows
+    assert f"balanced 0.900 [0.880, 0.920] {DASH}" in rows
     # What is the same in both is not told.
     assert not any(row.startswith("device") for row in rows)
     assert all(image["alt"] and image["src"].startswith("data:") for image in parsed.of("img"))
