@@ -95,6 +95,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         kept = kept.get("state_dict", kept)
         if not kept or not all(isinstance(value, Tensor) for value in kept.values()):
             raise TypeError("it must hold a state dict, names with tensors")
+    except MemoryError:
+        raise
     except Exception as error:  # on a damaged file, nearly any
         raise ValueError(f"{path} does not hold weights: {error}") from error
     return dict(kept)

@@ -203,6 +203,8 @@ def _map_tiff(path: Path) -> Volume | None:
         mapped: Volume = tifffile.memmap(path, mode="r")
     except tifffile.TiffFileError:
         return None  # Pillow says what it is
+    except MemoryError:
+        raise
     except Exception as error:  # on a damaged file, nearly any
         raise ValueError(f"{path} is damaged: {error or type(error).__name__}") from error
     return mapped[None] if len(shape) == 2 else mapped

@@ -132,6 +132,8 @@ class ModelCodec:
                 strings, latent = _unpacked(one)
                 with torch.inference_mode():
                     decoded = self.model.decompress(strings, latent)["x_hat"]
+            except (MemoryError, torch.OutOfMemoryError):
+                raise
             except Exception as error:  # a model's decoder raises nearly any on bytes that are not its own
                 raise ValueError(f"the bytes of image {position} are not of this model: {error}") from error
             images[position] = self._cropped(decoded, shape, position)

@@ -196,6 +196,8 @@ class PillowCodec:
                 array = (
                     np.asarray(picture.convert("L" if channels == 1 else "RGB")) if size == (width, height) else None
                 )
+        except MemoryError:
+            raise
         except Exception as error:  # Pillow and its plugins raise nearly any on bytes that are damaged
             raise ValueError(f"the bytes of image {position} are not a complete {self.format} file: {error}") from error
         if array is None:

@@ -123,6 +123,18 @@ def test_training_reaches_the_rate_by_the_trade_off(images):
     np.testing.assert_allclose(fixed["loss"], loss, rtol=1e-5)
 
 
+class Enormous(Grid):
+    def decompress(self, strings, shape):
+        return {"x_hat": np.empty(2**50)}
+
+
+def test_too_little_memory_is_no_damaged_file(images):
+    codec = ModelCodec(Enormous())
+    data = codec.encode(images[:1])
+    with pytest.raises(MemoryError):
+        codec.decode(data, images.shape[1:])
+
+
 class StoppedError(Exception):
     pass
 
