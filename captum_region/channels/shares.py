@@ -198,21 +198,21 @@ class ChannelShares:
 
     Attributes
     ----------
-     shares : ndarray, shape (N, C)
-         Of each image; NaN where the attribution is 0 everywhere or was skipped.
-     groups : ndarray, shape (N,), or None
-         The volume, or seed, of each image.
-     mean : ndarray, shape (C,)
-         The mean over images; with groups, the mean of the groups' means.
-     mean_interval : ndarray, shape (2, C)
-         Its lower and upper end; NaN with fewer than two groups.
-     asymmetry : ndarray, shape ((C - 1) / 2,)
-         `slice_asymmetry` of the mean; empty if C is even.
-     asymmetry_interval : ndarray, shape (2, (C - 1) / 2)
+    shares : ndarray, shape (N, C)
+        Of each image; NaN where the attribution is 0 everywhere or was skipped.
+    groups : ndarray, shape (N,), or None
+        The volume, or seed, of each image.
+    mean : ndarray, shape (C,)
+        The mean over images; with groups, the mean of the groups' means.
+    mean_interval : ndarray, shape (2, C)
+        Its lower and upper end; NaN with fewer than two groups.
+    asymmetry : ndarray, shape ((C - 1) / 2,)
+        `slice_asymmetry` of the mean; empty if C is even.
+    asymmetry_interval : ndarray, shape (2, (C - 1) / 2)
 
     See Also
     --------
-     ChannelAttribution : Measures them.
+    ChannelAttribution : Measures them.
 
     Examples
     --------
