@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fairlearn_bridge.audit.engine import OnImages
     from fairlearn_bridge.audit.result import DegradationAudit
 
-# Codecs are trained and batch statistics estimated on so many training images.
+# Codecs are trained and batch statistics estimated on so many training images, drawn at random.
 LEARNED_FROM = 1000
 # A classifier is weak that is better than guessing by less than this.
 _LITTLE = 0.1
@@ -285,7 +285,9 @@ def _weakness(found: DegradationAudit) -> list[str]:
 
 def degradations_of(config: AuditConfig, train: AttributeImages) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the degradations by name, and the rates that codecs reach; what learns does so on training images."""
-    learned_from = train.images[:LEARNED_FROM]
+    # Drawn: a data set may be sorted, and codecs must not learn from its first group alone.
+    drawn = np.random.default_rng(config.random_state).permutation(len(train))[:LEARNED_FROM]
+    learned_from = train.images[np.sort(drawn)]
     codecs, rates = codecs_of(config.codecs, config.bpp, learned_from, config.n_jobs)
     degradations: dict[str, Any] = dict(codecs)
     for distortion in map(distortion_of, config.distortions):

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from captum_region.datasets import make_faces
+from captum_region.datasets import AttributeImages, make_faces
 from fairlearn_bridge.audit.decoded import Decoded
-from fairlearn_bridge.audit.run import AuditConfig, groups_of, run_audit
+from fairlearn_bridge.audit.run import LEARNED_FROM, AuditConfig, degradations_of, groups_of, run_audit
 from fairlearn_bridge.audit.specifications import codecs_of, distortion_of
 from fairlearn_bridge.cli import app
 
@@ -272,6 +272,15 @@ def test_groups_of_several_attributes_are_combined():
         "not Male, Dark_Skin",
         "not Male, not Dark_Skin",
     ]
+
+
+def test_codecs_learn_from_all_of_a_sorted_data_set():
+    brightness = np.sort(np.random.default_rng(0).integers(0, 256, 3 * LEARNED_FROM)).astype(np.uint8)
+    images = np.broadcast_to(brightness[:, None, None, None], (len(brightness), 1, 8, 8))
+    sorted_images = AttributeImages(np.ascontiguousarray(images), pd.DataFrame({"Smiling": brightness > 127}))
+    degradations, _ = degradations_of(AuditConfig("Smiling", ("Male",), codecs=("pca:1",)), sorted_images)
+    ((codec,),) = degradations.values()
+    assert 255 * codec.mean_.mean() == pytest.approx(brightness.mean(), abs=10)
 
 
 def test_decoded_images_are_whole_folders_or_none(tmp_path):
