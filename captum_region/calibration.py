@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from captum_region.batches import ImageData, ImageSource, batches, check_images
-from captum_region.classifiers import RegionClassifier, check_evaluating
+from captum_region.classifiers import RegionClassifier
+from captum_region.evaluation import check_evaluating
 from captum_region.randomness import RandomState, draw_seed
 
 __all__ = ["Calibration", "balanced_subset", "fit_temperature", "measure_calibration", "of_logits"]

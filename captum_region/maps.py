@@ -17,9 +17,10 @@ from torch import Tensor
 
 from captum_region.attribution import RegionAttribution
 from captum_region.batches import batches, check_images, take
-from captum_region.classifiers import RegionClassifier, check_evaluating
+from captum_region.classifiers import RegionClassifier
 from captum_region.datasets.images import AttributeImages
 from captum_region.display import RegionMapDisplay
+from captum_region.evaluation import check_evaluating
 from captum_region.grid import RegionGrid
 from captum_region.html import plot_tag
 from captum_region.io.arrays import open_array, write_header

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
 from captum_region.channels.segmentation import SegmentationEvidence
 from captum_region.channels.shares import ChannelShares, check_resampling, shares_of, warn_of_zeros
-from captum_region.channels.windows import as_inputs, check_eval_mode, model_of, window_batches
+from captum_region.channels.windows import as_inputs, model_of, window_batches
+from captum_region.evaluation import check_evaluating
 from captum_region.randomness import RandomState, draw_seed, seeded
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ class ChannelAttribution:
         """
         evidence = self._evidence(labels, target, options)
         model = model_of(self._inner.forward_func)
-        check_eval_mode(model)
+        check_evaluating(model, "model")
         generator = np.random.default_rng(
             random_state if isinstance(random_state, np.random.Generator) else draw_seed(random_state)
         )

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from captum_region.channels.segmentation import logits_of, prediction_of
 from captum_region.channels.shares import slice_asymmetry
-from captum_region.channels.windows import as_inputs, check_eval_mode, window_batches
+from captum_region.channels.windows import as_inputs, window_batches
+from captum_region.evaluation import check_evaluating
 from captum_region.first_layer import find_first_layer
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def swap_test(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    check_eval_mode(model)
+    check_evaluating(model, "model")
     changes, overlap, sizes = [], np.zeros(0), np.zeros(0)
     batches = window_batches(stacks, batch_size, show_progress=show_progress, desc="swap test")
     for windows, _ in batches:

@@ -83,12 +83,6 @@ def model_of(function: Any) -> nn.Module | None:
     return model if isinstance(model, nn.Module) else None
 
 
-def check_eval_mode(model: nn.Module | None) -> None:
-    """Raise ValueError for a model in train mode, whose answer depends on the batch or on chance."""
-    if model is not None and model.training:
-        raise ValueError("model must be in eval mode, got one in train mode; call its eval() first")
-
-
 def as_inputs(windows: Tensor, model: nn.Module | None, device: str | torch.device | None = None) -> Tensor:
     """Return windows on a model's device (or `device`) and in its type; uint8 becomes floats in [0, 1].
 

@@ -1,6 +1,6 @@
 """RegionClassifier and its two kinds: one sees patches one by one, one does all regions of an image in one pass."""
 
-from captum_region.classifiers.base import Recipe, RegionClassifier, check_evaluating, forward_regions
+from captum_region.classifiers.base import Recipe, RegionClassifier, forward_regions
 from captum_region.classifiers.dense import DenseRegionClassifier
 from captum_region.classifiers.patch import PatchRegionClassifier
 
@@ -9,6 +9,5 @@ __all__ = [
     "PatchRegionClassifier",
     "Recipe",
     "RegionClassifier",
-    "check_evaluating",
     "forward_regions",
 ]

@@ -209,12 +209,6 @@ class RegionClassifier(nn.Module, ABC):
         return forward_regions(self, self.grid, images, regions_per_pass=regions_per_pass, progress=progress)
 
 
-def check_evaluating(classifier: RegionClassifier) -> None:
-    """Raise ValueError in train mode, in which batches change the classifier and results depend on the batch."""
-    if classifier.training:
-        raise ValueError("classifier must be in eval mode, got one in train mode; call its eval() first")
-
-
 def forward_regions(
     forward: Any, grid: RegionGrid, images: Tensor, *, regions_per_pass: int = 256, progress: Progress = iter
 ) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +11,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from captum_region.evaluation import device_of, evaluating
 from captum_region.parallel import autocast, check_mixed_precision
 from captum_region.progress import progress_bar
 from captum_region.stacks.windows import as_windows
@@ -118,23 +118,6 @@ def mean_dice(scores: pd.DataFrame) -> float:
     0.5
     """
     return float(scores.loc[scores["class"] > 0, "dice"].mean())
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run a block with a model in eval mode, and put each of its modules back into the mode that it had."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return the device of a model's weights; the CPU if it has none."""
-    return next((weight.device for weight in model.parameters()), torch.device("cpu"))
 
 
 def run(model: nn.Module, images: Tensor, labels: Tensor, mixed_precision: str) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ import pandas as pd
 from captum.attr import Saliency
 from joblib import Parallel, delayed
 
+from captum_region.evaluation import device_of
 from captum_region.first_layer import channel_normalization
 from captum_region.io.digest import digest
 from captum_region.io.provenance import joined
@@ -20,7 +21,6 @@ from captum_region.io.snapshot import Snapshots, table_of
 from captum_region.progress import progress_bar
 from captum_region.randomness import draw_seed
 from captum_region.segmentation import fit_segmentation, segmentation_scores
-from captum_region.segmentation.scores import device_of
 from captum_region.segmentation.training import identity_of
 from captum_region.slices.arms import Arm, Change, Network, arms_of, check_pretrained, network_of
 from captum_region.slices.measures import Example, How, Method, attention, example, windows_of

@@ -11,14 +11,14 @@ import pandas as pd
 from captum.attr import Saliency
 from rich.table import Table
 
-from captum_region.channels.windows import check_eval_mode
+from captum_region.evaluation import check_evaluating, device_of
 from captum_region.first_layer import channel_normalization, find_first_layer, neutralize_first_layer
 from captum_region.io.files import write_json, write_text
 from captum_region.io.provenance import provenance
 from captum_region.page import number
 from captum_region.progress import progress_bar
 from captum_region.segmentation import segmentation_scores
-from captum_region.segmentation.scores import device_of, mean_dice
+from captum_region.segmentation.scores import mean_dice
 from captum_region.slices.measures import How, Method, attention, stacks_of
 from captum_region.slices.results import records
 from captum_region.stacks import SliceWindows
@@ -143,7 +143,7 @@ def inspect_slices(
     (['as it is', 'uniform', 'reflect'], 0.0)
     """
     name, convolution = find_first_layer(model, layer)
-    check_eval_mode(model)
+    check_evaluating(model, "model")
     window = convolution.in_channels
     if window < 3 or window % 2 == 0:
         raise ValueError(f"model must take an odd number of slices, at least 3; layer {name!r} takes {window}")

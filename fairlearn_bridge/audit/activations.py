@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from captum_region.batches import as_floats, batches
+from captum_region.evaluation import device_of, evaluating
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.audit import statistics
 from fairlearn_bridge.audit.inputs import grouped
-from fairlearn_bridge.audit.prediction import evaluating, network_of
+from fairlearn_bridge.audit.prediction import network_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -150,7 +151,7 @@ def _strongest(
     network: nn.Module, chosen: dict[str, nn.Module], images: ImageData, batch_size: int, show_progress: bool
 ) -> dict[str, NDArray[np.float64]]:
     """Return the strongest activation of each image, by layer and its use."""
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    device = device_of(network)
     found: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
     with evaluating(network), torch.inference_mode():
         for batch in batches(images, batch_size, show_progress=show_progress):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from sklearn.base import clone
 from torch import nn
 
 from captum_region.batches import as_floats
+from captum_region.evaluation import device_of, evaluating
 from fairlearn_bridge.baselines.base import Trainer
 from fairlearn_bridge.classifier import ImageClassifier
 
@@ -116,22 +116,9 @@ def predictor_of(classifier: Any, classes: ArrayLike | None = None) -> Predictor
 
 def _softmax(network: nn.Module, images: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Return the probabilities of a network that gives logits of images in [0, 1]."""
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     with evaluating(network), torch.inference_mode():
-        logits = network(as_floats(torch.from_numpy(np.array(images)).to(device)))
+        logits = network(as_floats(torch.from_numpy(np.array(images)).to(device_of(network))))
         return np.asarray(logits.double().softmax(1).numpy(force=True))
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Run a block with a network in eval mode, and put every part back into the mode that it had."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def network_of(classifier: Any) -> nn.Module:

@@ -13,7 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import prune
 
 from captum_region.batches import as_floats, batches, check_images
-from fairlearn_bridge.audit.prediction import evaluating, network_of
+from captum_region.evaluation import device_of, evaluating
+from fairlearn_bridge.audit.prediction import network_of
 from fairlearn_bridge.validation import check_number
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _reestimate(network: nn.Module, images: Any) -> None:
     if not norms:
         raise ValueError("reestimate_on must be None for a classifier without batch normalisation")
     momenta = [norm.momentum for norm in norms]
-    device = next(network.parameters()).device
+    device = device_of(network)
     with evaluating(network), torch.no_grad():
         for norm in norms:
             norm.reset_running_stats()

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from captum_region.batches import as_floats
-from fairlearn_bridge.audit.prediction import evaluating, network_of
+from captum_region.evaluation import device_of, evaluating
+from fairlearn_bridge.audit.prediction import network_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -127,7 +128,7 @@ def embedding_of(embed: Any, classifier: Any) -> Embedding:
 
 def _embedded(network: nn.Module, images: NDArray[np.uint8], layer: nn.Linear | None = None) -> Any:
     """Return the output of a network, or the input of a layer of it."""
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    device = device_of(network)
     kept: list[torch.Tensor] = []
     handle = layer and layer.register_forward_pre_hook(lambda layer, inputs: kept.append(inputs[0]))
     try:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from captum_region.batches import as_floats
+from captum_region.evaluation import device_of
 from fairlearn_bridge.audit.codecs.base import check_uint8, read_numbers, write_number
 
 if TYPE_CHECKING:
@@ -93,10 +94,6 @@ class ModelCodec:
         if self.padding < 1:
             raise ValueError(f"padding must be at least 1, got {padding}")
 
-    @property
-    def _device(self) -> torch.device:
-        return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
-
     def encode(self, images: NDArray[np.uint8]) -> list[bytes]:
         """Return the bytes of each image, N x C x height x width of uint8.
 
@@ -107,7 +104,7 @@ class ModelCodec:
         """
         data = []
         for image in torch.from_numpy(np.array(check_uint8(images))):
-            padded = pad_edges(as_floats(image[None]).to(self._device), self.padding)
+            padded = pad_edges(as_floats(image[None]).to(device_of(self.model)), self.padding)
             with torch.inference_mode():
                 data.append(_packed(self.model.compress(padded)))
         return data
