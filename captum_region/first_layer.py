@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from captum_region.randomness import draw_seed
+from captum_region.validation import check_count
 
 if TYPE_CHECKING:
     from captum_region.randomness import RandomState
@@ -227,9 +228,7 @@ def neutralize_first_layer(
     if tie == "uniform" and how == "reflect":
         raise ValueError('how="reflect" would have no effect, as tie="uniform" makes all channels equal')
     name, convolution = find_first_layer(model, layer)
-    width = convolution.in_channels if in_channels is None else in_channels
-    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-        raise ValueError(f"in_channels must be an integer of at least 1, got {in_channels!r}")
+    width = check_count("in_channels", convolution.in_channels if in_channels is None else in_channels)
     if tie == "reflect":
         _check_odd("tie", width)
     weight = _neutral(name, convolution, how, width, random_state)

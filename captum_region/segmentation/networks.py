@@ -15,6 +15,7 @@ from captum_region.batches import as_floats
 from captum_region.randomness import RandomState, draw_seed, seeded
 from captum_region.segmentation.unet import SmallUNet
 from captum_region.segmentation.weights import PACKAGED, load_packaged, load_weights
+from captum_region.validation import check_count
 
 DEFAULT_ENCODER = "tu-tf_efficientnet_lite0"
 _SMALL = "small_unet"
@@ -146,8 +147,7 @@ def segmentation_network(
     torch.Size([1, 1, 30, 41])
     """
     for name, value in (("in_channels", in_channels), ("classes", classes)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        check_count(name, value)
     if architecture == "auto":
         architecture = "unet" if find_spec("segmentation_models_pytorch") or encoder or weights else _SMALL
     with seeded(draw_seed(random_state)):

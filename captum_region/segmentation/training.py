@@ -19,6 +19,7 @@ from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed, seeded
 from captum_region.segmentation.scores import check_classes_of, mean_dice, run, segmentation_scores
 from captum_region.stacks.windows import RandomPatches, SliceWindows, as_windows
+from captum_region.validation import check_count
 
 if TYPE_CHECKING:
     import os
@@ -146,8 +147,7 @@ def fit_segmentation(
         "patience": patience,
         "batch_size": batch_size,
     }.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+        check_count(name, value)
     if not (lr > 0 and weight_decay >= 0):
         raise ValueError(f"lr must be above 0 and weight_decay at least 0, got {lr} and {weight_decay}")
     if not any(each.stack.label(centre).any() for each in valid for centre in each.centres):

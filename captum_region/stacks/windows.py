@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from torch.utils.data import Dataset
 
 from captum_region.randomness import RandomState, draw_seed
 from captum_region.stacks.stack import WHOLE, Pixels, Stack
+from captum_region.validation import check_count
 
 if TYPE_CHECKING:
     from captum_region.stacks.volumes import Volume
@@ -67,7 +67,7 @@ class SliceWindows(Dataset[Any]):
 
     def __init__(self, stack: Stack | Volume, *, window: int = 3, border: str = "reflect") -> None:
         self.stack = stack if isinstance(stack, Stack) else Stack(stack)
-        self.window = _integer(window, "window", 1)
+        self.window = check_count("window", window)
         if self.window % 2 == 0:
             raise ValueError(f"window must be odd, so that it has a centre; got {window}")
         if border not in BORDERS:
@@ -163,8 +163,8 @@ class RandomPatches(Dataset[Any]):
         random_state: RandomState = None,
     ) -> None:
         self.windows = as_windows(windows, name="windows")
-        self.size = _integer(size, "size", 1)
-        self.length = _integer(length, "length", 1)
+        self.size = check_count("size", size)
+        self.length = check_count("length", length)
         for each in self.windows:
             if min(each.stack.image_size) < self.size:
                 raise ValueError(
@@ -208,13 +208,3 @@ def as_windows(windows: Any, *, name: str) -> list[SliceWindows]:
     if len({each.window for each in found}) > 1:
         raise ValueError(f"{name} must all have one window, got {sorted({each.window for each in found})}")
     return found
-
-
-def _integer(value: Any, name: str, least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError as error:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from error
-    if number < least or isinstance(value, bool):
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-    return number

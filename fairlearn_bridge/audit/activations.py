@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from captum_region.batches import as_floats, batches
 from captum_region.evaluation import device_of, evaluating
 from captum_region.randomness import RandomState, draw_seed
+from captum_region.validation import check_count
 from fairlearn_bridge.audit import statistics
 from fairlearn_bridge.audit.inputs import grouped
 from fairlearn_bridge.audit.prediction import network_of
@@ -107,8 +108,7 @@ def activation_ratio(
     layer
     0      0.333     a      0.3      0.9
     """
-    if isinstance(n_permutations, bool) or not isinstance(n_permutations, int | np.integer) or n_permutations < 1:
-        raise ValueError(f"n_permutations must be an integer of at least 1, got {n_permutations!r}")
+    check_count("n_permutations", n_permutations)
     network = network_of(model)
     chosen = _chosen(network, layers)
     images, labels = grouped(data, groups)

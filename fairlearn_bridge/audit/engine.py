@@ -13,6 +13,7 @@ from joblib import Parallel
 from captum_region.batches import batches
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
+from captum_region.validation import check_count
 from fairlearn_bridge.audit.degradations import Case, Degradations, cases_of
 from fairlearn_bridge.audit.images import as_bytes
 from fairlearn_bridge.audit.inputs import Audited, Training, audited, training
@@ -155,8 +156,8 @@ def audit(
     ['jpeg 5', 'blur 2']
     """
     for name, value in (("n_bootstrap", n_bootstrap), ("n_permutations", n_permutations), ("batch_size", batch_size)):
-        _check_count(name, value, 1)
-    _check_count("n_examples", n_examples, 0)
+        check_count(name, value)
+    check_count("n_examples", n_examples, 0)
     check_number("confidence_level", confidence_level, 0, 1, inside=True)
     cases = cases_of(degradations)
     predictor = predictor_of(classifier, classes)
@@ -196,11 +197,6 @@ def audit(
         confidence_level=confidence_level,
         seed=seed,
     )
-
-
-def _check_count(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
 
 
 def _examples(tested: Audited, count: int) -> NDArray[np.intp]:

@@ -10,6 +10,7 @@ import pandas as pd
 from fairlearn.metrics import MetricFrame, count
 from sklearn.metrics import accuracy_score
 
+from captum_region.validation import check_count
 from fairlearn_bridge.audit import statistics
 
 if TYPE_CHECKING:
@@ -328,8 +329,7 @@ class DegradationAudit:
         """
         if first == second:
             raise ValueError(f"first and second must be two degradations, got {first!r} twice")
-        if not isinstance(n_permutations, int | np.integer) or n_permutations < 1:
-            raise ValueError(f"n_permutations must be an integer of at least 1, got {n_permutations!r}")
+        check_count("n_permutations", n_permutations)
         both = np.stack(
             [np.stack([self._values(name)[each] for each in MEASURES], axis=-1) for name in (first, second)], axis=1
         )

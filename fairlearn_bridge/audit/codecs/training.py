@@ -15,6 +15,7 @@ from captum_region.batches import as_floats, take
 from captum_region.io.snapshot import Snapshots, random_states, set_random_states
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed, seeded
+from captum_region.validation import check_count
 from fairlearn_bridge.audit.codecs.base import calibration_images
 from fairlearn_bridge.audit.codecs.model import pad_edges
 from fairlearn_bridge.validation import check_number
@@ -105,8 +106,7 @@ def train_codec(
         if value is not None:
             check_number(name, value, 0, inside=True)
     for name, count in (("steps", steps), ("batch_size", batch_size)):
-        if not isinstance(count, int | np.integer) or count < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {count!r}")
+        check_count(name, count)
     checked = calibration_images(images)
     if device is not None:
         model.to(device)
