@@ -1,6 +1,7 @@
 """What all commands make of bad data: one line that names it, or a list of what was left out."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -274,6 +275,21 @@ def test_memory_that_torch_lacks_is_one_line_and_a_fault_of_ours_is_not(capsys):
     assert re.fullmatch("error: .*allocate memory.*\n", capsys.readouterr().err)
     with pytest.raises(RuntimeError, match="a fault"), errors_in_one_line(debug=False):
         raise RuntimeError("a fault")
+
+
+def test_what_goes_wrong_while_ctrl_c_is_on_its_way_is_no_error_of_the_user(capsys):
+    def rmtree():
+        file = os.open(os.devnull, os.O_RDONLY)
+        try:
+            os.close(file)
+            raise KeyboardInterrupt  # before it can note that the file is closed
+        finally:
+            os.close(file)
+
+    with pytest.raises(typer.Exit) as stopped, errors_in_one_line(debug=False):
+        rmtree()
+    assert stopped.value.exit_code == 130
+    assert capsys.readouterr().err.startswith("stopped: nothing was saved")
 
 
 @pytest.mark.parametrize("options", [TRAIN, COMPARE, RUN, SWEEP], ids=["train", "compare", "run", "sweep"])

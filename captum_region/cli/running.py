@@ -70,7 +70,13 @@ def errors_in_one_line(debug: bool, resumes: Path | None = None) -> Iterator[Non
     """
     try:
         yield
-    except (ValueError, TypeError, ArithmeticError, OSError, MemoryError, RuntimeError) as error:
+    except (ValueError, TypeError, ArithmeticError, OSError, MemoryError, RuntimeError, KeyboardInterrupt) as error:
+        if _is_a_stop(error):
+            kept = "nothing was saved, and the same command starts over"
+            if resumes is not None and resumes.exists():
+                kept = f"{resumes} keeps what was done, and the same command with --force resumes from there"
+            typer.echo(f"stopped: {kept}", err=True)
+            raise typer.Exit(130) from error
         # torch raises RuntimeError where memory is short; other RuntimeErrors are faults of this package.
         is_fault = isinstance(error, RuntimeError) and not isinstance(error, ValueError)
         if debug or (is_fault and not re.search("allocate memory|out of memory", str(error))):
@@ -79,12 +85,16 @@ def errors_in_one_line(debug: bool, resumes: Path | None = None) -> Iterator[Non
         lines = (line.strip() for line in message.splitlines())
         typer.echo(f"error: {'; '.join(filter(None, lines))}", err=True)
         raise typer.Exit(2) from error
-    except KeyboardInterrupt as error:
-        kept = "nothing was saved, and the same command starts over"
-        if resumes is not None and resumes.exists():
-            kept = f"{resumes} keeps what was done, and the same command with --force resumes from there"
-        typer.echo(f"stopped: {kept}", err=True)
-        raise typer.Exit(130) from error
+
+
+def _is_a_stop(error: BaseException | None) -> bool:
+    """Return whether an error is Ctrl-C, or came up while that was on its way out.
+
+    It may come between the closing of a file and the line that notes it, as in shutil.rmtree, which closes it again.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def check_out(out: Path, force: bool) -> None:
