@@ -26,15 +26,15 @@ MODULES = (
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """Build the pages of a copy, for Sphinx writes beside its sources; the examples are not run."""
+    """Build the pages of a copy, for Sphinx writes beside its sources; without running examples, in a plain theme."""
     copy = tmp_path_factory.mktemp("docs")
     shutil.copytree(ROOT / "docs", copy / "docs", ignore=shutil.ignore_patterns("_build", "gallery", "generated"))
     shutil.copytree(ROOT / "examples", copy / "examples")
     for name in ("README.md", "CHANGELOG.md"):
         shutil.copy(ROOT / name, copy)
     pages = copy / "pages"
-    build = [sys.executable, "-m", "sphinx", "-q", "-W", "-D", "plot_gallery=0", copy / "docs", pages]
-    done = subprocess.run(build, capture_output=True, text=True, check=False)
+    build = [sys.executable, "-m", "sphinx", "-q", "-W", "-D", "plot_gallery=0", "-D", "html_theme=basic"]
+    done = subprocess.run([*build, copy / "docs", pages], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return pages
 

@@ -112,14 +112,14 @@ def seconds(run: Callable[[], Any], *, least: float = 0.0) -> float:
 
 
 def time_maps(
-    grid: RegionGrid, rounds: int, device: torch.device, *, bfloat16: bool, show_progress: bool
+    grid: RegionGrid, rounds: int, device: torch.device, *, faces: int, bfloat16: bool, show_progress: bool
 ) -> Iterator[Pair]:
     """Time the map of an image by every way, and yield the pairs."""
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(8, 3, *grid.image_size, generator=generator).to(device)
     face = torch.from_numpy(make_faces(1, grid.image_size[0], random_state=1).images).to(device)
     dense = DenseRegionClassifier(grid, 2, random_state=0).eval().to(device)
-    patch = _trained_a_little(PatchRegionClassifier(grid, 2, random_state=0), device, show_progress)
+    patch = _trained_a_little(PatchRegionClassifier(grid, 2, random_state=0), faces, device, show_progress)
     explained = resnet18(weights=None).eval().to(device)
     grad_cam, occlusion = LayerGradCam(explained, explained.layer4), Occlusion(explained)
     window = {
@@ -200,13 +200,15 @@ def time_maps(
     yield Pair("g. share of the peak", best, "dense", times["convolution"], times["dense, batch of 8"], 0.7, note=note)
 
 
-def _trained_a_little(classifier: RegionClassifier, device: torch.device, show_progress: bool) -> RegionClassifier:
+def _trained_a_little(
+    classifier: RegionClassifier, faces: int, device: torch.device, show_progress: bool
+) -> RegionClassifier:
     # Without any training the map is noise around 0, and its ranks are those of rounding.
-    faces = make_faces(300, classifier.grid.image_size[0], random_state=0)
+    seen = make_faces(faces, classifier.grid.image_size[0], random_state=0)
     fit_region_classifier(
         classifier,
-        faces.images,
-        faces.binary("Blond_Hair"),
+        seen.images,
+        seen.binary("Blond_Hair"),
         epochs=5,
         batch_size=64,
         random_state=0,
@@ -394,7 +396,9 @@ def main(
         told = environment(where)
         halved = told["bfloat16_units"] if bfloat16 is None else bfloat16
         parts: dict[str, Callable[[], Iterable[Pair]]] = {
-            "maps": lambda: time_maps(grid, rounds, where, bfloat16=halved, show_progress=not quiet),
+            "maps": lambda: time_maps(
+                grid, rounds, where, faces=min(images, 300), bfloat16=halved, show_progress=not quiet
+            ),
             "pixels": lambda: time_to_pixels(grid, rounds),
             "training": lambda: [time_training(where, rounds, images=images, epochs=epochs, show_progress=not quiet)],
             "slices": lambda: time_slices(rounds, where, windows=images, size=size),
