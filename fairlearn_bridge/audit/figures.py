@@ -8,7 +8,7 @@ import numpy as np
 
 from captum_region.page import Picture
 from captum_region.plotting import LINE_COLORS, add_legend, add_title, drawn, literal
-from fairlearn_bridge.audit.plotting import plot_audit
+from fairlearn_bridge.audit.plotting import plot_audit, plot_groups, plot_realism, plot_spectrum
 from fairlearn_bridge.audit.result import SHARES
 from fairlearn_bridge.audit.words import Table, class_name, points
 from fairlearn_bridge.plotting import Interval, name_rows, plot_dot
@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from fairlearn_bridge.audit.run import AuditRun
 
 _MARKERS = "osD^vP"
+# Spectra in a row.
+_ACROSS = 4
 # Classes that get a plot of their own.
 _CLASSES = 4
 
 
 def pictures_of(run: AuditRun) -> Iterator[Picture]:
-    """Yield the figures of an audit: bias, drop and PSNR; shares, where there are some; drift."""
+    """Yield the figures of an audit: bias, drop and PSNR; shares, realism and spectrum, where they are; drift."""
     table: Table = run.table
     frame, target = run.by_group, run.config.target
     groups = len(frame.index.unique("group"))
@@ -47,6 +49,8 @@ def pictures_of(run: AuditRun) -> Iterator[Picture]:
             "The two shares of each bias, of the group that loses most minus the group that loses least. A classifier "
             "that is trained on degraded images mends the recoverable one; what is left is the unrecoverable one.",
         )
+    if run.spectrum is not None:
+        yield from _pictures_of_realism(run, run.spectrum, height)
     classes = run.found.classes.tolist()
     # Of two classes, the second says all.
     shown = {label: class_name(target, label) for label in (classes[1:] if len(classes) == 2 else classes[:_CLASSES])}
@@ -58,6 +62,36 @@ def pictures_of(run: AuditRun) -> Iterator[Picture]:
         "How often a class is predicted, by group; dashed: of the originals. Where a mark is far from its line, the "
         "degradation moves decisions into the class or out of it.",
     )
+
+
+def _pictures_of_realism(run: AuditRun, spectrum: Table, height: float) -> Iterator[Picture]:
+    table, frame = run.table, run.by_group
+    yield Picture(
+        "realism",
+        drawn((10.4, height), lambda axes: plot_distances(table, frame, axes), ncols=2),
+        "Bias of each degradation against the Frechet distance, and the distance of each group.",
+        "Left: bias against realism, the mean Frechet distance between originals and degraded images in the "
+        "classifier's last hidden layer. Right: the distance of each group. The more a degradation moves the "
+        "features, the further right it is.",
+    )
+    columns = min(_ACROSS, len(table))
+    rows = -(-len(table) // columns)
+    size = max(4.2, 3.1 * columns), 2.4 * rows + 0.2
+    yield Picture(
+        "spectrum",
+        drawn(size, lambda axes: plot_spectrum(spectrum, axes), nrows=rows, ncols=columns),
+        "Share of the power that is kept at each frequency, by degradation and group.",
+        "How much of the originals' power is left at each frequency: details are at the right. Above 1 power was "
+        "added, such as noise or the edges of blocks. A group whose line is lower loses more of its detail.",
+    )
+
+
+def plot_distances(table: Table, by_group: Table, axes: list[Axes]) -> None:
+    """Draw bias against the Frechet distance, and the distance of each group."""
+    plot_realism(table, ax=axes[0])
+    plot_groups(axes[1], by_group, "frechet", "Frechet distance of features")
+    axes[1].set_xlim(left=0)
+    add_legend(axes[1], loc="best")
 
 
 def plot_shares(table: Table, ax: Axes) -> None:

@@ -49,6 +49,11 @@ def _number(places: int) -> Callable[[float], str]:
     return lambda value: f"{value:.{places}f}" if math.isfinite(value) else DASH
 
 
+def _significant(value: float) -> str:
+    """Return a number to three digits: the unit of features is any."""
+    return f"{value:.3g}" if math.isfinite(value) else DASH
+
+
 # A measure that an audit does not have, or that is missing for all degradations, gets no column.
 COLUMNS = (
     Column("bpp", "bits per pixel", "Bits per pixel of the files, on average.", _number(3)),
@@ -56,6 +61,13 @@ COLUMNS = (
     Column("psnr", "PSNR", "Peak signal-to-noise ratio in dB, the mean over images.", _number(1)),
     Column("psnr_range", "PSNR range", "The largest minus the smallest PSNR of the groups, in dB.", _number(2)),
     Column("ssim", "SSIM", "Structural similarity to the originals, of brightness, at most 1.", _number(3)),
+    Column(
+        "frechet",
+        "Frechet",
+        "Frechet distance between the features of originals and degraded images in the classifier's last hidden layer, "
+        "the mean of the groups: 0 where nothing changes. It is not the FID, which is of another network.",
+        _significant,
+    ),
     Column("accuracy", "Accuracy", "Percentage of degraded images that are classified correctly.", points),
     Column("drop", "Drop", "Accuracy on originals minus accuracy after the degradation, in points.", points),
     Column("flips", "Flips", "Percentage of images whose predicted class changes.", points),

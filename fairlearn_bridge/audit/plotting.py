@@ -57,8 +57,8 @@ def plot_audit(
         _plot_bias_against(bias, table, "bpp", "rate (bits per pixel)")
     else:
         _plot_bias(bias, table)
-    _plot_groups(drop, by_group, "drop", "drop of accuracy (points)", 100)
-    _plot_groups(psnr, by_group, "psnr", "PSNR (dB)", 1)
+    plot_groups(drop, by_group, "drop", "drop of accuracy (points)", 100)
+    plot_groups(psnr, by_group, "psnr", "PSNR (dB)", 1)
     # The rows are those of the plot to the left.
     for ax in (psnr,) if table["bpp"].notna().all() else (drop, psnr):
         ax.tick_params(axis="y", labelleft=False)
@@ -118,11 +118,37 @@ def _plot_bias(ax: Axes, table: pd.DataFrame) -> None:
     add_title(ax, "filled: corrected p < 0.05")
 
 
+def plot_spectrum(spectrum: pd.DataFrame, axes: list[Axes]) -> None:
+    """Draw the share of the power that each group keeps at each frequency, on axes for each degradation.
+
+    Parameters
+    ----------
+    spectrum : DataFrame
+        From `DegradationAudit.spectrum`.
+    axes : list of Axes
+        At least one a degradation; more are hidden.
+    """
+    names, groups = (spectrum.index.unique(level) for level in ("name", "group"))
+    for ax in axes[len(names) :]:
+        ax.set_axis_off()
+    for ax, name in zip(axes, names, strict=False):
+        ax.axhline(1, color="#767676", linewidth=0.9)
+        for number, group in enumerate(groups):
+            kept = spectrum.loc[(name, group)].replace([np.inf, -np.inf], np.nan)
+            color = LINE_COLORS[number % len(LINE_COLORS)]
+            ax.plot(spectrum.columns, kept, color=color, linewidth=1.4, label=literal(group))
+        ax.set_ylim(bottom=0)
+        ax.set_xlabel("frequency (cycles)")
+        add_title(ax, name)
+    axes[0].set_ylabel("power kept")
+    add_legend(axes[0], loc="best")
+
+
 def _fill(row: pd.Series[Any]) -> dict[str, Any]:
     return {} if row["p_holm"] < _SIGNIFICANT else {"markerfacecolor": "white"}
 
 
-def _plot_groups(ax: Axes, by_group: pd.DataFrame, measure: str, label: str, scale: float) -> None:
+def plot_groups(ax: Axes, by_group: pd.DataFrame, measure: str, label: str, scale: float = 1) -> None:
     """Draw a measure of each group in the row of each degradation; what is infinite or missing is left out."""
     names = by_group.index.unique("name")
     name_rows(ax, names)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fairlearn_bridge.audit.run import AuditConfig, AuditRun
 
 FORMAT = 1
-FILES = ("audit.json", "table.csv", "groups.csv", "drift.csv", "predictions.csv", "report.html")
+FILES = ("audit.json", "table.csv", "groups.csv", "drift.csv", "spectrum.csv", "predictions.csv", "report.html")
 # Settings that change no result.
 _BESIDES = ("device", "n_jobs")
 # What rounding may change, with another number of threads.
@@ -62,6 +62,7 @@ def results_of(run: AuditRun, train: AttributeImages, test: AttributeImages, tit
         "table": _records(run.table),
         "groups": _records(run.by_group),
         "drift": _records(flat_drift(run)),
+        "spectrum": [] if run.spectrum is None else _records(flat_spectrum(run.spectrum)),
         "rates": run.rates,
         "losses": run.losses,
         "examples": example_digests(found.outcomes),
@@ -86,6 +87,11 @@ def flat_drift(run: AuditRun) -> pd.DataFrame:
     """Return the shares of predicted classes, a row each: ``class``, ``before`` and ``after``."""
     stacked = pd.DataFrame(run.drift.stack("class", future_stack=True))
     return stacked[["before", "after"]]
+
+
+def flat_spectrum(spectrum: pd.DataFrame) -> pd.DataFrame:
+    """Return the share of the power that is kept, ``kept``, a row for each name, group and number of ``cycles``."""
+    return pd.DataFrame({"kept": spectrum.stack("cycles", future_stack=True)})
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -121,6 +127,10 @@ def write_audit(
     write_text(out / "table.csv", run.table.to_csv())
     write_text(out / "groups.csv", run.by_group.to_csv())
     write_text(out / "drift.csv", flat_drift(run).to_csv())
+    if run.spectrum is None:
+        (out / "spectrum.csv").unlink(missing_ok=True)  # of another audit, where --force wrote over it
+    else:
+        write_text(out / "spectrum.csv", flat_spectrum(run.spectrum).to_csv())
     write_text(out / "predictions.csv", predictions_of(run, test).to_csv())
     write_page(run, results, out)
     write_json(out / "audit.json", results)

@@ -20,6 +20,7 @@ from fairlearn_bridge.audit.engine import audit
 from fairlearn_bridge.audit.inputs import audited
 from fairlearn_bridge.audit.prediction import check_trainable, predictor_of
 from fairlearn_bridge.audit.pruning import Pruning
+from fairlearn_bridge.audit.realism import has_embedding
 from fairlearn_bridge.audit.specifications import check_codec, codecs_of, distortion_of, own_classifier
 from fairlearn_bridge.classifier import ImageClassifier
 
@@ -104,12 +105,17 @@ class AuditConfig:
             Pruning(self.amounts, reestimate_on=None)
         if self.bpp and not self.codecs:
             raise ValueError("bpp must come with codecs, got none")
-        if self.retrain and not (self.codecs or self.distortions):
+        if self.retrain and not self.changes_images:
             raise ValueError("retrain must come with codecs or distortions: pruning changes no images to train on")
         for name in ("epochs", "batch_size", "n_bootstrap", "n_permutations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         draw_seed(self.random_state)  # raises if it is not a seed
+
+    @property
+    def changes_images(self) -> bool:
+        """Whether images are degraded, and not the classifier alone."""
+        return bool(self.codecs or self.distortions)
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,11 @@ class AuditRun:
     def drift(self) -> pd.DataFrame:
         """`DegradationAudit.drift`."""
         return self.found.drift()
+
+    @cached_property
+    def spectrum(self) -> pd.DataFrame | None:
+        """`DegradationAudit.spectrum`, or None: it is not measured of pruning, or without an embedding."""
+        return self.found.spectrum() if "frechet" in self.table else None
 
 
 def groups_of(images: AttributeImages, names: tuple[str, ...]) -> NDArray[np.str_]:
@@ -259,6 +270,7 @@ def run_audit(
             groups,
             target=target,
             train=(train.images, labels) if config.retrain else None,
+            embed="classifier" if config.changes_images and has_embedding(classifier) else None,
             n_bootstrap=config.n_bootstrap,
             n_permutations=config.n_permutations,
             on_images=on_images,

@@ -95,6 +95,7 @@ def findings(run: AuditRun) -> list[tuple[str, str]]:
         ("Biased", _biased(table)),
         ("Not clear", _unclear(table)),
         ("Image quality", _quality(run.by_group, table)),
+        ("Realism", _realism(run.by_group, table)),
         ("Drift", _drift(run.drift, run.config.target)),
         ("What training mends", _shares(table)),
         ("Rates", "; ".join(map(_rate, run.rates)) + "." if run.rates else ""),
@@ -138,6 +139,24 @@ def _quality(groups: Table, table: Table) -> str:
         lowest = sum(psnr.loc[name].idxmin() == row["worst"] for name, row in biased.iterrows())
         text += f" The group that loses most has the lowest PSNR in {lowest} of {len(biased)} biased degradations."
     return text
+
+
+def _realism(groups: Table, table: Table) -> str:
+    """Return which degradation moves the features most, and whether the group that loses most moves most."""
+    if "frechet" not in table:
+        return ""
+    text = (
+        f"In the classifier's own features, {table['frechet'].idxmax()} moves the images furthest from the originals "
+        f"and {table['frechet'].idxmin()} least."
+        if len(table) > 1
+        else ""
+    )
+    biased = table[table["p_holm"] < SIGNIFICANT]
+    if len(biased):
+        frechet = groups["frechet"]
+        furthest = sum(frechet.loc[name].idxmax() == row["worst"] for name, row in biased.iterrows())
+        text += f" The group that loses most is moved furthest in {furthest} of {len(biased)} biased degradations."
+    return text.strip()
 
 
 def _drift(drift: Table, target: str) -> str:

@@ -129,8 +129,8 @@ def codecs(
 
     A classifier is trained on originals; the audit is what it loses on decoded images, group by group. Without any
     data, synthetic faces are audited by skin tone. --out gets report.html, audit.json (what --json prints), table.csv,
-    groups.csv, drift.csv, predictions.csv and plots/. If the command was stopped, run it again with --force: it
-    resumes.
+    groups.csv, drift.csv, spectrum.csv, predictions.csv and plots/. If the command was stopped, run it again with
+    --force: it resumes.
 
     Example: fairlearn-bridge audit codecs --data utkface --root DATA --target gender --groups race --codec jpeg:5,20
     """
@@ -184,8 +184,8 @@ def pruning(
 ) -> None:
     """Find what pruning the classifier takes from which group.
 
-    The smallest weights of the whole network become 0, without training afterwards. Files and defaults are those of
-    audit codecs.
+    The smallest weights of the whole network become 0, without training afterwards. Files, but for spectrum.csv, and
+    defaults are those of audit codecs.
 
     Example: fairlearn-bridge audit pruning --amount 0.5 --amount 0.9 --reestimate --out audit
     """
@@ -295,7 +295,7 @@ def _print(run: AuditRun) -> None:
     table: Any = run.table
     frame: Any = run.by_group
     groups = frame.index.unique("group")
-    measures = [name for name in ("bpp", "psnr") if table[name].notna().any()]
+    measures = [name for name in ("bpp", "psnr", "frechet") if name in table and table[name].notna().any()]
     headers = [*measures, "accuracy", *(f"drop: {group}" for group in groups), "bias", "corrected p"]
     shown = Table("degradation", *(Column(header, justify="right") for header in headers), box=None)
     for name, row in table.iterrows():

@@ -1,5 +1,6 @@
 """fairlearn-bridge audit as a user runs it, on tiny faces."""
 
+import html
 import json
 import sys
 
@@ -63,6 +64,12 @@ def test_it_writes_every_documented_file_with_consistent_numbers(done, documente
         np.testing.assert_allclose(of_case["unrecoverable"] + of_case["recoverable"], of_case["drop"], atol=1e-12)
     table = pd.read_csv(out / "table.csv", index_col="name")
     np.testing.assert_allclose(table["bias"], np.ptp(groups["drop"].unstack(), axis=1).reindex(NAMES))
+    np.testing.assert_allclose(table["frechet"], groups["frechet"].unstack().mean(axis=1).reindex(NAMES))
+    assert table.loc["jpeg 5", "frechet"] > table.loc["jpeg 60", "frechet"] > 0
+    spectrum = pd.read_csv(out / "spectrum.csv").set_index(["name", "group", "cycles"])["kept"]
+    assert len(spectrum) == len(results["spectrum"]) == len(NAMES) * 2 * 12
+    # Of few components details are left out.
+    assert (spectrum.xs(12, level="cycles")["pca 6"] < 0.5).all()
     drift = pd.read_csv(out / "drift.csv").set_index(["name", "group", "class"])
     np.testing.assert_allclose(drift.groupby(["name", "group"]).sum(), 1)
     assert "note: groups of fewer than 200 images" in process.stderr
@@ -91,10 +98,12 @@ def test_the_page_says_what_was_found(done):
     page = (out / "report.html").read_text()
     assert "<title>Audit of codecs: Smiling by Dark_Skin, on faces</title>" in page
     assert "it has little to lose" in page
-    for text in (*NAMES, "Images before and after", "not Smiling", "Unrecoverable", "Limitations"):
+    for text in (*NAMES, "Images before and after", "not Smiling", "Unrecoverable", "Limitations", "Frechet"):
         assert text in page
     assert page.count("An image of Dark_Skin: jpeg 5") == 2
-    assert {path.name for path in (out / "plots").iterdir()} == {"bias.png", "shares.png", "drift.png"}
+    assert "In the classifier's own features, " in html.unescape(page)
+    plots = {"bias.png", "shares.png", "realism.png", "spectrum.png", "drift.png"}
+    assert {path.name for path in (out / "plots").iterdir()} == plots
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
 
 
@@ -126,7 +135,7 @@ def test_a_stopped_audit_resumes_and_ends_with_the_same_results(done, command, i
     assert not (out / "audit.json").exists()
     command("fairlearn_bridge", *options, "--force", "--quiet")
     assert listed(out) == listed(whole)
-    for name in ("table.csv", "groups.csv", "drift.csv", "predictions.csv", "decoded/pca_6/3.png"):
+    for name in ("table.csv", "groups.csv", "drift.csv", "spectrum.csv", "predictions.csv", "decoded/pca_6/3.png"):
         assert (out / name).read_bytes() == (whole / name).read_bytes(), name
 
 
@@ -167,8 +176,14 @@ def test_distortions_and_pruning(tmp_path):
     assert done.exit_code == 0, done.stderr
     assert "blur 2" in done.stdout
     assert "note: " in done.stderr
-    done = invoke("audit", "pruning", *TINY, "--amount", 0.9, "--reestimate", "--quiet", "--out", tmp_path / "p")
+    assert "frechet" in done.stdout
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "spectrum.csv").write_text("of another audit")
+    options = ["--amount", 0.9, "--reestimate", "--quiet", "--out", tmp_path / "p", "--force"]
+    done = invoke("audit", "pruning", *TINY, *options)
     assert done.exit_code == 0, done.stderr
+    assert "frechet" not in done.stdout
+    assert not (tmp_path / "p" / "spectrum.csv").exists()
     results = json.loads((tmp_path / "p" / "audit.json").read_text())
     (row,) = results["table"]
     assert (row["name"], row["psnr"]) == ("pruning, batch statistics anew 0.9", None)
@@ -196,7 +211,10 @@ def test_ones_own_classifier_and_codec(tmp_path, monkeypatch):
     done = invoke(*options, *mine)
     assert done.exit_code == 0, done.stderr
     assert "jpeg 7" in done.stdout
-    assert json.loads((tmp_path / "run" / "audit.json").read_text())["losses"] == []
+    results = json.loads((tmp_path / "run" / "audit.json").read_text())
+    assert results["losses"] == []
+    # It has no network, so no features.
+    assert (results["spectrum"], "frechet" in results["table"][0]) == ([], False)
     for more, words in (
         (["--epochs", 3], "--epochs must be left out with --model"),
         (["--retrain"], "a classifier that has no fit"),

@@ -58,6 +58,15 @@ def test_the_power_of_stripes_is_at_their_frequency():
     assert power[0].sum() == pytest.approx(power[0, 2], rel=1e-2)
 
 
+@pytest.mark.parametrize("shape", [(9, 12), (12, 9), (7, 7)])
+def test_the_power_is_that_of_the_whole_spectrum(shape):
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, *shape)).astype(np.uint8)
+    power = np.square(np.abs(np.fft.fft2(images / 1.0, norm="forward"))).mean(1)
+    distance = np.hypot(*np.meshgrid(*(np.fft.fftfreq(side) for side in shape), indexing="ij")) * min(shape)
+    expected = [power[:, np.rint(distance) == ring].sum(1) for ring in range(1, min(shape) // 2 + 1)]
+    np.testing.assert_allclose(radial_power(images), np.transpose(expected), rtol=1e-5)
+
+
 def halved(images):
     return (images // 2).astype(np.uint8)
 
@@ -94,6 +103,46 @@ def test_an_audit_measures_realism_by_group(truth):
         line.get_xdata()[0] for line in ax.lines if line.get_xdata().size == 1 and line.get_marker() != "None"
     )
     np.testing.assert_allclose(drawn, sorted(found.table()["frechet"]))
+
+
+def test_an_audit_with_an_embedding_resumes(truth, tmp_path):
+    seen = []
+
+    def noted(images):
+        seen.append(len(images))
+        return images.mean((2, 3))
+
+    def run(changes, embed):
+        options = {"target": truth.label, "classes": [0, 1], "n_bootstrap": 10, "n_permutations": 10}
+        data = truth.direction, truth.images, truth.group
+        return audit(changes, *data, embed=embed, checkpoint_dir=tmp_path, **options)
+
+    run({"halved": halved}, noted)
+    assert sum(seen) == 2 * len(truth.images)
+    seen.clear()
+    both = run({"halved": halved, "flattened": truth.flattened}, noted)
+    assert sum(seen) == 2 * len(truth.images)  # the originals, and what is new
+    np.testing.assert_allclose(both.to_frame().loc["halved", "frechet"], 3 * 64**2, rtol=0.02)
+    np.testing.assert_allclose(both.spectrum().loc["halved", 8], 0.25, rtol=0.3)
+    # Other features make another audit, and so does an audit without any.
+    doubled = run({"halved": halved}, lambda images: 2 * mean_color(images))
+    np.testing.assert_allclose(doubled.to_frame()["frechet"], 4 * both.to_frame().loc["halved", "frechet"])
+    assert "frechet" not in run({"halved": halved}, None).table()
+
+
+def test_groups_of_unequal_size_are_compared_by_equally_many_images(truth):
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (330, 3, 12, 12)).astype(np.uint8)
+    groups = np.repeat(["few", "many"], [30, 300])
+    seen = []
+
+    def embed(batch):
+        seen.append(len(batch))
+        return batch.reshape(len(batch), -1)[:, :3]
+
+    options = {"target": np.arange(330) % 2, "classes": [0, 1], "n_bootstrap": 10, "n_permutations": 10}
+    audit({"same": lambda x: x}, truth.direction, images, groups, embed=embed, batch_size=50, **options)
+    assert sum(seen) == 2 * 60
 
 
 def test_networks_and_the_classifiers_own_embedding(truth):
