@@ -6,6 +6,7 @@ import pickle
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -52,14 +53,15 @@ def pytest_runtest_setup():
 class _Forked:
     """A process forked by forking.py, used like one of `subprocess.Popen` with pipes."""
 
-    def __init__(self, ask, arguments):
+    def __init__(self, ask, arguments, env):
         self._ask = ask
         self._folder = tempfile.TemporaryDirectory()
         self._output = [Path(self._folder.name, name) for name in ("stdout", "stderr")]
         for path in self._output:
             path.touch()
         files = dict(zip(("stdout", "stderr"), map(str, self._output), strict=True))
-        self.pid = ask(arguments=[str(part) for part in arguments], cwd=os.getcwd(), env=dict(os.environ), **files)
+        given = {"arguments": [str(part) for part in arguments], "cwd": os.getcwd(), "env": os.environ | env}
+        self.pid = ask(**given, **files)
         self.returncode = None
 
     def poll(self):
@@ -92,7 +94,7 @@ class _Forked:
 
 @pytest.fixture(scope="session")
 def forked():
-    """Start a script, or -m a module, in a process that need not import the packages that it uses."""
+    """Start a script, or -m a module, in a process that need not import the packages; names are of its environment."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, Path(__file__).with_name("forking.py")], **pipes) as server:
 
@@ -101,7 +103,7 @@ def forked():
             server.stdin.flush()
             return json.loads(server.stdout.readline())
 
-        yield lambda *arguments: _Forked(ask, arguments)
+        yield lambda *arguments, **env: _Forked(ask, arguments, env)
         server.kill()
 
 
@@ -141,6 +143,23 @@ def launched(forked):
         return forked("-m", "accelerate.commands.launch", *options, *arguments)
 
     return start
+
+
+@pytest.fixture(scope="session")
+def in_two(forked):
+    """Run a script in two processes, as a launcher does but without its imports; return what each wrote."""
+
+    def run(*arguments):
+        with socket.create_server(("localhost", 0)) as free:
+            port = str(free.getsockname()[1])
+        common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+        ranks = [{"RANK": rank, "LOCAL_RANK": rank, **common} for rank in "01"]
+        with forked(*arguments, **ranks[0]) as main, forked(*arguments, **ranks[1]) as other:
+            written = main.communicate(), other.communicate()
+            assert (main.returncode, other.returncode) == (0, 0), written
+        return written
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,5 @@
 """Runs that are killed, or find a full disk, a read-only folder or another writer: nothing is lost, all is told."""
 
-import resource
-import subprocess
-import sys
-
 import pandas as pd
 import pytest
 
@@ -20,7 +16,7 @@ from fairlearn_bridge import ImageClassifier
 def work(out):
     rng = np.random.default_rng(0)
     X, y = rng.integers(0, 256, (96, 3, 16, 16), np.uint8), rng.integers(0, 2, 96)
-    classifier = ImageClassifier(max_epochs=24, batch_size=32, random_state=0, checkpoint_dir=out).fit(X, y)
+    classifier = ImageClassifier(max_epochs=12, batch_size=32, random_state=0, checkpoint_dir=out).fit(X, y)
     save_file(classifier.module_.state_dict(), out + "/weights.safetensors")
     np.save(out + "/losses.npy", classifier.history_[:, "train_loss"])
 """
@@ -33,7 +29,7 @@ from fairlearn_bridge.sweep import run_sweep
 
 sizes = {"train_size": 120, "test_per_cell": 15, "validation_per_cell": 6, "batch_size": 32}
 config = ExperimentConfig(
-    "Male", "Blond_Hair", schemes=("general_mask",), others=("jtt",), epochs=2, region_epochs=2, **sizes
+    "Male", "Blond_Hair", schemes=("general_mask",), others=("jtt",), epochs=1, region_epochs=1, **sizes
 )
 
 def work(out):
@@ -64,7 +60,21 @@ def test_a_sweep_killed_at_random_moments_ends_with_the_same_tables(tmp_path, ki
         assert all(name.endswith(".pt") for name in kept)
 
 
-TRAIN = ["train", "--data", "faces", "--attribute", "Eyeglasses", "--size", 16, "--epochs", 1]
+TRAIN = [
+    "train",
+    "--data",
+    "faces",
+    "--attribute",
+    "Eyeglasses",
+    "--size",
+    16,
+    "--stride",
+    4,
+    "--epochs",
+    1,
+    "--limit",
+    200,
+]
 
 
 def test_a_folder_in_use_is_refused(refused, tmp_path):
@@ -82,25 +92,29 @@ def test_a_folder_in_use_is_refused(refused, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] in ([], [".lock"])
 
 
+# No file may grow beyond so many bytes.
+FULL = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+sys.argv[1:2] = []
+runpy.run_module("captum_region", run_name="__main__", alter_sys=True)
+"""
+
+
 @pytest.mark.slow
-def test_a_full_disk_is_reported_and_the_run_resumes_when_there_is_room(command, tmp_path, listed):
+def test_a_full_disk_is_reported_and_the_run_resumes_when_there_is_room(command, forked, tmp_path, listed):
     out = tmp_path / "out"
-    arguments = [sys.executable, "-m", "captum_region", *map(str, TRAIN), "--quiet", "--out", str(out), "--force"]
-
-    def no_file_beyond(count):
-        return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (count, count))
-
+    (script := tmp_path / "full.py").write_text(FULL)
     for count in (1_000, 50_000):
-        done = subprocess.run(
-            arguments, preexec_fn=no_file_beyond(count), capture_output=True, text=True, timeout=500, check=False
-        )
-        assert done.returncode == 2, done.stderr
-        assert len(done.stderr.splitlines()) == 1, done.stderr
-        assert done.stderr.startswith("error: ")
-        assert "File too large" in done.stderr
+        with forked(script, count, *TRAIN, "--quiet", "--out", out, "--force") as process:
+            _, stderr = process.communicate()
+        assert process.returncode == 2, stderr
+        assert len(stderr.splitlines()) == 1, stderr
+        assert stderr.startswith("error: ")
+        assert "File too large" in stderr
         assert listed(out) <= {"checkpoints"}
         assert not list(out.glob("**/.partial-*"))
-    done = command("captum_region", *TRAIN, "--out", out, "--force")
+    command("captum_region", *TRAIN, "--out", out, "--force")
     assert listed(out) == {"classifier", "history.csv", "training.json"}
 
 
@@ -131,13 +145,13 @@ for write in (
 
 
 @pytest.mark.slow
-def test_a_read_only_folder_is_reported(path_for_all):
+def test_a_read_only_folder_is_reported(path_for_all, forked):
+    (script := path_for_all / "read_only.py").write_text(READ_ONLY)
     out = path_for_all / "out"
     out.mkdir()
     (out / "kept").write_text("whole")
     out.chmod(0o555)
-    done = subprocess.run(
-        [sys.executable, "-c", READ_ONLY, out], capture_output=True, text=True, timeout=500, check=False
-    )
-    assert done.stdout == "told\n" * 3, done.stderr
+    with forked(script, out) as process:
+        stdout, stderr = process.communicate()
+    assert stdout == "told\n" * 3, stderr
     assert [(path.name, path.read_text()) for path in out.iterdir()] == [("kept", "whole")]

@@ -82,9 +82,12 @@ def grow(
     """
     with errors_in_one_line(debug):
         check_out(out, force)
+        numbers = [int(count) for count in counts.split(",")]
+        if len(set(numbers)) < 2:
+            raise ValueError(f"--counts must be two numbers or more, for a line through them, got {counts}")
         out.mkdir(parents=True, exist_ok=True)
         found = []
-        for count in map(int, counts.split(",")):
+        for count in numbers:
             with tempfile.TemporaryDirectory(dir=out) as folder:
                 found.append({"images": count, **measure_attribute(Path(folder), count, size)})
             typer.echo(json.dumps(found[-1]))

@@ -102,7 +102,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_map_as_one(tmp_path, launched):
+def test_two_processes_train_and_map_as_one(tmp_path, in_two):
     script, one, two = tmp_path / "work.py", tmp_path / "one", tmp_path / "two"
     script.write_text(WORK)
     one.mkdir()
@@ -111,10 +111,9 @@ def test_two_processes_train_and_map_as_one(tmp_path, launched):
     work["train"](one, None, 0)
     work["attribute"](one / "maps", None)
     work["attribute"](two / "begun by one", None, stop=True)
-    with launched(script, two) as process:
-        _, stderr = process.communicate(timeout=500)
-    assert process.returncode == 0, stderr
-    assert len(re.findall("region classifier: +0%", stderr)) == 3  # one process shows its progress
+    (_, shown), (_, of_other) = in_two(script, two)
+    assert len(re.findall("region classifier: +0%", shown)) == 3
+    assert "%" not in of_other  # one process shows its progress
 
     for name in ("dense", "dense again", "patch"):
         alone = np.load(one / f"{name} 0.npz")

@@ -4,7 +4,6 @@ import io
 import json
 import math
 import pickle
-import subprocess
 import sys
 
 import pytest
@@ -146,7 +145,7 @@ import json, pathlib, resource, sys, time
 from captum_region import load_classifier
 import torchvision.models
 
-cases = json.load(sys.stdin)
+cases = json.loads(sys.argv[1])
 held = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held + 2**29, held + 2**29))
 for folder, lies in cases.items():
@@ -169,7 +168,7 @@ for folder, lies in cases.items():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_an_enormous_description_takes_no_memory(tmp_path):
+def test_an_enormous_description_takes_no_memory(tmp_path, forked):
     lies = [{"in_channels": size} for size in (10**9, 10**12)]
     lies += [{"image_size": [size, size]} for size in (10**5, 10**9)]
     lies += [{"image_size": [10**9, 10**9], "patch_size": 10**9}, {"image_size": [10**5, 10**5], "stride": 1}]
@@ -178,15 +177,10 @@ def test_an_enormous_description_takes_no_memory(tmp_path):
     for kind, config in ((DenseRegionClassifier, {"width": 10**6}), (PatchRegionClassifier, {"backbone": "vgg19"})):
         save_classifier(kind(GRID, 2, random_state=0), tmp_path / kind.__name__)
         cases[str(tmp_path / kind.__name__)] = [*lies, {"config": config}]
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED],
-        input=json.dumps(cases),
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    (script := tmp_path / "limited.py").write_text(LIMITED)
+    with forked(script, json.dumps(cases)) as process:
+        _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
 
 
 def spoiled_weights(state, trap):
@@ -248,8 +242,8 @@ def test_damaged_and_missing_files_are_refused(tmp_path):
         save_classifier(nn.Linear(2, 2), folder)
 
 
-def test_a_full_disk_is_reported_and_the_old_checkpoint_stays_whole(tmp_path):
-    script = """
+def test_a_full_disk_is_reported_and_the_old_checkpoint_stays_whole(tmp_path, forked):
+    (script := tmp_path / "full.py").write_text("""
 import resource, sys
 from captum_region import DenseRegionClassifier, RegionGrid, save_classifier
 
@@ -260,17 +254,18 @@ try:
     save_classifier(second, sys.argv[1])
 except OSError as error:
     print(error)
-"""
+""")
     folder = tmp_path / "classifier"
-    done = subprocess.run([sys.executable, "-c", script, folder], capture_output=True, text=True, check=False)
-    assert done.stdout.startswith(f"{folder} cannot be written: "), done.stderr
+    with forked(script, folder) as process:
+        stdout, stderr = process.communicate()
+    assert stdout.startswith(f"{folder} cannot be written: "), stderr
     whole = DenseRegionClassifier(RegionGrid(16, 8, 4), 2, width=4, random_state=0)
     assert classifier_digest(load_classifier(folder)) == classifier_digest(whole)
-    assert [path.name for path in tmp_path.iterdir()] == ["classifier"]
+    assert {path.name for path in tmp_path.iterdir()} == {"classifier", "full.py"}
 
 
-def test_files_have_the_permissions_of_the_umask(tmp_path):
-    script = """
+def test_files_have_the_permissions_of_the_umask(tmp_path, forked):
+    (script := tmp_path / "write.py").write_text("""
 import os, sys
 from captum_region import DenseRegionClassifier, RegionGrid, save_classifier
 from captum_region.io.snapshot import Snapshots
@@ -280,9 +275,11 @@ for umask in sys.argv[2:]:
     out = os.path.join(sys.argv[1], umask)
     save_classifier(DenseRegionClassifier(RegionGrid(8, 4, 4), 2, width=4), out + "/classifier")
     Snapshots(out + "/states", 0, lambda: "key").save(lambda: "state")
-"""
+""")
     modes = {"022": 0o644, "007": 0o660}
-    subprocess.run([sys.executable, "-c", script, tmp_path, *modes], check=True)
+    with forked(script, tmp_path, *modes) as process:
+        _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
     for umask, mode in modes.items():
         files = [path for path in (tmp_path / umask).rglob("*") if path.is_file()]
         assert len(files) == 3
