@@ -135,6 +135,7 @@ def test_slices_example(run, tmp_path):
 def test_seeds_on_dask_example(run, tmp_path):
     pytest.importorskip("distributed")
     printed = run("seeds_on_dask.py")  # it compares what Dask's workers give with what joblib's give
+    assert "each worker trained: True" in printed
     assert re.search(r"^general_transplant( +[\d.]+){4}$", printed, re.MULTILINE)
 
 

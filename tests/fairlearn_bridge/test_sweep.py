@@ -3,8 +3,6 @@
 import json
 import re
 import resource
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -236,40 +234,3 @@ def test_scheme_names_and_their_suffixes():
     for text in ("general_transplant@predict", "general_mask@", "general_mask@nowhere", "general_blur@random"):
         with pytest.raises(ValueError, match="schem"):
             scheme_parameters(text)
-
-
-ON_DASK = """
-import sys
-from functools import partial
-
-import joblib
-from distributed import Client, LocalCluster
-
-from fairlearn_bridge.experiment import ExperimentConfig, synthetic_data
-from fairlearn_bridge.sweep import run_sweep
-
-if __name__ == "__main__":
-    config = ExperimentConfig(
-        "Male", "Blond_Hair", schemes=("general_transplant",), others=(), train_size=120, test_per_cell=15,
-        validation_per_cell=6, epochs=1, region_epochs=1, seeds=1, batch_size=32,
-    )
-    data = partial(synthetic_data, size=16)
-    run_sweep([config], data, [0.5], sys.argv[1] + "/here", quiet=True)
-    cluster = LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None)
-    with cluster, Client(cluster) as client, joblib.parallel_config(backend="dask"):
-        run_sweep([config], data, [0.5], sys.argv[1] + "/dask", quiet=True)
-        done = client.run(lambda dask_worker: dask_worker.state.executed_count)
-    assert len(done) == 2 and min(done.values()) > 0, done
-"""
-
-
-@pytest.mark.slow
-def test_two_dask_workers_give_the_same_tables(tmp_path):
-    pytest.importorskip("distributed")
-    (tmp_path / "sweep.py").write_text(ON_DASK)
-    ran = subprocess.run(
-        [sys.executable, tmp_path / "sweep.py", tmp_path], capture_output=True, text=True, timeout=500, check=False
-    )
-    assert ran.returncode == 0, ran.stderr
-    for name in TABLES:
-        assert (tmp_path / "dask" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
