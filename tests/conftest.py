@@ -26,8 +26,8 @@ from typer.testing import CliRunner
 
 from captum_region.io.digest import digest_of
 
-# Property tests take half a minute with the second, which tests/test_properties.py runs them with. A busy machine is no
-# error, and `pytest` alone draws the same cases in each run.
+# `make test` takes the second, with which property tests take half a minute. A busy machine is no error, and `pytest`
+# alone draws the same cases in each run.
 UNHURRIED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("quick", max_examples=30, derandomize=True, **UNHURRIED)
 settings.register_profile("thorough", max_examples=500, **UNHURRIED)
