@@ -63,7 +63,7 @@ class Convolution(nn.Module):
 
 
 CLASSIFIER = ImageClassifier(Linear, max_epochs=1, lr=0.01, batch_size=16, random_state=0)
-LEARNER = ImageClassifier(Linear, max_epochs=5, lr=0.1, batch_size=32, random_state=0)
+LEARNER = ImageClassifier(Linear, max_epochs=3, lr=0.1, batch_size=32, random_state=0)
 REGIONS = DenseRegionClassifier(RegionGrid(8, 4, 4), 2, width=4, random_state=0)
 SEARCHED = {"scheme": ["general_mask", "specific_noise"], "quantile": [0.5, 0.9]}
 MITIGATOR = AttributionNoiseMitigator(CLASSIFIER, region_classifier=REGIONS, random_state=0)
