@@ -58,7 +58,8 @@ def seeded(seed: int, *, numpy: bool = False) -> Iterator[None]:
     """
     devices = range(torch.cuda.device_count())
     with _turn, torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        # torch.manual_seed notes the stack of its caller for devices that are not there: milliseconds, at every batch.
+        (torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed)(seed)
         if not numpy:
             yield
             return
