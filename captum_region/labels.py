@@ -1,13 +1,15 @@
-"""check_classes: the labels of images, in any container, as an array of classes."""
+"""Labels of images: check_classes, which takes any container, and hold_out, which keeps some of each kind apart."""
 
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
+
+from captum_region.randomness import RandomState, draw_seed
 
 # With more images than this, there must not be more classes than half as many: scikit-learn warns of the same.
 _FEW = 20
@@ -66,3 +68,18 @@ def check_classes(
         words = "class" if len(classes) == 1 else "classes"
         raise ValueError(f"{name} must hold at least {least} classes, got {len(classes)} {words}: {classes}")
     return labels
+
+
+def hold_out(labels: ArrayLike, confounder: ArrayLike, fraction: float, random_state: RandomState) -> NDArray[np.bool_]:
+    """Return which images to hold out: of each cell of label and spurious attribute the given share, rounded down.
+
+    Examples
+    --------
+    >>> hold_out([0, 0, 0, 0, 1], [0, 0, 0, 0, 1], 0.5, random_state=0).sum()
+    np.int64(2)
+    """
+    cells = pd.DataFrame({"label": np.asarray(labels), "confounder": np.asarray(confounder)})
+    shuffled = cells.sample(frac=1, random_state=draw_seed(random_state))
+    of_cell = shuffled.groupby(["label", "confounder"])
+    is_held = of_cell.cumcount() < np.floor(fraction * of_cell["label"].transform("size") + 1e-9)
+    return np.asarray(is_held.sort_index())

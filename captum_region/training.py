@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from captum_region.batches import batches, take
 from captum_region.classifiers import Recipe, RegionClassifier
@@ -42,7 +43,8 @@ class RegionTraining:
     ----------
     history : DataFrame
         One row for each epoch: ``epoch``, ``loss`` (mean cross-entropy in nats, with label smoothing), ``lr`` and, with
-        validation data, ``valid_accuracy``: balanced accuracy on random regions, in [0, 1].
+        validation data, ``valid_accuracy``: balanced accuracy on random regions, in [0, 1]. Where images were kept
+        apart to end the training by, also ``apart``: the mean probability of their labels, in [0, 1].
     region_accuracy : ndarray of shape (rows, cols), or None without validation data
         Balanced accuracy of each region on the validation images after the last epoch, in [0, 1].
     git : str or None
@@ -93,6 +95,11 @@ def fit_region_classifier(
     `DenseRegionClassifier`. The optimizer is AdamW. The classifier is left in eval mode, with the sorted labels as its
     ``class_names``.
 
+    A `DenseRegionClassifier` is trained no longer than it improves, unless `epochs` says how long. Of each pair of a
+    label and a class of `within`, a fifth of the images is kept apart, and the training ends when a third of its epochs
+    has hardly raised the probability that random regions of these give to their image's label. With fewer than five
+    images of a label in each class, none are, and it takes all the epochs of its recipe.
+
     Parameters
     ----------
     classifier : RegionClassifier
@@ -111,8 +118,11 @@ def fit_region_classifier(
     sample_weight : "balanced", array-like of shape (N,) or None, default="balanced"
         How often an image is drawn: so that the classes are equally frequent, in proportion to the weights, or each
         once in an epoch. Must be "balanced" if `within` is given.
-    epochs, batch_size, positions_per_image : int, optional
-        Passes over the images, images in a step, regions of an image in a step.
+    epochs : int, optional
+        Passes over the images, all of which are then trained on. By default as many as help, of at least 64 steps each;
+        for kinds other than `DenseRegionClassifier` the number of the recipe.
+    batch_size, positions_per_image : int, optional
+        Images in a step, regions of an image in a step.
     lr, weight_decay : float, optional
         Of AdamW.
     label_smoothing : float, default=0.1
@@ -131,8 +141,9 @@ def fit_region_classifier(
         A folder for the state of the training, which is saved so often that it takes at most 5 % of the time. A
         training that was stopped resumes when it is called again with the same arguments and initial weights, and ends
         with the same weights (to the bit on one machine with as many processes); a complete one is read. Other versions
-        of the packages, or other code of your own modules, make it another training. Each has a file of three times the
-        size of the weights, used by the main process only; reading it executes no code. Needs a `random_state`.
+        of the packages, or other code of your own modules, make it another training. Each has a file of three or four
+        times the size of the weights, used by the main process only; reading it executes no code. Needs a
+        `random_state`.
     show_progress : bool, default=False
         A progress bar on stderr.
 
@@ -158,9 +169,6 @@ def fit_region_classifier(
     """
     if not isinstance(classifier, RegionClassifier):
         raise TypeError(f"classifier must be a RegionClassifier, got {type(classifier).__name__}")
-    data = training_data(classifier, images, labels, within=within, validation=validation, sample_weight=sample_weight)
-    counts = {"epochs": epochs, "batch_size": batch_size, "positions_per_image": positions_per_image}
-    recipe = _decided(classifier.recipe, data.drawn, **counts, lr=lr, weight_decay=weight_decay)
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
     mixed_precision = check_mixed_precision(mixed_precision, accelerator)
@@ -169,6 +177,18 @@ def fit_region_classifier(
     processes = Processes(accelerator)
     own_seed = draw_seed(random_state)
     seed = processes.from_main(lambda: own_seed)
+    early = classifier.recipe.early if epochs is None else None
+    sources: Any = {"within": within, "validation": validation, "sample_weight": sample_weight}
+    data = training_data(classifier, images, labels, **sources, apart_seed=seed if early else None)
+    recipe = _decided(
+        classifier.recipe if early is None or data.apart is None else early,
+        data.drawn,
+        epochs=epochs,
+        batch_size=batch_size,
+        positions_per_image=positions_per_image,
+        lr=lr,
+        weight_decay=weight_decay,
+    )
     classifier.class_names = [str(name) for name in data.names]
     classifier.to(device or (classifier.device if accelerator is None else accelerator.device))
     processes.share_weights(classifier)
@@ -178,7 +198,7 @@ def fit_region_classifier(
         lambda: (
             (classifier_digest(classifier), _settings(classifier)),
             (asdict(recipe), label_smoothing, mixed_precision, seed),
-            (data.images, data.target, data.probability, data.validation),
+            (data.images, data.target, data.probability, data.validation, data.apart),
         ),
     )
     training = _Training(classifier, data, recipe, label_smoothing, mixed_precision, processes, seed)
@@ -228,8 +248,14 @@ def region_accuracy(
     return accuracy
 
 
-# The attributes of a training that have a state_dict of their own.
-_PARTS = ("classifier", "optimizer", "schedule")
+# A training that may end early has epochs of at least so many steps, and so many before it may.
+_STEPS, _LEAST = 64, 384
+# Of the average of the weights, over about 1 / (1 - _DECAY) steps.
+_DECAY = 0.98
+# It ends when it has improved by less than this share of what it has learnt.
+_LITTLE = 0.1
+# Random patches of the images kept apart, of which there are at least so many.
+_PATCHES = 2048
 
 
 @dataclass
@@ -246,9 +272,17 @@ class _Training:
 
     def __post_init__(self) -> None:
         classifier, recipe = self.classifier, self.recipe
-        self.steps_per_epoch = math.ceil(self.data.drawn / recipe.batch_size)
+        self.passes = _passes(recipe, self.data.drawn)
+        self.steps_per_epoch = math.ceil(self.passes * self.data.drawn / recipe.batch_size)
         self.optimizer = torch.optim.AdamW(classifier.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.schedule = _schedule(self.optimizer, recipe, recipe.epochs * self.steps_per_epoch)
+        # The attributes that have a state_dict of their own.
+        self.parts = {"classifier": classifier, "optimizer": self.optimizer, "schedule": self.schedule}
+        self.average = None
+        if recipe.schedule == "average":
+            averaging = get_ema_multi_avg_fn(_DECAY)
+            self.average = AveragedModel(classifier, multi_avg_fn=averaging, use_buffers=True).eval()
+            self.parts["average"] = self.average
         self.generator = torch.Generator().manual_seed(self.seed)
         self.history: list[dict[str, Any]] = []
         # The current epoch: its images in order, how many of them are done, its row of the history.
@@ -265,8 +299,8 @@ class _Training:
                 with snapshots.restoring():
                     self.load_state_dict(kept)
                     bar.update(len(self.history) * self.steps_per_epoch + math.ceil(self.done / self.recipe.batch_size))
-            is_new = len(self.history) < epochs
-            while len(self.history) < epochs:
+            is_new = not self._is_over()
+            while not self._is_over():
                 for index in self._batches():
                     self._step(index)
                     bar.update()
@@ -274,21 +308,39 @@ class _Training:
                 self._end_epoch()
                 shown = {name: f"{value:.3g}" for name, value in self.history[-1].items() if name != "epoch"}
                 bar.set_postfix(shown, refresh=False)  # drawn with the next step: an epoch may be one
-            self.classifier.eval()
+            bar.total = bar.n  # it may have ended early
+            bar.refresh()
             if is_new:
                 snapshots.save(self.state_dict)
+        if self.average is not None:
+            self.classifier.load_state_dict(self.average.module.state_dict())
+        self.classifier.eval()
+
+    def _is_over(self) -> bool:
+        """Return whether all epochs are done, or the last of them have brought no improvement."""
+        done, least = len(self.history), max(3, math.ceil(_LEAST / self.steps_per_epoch))
+        if done >= self.recipe.epochs or self.data.apart is None or done < least:
+            return done >= self.recipe.epochs
+        found = [row["apart"] for row in self.history]
+        recent = math.ceil(self.recipe.patience * done)
+        before = max(found[:-recent])
+        learnt = max(before - 1 / self.classifier.num_classes, 0)
+        return bool(max(found[-recent:]) < before + _LITTLE * learnt)
 
     def _batches(self) -> Iterator[Tensor]:
         """Yield the remaining batches of the current epoch, or those of a new one."""
         self.classifier.train()
         if not self.row:
-            self.order, self.done = draw_order(self.data.probability, self.generator), 0
+            passes = [draw_order(self.data.probability, self.generator) for _ in range(self.passes)]
+            self.order, self.done = torch.cat(passes), 0
             self.row = {"epoch": len(self.history) + 1, "loss": 0.0, "lr": self.schedule.get_last_lr()[0]}
         for start in range(self.done, len(self.order), self.recipe.batch_size):
             yield self.order[start : start + self.recipe.batch_size]
 
     def _step(self, index: Tensor) -> None:
-        patches, region, expected = self._patches(self.data.images, self.data.target, index)
+        # At least two patches: batch normalisation cannot train on one value for each channel.
+        positions = max(self.recipe.positions_per_image, 2 if len(index) == 1 else 1)
+        patches, region, expected = self._patches(self.data.images, self.data.target, index, positions)
         if not self.processes.is_main:  # its own dropout, and the same if the training resumes
             own = (self.seed, self.processes.rank, self.row["epoch"], self.done)
             torch.manual_seed(draw_seed(np.random.default_rng(own)))
@@ -306,50 +358,82 @@ class _Training:
             raise FloatingPointError(f"the loss became {total} in epoch {self.row['epoch']}; try a lower lr")
         self.optimizer.step()
         self.schedule.step()
+        if self.average is not None:
+            self.average.update_parameters(self.classifier)
         self.done += len(index)
-        self.row["loss"] += total * len(index) / self.data.drawn
+        self.row["loss"] += total * len(index) / len(self.order)
 
     def _end_epoch(self) -> None:
         self.classifier.eval()
-        if self.data.validation is not None:
-            with autocast(self.classifier.device, self.mixed_precision):
+        with autocast(self.classifier.device, self.mixed_precision):
+            if self.data.apart is not None:
+                self.row["apart"] = self._probability_apart(self.data.apart)
+            if self.data.validation is not None:
                 self.row["valid_accuracy"] = self._random_region_accuracy(*self.data.validation)
         self.history.append(self.row)
         self.row, self.done = {}, 0
 
     def _random_region_accuracy(self, images: ImageData, target: Tensor) -> float:
         """Return the balanced accuracy on random regions, as many of each image as in a training step."""
+        network = self.classifier if self.average is None else self.average
         counts = torch.zeros(2, self.classifier.num_classes, dtype=torch.long, device=self.classifier.device)
         with torch.inference_mode():
             for index in torch.arange(len(images)).split(self.recipe.batch_size):
-                patches, region, expected = self._patches(images, target, index)
-                hit = (self.classifier(patches, region).argmax(1) == expected).long()
+                patches, region, expected = self._patches(images, target, index, self.recipe.positions_per_image)
+                hit = (network(patches, region).argmax(1) == expected).long()
                 counts.index_add_(1, expected, torch.stack([hit, torch.ones_like(hit)]))
             right, seen = self.processes.sum(counts).cpu().numpy()
         return float((right[seen > 0] / seen[seen > 0]).mean())
 
-    def _patches(self, images: ImageData, target: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _probability_apart(self, weight: Tensor) -> float:
+        """Return the mean probability that regions of the images kept apart give to their label, always the same ones.
+
+        It is the accuracy of labels that are drawn as likely as the classifier says. Where few regions tell anything,
+        the others' guesses count as much in the share of right answers, and next to nothing here.
+        """
+        assert self.average is not None
+        apart = weight.nonzero().squeeze(1)
+        positions = math.ceil(_PATCHES / len(apart))
+        generator, total = torch.Generator().manual_seed(self.seed), torch.zeros((), dtype=torch.double)
+        with torch.inference_mode():
+            for index in apart.split(self.recipe.batch_size):
+                patches, region, expected = self._patches(
+                    self.data.images, self.data.target, index, positions, generator
+                )
+                if len(patches):
+                    probability = self.average(patches, region).double().softmax(1).gather(1, expected[:, None])
+                    means = probability.view(-1, positions).mean(1).cpu()
+                    total += (weight[index[self.processes.share]] * means).sum()
+        return self.processes.sum(total.to(self.classifier.device)).item()
+
+    def _patches(
+        self,
+        images: ImageData,
+        target: Tensor,
+        index: Tensor,
+        positions: int,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return random patches of this process's share of some images, their regions and their classes.
 
         The draws are those for all the images, so that each process draws the same.
         """
         grid, device, share = self.classifier.grid, self.classifier.device, self.processes.share
-        # At least two patches: batch normalisation cannot train on one value for each channel.
-        positions = max(self.recipe.positions_per_image, 2 if len(index) == 1 else 1)
-        region = torch.randint(grid.num_regions, (len(index), positions), generator=self.generator)[share].to(device)
+        drawn = torch.randint(grid.num_regions, (len(index), positions), generator=generator or self.generator)
+        region = drawn[share].to(device)
         patches = grid.extract(take(images, index[share].numpy()).to(device), region).flatten(0, 1)
         return patches, region.flatten(), target[index[share]].repeat_interleave(positions).to(device)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the training resumes from."""
         random = self.generator.get_state(), random_states()
-        parts = {name: getattr(self, name).state_dict() for name in _PARTS}
+        parts = {name: part.state_dict() for name, part in self.parts.items()}
         return {**parts, "random": random, "history": self.history, "epoch": (self.order, self.done, self.row)}
 
     def load_state_dict(self, kept: Mapping[str, Any]) -> None:
         """Resume from what `state_dict` returned."""
-        for name in _PARTS:
-            getattr(self, name).load_state_dict(kept[name])
+        for name, part in self.parts.items():
+            part.load_state_dict(kept[name])
         self.generator.set_state(kept["random"][0])
         set_random_states(kept["random"][1])
         self.history, (self.order, self.done, self.row) = kept["history"], kept["epoch"]
@@ -374,10 +458,18 @@ def _decided(recipe: Recipe, drawn: int, **given: Any) -> Recipe:
             raise ValueError(f"{name} must be {'above 0' if name == 'lr' else f'at least {is_count:d}'}, got {value}")
     recipe = replace(recipe, **given)
     least = math.ceil(recipe.min_steps / math.ceil(drawn / recipe.batch_size))
-    return recipe if "epochs" in given else replace(recipe, epochs=max(recipe.epochs, least))
+    passes = max(recipe.epochs, least)
+    return recipe if "epochs" in given else replace(recipe, epochs=math.ceil(passes / _passes(recipe, drawn)))
+
+
+def _passes(recipe: Recipe, drawn: int) -> int:
+    """Return how often an epoch passes over the images."""
+    return math.ceil(_STEPS / math.ceil(drawn / recipe.batch_size)) if recipe.schedule == "average" else 1
 
 
 def _schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps: int) -> Any:
+    if recipe.schedule == "average":
+        return torch.optim.lr_scheduler.LinearLR(optimizer, 1 / _STEPS, total_iters=_STEPS)
     if recipe.schedule == "onecycle":
         return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=steps + 1)
     # 40 of the paper's 90 epochs, and the same share of another number.

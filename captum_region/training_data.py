@@ -14,7 +14,7 @@ from captum_region.batches import ImageData, ImageSource, check_images, check_we
 from captum_region.classifiers import RegionClassifier
 from captum_region.datasets.conversion import from_dataset, is_dataset
 from captum_region.datasets.images import AttributeImages
-from captum_region.labels import check_classes
+from captum_region.labels import check_classes, hold_out
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class TrainingData:
     probability : Tensor of shape (N,)
         Proportional to how often an image is drawn.
     validation : (images, integer Tensor) or None
+    apart : Tensor of shape (N,), or None
+        The weights of the images kept apart, which sum to 1; those trained on have weight 0. None if none are.
     """
 
     images: ImageData
@@ -38,6 +40,7 @@ class TrainingData:
     names: NDArray[Any]
     probability: Tensor
     validation: tuple[ImageData, Tensor] | None
+    apart: Tensor | None
 
     @property
     def drawn(self) -> int:
@@ -53,8 +56,9 @@ def training_data(
     within: ArrayLike | None,
     validation: tuple[ImageSource, ArrayLike | None] | None,
     sample_weight: str | ArrayLike | None,
+    apart_seed: int | None = None,
 ) -> TrainingData:
-    """Check the images, labels and weights that `fit_region_classifier` is given.
+    """Check the images, labels and weights that `fit_region_classifier` is given; with `apart_seed` keep some apart.
 
     Raises
     ------
@@ -68,7 +72,16 @@ def training_data(
         raise ValueError(f"labels must take {wanted}, got {list(names)}")
     probability = _draw_probability(labels, within, sample_weight, len(images))
     valid = None if validation is None else _check_validation(classifier, validation, names)
-    return TrainingData(images, torch.from_numpy(target), names, torch.from_numpy(probability), valid)
+    apart = None
+    if apart_seed is not None and (held := _kept_apart(target, within, probability, apart_seed)).any():
+        rest, among = ~held, None if within is None else np.asarray(within)
+        of_rest, of_held = ((names[target][part], None if among is None else among[part]) for part in (rest, held))
+        apart = torch.zeros(len(images), dtype=torch.double)
+        apart[held] = torch.from_numpy(_balanced(*of_held)) / held.sum()
+        if isinstance(sample_weight, str):
+            probability[rest] = _balanced(*of_rest)
+        probability[held] = 0
+    return TrainingData(images, torch.from_numpy(target), names, torch.from_numpy(probability), valid, apart)
 
 
 def within_class_weights(labels: ArrayLike, within: ArrayLike) -> NDArray[np.float64]:
@@ -152,12 +165,38 @@ def _draw_probability(
     if within is not None:
         if not isinstance(weight, str):
             raise ValueError("sample_weight must be 'balanced' if within is given")
-        return within_class_weights(labels, check_classes(within, count, name="within"))
+        return _balanced(labels, check_classes(within, count, name="within"))
     if not isinstance(weight, str):
         return check_weights(weight, count)
     if weight != "balanced":
         raise ValueError(f"sample_weight must be 'balanced', an array or None, got {weight!r}")
+    return _balanced(labels, None)
+
+
+def _balanced(labels: ArrayLike, within: ArrayLike | None) -> NDArray[np.float64]:
+    """Return weights that make the labels equally frequent, within classes if those are given."""
+    if within is not None:
+        return within_class_weights(labels, within)
     return np.asarray(compute_sample_weight("balanced", np.asarray(labels)))
+
+
+# The share of the images that is kept apart, of each pair of a label and a class.
+_APART = 0.2
+
+
+def _kept_apart(
+    target: NDArray[np.intp], within: ArrayLike | None, probability: NDArray[np.float64], seed: int
+) -> NDArray[np.bool_]:
+    """Return which images to keep apart: a share of each label, of the classes in which every label has enough."""
+    classes = np.zeros(len(target), int) if within is None else np.unique(np.asarray(within), return_inverse=True)[1]
+    used = probability > 0
+    held = np.zeros(len(target), bool)
+    held[used] = hold_out(target[used], classes[used], _APART, seed)
+    for number in np.unique(classes):
+        of_class = classes == number
+        if set(target[used & of_class]) - set(target[held & of_class]):
+            held[of_class] = False
+    return held
 
 
 def draw_order(probability: Tensor, generator: torch.Generator) -> Tensor:

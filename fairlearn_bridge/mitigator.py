@@ -1,6 +1,7 @@
 """AttributionNoiseMitigator: train an image classifier while the spurious attribute's regions are perturbed."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ from joblib import Parallel, delayed
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from captum_region import (
     DenseRegionClassifier,
@@ -22,14 +24,16 @@ from captum_region import (
 )
 from captum_region.batches import Checked, ImageData, as_floats, check_images, check_weights, take
 from captum_region.confidence import Confidence, resolve_confidence
-from captum_region.labels import check_classes
+from captum_region.io.checkpoint import classifier_digest
+from captum_region.io.snapshot import Snapshots
+from captum_region.labels import check_classes, hold_out
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.baselines.base import Trainer
 from fairlearn_bridge.noise import AttributionNoise, Perturbation, protect, quantile_mask
 from fairlearn_bridge.samples import Samples
 from fairlearn_bridge.schemes import AT_PREDICT
-from fairlearn_bridge.selection import CrossedAUC, estimate_crossed_auc, hold_out
+from fairlearn_bridge.selection import CrossedAUC, estimate_crossed_auc
 from fairlearn_bridge.validation import check_number, check_rows_or_images, check_sensitive, from_names
 
 AUTO_SCHEMES = ("general_transplant", "general_mask", "general_noise")
@@ -56,7 +60,7 @@ class AttributionNoiseMitigator(Trainer):
         themselves, within the classes of y, see `captum_region.training_data.within_class_weights`: plainly trained, it
         would find the target, which in biased data goes along with the confounder.
     region_epochs : int, optional
-        Epochs of that training; by default its recipe's, see `fit_region_classifier`.
+        Epochs of that training; by default as many as help, see `fit_region_classifier`.
     scheme : str or sequence of str, default="general_noise"
         See `AttributionNoise`. Of several, one is chosen; ``"auto"`` stands for ``general_transplant``,
         ``general_mask`` and ``general_noise``.
@@ -82,6 +86,12 @@ class AttributionNoiseMitigator(Trainer):
         See `RegionAttribution`.
     validation_fraction : float, default=0.25
         Share of the training images, of each class and value of the spurious attribute, to choose by, in (0, 1).
+    memory : path, optional
+        A folder, as ``Pipeline(memory=)`` has one, for region classifiers that are trained here and for region maps.
+        Fits with equal images, labels, settings of the regions and `random_state` share them, in several processes too:
+        a grid search over schemes trains one region classifier a fold. Without it nothing is shared, but a
+        ``checkpoint_dir`` of the estimator keeps region classifiers too. Reading the folder executes no code. Needs a
+        `random_state`.
     n_jobs : int, optional
         Trainings at a time, through joblib, where there is a choice; those in threads of one process take turns.
     random_state : int, NumPy generator or None, default=None
@@ -145,6 +155,7 @@ class AttributionNoiseMitigator(Trainer):
     apply_at_predict: bool = False
     confidence: str | Confidence = "negative_entropy"
     validation_fraction: float = 0.25
+    memory: str | os.PathLike[str] | None = None
     n_jobs: int | None = None
     random_state: RandomState = None
     show_progress: bool = False
@@ -213,10 +224,7 @@ class AttributionNoiseMitigator(Trainer):
         self.region_map_: NDArray[np.float32] = maps.double().mean(0).float().numpy()
         self.pixel_map_: NDArray[np.float32] = grid.to_pixels(torch.from_numpy(self.region_map_)).numpy()
         if self.protect_target:
-            given = self.target_region_classifier
-            self.target_region_classifier_ = given or self._train_regions(X, labels, confounder, seed)
-            of_target = RegionAttribution(self.target_region_classifier_, self.confidence)
-            target_map = of_target.mean_pixels(Checked(X), show_progress=self.show_progress).cpu()
+            target_map = self._target_map(X, labels, confounder, seed)
             self.target_pixel_map_: NDArray[np.float32] = target_map.numpy()
         noise = candidates[0]
         if len(candidates) > 1:
@@ -264,12 +272,16 @@ class AttributionNoiseMitigator(Trainer):
             raise ValueError(f"apply_at_predict needs the scheme {' or '.join(AT_PREDICT)}, got {self.scheme!r}")
         check_number("protect_target", self.protect_target, 0)
         check_number("validation_fraction", self.validation_fraction, 0, 1, inside=True)
+        if not isinstance(self.memory, str | os.PathLike | None):
+            raise TypeError(f"memory must be a folder, got {type(self.memory).__name__}")
+        if self.memory is not None and self.random_state is None:
+            raise ValueError("random_state must be given with memory: it identifies what is kept there")
         if self.target_region_classifier is not None and not self.protect_target:
             raise ValueError("target_region_classifier must come with protect_target above 0, got 0")
         return candidates
 
     def _select(
-        self, candidates: list[AttributionNoise], data: Samples, weights: dict[str, Any], maps: torch.Tensor, seed: int
+        self, candidates: list[AttributionNoise], data: Samples, weights: dict[str, Any], maps: Tensor, seed: int
     ) -> pd.DataFrame:
         """Train each candidate on a part of the images and judge it on the rest."""
         held = hold_out(data.y, data.confounder, self.validation_fraction, seed)
@@ -310,12 +322,12 @@ class AttributionNoiseMitigator(Trainer):
             within=within,
             epochs=self.region_epochs,
             random_state=seed,
-            checkpoint_dir=getattr(self.estimator, "checkpoint_dir", None),
+            checkpoint_dir=getattr(self.estimator, "checkpoint_dir", None) if self.memory is None else self.memory,
             show_progress=self.show_progress,
         )
         return classifier
 
-    def _region_maps(self, X: ImageData, given: ArrayLike | RegionMaps | None, *, general: bool) -> torch.Tensor:
+    def _region_maps(self, X: ImageData, given: ArrayLike | RegionMaps | None, *, general: bool) -> Tensor:
         """Return maps N x rows x cols on the CPU, or only their mean, as 1 x rows x cols, where that will do."""
         if given is not None:
             given = given.maps if isinstance(given, RegionMaps) else np.asarray(given)
@@ -325,9 +337,32 @@ class AttributionNoiseMitigator(Trainer):
                 raise ValueError(f"region_maps must have shape {wanted}, got {tuple(maps.shape)}")
             return maps
         attribution = RegionAttribution(self.region_classifier_, self.confidence)
-        if general:
-            return attribution.mean_map(Checked(X), show_progress=self.show_progress)[None]
-        return attribution.region_map(Checked(X), show_progress=self.show_progress).cpu()
+        compute = attribution.mean_map if general else attribution.region_map
+        maps = self._kept(self.region_classifier_, compute, X)
+        return maps[None] if general else maps
+
+    def _target_map(self, X: ImageData, labels: NDArray[Any], confounder: NDArray[Any], seed: int) -> Tensor:
+        """Return the target's mean map by pixel, of the classifier given or one trained within the confounder."""
+        given = self.target_region_classifier
+        self.target_region_classifier_ = given or self._train_regions(X, labels, confounder, seed)
+        attribution = RegionAttribution(self.target_region_classifier_, self.confidence)
+        return self._kept(self.target_region_classifier_, attribution.mean_pixels, X)
+
+    def _kept(self, classifier: RegionClassifier, compute: Callable[..., Tensor], X: ImageData) -> Tensor:
+        """Return maps of a region classifier from the memory, or compute them and keep them there."""
+
+        def key() -> Any:
+            return compute.__name__, classifier_digest(classifier), self.confidence, X
+
+        snapshots = Snapshots(self.memory, self.random_state, key)
+        kept = snapshots.load()
+        with snapshots.restoring():
+            if not isinstance(kept, Tensor | None):
+                raise TypeError(f"it must hold maps, got {type(kept).__name__}")
+        if kept is None:
+            kept = compute(Checked(X), show_progress=self.show_progress).cpu()
+            snapshots.save(lambda: kept)
+        return kept
 
 
 def _least_within_one_standard_error(selection: pd.DataFrame) -> int:

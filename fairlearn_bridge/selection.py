@@ -3,8 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
@@ -24,21 +23,6 @@ class CrossedAUC(NamedTuple):
 
     auc: float
     standard_error: float
-
-
-def hold_out(labels: ArrayLike, confounder: ArrayLike, fraction: float, random_state: RandomState) -> NDArray[np.bool_]:
-    """Return which images to hold out: of each cell of label and spurious attribute the given share, rounded down.
-
-    Examples
-    --------
-    >>> hold_out([0, 0, 0, 0, 1], [0, 0, 0, 0, 1], 0.5, random_state=0).sum()
-    np.int64(2)
-    """
-    cells = pd.DataFrame({"label": np.asarray(labels), "confounder": np.asarray(confounder)})
-    shuffled = cells.sample(frac=1, random_state=draw_seed(random_state))
-    of_cell = shuffled.groupby(["label", "confounder"])
-    is_held = of_cell.cumcount() < np.floor(fraction * of_cell["label"].transform("size") + 1e-9)
-    return np.asarray(is_held.sort_index())
 
 
 def estimate_crossed_auc(

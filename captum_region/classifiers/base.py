@@ -32,11 +32,17 @@ class Recipe:
         Highest learning rate of AdamW.
     weight_decay : float
         Weight decay of AdamW.
-    schedule : {"step", "onecycle"}
+    schedule : {"step", "onecycle", "average"}
         ``"step"`` divides the rate by 10 after 4/9 and 8/9 of the training, that is every 40 of the paper's 90 epochs;
-        ``"onecycle"`` is torch's ``OneCycleLR``.
+        ``"onecycle"`` is torch's ``OneCycleLR``; ``"average"`` keeps the rate, after a short rise, and averages the
+        weights of the last steps, so that the training may end at any time.
     min_steps : int, default=0
         With few images, the number of epochs is raised until there are at least so many steps.
+    patience : float, default=0
+        Of `early`: the training ends when the last share of its epochs, in (0, 1), brought no improvement.
+    early : Recipe, optional
+        The recipe of a training for which no number of epochs is given. It ends early, see `fit_region_classifier`;
+        its own number of epochs is the most. By default such a training takes this recipe's number of epochs.
     """
 
     epochs: int
@@ -44,8 +50,10 @@ class Recipe:
     positions_per_image: int
     lr: float
     weight_decay: float
-    schedule: Literal["step", "onecycle"]
+    schedule: Literal["step", "onecycle", "average"]
     min_steps: int = 0
+    patience: float = 0
+    early: "Recipe | None" = None
 
 
 class RegionClassifier(nn.Module, ABC):

@@ -1,11 +1,11 @@
-"""check_classes: labels of any kind in any container, and what are no classes refused by name."""
+"""Labels of any kind in any container, what are no classes refused by name, and a share of each cell kept apart."""
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from captum_region.labels import check_classes
+from captum_region.labels import check_classes, hold_out
 
 
 @pytest.mark.parametrize("names", [[0, 1], [False, True], [0.0, 1.0], ["dark", "bright"]])
@@ -51,3 +51,15 @@ def test_a_class_without_weight_does_not_count():
     with pytest.raises(ValueError, match="y must hold at least 2 classes, got 1 class: \\['b'\\]"):
         check_classes(["a", "b"], 2, name="y", least=2, weight=np.array([0, 1]))
     assert check_classes(["a", "b"] * 10, 20, name="y", least=2, weight=np.ones(20)).tolist() == ["a", "b"] * 10
+
+
+def test_a_share_of_each_cell_is_held_out():
+    rng = np.random.default_rng(0)
+    labels, confounder = rng.integers(0, 3, 500), rng.integers(0, 2, 500)
+    held = hold_out(labels, confounder, 0.2, random_state=0)
+    for label in range(3):
+        for value in range(2):
+            cell = (labels == label) & (confounder == value)
+            assert held[cell].sum() == cell.sum() // 5
+    assert np.array_equal(held, hold_out(list(labels), confounder, 0.2, random_state=0))
+    assert not np.array_equal(held, hold_out(labels, confounder, 0.2, random_state=1))

@@ -32,6 +32,7 @@ import torch
 from torch import nn
 
 import captum_region.maps
+import captum_region.training
 from captum_region import *
 from captum_region.randomness import seeded
 
@@ -50,12 +51,14 @@ def train(out, accelerator, rank):
         ("dense", DenseRegionClassifier, {"width": 8}),
         ("dense again", DenseRegionClassifier, {"width": 8}),  # it is complete, and read
         ("patch", PatchRegionClassifier, {"backbone": NETWORK}),
+        ("until it improves no more", DenseRegionClassifier, {"width": 8}),
     ]:
         # The initial weights of the main process count. In float64, as AdamW makes much of float32's rounding.
         classifier = kind(GRID, 2, random_state=rank, **options).double()
         training = fit_region_classifier(
-            classifier, IMAGES[:41], LABELS[:41], validation=(IMAGES[41:], LABELS[41:]), sample_weight=None, epochs=3,
-            batch_size=8, positions_per_image=3, random_state=0, accelerator=accelerator, show_progress=True,
+            classifier, IMAGES[:41], LABELS[:41], validation=(IMAGES[41:], LABELS[41:]), sample_weight=None,
+            epochs=None if "until" in name else 3, batch_size=8, positions_per_image=3, random_state=0,
+            accelerator=accelerator, show_progress=True,
             checkpoint_dir=out / "memory" if kind is DenseRegionClassifier else None,
         )  # the last of its batches has one image
         training.history.to_csv(out / f"{name} {rank}.csv", index=False)
@@ -86,6 +89,7 @@ if __name__ == "__main__":
     from accelerate import Accelerator
 
     captum_region.maps._IMAGES_A_SAVE = 8
+    captum_region.training._STEPS, captum_region.training._LEAST = 4, 12
     out, accelerator = Path(sys.argv[1]), Accelerator(cpu=True)
     rank = accelerator.process_index
     train(out, accelerator, rank)
@@ -102,20 +106,22 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_map_as_one(tmp_path, in_two):
+def test_two_processes_train_and_map_as_one(tmp_path, in_two, monkeypatch):
     script, one, two = tmp_path / "work.py", tmp_path / "one", tmp_path / "two"
     script.write_text(WORK)
     one.mkdir()
     two.mkdir()
     work = runpy.run_path(str(script))
+    monkeypatch.setattr("captum_region.training._STEPS", 4)
+    monkeypatch.setattr("captum_region.training._LEAST", 12)
     work["train"](one, None, 0)
     work["attribute"](one / "maps", None)
     work["attribute"](two / "begun by one", None, stop=True)
     (_, shown), (_, of_other) = in_two(script, two)
-    assert len(re.findall("region classifier: +0%", shown)) == 3
+    assert len(re.findall("region classifier: +0%", shown)) == 4
     assert "%" not in of_other  # one process shows its progress
 
-    for name in ("dense", "dense again", "patch"):
+    for name in ("dense", "dense again", "patch", "until it improves no more"):
         alone = np.load(one / f"{name} 0.npz")
         for rank in (0, 1):
             history = pd.read_csv(two / f"{name} {rank}.csv")

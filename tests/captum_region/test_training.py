@@ -19,7 +19,7 @@ from captum_region.io.digest import digest, digest_of
 from captum_region.io.provenance import git_state
 from captum_region.randomness import seeded
 from captum_region.training import region_accuracy
-from captum_region.training_data import draw_order, within_class_weights
+from captum_region.training_data import draw_order, training_data, within_class_weights
 
 GRID = RegionGrid(16, 4, 4)
 
@@ -127,6 +127,80 @@ def with_dropout(grid, num_classes, random_state):
     with seeded(random_state):
         network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten(), nn.Linear(144, 2))
     return PatchRegionClassifier(grid, num_classes, network, random_state=random_state)
+
+
+class Interrupted(np.ndarray):
+    """Images that a user stops reading after a number of batches."""
+
+    left = np.inf
+
+    def __getitem__(self, index):
+        Interrupted.left -= 1
+        if Interrupted.left < 0:
+            raise KeyboardInterrupt
+        return super().__getitem__(index)
+
+
+class TestEndingEarly:
+    @staticmethod
+    def train(images, labels, *, width=8, **options):
+        classifier = DenseRegionClassifier(GRID, 2, width=width, random_state=0)
+        return fit(classifier, images, labels, random_state=0, **options), classifier
+
+    def test_a_training_ends_when_images_kept_apart_gain_no_more(self):
+        labels = coin(200)
+        training, classifier = self.train(squares(labels, (4, 8)), labels)
+        found = training.history["apart"].to_numpy()
+        recent = -(-len(found) // 3)
+        assert 6 <= len(found) < 40  # of 75
+        assert max(found[-recent:]) < max(found[:-recent]) + 0.1 * (max(found[:-recent]) - 0.5)
+        assert RegionAttribution(classifier).mean_map(squares(coin(50, 1), (4, 8), seed=1)).argmax() == 6
+
+    def test_a_fifth_of_each_pair_is_kept_apart_and_never_trained_on(self):
+        within, labels = np.repeat([0, 1, 2], 40), np.r_[coin(40), coin(40, 1), np.zeros(40, int)]
+        labels[40:80] = np.arange(40) == 0  # of one image of a label in this class none can be kept apart
+        classifier, images = DenseRegionClassifier(GRID, 2), squares(labels)
+        options = {"within": within, "validation": None, "sample_weight": "balanced"}
+        data = training_data(classifier, images, labels, **options, apart_seed=0)
+        apart = data.apart.numpy()
+        assert (apart[40:] == 0).all()
+        for label in (0, 1):
+            pair = (within == 0) & (labels == label)
+            assert (apart[pair] > 0).sum() == pair.sum() // 5
+            assert apart[pair].sum() == pytest.approx(0.5)
+        drawn = data.probability.numpy()
+        assert ((drawn > 0) == ((apart == 0) & (within < 2))).all()
+        sums = [drawn[(within == w) & (labels == label)].sum() for w in (0, 1) for label in (0, 1)]
+        np.testing.assert_allclose(sums, sums[0])
+        assert training_data(classifier, images, labels, **options).apart is None
+        few = [0, 1, 1, 1, 1, 1, 1, 1] * 4  # four images of label 0
+        options["within"] = None
+        assert training_data(classifier, squares(few), few, **options, apart_seed=0).apart is None
+
+    def test_a_given_number_of_epochs_is_trained_on_all_images(self):
+        labels = coin(40)
+        training, _ = self.train(squares(labels), labels, epochs=30)
+        assert len(training.history) == 30
+        assert "apart" not in training.history
+
+    def test_an_interrupted_training_resumes_to_the_same_weights(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("captum_region.training._STEPS", 4)
+        monkeypatch.setattr("captum_region.training._LEAST", 24)
+        monkeypatch.setattr("captum_region.io.snapshot._SHARE", 0)  # save after each step
+        labels = coin(60)
+        images = squares(labels).view(Interrupted)
+        whole, trained = self.train(images, labels)
+        assert 3 <= len(whole.history) < 20
+        for reads in (5, 12, 20):
+            folder = tmp_path / str(reads)
+            monkeypatch.setattr(Interrupted, "left", reads)
+            with pytest.raises(KeyboardInterrupt):
+                self.train(images, labels, checkpoint_dir=folder)
+            Interrupted.left = np.inf
+            for _ in range(2):  # it resumes, then it is read
+                resumed, same = self.train(images, labels, checkpoint_dir=folder)
+                pd.testing.assert_frame_equal(resumed.history, whole.history, check_exact=True)
+                torch.testing.assert_close(same.state_dict(), trained.state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", [DenseRegionClassifier, with_dropout])

@@ -9,6 +9,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import GridSearchCV
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -384,6 +385,52 @@ def test_labels_may_be_named_where_the_data_hold_them(region_classifier):
         )
     with pytest.raises(ValueError, match="'hat' is not an attribute"):
         classifier.fit(data, "hat")
+
+
+class TestMemory:
+    def test_a_grid_search_trains_one_region_classifier_a_fold(self, tmp_path, written):
+        X, y, confounder = biased(120)
+        classifier = clone(BASE).set_params(max_epochs=1)
+        mitigator = AttributionNoiseMitigator(
+            classifier, region_epochs=1, scheme="specific_mask", memory=tmp_path / "memory", random_state=0
+        )
+        search = GridSearchCV(mitigator, {"scheme": ["specific_mask", "specific_noise"]}, cv=2)
+        search.fit(X, y, sensitive_features=confounder)
+        kept = sorted((tmp_path / "memory").iterdir())
+        assert len(kept) == 3 * 2  # of each fold and of all images, a region classifier and maps
+        before = [written(file) for file in kept]
+        best = clone(search.best_estimator_)
+        with_memory = best.fit(X, y, sensitive_features=confounder)
+        assert [written(file) for file in sorted((tmp_path / "memory").iterdir())] == before
+        without = clone(best).set_params(memory=None).fit(X, y, sensitive_features=confounder)
+        assert np.array_equal(with_memory.predict_proba(X), without.predict_proba(X))
+        assert torch.equal(with_memory.noise_.mask_, without.noise_.mask_)
+
+    @pytest.mark.parametrize(
+        "changed",
+        [{"random_state": 1}, {"region_epochs": 2}, {"confidence": "margin"}, {"scheme": "general_mask"}, {"X": 1}],
+    )
+    def test_other_settings_share_less(self, changed, tmp_path):
+        X, y, confounder = biased(60)
+        settings = {"region_epochs": 1, "scheme": "specific_mask", "memory": str(tmp_path), "random_state": 0}
+        for each in ({}, changed):
+            images = X ^ np.uint8(each.get("X", 0))
+            parameters = settings | {name: value for name, value in each.items() if name != "X"}
+            mitigator = AttributionNoiseMitigator(clone(BASE).set_params(max_epochs=1), **parameters)
+            mitigator.fit(images, y, sensitive_features=confounder)
+        # A classifier and maps of each; other confidences and means are of the same classifier.
+        assert len(list(tmp_path.iterdir())) == (3 if changed.keys() & {"confidence", "scheme"} else 4)
+
+    def test_what_cannot_be_a_memory_is_refused(self, tmp_path):
+        X, y, confounder = biased(20)
+        for options, error, words in (
+            ({"memory": joblib.Memory(None)}, TypeError, "memory must be a folder, got Memory"),
+            ({"memory": tmp_path, "random_state": None}, ValueError, "random_state must be given with memory"),
+        ):
+            mitigator = AttributionNoiseMitigator(BASE, **{"random_state": 0} | options)
+            with pytest.raises(error, match=words):
+                mitigator.fit(X, y, sensitive_features=confounder)
+        assert not list(tmp_path.iterdir())
 
 
 def test_trainings_in_threads_are_those_that_run_alone():

@@ -8,7 +8,6 @@ from sklearn.metrics import roc_auc_score
 
 from fairlearn_bridge import estimate_crossed_auc
 from fairlearn_bridge.samples import Samples
-from fairlearn_bridge.selection import hold_out
 
 MASK = torch.zeros(8, 8, dtype=torch.bool)
 MASK[:, :5] = True  # so wide that the first column is wholly the donor's, and the last not at all
@@ -110,15 +109,3 @@ def test_what_cannot_be_estimated_is_refused():
     women = samples(np.zeros(20, int), np.arange(20) % 2)
     with pytest.raises(ValueError, match="held_out must hold images of every class, missing: 1"):
         estimate_crossed_auc(Reader(1), women, protocol(), MASK)
-
-
-def test_a_share_of_each_cell_is_held_out():
-    rng = np.random.default_rng(0)
-    labels, confounder = rng.integers(0, 3, 500), rng.integers(0, 2, 500)
-    held = hold_out(labels, confounder, 0.2, random_state=0)
-    for label in range(3):
-        for value in range(2):
-            cell = (labels == label) & (confounder == value)
-            assert held[cell].sum() == cell.sum() // 5
-    assert np.array_equal(held, hold_out(list(labels), confounder, 0.2, random_state=0))
-    assert not np.array_equal(held, hold_out(labels, confounder, 0.2, random_state=1))
