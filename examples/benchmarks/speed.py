@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+import warnings
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 import typer
 from captum.attr import LayerGradCam, Occlusion, Saliency
+from PIL import features
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
@@ -36,6 +38,8 @@ from captum_region.first_layer import neutralize_first_layer
 from captum_region.grid import RegionGrid
 from captum_region.io.files import replacing
 from captum_region.training import fit_region_classifier, region_accuracy
+from fairlearn_bridge import ImageClassifier
+from fairlearn_bridge.audit import PCACodec, PillowCodec, audit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -340,6 +344,69 @@ def time_slices(rounds: int, device: torch.device, *, windows: int, size: int) -
     yield Pair("h. training step", "untouched network", 'neutral, tie="none"', times[2], times[3], 1, note=note)
 
 
+# Of each codec of the package two rates, where Pillow has it: ten codecs, with principal components.
+_AUDITED = {"jpeg": (5, 20), "webp": (0, 20), "avif": (5, 20), "jpeg2000": (1, 3)}
+
+
+class _Timed:
+    """A codec or classifier that adds up the time that it takes."""
+
+    threads = False  # several at a time would count more than passes
+
+    def __init__(self, what: Any, name: str = "") -> None:
+        self.what, self.name, self.seconds = what, name, 0.0
+
+    def _took(self, run: Callable[[], Any]) -> Any:
+        start = time.perf_counter()
+        found = run()
+        self.seconds += time.perf_counter() - start
+        return found
+
+    def encode(self, images: Any) -> Any:
+        return self._took(lambda: self.what.encode(images))
+
+    def decode(self, data: Any, shape: Any) -> Any:
+        return self._took(lambda: self.what.decode(data, shape))
+
+    def __call__(self, images: Any) -> Any:
+        return self._took(lambda: self.what.predict_proba(images))
+
+
+def time_audit(rounds: int, *, images: int, size: int) -> Pair:
+    """Time an audit of ten codecs, and what of it is not encoding, decoding or prediction; in one thread.
+
+    The network is small, so that the audit's own work counts.
+    """
+    count = max(images, 60)  # groups of fewer than 30 are refused
+    faces = make_faces(count, size, attributes={"Male": np.arange(count) % 2 == 0}, random_state=0)
+    classifier = ImageClassifier(max_epochs=1, random_state=0).fit(faces.images, faces.labels("Smiling"))
+    untimed: dict[str, Any] = {f"pca {n}": PCACodec(n).fit(faces.images[:400]) for n in (4, 16)}
+    for name, qualities in _AUDITED.items():
+        if name != "avif" or features.check("avif"):
+            untimed |= {f"{name} {quality}": PillowCodec(name, quality) for quality in qualities}
+    whole, besides = [], []
+    for _ in range(rounds):
+        codecs = [_Timed(codec, name) for name, codec in untimed.items()]
+        timed = _Timed(classifier)
+        start = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of small groups
+            audit(codecs, timed, faces, "Male", target="Smiling", classes=[False, True])
+        whole.append(time.perf_counter() - start)
+        besides.append(whole[-1] - sum(each.seconds for each in (*codecs, timed)))
+    share = float(np.median([part / total for part, total in zip(besides, whole, strict=True)]))
+    note = f"{share:.1%} of the whole; {count} images of {size} px"
+    return Pair(
+        "i. audit",
+        f"{len(untimed)} codecs, 1,000 draws",
+        "all but codecs and classifier",
+        whole,
+        besides,
+        10,
+        note=note,
+    )
+
+
 def environment(device: torch.device) -> dict[str, Any]:
     """Return what the times depend on: processor, threads, versions."""
     processor, flags = platform.processor() or platform.machine(), ""
@@ -378,8 +445,8 @@ def main(
     bfloat16: Annotated[
         bool | None, typer.Option(help="Also under bfloat16 autocast; by default where the device has units for it.")
     ] = None,
-    only: Annotated[str | None, typer.Option(help="maps, pixels, training or slices; all by default.")] = None,
-    images: Annotated[int, typer.Option(min=20, help="Training faces, and windows of slices.")] = 1000,
+    only: Annotated[str | None, typer.Option(help="maps, pixels, training, slices or audit; all by default.")] = None,
+    images: Annotated[int, typer.Option(min=20, help="Training faces, windows of slices, audited faces.")] = 1000,
     epochs: Annotated[int | None, typer.Option(help="Epochs of the paper's recipe; its 90 by default.")] = None,
     force: ReplaceFile = False,
     as_json: AsJson = False,
@@ -402,6 +469,7 @@ def main(
             "pixels": lambda: time_to_pixels(grid, rounds),
             "training": lambda: [time_training(where, rounds, images=images, epochs=epochs, show_progress=not quiet)],
             "slices": lambda: time_slices(rounds, where, windows=images, size=size),
+            "audit": lambda: [time_audit(rounds, images=images, size=size)],
         }
         if only is not None and only not in parts:
             raise ValueError(f"--only must be one of {', '.join(parts)}, got {only!r}")

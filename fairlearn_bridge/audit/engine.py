@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -294,7 +294,12 @@ class _Loop:
 
 def _seeds(seed: int, ranks: NDArray[np.intp]) -> NDArray[np.int64]:
     """Return a seed for each image that depends only on its number within its group."""
-    return np.array([np.random.SeedSequence((seed, rank)).generate_state(1)[0] for rank in ranks.tolist()], np.int64)
+    return np.array([_image_seed(seed, rank) for rank in ranks.tolist()], np.int64)
+
+
+@cache
+def _image_seed(seed: int, rank: int) -> int:
+    return int(np.random.SeedSequence((seed, rank)).generate_state(1)[0])
 
 
 def _checked(images: Any, original: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:

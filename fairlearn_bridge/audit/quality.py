@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-
-from captum_region.batches import as_floats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +19,8 @@ _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 # ITU-R BT.601: brightness of red, green and blue.
 _LUMA = (0.299, 0.587, 0.114)
-_PART = 8
+# Of the images that are compared at a time: a map of them fits the processor's cache.
+_PIXELS = 2**17
 
 
 def psnr(images: Tensor, others: Tensor) -> NDArray[np.float64]:
@@ -83,7 +82,8 @@ def ssim(images: Tensor, others: Tensor) -> NDArray[np.float64]:
 
 def _by_parts(function: Callable[[Tensor, Tensor], Tensor], images: Tensor, others: Tensor) -> NDArray[np.float64]:
     """Return what a function gives of a few images at a time, whose floats fit the processor's cache."""
-    parts = zip(images.split(_PART), others.split(_PART), strict=True)
+    count = max(1, _PIXELS // (images.shape[2] * images.shape[3]))
+    parts = zip(images.split(count), others.split(count), strict=True)
     return np.concatenate([function(*pair).double().numpy(force=True) for pair in parts])
 
 
@@ -95,30 +95,43 @@ def _squared_error(images: Tensor, others: Tensor) -> Tensor:
 
 def _ssim(images: Tensor, others: Tensor) -> Tensor:
     x, y = _luma(images), _luma(others)
-    maps = torch.stack([x, y, x.square() + y.square(), x * y])
-    mean_x, mean_y, squares, product = _averaged(_averaged(maps).transpose(2, 3))
+    # One map at a time: several together do not fit the cache.
+    mean_x, mean_y, squares, product = map(_averaged, (x, y, x.square().add_(y.square()), x * y))
     means = mean_x * mean_y
-    square_means = mean_x.square_() + mean_y.square_()
-    luminance = (means * 2 + _C1) / (square_means + _C1)
-    structure = product.sub_(means).mul_(2).add_(_C2) / squares.sub_(square_means).add_(_C2)
-    found: Tensor = (luminance * structure).mean((1, 2))
+    square_means = mean_x.square_().add_(mean_y.square_())
+    luminance = (means * 2).add_(_C1).div_(square_means + _C1)
+    structure = product.sub_(means).mul_(2).add_(_C2).div_(squares.sub_(square_means).add_(_C2))
+    found: Tensor = luminance.mul_(structure).mean((1, 2))
     return found
 
 
-def _averaged(maps: Tensor) -> Tensor:
-    """Return the weighted mean of the window's width at each position along the last axis."""
+@cache
+def _weights() -> list[float]:
+    """Return the weights of the window along an axis."""
     offset = torch.arange(_WINDOW) - _WINDOW // 2
     weights = torch.exp(-offset.square() / (2 * _SIGMA**2))
-    weights /= weights.sum()
-    size = maps.shape[-1] - _WINDOW + 1
-    # Sums of shifted maps: some ten times as fast as a convolution of one channel.
-    average: Tensor = maps[..., :size] * weights[0]
-    for shift, weight in enumerate(weights[1:].tolist(), 1):
-        average.add_(maps[..., shift : shift + size], alpha=weight)
-    return average
+    found: list[float] = (weights / weights.sum()).tolist()
+    return found
+
+
+def _averaged(values: Tensor) -> Tensor:
+    """Return the weighted mean of the window at each position of maps, N x height x width."""
+    first, *rest = _weights()
+    for axis in (1, 2):
+        size = values.shape[axis] - _WINDOW + 1
+        # Sums of shifted maps: some ten times as fast as a convolution of one channel.
+        average = values.narrow(axis, 0, size) * first
+        for shift, weight in enumerate(rest, 1):
+            average.add_(values.narrow(axis, shift, size), alpha=weight)
+        values = average
+    return values
 
 
 def _luma(images: Tensor) -> Tensor:
-    channels = images.shape[1]
-    weights = torch.tensor(_LUMA) if channels == 3 else torch.full((channels,), 1 / channels)
-    return F.conv2d(as_floats(images), weights[None, :, None, None])[:, 0]
+    """Return the brightness in [0, 1], N x height x width."""
+    channels = images.unbind(1)
+    weights = _LUMA if len(channels) == 3 else (1 / len(channels),) * len(channels)
+    luma = channels[0] * (weights[0] / 255)
+    for channel, weight in zip(channels[1:], weights[1:], strict=True):
+        luma.add_(channel, alpha=weight / 255)
+    return luma
