@@ -62,6 +62,7 @@ sphinx_gallery_conf = {
             "plot_mitigation.py",
             "plot_two_confounders.py",
             "plot_compare_mitigators.py",
+            "plot_codec_audit.py",
             "seeds_on_dask.py",
         ]
     ),

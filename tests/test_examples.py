@@ -132,6 +132,26 @@ def test_slices_example(run, tmp_path):
 
 
 @pytest.mark.slow
+def test_codec_audit_example(run, tmp_path):
+    printed = run("plot_codec_audit.py")
+    measured = rows(printed, *(f"of {kind} {n}" for kind in ("bare heads", "all faces") for n in (16, 24, 32)))
+    for n in (16, 24, 32):
+        bare, every = measured[f"of bare heads {n}"], measured[f"of all faces {n}"]
+        for column, most in enumerate((0.02, 0.5, 0.05)):  # rate, PSNR and accuracy are almost equal
+            assert abs(bare[column] - every[column]) < most
+        assert bare[3] > every[3] + 0.04  # the bias is not
+        assert bare[6] < 0.05
+    drops = dict(re.findall(r"^(of bare heads \d+) +([\d.]+ +[\d.]+)$", printed, re.MULTILINE))
+    assert len(drops) == 3
+    for pair in drops.values():
+        with_hat, without = map(float, pair.split())
+        assert with_hat > without + 0.05
+    (compared,) = re.findall(r"^drop +([\d. -]+)$", printed, re.MULTILINE)
+    assert float(compared.split()[-1]) < 0.05
+    assert {path.name for path in tmp_path.glob("*.png")} == {"codec_audit.png", "codec_faces.png"}
+
+
+@pytest.mark.slow
 def test_seeds_on_dask_example(run, tmp_path):
     pytest.importorskip("distributed")
     printed = run("seeds_on_dask.py")  # it compares what Dask's workers give with what joblib's give
