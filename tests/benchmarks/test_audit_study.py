@@ -1,0 +1,104 @@
+"""The study of audits: what it draws, what it computes of all seeds together, and the command."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from audit_study import SETS, Study, StudyConfig, by_case, compared, names_of, training_set
+
+from captum_region.datasets import AttributeImages
+
+ROOT = Path(__file__).parents[2]
+
+
+def found(drops, psnr):
+    """An audit in which all originals are right, and `drops` says which are lost, by degradation."""
+    count = len(next(iter(drops.values())))
+    target = np.zeros(count, int)
+    outcomes = {
+        name: SimpleNamespace(predicted=np.asarray(lost, int), psnr=np.asarray(psnr, float))
+        for name, lost in drops.items()
+    }
+    table = pd.DataFrame({"bpp": 0.5, "psnr": 30.0, "accuracy": 0.5, "flips": 0.5}, index=list(drops))
+    original = SimpleNamespace(predicted=target)
+    classes = np.array([0, 1])
+    return SimpleNamespace(
+        names=list(drops), outcomes=outcomes, original=original, target=target, classes=classes, table=lambda: table
+    )
+
+
+def test_training_sets_have_equal_sizes_and_the_shares_that_they_are_named_for():
+    groups = np.repeat(["a", "b", "c"], [100, 60, 40])
+    images = AttributeImages(np.zeros((200, 3, 8, 8), np.uint8), pd.DataFrame({"race": groups}))
+    config = StudyConfig("gender", ("race",), majority="a")
+    counts = [pd.Series(groups[training_set(images, config, kind, 0, 1000)]).value_counts() for kind in SETS]
+    assert counts[0].to_dict() == {"a": 96, "b": 12, "c": 12}  # all of "c" are in a balanced set of 120
+    assert counts[1].to_dict() == {"a": 40, "b": 40, "c": 40}
+    first, again, other = (training_set(images, config, "balanced", seed, 30).tolist() for seed in (0, 0, 1))
+    assert first == again != other
+    assert len(set(first)) == 30
+
+
+def test_the_bias_is_of_the_mean_over_seeds():
+    groups = np.repeat(["a", "b"], 200)
+    half, none = np.arange(400) % 2, np.zeros(400)
+    only_b = np.where(groups == "b", half, 0)
+    psnr = np.where(half, 20.0, 30.0)
+    study = Study([found({"x": only_b, "y": none}, psnr), found({"x": none, "y": none, "z": none}, psnr)])
+    assert names_of(study) == ["x", "y"]
+    table = by_case(study, groups, StudyConfig("gender", ("race",), majority="a", draws=200))
+    row = table.loc["x"]
+    assert (row["bias"], row["drop of a"], row["drop of b"], row["others"]) == (0.25, 0, 0.25, 0.25)
+    assert row["bias_low"] < 0.25 < row["bias_high"]
+    assert row["bias_sd"] == pytest.approx(0.5 / np.sqrt(2))
+    assert (row["worst"], row["best"], row["psnr_range"]) == ("b", "a", 0)
+    # The images of b that are lost have the lowest PSNR, but so have others.
+    assert row["psnr_auc"] == pytest.approx(1 - 100 / 300 / 2)
+    assert row["p"] == 1 / 201
+    assert row["p_holm"] == 2 / 201
+    assert table.loc["y", ["bias", "p", "p_holm"]].tolist() == [0, 1, 1]
+
+
+def test_pairs_at_one_rate_are_compared():
+    groups = np.repeat(["a", "b"], 200)
+    only_b = np.where(groups == "b", np.arange(400) % 2, 0)
+    drops = {"pca, unbalanced at 1": only_b, "pca, balanced at 1": 0 * only_b, "jpeg 4:2:0 at 1": only_b}
+    study = Study([found(drops | {"jpeg 4:4:4 at 1": only_b, "webp at 1": only_b}, np.full(400, 30.0))])
+    table = compared(study, groups, StudyConfig("gender", ("race",), draws=100))
+    assert table[["first", "second"]].to_numpy().tolist() == [
+        ["pca, unbalanced at 1", "pca, balanced at 1"],
+        ["jpeg 4:2:0 at 1", "jpeg 4:4:4 at 1"],
+    ]
+    assert table["difference"].tolist() == [0.5, 0]
+    assert table["p"].tolist() == [1 / 101, 1]
+
+
+@pytest.mark.slow
+def test_the_command_writes_what_it_found_and_resumes(tmp_path, command, forked, wait_until):
+    options = ["--size", 24, "--images", 80, "--test-images", 90, "--epochs", 1, "--seeds", 2, "--out"]
+    parts = ["--part", "pca", "--part", "pruning", "--pca-bpp", 0.3, "--majority", "Dark_Skin", "--quiet"]
+    script, kept = "examples/benchmarks/audit_study.py", tmp_path / "stopped-checkpoints"
+    done = command(script, *parts, *options, tmp_path / "whole.json")
+    results = json.loads((tmp_path / "whole.json").read_text())
+    assert len(results["accuracy"]) == 2
+    found = results["groupings"]["Dark_Skin"]
+    names = [row["name"] for row in found["degradations"]]
+    assert names[:2] == ["pca, unbalanced at 0.3", "pca, balanced at 0.3"]
+    assert len(names) == 8
+    assert all(name in done.stdout for name in names)
+    assert [row["first"] for row in found["comparisons"]] == names[:1]
+    assert all(row["reached"] <= 0.3 for row in results["rates"])
+    assert not list(tmp_path.glob("*-checkpoints"))
+    with forked(ROOT / script, *parts, *options, tmp_path / "stopped.json") as process:
+        wait_until((kept / "so_far.json").exists, process)
+        os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate()
+    assert process.returncode == 130, stderr
+    assert f"stopped: {kept} keeps what was done" in stderr
+    command(script, *parts, *options, tmp_path / "stopped.json")
+    assert json.loads((tmp_path / "stopped.json").read_text())["groupings"] == results["groupings"]
