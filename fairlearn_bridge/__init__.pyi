@@ -12,6 +12,7 @@ from .baselines import (
 )
 from .classifier import ImageClassifier, SmallCNN
 from .comparison import compare_mitigators, fit_mitigators
+from .deployment import ModelCard, load_mitigator, save_mitigator
 from .distributed import AcceleratedImageClassifier
 from .inspection import cell_counts, find_confounders
 from .metrics import measure, pareto_front, signed_gap, summarize
@@ -35,6 +36,7 @@ __all__ = [
     "ImageClassifier",
     "LastLayerRetraining",
     "MaskTune",
+    "ModelCard",
     "NotApplicableError",
     "Reweighing",
     "Samples",
@@ -48,9 +50,11 @@ __all__ = [
     "find_confounders",
     "fit_mitigators",
     "grey_out",
+    "load_mitigator",
     "measure",
     "pareto_front",
     "quantile_mask",
+    "save_mitigator",
     "signed_gap",
     "summarize",
 ]

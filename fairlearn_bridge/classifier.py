@@ -176,6 +176,8 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
     ----------
     classes_ : ndarray of shape (n_classes,)
         The sorted labels, or skorch's parameter ``classes``.
+    class_counts_ : ndarray of int, shape (n_classes,)
+        The number of training images of each.
     n_features_in_ : int
         Channels x height x width.
     feature_names_in_ : ndarray of shape (``n_features_in_``,)
@@ -282,6 +284,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         if (target < 0).any():
             raise ValueError(f"classes must hold all labels of y, got {self.classes} for {self.classes_inferred_}")
         self.image_shape_ = tuple(X.shape[1:])
+        self.class_counts_ = np.bincount(target, minlength=len(self.classes_))
         samples = _Samples(X, target, (weight / weight.mean()).astype(np.float32))
         seed = draw_seed(self.random_state)
         self.generator_ = torch.Generator(self.device or "cpu").manual_seed(seed)

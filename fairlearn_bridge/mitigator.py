@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -142,6 +142,10 @@ class AttributionNoiseMitigator(Trainer):
     (60,)
     """
 
+    _predicts_with: ClassVar[tuple[str, ...]] = (
+        *("estimator_", "classes_", "n_features_in_", "image_shape_", "predict_seed_"),
+        *("scheme_", "quantile_", "region_map_", "pixel_map_"),
+    )
     region_classifier: RegionClassifier | None = None
     region_epochs: int | None = None
     scheme: str | Sequence[str] = "general_noise"

@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
@@ -20,7 +18,7 @@ from torch import Tensor, nn
 from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
 from captum_region.grid import RegionGrid
 from captum_region.io.digest import digest, digest_of, is_the_users
-from captum_region.io.files import PARTIAL, read_json
+from captum_region.io.files import read_json, replacing_folder
 
 FORMAT = 1
 KINDS = {kind.__name__: kind for kind in (DenseRegionClassifier, PatchRegionClassifier)}
@@ -52,15 +50,8 @@ def save_classifier(classifier: RegionClassifier, folder: str | os.PathLike[str]
     """
     if type(classifier) not in KINDS.values():
         raise TypeError(f"classifier must be one of {sorted(KINDS)}, got {type(classifier).__name__}")
-    folder = Path(folder)
-    names = {"classifier.json", "weights.safetensors"}
-    if folder.exists() and not {path.name for path in folder.iterdir()} <= names:
-        raise FileExistsError(f"folder must be new or hold a classifier, but {folder} holds other files")
     description = {"format": FORMAT, **_architecture(classifier), "class_names": classifier.class_names}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{PARTIAL}{folder.name}-") as beside:
-        whole = Path(beside) / "new"
-        whole.mkdir()
+    with replacing_folder(folder, {"classifier.json", "weights.safetensors"}, "classifier") as whole:
         (whole / "classifier.json").write_text(json.dumps(description, indent=2) + "\n")
         try:
             save_model(classifier, str(whole / "weights.safetensors"))
@@ -68,9 +59,6 @@ def save_classifier(classifier: RegionClassifier, folder: str | os.PathLike[str]
             (whole / "weights.safetensors").chmod((whole / "classifier.json").stat().st_mode)
         except SafetensorError as error:  # such as a full disk
             raise OSError(f"{folder} cannot be written: {error}") from error
-        if folder.exists():
-            shutil.move(folder, Path(beside) / "old")
-        whole.rename(folder)
 
 
 def classifier_digest(classifier: RegionClassifier) -> str:
@@ -138,7 +126,7 @@ def load_classifier(folder: str | os.PathLike[str], *, backbone: nn.Module | Non
     try:
         options: Any = {"class_names": names, "in_channels": channels, "random_state": 0}
         build = partial(kind, grid, len(names), **options, **config)
-        _check_header(weights, _without_memory(build, grid))
+        check_header(weights, _without_memory(build, grid))
         classifier: RegionClassifier = build()
         load_model(classifier, str(weights))
         for name, value in classifier.state_dict().items():
@@ -162,7 +150,7 @@ def _without_memory(build: partial[Any], grid: RegionGrid) -> dict[str, Tensor]:
         return {name: torch.empty(shape) for name, shape in own.items()}
 
 
-def _check_header(weights: Path, described: Mapping[str, Tensor]) -> None:
+def check_header(weights: Path, described: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless the file's header lists all the tensors that are described."""
     with safe_open(weights, "pt") as file:
         names = set(file.keys())

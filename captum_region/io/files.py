@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,36 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: str | os.PathLike[str], names: Collection[str], kind: str) -> Iterator[Path]:
+    """Yield a folder to fill; if the block ends without an error it becomes `folder`, or else is removed.
+
+    Raises
+    ------
+    FileExistsError
+        If `folder` exists and holds other files than `names`, those of a `kind` such as "classifier".
+
+    Examples
+    --------
+    >>> folder = Path(tempfile.mkdtemp()) / "saved"
+    >>> with replacing_folder(folder, {"a.txt"}, "text") as beside:
+    ...     _ = (beside / "a.txt").write_text("a")
+    >>> [file.name for file in folder.iterdir()]
+    ['a.txt']
+    """
+    folder = Path(folder)
+    if folder.exists() and not {path.name for path in folder.iterdir()} <= {*names}:
+        raise FileExistsError(f"folder must be new or hold a {kind}, but {folder} holds other files")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{PARTIAL}{folder.name}-") as beside:
+        whole = Path(beside) / "new"
+        whole.mkdir()
+        yield whole
+        if folder.exists():
+            shutil.move(folder, Path(beside) / "old")
+        whole.rename(folder)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

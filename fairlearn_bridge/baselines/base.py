@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -45,6 +45,9 @@ class Trainer(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # type: igno
     """A mitigator that trains an image classifier in its own way, and predicts with it."""
 
     estimator: Any
+
+    # Of what `fit` has found, that which predictions need: `save_mitigator` keeps it.
+    _predicts_with: ClassVar[tuple[str, ...]] = ("estimator_",)
 
     def predict_proba(self, X: ImageData) -> NDArray[np.float64]:
         """Return the probability of each class of ``classes_``, N x classes."""

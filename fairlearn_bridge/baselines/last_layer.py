@@ -1,7 +1,7 @@
 """Mitigators that train as usual, then retrain the last layer."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -79,6 +79,7 @@ class LastLayerRetraining(Mitigator):
     2023.
     """
 
+    _predicts_with: ClassVar[tuple[str, ...]] = ("estimator_", "heads_")
     draws: int = 10
     C: float = 1.0
     random_state: RandomState = None
@@ -166,6 +167,7 @@ class EmbeddingCorrelationRemoval(Mitigator):
     AdversarialLastLayer, LastLayerRetraining : Retrain the last layer in other ways.
     """
 
+    _predicts_with: ClassVar[tuple[str, ...]] = ("estimator_", "sensitive_values_", "scaler_", "remover_", "head_")
     alpha: float = 1.0
     C: float = 1.0
 
@@ -276,6 +278,7 @@ class AdversarialLastLayer(Mitigator):
     Zhang, Lemoine, Mitchell, "Mitigating Unwanted Biases with Adversarial Learning", AIES 2018.
     """
 
+    _predicts_with: ClassVar[tuple[str, ...]] = ("estimator_", "scaler_", "head_")
     constraints: str = "equalized_odds"
     alpha: float = 1.0
     epochs: int = 50

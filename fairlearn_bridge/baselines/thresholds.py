@@ -1,6 +1,6 @@
 """ThresholdShift: the control that moves the threshold alone."""
 
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -42,6 +42,8 @@ class ThresholdShift(Mitigator):
     --------
     fairlearn_bridge.signed_gap : The gap that it closes.
     """
+
+    _predicts_with: ClassVar[tuple[str, ...]] = ("estimator_", "threshold_")
 
     def fit(self, X: ImageData, y: ArrayLike, *, validation: tuple[ImageData, ArrayLike]) -> Self:
         """Train on X and y, then choose the threshold on the validation images and labels.
@@ -86,6 +88,9 @@ class ThresholdShift(Mitigator):
 
     def predict(self, X: ImageData) -> NDArray[Any]:
         """Return the label of each image by the shifted threshold, shape (N,)."""
+        return self.decide(self.predict_proba(X))
+
+    def decide(self, probabilities: NDArray[np.float64]) -> NDArray[Any]:
+        """Return the labels by the shifted threshold, shape (N,), of what `predict_proba` gave, N x 2."""
         check_is_fitted(self, "threshold_")
-        is_second = self.predict_proba(X)[:, 1] >= self.threshold_
-        return np.asarray(self.classes_[is_second.astype(int)])
+        return np.asarray(self.classes_[(probabilities[:, 1] >= self.threshold_).astype(int)])

@@ -1,0 +1,146 @@
+"""ModelCard: what a saved model was trained on, how it was measured, and where it fails."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class ModelCard:
+    """What the reader of a saved model must know and the model itself does not hold.
+
+    Parameters
+    ----------
+    title : str, default="Image classifier"
+    trained_on : str, optional
+        The training images, in words.
+    cells : DataFrame, optional
+        Numbers of training images, such as ``pd.crosstab(y, confounder)``.
+    measured_on : str, optional
+        The test images, in words.
+    measurements : DataFrame, optional
+        A row a group, such as a cell of class and spurious attribute, and a column a measure. A column ``accuracy``
+        names the group that the model fails most; intervals are columns of their own.
+    limits : sequence of str, default=()
+        Sentences on where else the model fails.
+
+    See Also
+    --------
+    save_mitigator : Writes it beside the model, as ``model_card.md``.
+
+    References
+    ----------
+    Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"accuracy": [0.91, 0.62], "images": [400, 40]}, index=["blond women", "blond men"])
+    >>> print(ModelCard(measured_on="Photographs of 2024.", measurements=table).failures()[0])
+    The lowest accuracy of a group is 0.62, for blond men; the highest is 0.91, for blond women.
+    """
+
+    title: str = "Image classifier"
+    trained_on: str | None = None
+    cells: pd.DataFrame | None = None
+    measured_on: str | None = None
+    measurements: pd.DataFrame | None = None
+    limits: Sequence[str] = ()
+
+    def failures(self) -> list[str]:
+        """Return sentences on where the model fails, or that nobody has looked."""
+        found = []
+        if self.measurements is None:
+            found.append("Nothing was measured: how well it does, and for whom, is not known.")
+        elif "accuracy" in self.measurements:
+            accuracy = self.measurements["accuracy"].dropna()
+            if len(accuracy) > 1:
+                low, high = accuracy.idxmin(), accuracy.idxmax()
+                found.append(
+                    f"The lowest accuracy of a group is {accuracy.min():.2f}, for {_group(low)}; the highest is "
+                    f"{accuracy.max():.2f}, for {_group(high)}."
+                )
+        return [*found, *self.limits]
+
+    def markdown(self, description: Mapping[str, Any]) -> str:
+        """Return the card of a model as Markdown.
+
+        Parameters
+        ----------
+        description : mapping
+            What ``mitigator.json`` holds.
+        """
+        channels, height, width = description["image_shape"]
+        counts = description["class_counts"]
+        classes = [_text(label) for label in description["classes"]]
+        trained = f"on {sum(counts):,} images" if counts else "on an unknown number of images"
+        lines = [
+            f"# {_text(self.title)}",
+            f"A {description['method']} with the network {_text(description['network'])}, trained {trained}.",
+            f"It tells {' from '.join((', '.join(classes[:-1]), classes[-1]))}, in images of {height} x {width} pixels "
+            f"with {channels} channel{'s' * (channels > 1)}, values in [0, 1] or uint8; the network normalises them "
+            "itself. " + _decision(description),
+            "## Training",
+            self.trained_on and _text(self.trained_on),
+            _table(pd.DataFrame({"class": classes, "training images": counts}).set_index("class")) if counts else None,
+            None if self.cells is None else _table(self.cells),
+            "## Measurements",
+            self.measured_on and _text(self.measured_on),
+            "None." if self.measurements is None else _table(self.measurements),
+            "## Where it fails",
+            "\n".join(f"- {_text(line)}" for line in [*self.failures(), *_always(height, width)]),
+            "## Use",
+            "```python\nfrom fairlearn_bridge import load_mitigator\n\n"
+            'model = load_mitigator("FOLDER"' + (", module=MyNetwork" if description["needs_module"] else "") + ")\n"
+            "model.predict(images)\n```",
+            "## Versions",
+            ", ".join(f"{name} {version}" for name, version in description["versions"].items()),
+            f"Saved {description['created']}" + (f", commit {description['git']}." if description["git"] else "."),
+        ]
+        return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def _decision(description: Mapping[str, Any]) -> str:
+    if description["threshold"] is None:
+        return "It predicts the likeliest class."
+    return (
+        f"It predicts {_text(description['positive_class'])} from a probability of {description['threshold']:.4g} on."
+    )
+
+
+def _always(height: int, width: int) -> list[str]:
+    return [
+        f"Images are resized to {height} x {width} as a whole; what shows only in finer detail is lost.",
+        "Images of another kind than those of the training (camera, crop, population) were not tested by it.",
+    ]
+
+
+def _group(name: Any) -> str:
+    return ", ".join(map(str, name)) if isinstance(name, tuple) else str(name)
+
+
+def _text(value: Any) -> str:
+    """Return text that Markdown shows as it is."""
+    text = str(value)
+    for letter in "\\`*_|<>[]#":
+        text = text.replace(letter, f"\\{letter}")
+    return " ".join(text.split())
+
+
+def _table(table: pd.DataFrame) -> str:
+    """Return a table in Markdown; numbers to three places."""
+    names = [_group(name) for name in table.columns]
+    head = [" / ".join("" if name is None else str(name) for name in table.index.names), *names]
+    rows = [[_group(at), *map(_number, row)] for at, row in zip(table.index, table.to_numpy(dtype=object), strict=True)]
+    lines = [head, ["---"] + ["---:"] * len(names), *rows]
+    escaped = (line if at == 1 else map(_text, line) for at, line in enumerate(lines))
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+
+
+def _number(value: Any) -> str:
+    if value is None or (isinstance(value, float | np.floating) and np.isnan(value)):
+        return ""
+    return f"{value:.3f}" if isinstance(value, float | np.floating) else str(value)

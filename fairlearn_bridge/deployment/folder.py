@@ -1,0 +1,206 @@
+"""Models in folders: weights as safetensors, the rest as JSON, a card in Markdown; loading executes no code."""
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from sklearn.model_selection import FixedThresholdClassifier
+from torch import Tensor, nn
+
+from captum_region.io.checkpoint import check_header
+from captum_region.io.files import read_json, replacing_folder
+from captum_region.io.provenance import provenance
+from fairlearn_bridge.baselines import ThresholdShift
+from fairlearn_bridge.deployment.card import ModelCard
+from fairlearn_bridge.deployment.state import Decoder, Encoder, network_in
+
+FORMAT = 1
+DESCRIPTION, WEIGHTS, CARD = "mitigator.json", "weights.safetensors", "model_card.md"
+# Of an image that a loaded model is tried on, in values; larger ones are not.
+_TRIED = 2**22
+
+
+def save_mitigator(estimator: Any, folder: str | os.PathLike[str], *, card: ModelCard | None = None) -> None:
+    """Write a fitted estimator into `folder`: ``mitigator.json``, ``weights.safetensors`` and ``model_card.md``.
+
+    What predictions need is kept: network, classes, image size, threshold; so are the number of training images of each
+    class, the versions of the packages, and parameters that are numbers or text. What only training needs is not:
+    callbacks, functions, region classifiers, weights of training images. The folder appears complete or not at all.
+
+    Parameters
+    ----------
+    estimator : ImageClassifier, AttributionNoiseMitigator, or a mitigator of `fairlearn_bridge.baselines`
+        Or scikit-learn's ``FixedThresholdClassifier`` of one of them. `AcceleratedImageClassifier` is saved as
+        `ImageClassifier`. Of a network of your own the weights are saved, not the code.
+    folder : path
+        Made, with its parents. A model saved there before is replaced.
+    card : ModelCard, optional
+        What the model was trained on, what was measured, and where it fails.
+
+    Raises
+    ------
+    TypeError
+        If the estimator is of another kind, or holds a function that its predictions need.
+    sklearn.exceptions.NotFittedError
+        If it is not fitted.
+    FileExistsError
+        If the folder holds other files.
+    OSError
+        If it cannot be written.
+
+    See Also
+    --------
+    load_mitigator : Reads it.
+    captum_region.save_classifier : The same for region classifiers.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from captum_region.datasets import make_faces
+    >>> from fairlearn_bridge import ImageClassifier, load_mitigator, save_mitigator
+    >>> faces = make_faces(40, size=16, random_state=0)
+    >>> classifier = ImageClassifier(max_epochs=1, random_state=0).fit(faces.images, faces.labels("Smiling"))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_mitigator(classifier, f"{folder}/model")
+    ...     loaded = load_mitigator(f"{folder}/model")
+    >>> bool((loaded.predict_proba(faces.images) == classifier.predict_proba(faces.images)).all())
+    True
+    """
+    encode = Encoder()
+    described = encode(estimator, "estimator")
+    description = {"format": FORMAT, **_summary(estimator), **provenance(), "estimator": described}
+    text = (card or ModelCard()).markdown(description)
+    with replacing_folder(folder, {DESCRIPTION, WEIGHTS, CARD}, "model") as whole:
+        (whole / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        (whole / CARD).write_text(text, encoding="utf-8")
+        try:
+            save_file(encode.tensors, whole / WEIGHTS)
+            # Or only its owner could read it.
+            (whole / WEIGHTS).chmod((whole / DESCRIPTION).stat().st_mode)
+        except SafetensorError as error:  # such as a full disk
+            raise OSError(f"{folder} cannot be written: {error}") from error
+
+
+def _summary(estimator: Any) -> dict[str, Any]:
+    """Return what a reader of the description looks for first; loading does not use it."""
+    inner = network_in(estimator)
+    counts = getattr(inner, "class_counts_", None)
+    classes = np.asarray(estimator.classes_).tolist()
+    network = type(inner.module_)
+    threshold, positive = threshold_of(estimator)
+    return {
+        "method": type(estimator).__name__,
+        "network": network.__name__,
+        "needs_module": not network.__module__.startswith("fairlearn_bridge."),
+        "classes": classes,
+        "class_counts": None if counts is None else counts.tolist(),
+        "image_shape": list(inner.image_shape_),
+        "threshold": threshold,
+        "positive_class": positive,
+    }
+
+
+def threshold_of(estimator: Any) -> tuple[float | None, Any]:
+    """Return the probability from which a class is predicted, and that class; None where the likeliest one is."""
+    classes = np.asarray(estimator.classes_).tolist()
+    if isinstance(estimator, ThresholdShift):
+        return estimator.threshold_, classes[1]
+    if isinstance(estimator, FixedThresholdClassifier):
+        threshold = 0.5 if estimator.threshold == "auto" else float(estimator.threshold)
+        return threshold, classes[1] if estimator.pos_label is None else estimator.pos_label
+    return None, None
+
+
+def load_mitigator(
+    folder: str | os.PathLike[str], module: nn.Module | type[nn.Module] | None = None, *, device: str = "cpu"
+) -> Any:
+    """Read an estimator that `save_mitigator` wrote; it predicts as it did, bit for bit on one machine.
+
+    The folder may come from an untrusted source: nothing in it is executed, and no memory is used for the network
+    before its description is compared with the shapes in the weights' header.
+
+    Parameters
+    ----------
+    folder : path
+    module : nn.Module instance or class, or function that makes one, optional
+        Needed if the network was your own: one of the same architecture. A class or function gets ``image_shape`` and
+        ``num_classes`` if it takes them, as from `ImageClassifier`.
+    device : str, default="cpu"
+        Where to compute.
+
+    Returns
+    -------
+    estimator
+        Fitted, with the parameters that are numbers or text; others have their defaults. To train it anew, `clone` it
+        and give those again.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing.
+    ValueError
+        If the files are damaged, do not fit together, are of another format version or need `module`, or a weight is
+        not finite.
+
+    See Also
+    --------
+    save_mitigator : Writes it.
+    """
+    folder = Path(folder)
+    description = read_json(folder / DESCRIPTION, FORMAT)
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise FileNotFoundError(f"there is no {weights}")
+    try:
+        with safe_open(weights, "pt") as file:
+            decode = Decoder(partial(_read, file), partial(_weights_of, weights, file), module, device)
+            estimator = decode(description["estimator"])
+        _try(estimator)
+    except MemoryError:
+        raise
+    except Exception as error:  # of wrong types, nearly any
+        words = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{folder} cannot be loaded: {words}") from error
+    return estimator
+
+
+def _read(file: Any, name: str) -> Tensor:
+    value: Tensor = file.get_tensor(name)
+    if not bool(value.isfinite().all()):
+        raise ValueError(f"{name} holds values that are not finite")
+    return value
+
+
+def _weights_of(path: Path, file: Any, prefix: str, expected: nn.Module | None) -> dict[str, Tensor]:
+    """Return a network's tensors; their shapes are compared with the header before one is read."""
+    if expected is not None:
+        check_header(path, {f"{prefix}{name}": value for name, value in expected.state_dict().items()})
+    return {name.removeprefix(prefix): _read(file, name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+
+
+def _try(estimator: Any) -> None:
+    """Raise an error unless an estimator gives a probability of each class of an empty image."""
+    inner = network_in(estimator)
+    if int(np.prod(inner.image_shape_)) > _TRIED:
+        return
+    found = estimator.predict_proba(np.zeros((1, *inner.image_shape_), np.float32))
+    if found.shape != (1, len(inner.classes_)) or not np.isfinite(found).all():
+        raise ValueError(f"it must give {len(inner.classes_)} finite probabilities an image, got shape {found.shape}")
+    decide(estimator, found)
+
+
+def decide(estimator: Any, probabilities: Any) -> Any:
+    """Return the labels that an estimator predicts where it gives these probabilities."""
+    if isinstance(estimator, ThresholdShift):
+        return estimator.decide(probabilities)
+    classes = np.asarray(estimator.classes_)
+    threshold, positive = threshold_of(estimator)
+    if threshold is None:
+        return classes[probabilities.argmax(1)]
+    at = classes.tolist().index(positive)
+    return classes[np.where(probabilities[:, at] >= threshold, at, 1 - at)]
