@@ -26,7 +26,7 @@ from fairlearn_bridge import (
     confounded_split,
 )
 
-faces = make_faces(2800, size=32, random_state=0)
+faces = make_faces(2800, size=24, random_state=0)
 male, blond = faces.binary("Male"), faces.binary("Blond_Hair")
 split = confounded_split(male, blond, train_size=1000, test_per_cell=100, random_state=0)
 X, y, sensitive = faces.images[split.biased], male[split.biased], blond[split.biased]
@@ -35,7 +35,7 @@ print(split.counts)
 
 # %%
 # A fairlearn workflow: fit with the sensitive feature, look at the groups with MetricFrame.
-classifier = ImageClassifier(max_epochs=8, batch_size=32, random_state=0)
+classifier = ImageClassifier(max_epochs=8, batch_size=24, random_state=0)
 mitigator = AttributionNoiseMitigator(
     classifier, region_epochs=15, scheme="general_transplant", quantile=0.5, random_state=0
 )

@@ -23,10 +23,11 @@ study = study_attribute(
     train,
     test,
     "Blond_Hair",
-    limit=12,
+    limit=8,
     epochs=15,
     region_epochs=20,
-    without=["KernelShap", "XRAI"],  # slow, and they need an extra: pip install 'captum-region[comparison]'
+    # For a quick example; the first two also need an extra: pip install 'captum-region[comparison]'.
+    without=["KernelShap", "XRAI", "GradientShap", "GuidedGradCam"],
     retrain="none",
 )
 table = study.comparison.table("MultiScaleRegionAttribution")
@@ -47,7 +48,7 @@ figure.savefig("saliency.png", bbox_inches="tight")
 # should: each shows what its model uses. The region map shows the data, in which either cue is enough. From so few
 # small faces it finds the hat and hardly the mouth; from 2,000 of 48 px it finds both: areas under the ROC 0.98, 0.76
 # (`python examples/benchmarks/cues.py --seeds 1`).
-cues = study_cues(size=32, images=600, epochs=15, region_epochs=20)
+cues = study_cues(size=32, images=600, epochs=15, region_epochs=15)
 print(cues.table.round(2).to_string(index=False))
 
 # %%
