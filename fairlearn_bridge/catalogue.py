@@ -49,6 +49,10 @@ OTHERS = {
     "jtt": Other(
         "JTT", "Trains briefly, then again with more weight on the mistakes (JTT), without using {confounder}."
     ),
+    "lff": Other(
+        "LearningFromFailure",
+        "Learns most from the images at which a biased network fails (LfF), without using {confounder}.",
+    ),
     "last_layer": Other(
         "LastLayerRetraining", "Retrains the last layer on equally many images of each cell (DFR).", on_original=True
     ),
@@ -79,6 +83,6 @@ OTHERS = {
         "ExponentiatedGradient), in 5 rounds of up to 9 trainings, where its default is 50 rounds.",
     ),
 }
-# The others train the network twice at most.
+# The others train the network twice at most, or two at once.
 SLOW_OTHERS = ("exponentiated_gradient",)
 FAST_OTHERS = tuple(name for name in OTHERS if name not in SLOW_OTHERS)

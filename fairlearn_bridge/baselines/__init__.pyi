@@ -1,4 +1,5 @@
 from .base import NotApplicableError
+from .failure import LearningFromFailure
 from .last_layer import (
     AdversarialLastLayer,
     EmbeddingCorrelationRemoval,
@@ -16,6 +17,7 @@ __all__ = [
     "EmbeddingCorrelationRemoval",
     "GroupDRO",
     "LastLayerRetraining",
+    "LearningFromFailure",
     "MaskTune",
     "NotApplicableError",
     "Reweighing",

@@ -40,7 +40,7 @@ class JTT(Mitigator):
 
     See Also
     --------
-    MaskTune : Needs no sensitive feature either.
+    MaskTune, LearningFromFailure : Need no sensitive feature either.
 
     References
     ----------

@@ -30,6 +30,7 @@ from fairlearn_bridge import (
     GroupDRO,
     ImageClassifier,
     LastLayerRetraining,
+    LearningFromFailure,
     MaskTune,
     NotApplicableError,
     Reweighing,
@@ -59,6 +60,7 @@ MITIGATORS = {
     "resampling": BalancedResampling(BASE, random_state=0),
     "group DRO": GroupDRO(BASE, step_size=0.1),
     "JTT": JTT(BASE, first_epochs=4, upweight=40),
+    "LfF": LearningFromFailure(clone(BASE).set_params(max_epochs=24, batch_size=32)),  # its weights take their time
     "last layer": LastLayerRetraining(BASE, random_state=0),
     "MaskTune": MaskTune(BASE),
     "correlation": EmbeddingCorrelationRemoval(BASE),
@@ -104,7 +106,7 @@ def test_a_mitigator_is_an_estimator(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["reweighing", "resampling", "group DRO", "JTT", "last layer", "correlation", "adversary"]
+    "name", ["reweighing", "resampling", "group DRO", "JTT", "LfF", "last layer", "correlation", "adversary"]
 )
 def test_mitigators_beat_the_original_on_bias_conflicting_images(name, original):
     X, y, shortcut = faces()
@@ -160,6 +162,9 @@ def test_bad_sensitive_features_are_named(name):
     [
         (GroupDRO(BASE, step_size=0), r"step_size must be a number in \(0, inf\), got 0"),
         (JTT(BASE, first_epochs=0), r"first_epochs must be a number in \[1, inf\), got 0"),
+        (LearningFromFailure(BASE, q=0), r"q must be a number in \(0, 1\), got 0"),
+        (LearningFromFailure(BASE, momentum=1), "momentum must be below 1"),
+        (LearningFromFailure(clone(BASE).set_params(criterion=nn.NLLLoss)), "must have the criterion nn.CrossEntropyL"),
         (LastLayerRetraining(BASE, draws="3"), "draws must be a number in .*, got '3'"),
         (LastLayerRetraining(BASE, draws=0), r"draws must be a number in \[1, inf\), got 0"),
         (MaskTune(BASE, tune_epochs=0), "tune_epochs must be a number"),
@@ -226,6 +231,60 @@ def test_jtt_upweights_the_first_mistakes():
     assert 0 < fitted.is_wrong_.sum() < len(X)
     weighed = clone(BASE).fit(X, y, sample_weight=np.where(fitted.is_wrong_, 7.0, 1.0))
     np.testing.assert_array_equal(fitted.predict_proba(X), weighed.predict_proba(X))
+
+
+def test_learning_from_failure_is_the_authors_algorithm():
+    X, y, _ = faces(90)
+    base = clone(BASE).set_params(max_epochs=3, batch_size=40, iterator_train__shuffle=False)
+    begun, fitted = (LearningFromFailure(clone(base).set_params(max_epochs=n)).fit(X, y) for n in (0, 3))
+    networks = begun.biased_module_, begun.estimator_.module_
+    assert (networks[0].last.weight != networks[1].last.weight).all()
+    optimizers = [torch.optim.AdamW(each.parameters(), lr=1e-2, weight_decay=1e-3) for each in networks]
+    schedulers = [torch.optim.lr_scheduler.ExponentialLR(each, 0.95) for each in optimizers]
+    images, target, average = torch.tensor(X) / 255, torch.tensor(y), [{}, {}]
+    for _ in range(3):
+        for batch in torch.arange(90).split(40):
+            logits = [each(images[batch]) for each in networks]
+            losses = [nn.functional.cross_entropy(each, target[batch], reduction="none") for each in logits]
+            for kept, found in zip(average, losses, strict=True):
+                for image, value in zip(batch.tolist(), found.tolist(), strict=True):
+                    kept[image] = 0.7 * kept[image] + 0.3 * value if image in kept else value
+            weight = weights_of_failures(average, y, batch.tolist())
+            right = logits[0].softmax(1).gather(1, target[batch, None])[:, 0].detach()
+            (losses[0] * right**0.7 * 0.7).mean().backward()
+            (losses[1] * torch.tensor(weight)).mean().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+        for scheduler in schedulers:
+            scheduler.step()
+    np.testing.assert_allclose(fitted.sample_weight_, weights_of_failures(average, y, range(90)), atol=1e-4)
+    for network, module in zip(networks, (fitted.biased_module_, fitted.estimator_.module_), strict=True):
+        for wanted, parameter in zip(network.parameters(), module.parameters(), strict=True):
+            torch.testing.assert_close(parameter, wanted, rtol=1e-3, atol=1e-4)
+
+
+def weights_of_failures(average, y, images):
+    biased, debiased = (
+        [kept[i] / max(value for j, value in kept.items() if y[j] == y[i]) for i in images] for kept in average
+    )
+    return [b / (b + d) for b, d in zip(biased, debiased, strict=True)]
+
+
+def test_learning_from_failure_leaves_a_plain_classifier_and_resumes(tmp_path):
+    X, y, _ = faces(60)
+    kept = clone(BASE).set_params(max_epochs=2, checkpoint_dir=tmp_path)
+    fitted = LearningFromFailure(kept).fit(X, y)
+    assert isinstance(fitted.estimator_.module_, Net)
+    # A plain classifier made of its weights says the same.
+    plain = clone(BASE).set_params(max_epochs=0).fit(X, y)
+    plain.module_.load_state_dict(fitted.estimator_.module_.state_dict())
+    np.testing.assert_array_equal(plain.predict_proba(X), fitted.predict_proba(X))
+    assert pickle.loads(pickle.dumps(fitted)).predict_proba(X).tolist() == fitted.predict_proba(X).tolist()
+    again = LearningFromFailure(clone(kept)).fit(X, y)
+    np.testing.assert_array_equal(again.sample_weight_, fitted.sample_weight_)
+    np.testing.assert_array_equal(again.predict_proba(X), fitted.predict_proba(X))
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_features_are_those_of_the_last_layer(original):

@@ -31,6 +31,7 @@ from fairlearn_bridge import (
     GroupDRO,
     ImageClassifier,
     LastLayerRetraining,
+    LearningFromFailure,
     MaskTune,
     NotApplicableError,
     Reweighing,
@@ -109,6 +110,10 @@ class SuppliedJTT(Supplied, JTT):
     pass
 
 
+class SuppliedLearningFromFailure(Supplied, LearningFromFailure):
+    pass
+
+
 class SuppliedMaskTune(Supplied, MaskTune):
     pass
 
@@ -137,6 +142,7 @@ ESTIMATORS = [
     SuppliedBalancedResampling(LEARNER, random_state=0),
     SuppliedGroupDRO(LEARNER),
     SuppliedJTT(LEARNER, upweight=2),
+    SuppliedLearningFromFailure(LEARNER),
     SuppliedMaskTune(clone(LEARNER).set_params(module=Convolution)),
     SuppliedLastLayerRetraining(LEARNER, draws=2, random_state=0),
     SuppliedEmbeddingCorrelationRemoval(LEARNER),
