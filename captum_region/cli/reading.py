@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from captum_region import RegionClassifier
     from captum_region.datasets import AttributeImages
+    from captum_region.datasets.listing import Listing
 
 # What each data set calls its parts to train and to test on; nothing where it has no such parts.
 _PARTS: dict[str, tuple[str, ...]] = {
@@ -98,6 +99,14 @@ class Source:
         parts = self.parts or (None,)
         tables = [datasets.read_attributes(self.data, self.root, part, **options) for part in parts]
         return tables[0], tables[1] if len(tables) > 1 else None
+
+    def listing(self) -> Listing:
+        """Return the images that are for tests, all where the data set has no such part, without opening any."""
+        from captum_region.datasets.readers import list_images
+
+        if self.data == "faces":
+            raise ValueError("--data must be images in files: celeba, fairface, utkface or table; got 'faces'")
+        return list_images(self.data, self.root, *self.parts[1:2], **self._reader_options())
 
     def _reader_options(self) -> dict[str, str]:
         options = {"on_error": "skip" if self.skip_damaged else "raise"}

@@ -159,7 +159,12 @@ def _stamp(path: str) -> tuple[int, int] | None:
     return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
 
 
-def _digest(names: Sequence[str], stamps: Sequence[tuple[int, int] | None], shape: tuple[int, int]) -> str:
+def files_digest(folder: str | os.PathLike[str], names: Sequence[str], shape: tuple[int, int]) -> str:
+    """Return a digest of files' names, sizes and times of change, and of the size they are decoded to."""
+    return _digest(names, (_stamp(os.path.join(folder, name)) for name in names), shape)
+
+
+def _digest(names: Sequence[str], stamps: Iterable[tuple[int, int] | None], shape: tuple[int, int]) -> str:
     digest = hashlib.sha256(f"{_FORMAT_VERSION} {shape}\n".encode())
     for name, stamp in zip(names, stamps, strict=True):
         digest.update(os.fsencode(name) + f"\0{stamp}\n".encode())
@@ -204,7 +209,7 @@ def _write_entry(
     bar = {"total": len(paths), "desc": "decoding", "unit": "image", "disable": not show_progress}
     # The array appears last: an entry that has one is complete.
     with replacing(entry.with_suffix(".npy")) as beside, beside.open("wb") as file:
-        with closing(_decode_all(paths, shape, n_jobs)) as decoded, progress_bar(decoded, **bar) as images:
+        with closing(decode_each(paths, shape, n_jobs)) as decoded, progress_bar(decoded, **bar) as images:
             write_rows(file, _intact(images, paths, reasons, on_error))
         with replacing(entry.with_suffix(".json")) as listing:
             listing.write_text(json.dumps(reasons))
@@ -224,8 +229,10 @@ def _intact(
             _refuse(ValueError, paths, reasons)
 
 
-def _decode_all(paths: Sequence[str], shape: tuple[int, int], n_jobs: int | None) -> Generator[NDArray[np.uint8] | str]:
-    """Yield, in order, each file's pixels or why there are none."""
+def decode_each(
+    paths: Sequence[str], shape: tuple[int, int], n_jobs: int | None = None
+) -> Generator[NDArray[np.uint8] | str]:
+    """Yield, in order, each file's pixels or why there are none; few at a time are in memory, and none is kept."""
     jobs = effective_n_jobs(-1 if n_jobs is None else n_jobs)
     # A wave at a time, so that the decoded images that wait to be written stay few.
     wave = _BATCH * _BATCHES_A_WAVE * jobs

@@ -7,6 +7,7 @@ import pandas as pd
 from captum_region.datasets.celeba import list_celeba
 from captum_region.datasets.decoding import check_on_error
 from captum_region.datasets.fairface import list_fairface
+from captum_region.datasets.listing import Listing
 from captum_region.datasets.tables import list_table
 from captum_region.datasets.utkface import list_utkface
 
@@ -65,15 +66,26 @@ def read_attributes(
     anna.png     True
     bob.png     False
     """
+    listing = list_images(kind, root, split, on_error=on_error, image_column=image_column)
+    listing.attributes.attrs["skipped"] = [*listing.skipped]
+    return listing.attributes
+
+
+def list_images(
+    kind: str,
+    root: str | os.PathLike[str],
+    split: str | None = None,
+    *,
+    on_error: str = "raise",
+    image_column: str = "image",
+) -> Listing:
+    """List the images of a data set, none of which is opened; see `read_attributes`."""
     check_on_error(on_error)
     if kind in ("utkface", "table") and split is not None:
         raise ValueError(f"split must be None for {kind}, which has no parts, got {split!r}")
     split = "train" if split is None else split
     if kind in ("celeba", "fairface"):
-        listing = (list_celeba if kind == "celeba" else list_fairface)(root, split)
-    elif kind in ("utkface", "table"):
-        listing = list_utkface(root, on_error) if kind == "utkface" else list_table(root, image_column)
-    else:
-        raise ValueError(f"kind must be celeba, fairface, utkface or table, got {kind!r}")
-    listing.attributes.attrs["skipped"] = [*listing.skipped]
-    return listing.attributes
+        return (list_celeba if kind == "celeba" else list_fairface)(root, split)
+    if kind in ("utkface", "table"):
+        return list_utkface(root, on_error) if kind == "utkface" else list_table(root, image_column)
+    raise ValueError(f"kind must be celeba, fairface, utkface or table, got {kind!r}")

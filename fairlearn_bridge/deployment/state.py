@@ -29,6 +29,8 @@ from fairlearn_bridge.noise import AttributionNoise
 _PARTS = (CorrelationRemover, LogisticRegression, MinMaxScaler, StandardScaler)
 # Of ImageClassifier, what its predictions depend on, or what a further training is like.
 _PARAMETERS = ("lr", "max_epochs", "batch_size", "optimizer__weight_decay", "predict_nonlinearity", "random_state")
+# Of mitigators, what names places of the machine that trained.
+_PLACES = ("checkpoint_dir", "memory", "n_jobs")
 _OPTIONAL = ("feature_names_in_", "row_scaler_")
 _LABELS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "str", "object")
 
@@ -126,7 +128,7 @@ class Encoder:
 
     def _plain(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters that are numbers, text, or lists of them."""
-        return {each: self(item, each) for each, item in params.items() if _is_plain(item)}
+        return {each: self(item, each) for each, item in params.items() if _is_plain(item) and each not in _PLACES}
 
     def _classifier(self, value: ImageClassifier, name: str) -> dict[str, Any]:
         value.check_is_fitted(["classes_inferred_"])
@@ -257,7 +259,7 @@ class Decoder:
             return Pipeline([(str(title), self(step)) for title, step in value["steps"]])
         if kind == ImageClassifier.__name__:
             return self._classifier(value)
-        params = {name: self(item) for name, item in value["params"].items()}
+        params = {name: self(item) for name, item in value["params"].items() if name not in _PLACES}
         if kind == FixedThresholdClassifier.__name__:
             inner = self(value["estimator_"])
             return FixedThresholdClassifier(FrozenEstimator(inner), **params)
