@@ -82,7 +82,9 @@ def transplant(images: Tensor, donors: Tensor, mask: Tensor, *, edge: float = ED
     weight = mask.to(images.dtype)
     if edge:
         sigma = max(edge * min(images.shape[-2:]), 0.5)
-        weight = gaussian_blur(weight, kernel_size=2 * int(np.ceil(2 * sigma)) + 1, sigma=sigma)
+        # As wide as the reflection at the border allows: rows are images one pixel high.
+        kernel = [min(2 * int(np.ceil(2 * sigma)) + 1, 2 * side - 1) for side in (images.shape[-1], images.shape[-2])]
+        weight = gaussian_blur(weight, kernel_size=kernel, sigma=sigma)
     blended: Tensor = images * (1 - weight) + donors * weight
     return blended.clamp(0, 1)  # rounding may leave it
 
@@ -191,8 +193,8 @@ class AttributionNoise:
     Parameters
     ----------
     scheme : {"general_mask", "general_noise", "general_transplant", "specific_mask", "specific_noise", \
-"specific_transplant"}, default="general_noise"
-    quantile : float, default=0.7
+"specific_transplant"}, default="specific_transplant"
+    quantile : float, default=0.5
         In [0, 1]; pixels above this quantile of the map change, see `quantile_mask`.
     noise_std : float, default=0.5
         Standard deviation of the noise, for images in [0, 1].
@@ -222,8 +224,8 @@ class AttributionNoise:
     De Coninck, Leroux, Simoens, "Mitigating Bias Using Model-Agnostic Data Attribution", CVPR Workshops 2024.
     """
 
-    scheme: str = "general_noise"
-    quantile: float = 0.7
+    scheme: str = "specific_transplant"
+    quantile: float = 0.5
     noise_std: float = 0.5
     _: KW_ONLY
     perturbation: Perturbation | None = None

@@ -91,7 +91,7 @@ def study_transplants(
         A row a variant, ``accuracy``, ``worst_cell`` and ``crossed_auc`` on the test images, see `measure`:
 
         - ``original`` and ``balanced``: no transplants, on the biased and on the balanced images
-        - ``default``: of the configuration's quantile, in half of the images, edges soft over 1/32 of the image, donors
+        - ``base``: of the configuration's quantile, in half of the images, edges soft over 1/32 of the image, donors
           of the same class where it has the value, drawn so that the confounder becomes as frequent in each class
         - ``quantile 0.5`` ..., ``share 0.25`` ...: of other size, in another share of the images
         - ``hard edges``, ``wide edges``: none, and soft over 1/8 of the image
@@ -100,7 +100,7 @@ def study_transplants(
         - ``random donors``
         - ``each image's own mask``: ``specific_transplant``
         - ``target protected``: the pixels that show the confounder most and the target least, see `protect`
-        - ``grey in prediction``: the default, and the pixels greyed out in the test images
+        - ``grey in prediction``: the base, and the pixels greyed out in the test images
     """
     biased, balanced, test = (samples_of(config, part) for part in (data.biased, data.balanced, data.test))
     grid = RegionGrid.for_images(data.test.image_size)
@@ -136,7 +136,7 @@ def study_transplants(
         return made.fit(maps, biased.X, confounder, labels=labels)
 
     transforms = {
-        "default": noise(),
+        "base": noise(),
         **{f"quantile {quantile:g}": noise(quantile=quantile) for quantile in (0.5, 0.85)},
         **{f"share {share:g}": noise(transplant_share=share) for share in (0.25, 0.75)},
         "hard edges": noise(edge=0.0),
@@ -157,7 +157,7 @@ def study_transplants(
         biased,
         test,
         train_on={"balanced": balanced},
-        reuse={"grey in prediction": "default"},
+        reuse={"grey in prediction": "base"},
         random_states=[config.random_state],
         n_bootstrap=1,  # its intervals are not used
         n_jobs=config.n_jobs,

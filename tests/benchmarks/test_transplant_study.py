@@ -30,7 +30,7 @@ def test_the_command_measures_each_variant(command, tmp_path):
     options = ["--confounder", "Blond_Hair", *sizes, "--seeds", 1, "--jobs", 1, "--quiet", "--json"]
     done = command("examples/benchmarks/transplant_study.py", *options, "--keep", tmp_path / "kept")
     rows = json.loads(done.stdout)
-    assert [row["variant"] for row in rows][:3] == ["original", "balanced", "default"]
+    assert [row["variant"] for row in rows][:3] == ["original", "balanced", "base"]
     assert len(rows) == 15
     # Each is a training of its own, or another way to predict.
     assert len({tuple(row[name] for name in MEASURES) for row in rows}) > 8

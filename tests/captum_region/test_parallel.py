@@ -25,6 +25,7 @@ GRID = RegionGrid(16, 8, 4)
 
 WORK = """
 import contextlib, sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,8 @@ def train(out, accelerator, rank):
     ]:
         # The initial weights of the main process count. In float64, as AdamW makes much of float32's rounding.
         classifier = kind(GRID, 2, random_state=rank, **options).double()
+        if "until" in name:
+            classifier.recipe = replace(classifier.recipe, early=replace(classifier.recipe.early, min_steps=60))
         training = fit_region_classifier(
             classifier, IMAGES[:41], LABELS[:41], validation=(IMAGES[41:], LABELS[41:]), sample_weight=None,
             epochs=None if "until" in name else 3, batch_size=8, positions_per_image=3, random_state=0,
@@ -89,7 +92,7 @@ if __name__ == "__main__":
     from accelerate import Accelerator
 
     captum_region.maps._IMAGES_A_SAVE = 8
-    captum_region.training._STEPS, captum_region.training._LEAST = 4, 12
+    captum_region.training._STEPS, captum_region.training._LEAST, captum_region.training._SOMETHING = 4, 12, -1
     out, accelerator = Path(sys.argv[1]), Accelerator(cpu=True)
     rank = accelerator.process_index
     train(out, accelerator, rank)
@@ -114,6 +117,7 @@ def test_two_processes_train_and_map_as_one(tmp_path, in_two, monkeypatch):
     work = runpy.run_path(str(script))
     monkeypatch.setattr("captum_region.training._STEPS", 4)
     monkeypatch.setattr("captum_region.training._LEAST", 12)
+    monkeypatch.setattr("captum_region.training._SOMETHING", -1)
     work["train"](one, None, 0)
     work["attribute"](one / "maps", None)
     work["attribute"](two / "begun by one", None, stop=True)

@@ -403,7 +403,7 @@ def test_each_test_image_passes_the_network_once():
         "reweighing": Reweighing(base),
         "remover": EmbeddingCorrelationRemoval(base),
         "shift": ThresholdShift(base),
-        "noise": AttributionNoiseMitigator(base, region_classifier=region),
+        "noise": AttributionNoiseMitigator(base, region_classifier=region, scheme="general_noise"),
         "optimizer": ThresholdOptimizer(estimator=base, constraints="equalized_odds", predict_method="predict_proba"),
         "reduction": ExponentiatedGradient(base, EqualizedOdds(), max_iter=1),
     }

@@ -87,7 +87,7 @@ def test_every_scheme_takes_the_shortcut_away(scheme, region_classifier):
 
 def test_its_own_region_classifier_finds_the_confounder_and_not_the_target():
     X, y, confounder = biased(600)
-    mitigator = AttributionNoiseMitigator(BASE, random_state=0, quantile=0.9, region_epochs=60)
+    mitigator = AttributionNoiseMitigator(BASE, scheme="general_noise", quantile=0.9, region_epochs=60, random_state=0)
     mitigator.fit(X, y, sensitive_features=confounder)
     assert mitigator.region_classifier_.grid == RegionGrid(16, 4, 1)
     peak = np.unravel_index(mitigator.pixel_map_.argmax(), (16, 16))
@@ -253,7 +253,12 @@ def test_auto_tries_several_schemes_and_quantiles(region_classifier):
         ({"target_region_classifier": object()}, {}, ValueError, "must come with protect_target above 0"),
         ({"scheme": "noise"}, {}, ValueError, "scheme must be one of"),
         ({"quantile": 2}, {}, ValueError, "quantile"),
-        ({"quantile": []}, {}, ValueError, r"scheme and quantile must not be empty, got 'general_noise' and \[\]"),
+        (
+            {"quantile": []},
+            {},
+            ValueError,
+            r"scheme and quantile must not be empty, got 'specific_transplant' and \[\]",
+        ),
         ({"quantile": [0.5, 2]}, {}, ValueError, r"quantile must be .* in \[0, 1\].*, got 2"),
         ({"quantile": "automatic"}, {}, ValueError, "quantile must be .*, got 'automatic'"),
         ({"quantile": None}, {}, ValueError, "quantile must be .*, got None"),

@@ -167,6 +167,14 @@ def test_transplants_balance_the_confounder_within_each_class():
     assert torch.equal(index, shown)
 
 
+def test_rows_get_transplants_as_images_one_pixel_high():
+    rows, donors, mask = torch.zeros(1, 1, 1, 8), torch.ones(1, 1, 1, 8), torch.arange(8)[None, None, None] > 3
+    found = transplant(rows, donors, mask).flatten()
+    assert found[:2].sum() == 0
+    assert torch.allclose(found[6:], torch.ones(2))
+    assert (found.diff() >= 0).all()
+
+
 def test_the_edges_of_a_transplant_are_as_soft_as_asked_for():
     mask = torch.zeros(1, 1, 64, 64, dtype=torch.bool)
     mask[..., 32:] = True
