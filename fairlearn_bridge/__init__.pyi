@@ -13,7 +13,7 @@ from .baselines import (
 )
 from .classifier import ImageClassifier, SmallCNN
 from .comparison import compare_mitigators, fit_mitigators
-from .deployment import ModelCard, load_mitigator, save_mitigator
+from .deployment import ModelCard, export_mitigator, load_mitigator, save_mitigator
 from .distributed import AcceleratedImageClassifier
 from .inspection import cell_counts, find_confounders
 from .metrics import measure, pareto_front, signed_gap, summarize
@@ -49,6 +49,7 @@ __all__ = [
     "compare_mitigators",
     "confounded_split",
     "estimate_crossed_auc",
+    "export_mitigator",
     "find_confounders",
     "fit_mitigators",
     "grey_out",

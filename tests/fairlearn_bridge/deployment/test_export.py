@@ -1,0 +1,51 @@
+"""Exported programs: the same probabilities, for any number of images, in a process without the package."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fairlearn_bridge import ImageClassifier, LastLayerRetraining, Reweighing, export_mitigator
+
+RNG = np.random.default_rng(0)
+X = RNG.integers(0, 256, (40, 3, 12, 16), np.uint8)
+Y = np.array(["no", "yes"])[RNG.integers(0, 2, 40)]
+S = np.tile([0, 1], 20)
+BASE = ImageClassifier(max_epochs=1, random_state=0)
+
+USE = """
+import json, sys, numpy, torch
+about = {"model.json": ""}
+program = torch.export.load(sys.argv[1], extra_files=about).module()
+images = torch.from_numpy(numpy.load(sys.argv[2])).float() / 255
+found = torch.cat([program(images[:1]), program(images[1:])])
+assert not any(name.startswith(("fairlearn_bridge", "captum_region", "skorch")) for name in sys.modules)
+print(json.dumps([json.loads(about["model.json"]), found.tolist()]))
+"""
+
+
+@pytest.mark.slow
+def test_the_program_gives_the_probabilities_without_the_package(tmp_path):
+    estimator = Reweighing(BASE).fit(X, Y, sensitive_features=S)
+    export_mitigator(estimator, tmp_path / "model.pt2")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
+    np.save(tmp_path / "images.npy", X)
+    done = subprocess.run(
+        [sys.executable, "-c", USE, tmp_path / "model.pt2", tmp_path / "images.npy"],
+        capture_output=True, text=True, check=False, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    about, found = json.loads(done.stdout)
+    assert about == {"classes": ["no", "yes"], "image_shape": [3, 12, 16], "threshold": None, "positive_class": None}
+    np.testing.assert_allclose(found, estimator.predict_proba(X), atol=1e-6)
+
+
+def test_what_is_not_the_networks_alone_is_refused(tmp_path):
+    estimator = LastLayerRetraining(BASE, draws=1, random_state=0).fit(X, Y, sensitive_features=S)
+    with pytest.raises(TypeError, match="its network's alone"):
+        export_mitigator(estimator, tmp_path / "model.pt2")
+    with pytest.raises(ValueError, match="must end in"):
+        export_mitigator(estimator.estimator_, tmp_path / "model.onnx")
+    assert [*tmp_path.iterdir()] == []
