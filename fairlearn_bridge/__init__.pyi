@@ -19,6 +19,7 @@ from .inspection import cell_counts, find_confounders
 from .metrics import measure, pareto_front, signed_gap, summarize
 from .mitigator import AttributionNoiseMitigator
 from .noise import AttributionNoise, additive_noise, grey_out, quantile_mask
+from .perturbed import PerturbedDataset, fit_noise
 from .protocol import ConfoundedSplit, confounded_split
 from .samples import Samples
 from .selection import CrossedAUC, estimate_crossed_auc
@@ -40,6 +41,7 @@ __all__ = [
     "MaskTune",
     "ModelCard",
     "NotApplicableError",
+    "PerturbedDataset",
     "Reweighing",
     "Samples",
     "SmallCNN",
@@ -52,6 +54,7 @@ __all__ = [
     "export_mitigator",
     "find_confounders",
     "fit_mitigators",
+    "fit_noise",
     "grey_out",
     "load_mitigator",
     "measure",

@@ -217,6 +217,7 @@ class AttributionNoise:
     See Also
     --------
     AttributionNoiseMitigator : Finds the maps, and trains a classifier with the perturbation.
+    fit_noise, PerturbedDataset : Find the maps, and perturb, for a training loop of one's own.
     quantile_mask : The mask of a map.
 
     References
@@ -237,6 +238,13 @@ class AttributionNoise:
     def is_general(self) -> bool:
         """Whether all images share one mask."""
         return self.scheme.startswith("general_")
+
+    @property
+    def num_images(self) -> int | None:
+        """How many images it was fitted to; None where it works for any, as a general mask and noise do."""
+        if self.donors_ is not None:
+            return len(self.donors_.images)
+        return None if self.is_general else len(self.mask_)
 
     def validate(self) -> None:
         """Raise TypeError or ValueError if a parameter is out of range."""

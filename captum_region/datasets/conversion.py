@@ -179,7 +179,7 @@ def _read(
     try:
         for item in items:
             image, labels = _image_and_labels(item, image_column, attributes, f"item {number}")
-            pixels = _pixels(image, shape, f"item {number}'s image")
+            pixels = pixels_of(image, shape, f"item {number}'s image")
             first = first or pixels.shape[1:]
             if pixels.shape[1:] != first:
                 sizes = f"has {pixels.shape[1:]} pixels, those before have {first}"
@@ -225,7 +225,14 @@ def _flat(label: Any) -> list[Any]:
     return label.tolist() if isinstance(label, Tensor | np.ndarray) and label.ndim == 1 else [label]
 
 
-def _pixels(image: Any, shape: tuple[int, int] | None, what: str) -> NDArray[np.uint8]:
+def pixels_of(image: Any, shape: tuple[int, int] | None, what: str) -> NDArray[np.uint8]:
+    """Return a data set's image as RGB, 3 x height x width, of `shape` if that is given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no image; the message begins with `what`.
+    """
     if isinstance(image, Mapping) and (image.get("bytes") or image.get("path")):
         try:
             return decode_content(image.get("bytes") or Path(image["path"]).read_bytes(), shape)
