@@ -20,6 +20,7 @@ from .metrics import measure, pareto_front, signed_gap, summarize
 from .mitigator import AttributionNoiseMitigator
 from .noise import AttributionNoise, additive_noise, grey_out, quantile_mask
 from .perturbed import PerturbedDataset, fit_noise
+from .pretrained import PretrainedClassifier
 from .protocol import ConfoundedSplit, confounded_split
 from .samples import Samples
 from .selection import CrossedAUC, estimate_crossed_auc
@@ -42,6 +43,7 @@ __all__ = [
     "ModelCard",
     "NotApplicableError",
     "PerturbedDataset",
+    "PretrainedClassifier",
     "Reweighing",
     "Samples",
     "SmallCNN",

@@ -42,6 +42,7 @@ def build_arms(config: ExperimentConfig, classifier: Any, quantiles: Sequence[fl
     base = fairlearn_bridge.ImageClassifier(
         max_epochs=config.epochs, batch_size=config.batch_size, lr=config.lr, device=config.device
     )
+    base.set_params(**config.network)
     arms = {
         "original": Arm(base, "reference", "The ERM baseline: trained on the biased set without mitigation."),
         "balanced": Arm(base, "reference", "Trained on a balanced set of equal size: the data without the bias."),

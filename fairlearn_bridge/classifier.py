@@ -22,6 +22,7 @@ from captum_region.batches import ImageData, as_floats, check_weights, take
 from captum_region.io.snapshot import Snapshots, random_states, set_random_states
 from captum_region.labels import check_classes
 from captum_region.randomness import RandomState, draw_seed, seeded
+from fairlearn_bridge.pretrained import PretrainedClassifier
 from fairlearn_bridge.validation import check_rows_or_images, from_names
 
 BatchTransform = Callable[[Tensor, Tensor, torch.Generator], Tensor]
@@ -105,6 +106,11 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
+def _gains_from_bfloat16(device: torch.device) -> bool:
+    """Return whether a device has units for bfloat16; others emulate it, slower than float32."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+
+
 class _KeepState(Callback):  # type: ignore[misc]
     """Keeps the state of the training after an epoch; must be the last of the callbacks."""
 
@@ -139,9 +145,10 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
     Parameters
     ----------
-    module : nn.Module class or instance, default=SmallCNN
+    module : nn.Module class or instance, or str, default=SmallCNN
         A class whose constructor takes ``image_shape`` or ``num_classes`` is given those of the training data. An
-        instance is copied, never trained itself, and takes no ``module__x``.
+        instance is copied, never trained itself, and takes no ``module__x``. A name, such as ``"resnet18"``, is the
+        backbone of a `PretrainedClassifier`, which ``module__weights`` and ``module__freeze`` set up.
     criterion : nn.Module class or instance, default=nn.CrossEntropyLoss
         An instance is copied with its settings, and takes no ``criterion__x``. One without a ``reduction`` works where
         the images have neither weights nor a `loss_reduction`.
@@ -166,6 +173,9 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         weights; reading it executes no code. Needs a
         `random_state`, and parameters that pickle or are functions. Of callbacks, numbers, tensors and attributes with
         a ``state_dict`` are kept; a `batch_transform` or `loss_reduction` with a state needs a ``state_dict``.
+    mixed_precision : {"no", "auto"}, default="no"
+        With ``"auto"`` the module computes in bfloat16 (``torch.autocast``) where that is faster: on CUDA devices with
+        units for it, of compute capability 8 and later. Elsewhere nothing changes.
     max_epochs, lr, batch_size, optimizer, optimizer__weight_decay, train_split, verbose
         skorch's. Optimizer, weight decay, batch size and the decay of the rate by 0.95 an epoch (the callback
         ``lr_scheduler``) are those of De Coninck et al. 2024; their rate is 1e-5, ours 1e-3.
@@ -203,13 +213,14 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
     def __init__(
         self,
-        module: type[nn.Module] | nn.Module = SmallCNN,
+        module: type[nn.Module] | nn.Module | str = SmallCNN,
         *,
         image_shape: tuple[int, int, int] | None = None,
         batch_transform: BatchTransform | None = None,
         loss_reduction: LossReduction | None = None,
         random_state: RandomState = None,
         checkpoint_dir: str | os.PathLike[str] | None = None,
+        mixed_precision: str = "no",
         criterion: Any = nn.CrossEntropyLoss,
         optimizer: Any = torch.optim.AdamW,
         optimizer__weight_decay: float = 1e-3,
@@ -244,6 +255,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         self.loss_reduction = loss_reduction
         self.random_state = random_state
         self.checkpoint_dir = checkpoint_dir
+        self.mixed_precision = mixed_precision
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:
@@ -327,6 +339,8 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         """Refuse parameters that skorch has and that would have no effect."""
         if self.dataset is not NeuralNetDataset or self.get_params_for("dataset"):
             raise TypeError(f"dataset must be left out, ImageClassifier reads images its own way; got {self.dataset}")
+        if self.mixed_precision not in ("no", "auto"):
+            raise ValueError(f"mixed_precision must be 'no' or 'auto', got {self.mixed_precision!r}")
         if self.classes is not None and not len(self.classes):
             raise ValueError(f"classes must be None or hold all labels of y, got {self.classes}")
 
@@ -463,6 +477,8 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
     def _make(self, name: str, **known: Any) -> Any:
         """Return the module or criterion, made with what it accepts of `known`; or a copy of an instance."""
         given, params = getattr(self, name), self.get_params_for(name)
+        if name == "module" and isinstance(given, str):
+            given = partial(PretrainedClassifier, given)
         if not isinstance(given, nn.Module):
             accepted = inspect.signature(given).parameters
             params = {each: value for each, value in known.items() if each in accepted} | params
@@ -485,7 +501,12 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
     def infer(self, x: Mapping[str, Tensor] | Tensor, **fit_params: Any) -> Any:
         """Run the module on images in [0, 1]."""
-        return self.module_(self._images(x), **fit_params)
+        images = self._images(x)
+        if self.mixed_precision == "no" or not _gains_from_bfloat16(images.device):
+            return self.module_(images, **fit_params)
+        with torch.autocast(images.device.type, torch.bfloat16):
+            outputs = self.module_(images, **fit_params)
+        return outputs.float() if isinstance(outputs, Tensor) else outputs
 
     def _images(self, x: Mapping[str, Tensor] | Tensor) -> Tensor:
         """Return a batch as floats in [0, 1] on the device, laid out as convolutions are fastest on."""

@@ -50,7 +50,8 @@ _OPTIONS = {
     "table must be a .csv, .tsv or .parquet file or a DataFrame": "--root must be a .csv, .tsv or .parquet file",
 }
 _AT_THE_START = re.compile(
-    "(root|size|train_size|test_per_cell|validation_per_cell|target|groups|bpp|model|retrain|epochs)(?= )"
+    "(root|size|train_size|test_per_cell|validation_per_cell|target|groups|bpp|model|retrain|epochs|backbone|weights)"
+    "(?= )"
 )
 
 

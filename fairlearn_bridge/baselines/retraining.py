@@ -154,7 +154,8 @@ class MaskTune(Mitigator):
         grad_cam = LayerGradCam(fitted.infer, layers[-1])
         masks = []
         for batch, its in zip(batches(X, 64), target.split(64), strict=True):
-            images = fitted._images(batch)
+            # Through layers that are frozen, gradients flow from the images.
+            images = fitted._images(batch).detach().requires_grad_()
             coarse = grad_cam.attribute(images, its.to(images.device), relu_attributions=True)
             maps = LayerAttribution.interpolate(coarse, tuple(X.shape[2:]), interpolate_mode="bilinear")[:, 0].detach()
             mean, std = (getattr(maps.flatten(1), name)(1)[:, None, None] for name in ("mean", "std"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -50,6 +51,20 @@ def _of_training(
     epochs: Annotated[int, typer.Option(help="Epochs of the target classifiers.")] = 10,
     batch_size: Annotated[int, typer.Option(help="Batch size of the target classifiers.")] = 128,
     lr: Annotated[float, typer.Option(help="Learning rate of the target classifiers.")] = 1e-3,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="Network of the target classifiers: a classifier of torchvision, such as resnet18, or "
+            "efficientnet-lite0 with the weights of the extra stacks. By default the paper's small CNN."
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="The backbone's weights: a safetensors file, or a state dict saved by torch. By default random."
+        ),
+    ] = None,
+    freeze: Annotated[bool, typer.Option("--freeze", help="Train the backbone's last layer alone.")] = False,
     region_epochs: Annotated[
         int | None, typer.Option(help="Epochs of the region classifier; by default as in its recipe.")
     ] = None,
@@ -99,6 +114,7 @@ def configuration(options: Mapping[str, Any], **fixed: Any) -> ExperimentConfig:
     given |= {
         "schemes": tuple(options["schemes"].split(",")),
         "others": sets[others] if others in sets else tuple(others.split(",")),
+        "weights": None if options["weights"] is None else str(options["weights"]),
         "random_state": options["seed"],
         "n_jobs": options["jobs"] or (joblib.cpu_count() if options["device"] == "cpu" else 1),
     }

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
@@ -24,11 +25,15 @@ from fairlearn_bridge.classifier import ImageClassifier, SmallCNN
 from fairlearn_bridge.distributed import AcceleratedImageClassifier
 from fairlearn_bridge.mitigator import AttributionNoiseMitigator
 from fairlearn_bridge.noise import AttributionNoise
+from fairlearn_bridge.pretrained import PretrainedClassifier
 
 # Their fitted state is numbers, arrays and labels.
 _PARTS = (CorrelationRemover, LogisticRegression, MinMaxScaler, StandardScaler)
 # Of ImageClassifier, what its predictions depend on, or what a further training is like.
-_PARAMETERS = ("lr", "max_epochs", "batch_size", "optimizer__weight_decay", "predict_nonlinearity", "random_state")
+_PARAMETERS = (
+    *("lr", "max_epochs", "batch_size", "optimizer__weight_decay", "random_state"),
+    *("predict_nonlinearity", "mixed_precision"),
+)
 # Of mitigators, what names places of the machine that trained.
 _PLACES = ("checkpoint_dir", "memory", "n_jobs")
 _OPTIONAL = ("feature_names_in_", "row_scaler_")
@@ -195,6 +200,8 @@ def describe_network(classifier: ImageClassifier) -> dict[str, Any]:
         made = {name: item.shape for name, item in _on_meta(partial(_small_cnn, classifier)).state_dict().items()}
         if made == {name: item.shape for name, item in network.state_dict().items()}:
             return {"name": SmallCNN.__name__}
+    if type(network) is PretrainedClassifier:
+        return {"name": PretrainedClassifier.__name__, **network.config()}
     return {"name": f"{type(network).__module__}.{type(network).__qualname__}", "own": True}
 
 
@@ -314,12 +321,16 @@ class Decoder:
             raise ValueError(f"criterion must be CrossEntropyLoss or NLLLoss, got {str(value['criterion'])[:50]!r}")
         if params.get("predict_nonlinearity", "auto") not in ("auto", None):
             raise ValueError("predict_nonlinearity must be 'auto' or None")
-        made = module if is_own else _NETWORKS[network["name"]]
+        made = module if is_own else _network_class(network)
         criterion = getattr(nn, value["criterion"])
         classifier = ImageClassifier(made, criterion=criterion, device=self.device, **params)
         classifier.__dict__.update({name: item for name, item in fitted.items() if item is not None})
         build = partial(made, image_shape=shape, num_classes=len(classes))
-        weights = self.weights_of(value["weights"], None if is_own else _on_meta(build))
+        expected = None
+        if not is_own:
+            with suppress(NotImplementedError):  # RegNets compute their sizes with tensors, which must have values
+                expected = _on_meta(build)
+        weights = self.weights_of(value["weights"], expected)
         classifier.initialize()
         own = classifier.module_.state_dict()
         for name, item in weights.items():
@@ -329,4 +340,10 @@ class Decoder:
         return classifier
 
 
-_NETWORKS: dict[str, Any] = {SmallCNN.__name__: SmallCNN}
+def _network_class(network: dict[str, Any]) -> Any:
+    """Return what makes one of this package's networks, of image shape and classes."""
+    if network["name"] == SmallCNN.__name__:
+        return SmallCNN
+    if network["name"] != PretrainedClassifier.__name__ or type(network["freeze"]) is not bool:
+        raise ValueError(f"the network must be SmallCNN or PretrainedClassifier, got {str(network['name'])[:50]!r}")
+    return partial(PretrainedClassifier, network["backbone"], freeze=network["freeze"])

@@ -1,8 +1,10 @@
 """The configuration of a run."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from captum_region.randomness import draw_seed
+from captum_region.segmentation.weights import PACKAGED
 from fairlearn_bridge.catalogue import FAST_OTHERS, OTHERS
 from fairlearn_bridge.noise import AttributionNoise
 from fairlearn_bridge.schemes import SCHEMES, scheme_parameters
@@ -28,6 +30,11 @@ class ExperimentConfig:
         See `confounded_split`.
     epochs, batch_size, lr
         Of the target classifier.
+    backbone, weights : str, optional
+        Of `PretrainedClassifier`; by default the target classifier is a `SmallCNN`. The backbone efficientnet-lite0
+        has ImageNet's weights by default.
+    freeze : bool
+        Whether only the backbone's last layer is trained.
     region_epochs : int, optional
         Of the region classifier; by default as many as its recipe says.
     seeds : int
@@ -55,11 +62,25 @@ class ExperimentConfig:
     random_state: int = 0
     n_jobs: int | None = None
     device: str = "cpu"
+    backbone: str | None = None
+    weights: str | None = None
+    freeze: bool = False
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """The parameters of `ImageClassifier` that the backbone decides."""
+        if self.backbone is None:
+            return {}
+        weights = self.weights or (PACKAGED if self.backbone == PACKAGED else None)
+        options = {"module__weights": weights, "module__freeze": self.freeze}
+        return {"module": self.backbone, "mixed_precision": "auto", **options}
 
     def __post_init__(self) -> None:
         for scheme in self.schemes:
             scheme_parameters(scheme)
         AttributionNoise(quantile=self.quantile, noise_std=self.noise_std).validate()
+        if self.backbone is None and (self.weights is not None or self.freeze):
+            raise ValueError("backbone must be given with weights or freeze, which are about it")
         if not self.schemes:
             raise ValueError(f"schemes must name at least one of {', '.join(SCHEMES)}")
         if unknown := set(self.others) - set(OTHERS):

@@ -11,6 +11,7 @@ import torch
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, RegionTraining, fit_region_classifier
 from captum_region.progress import stage
 from fairlearn_bridge.arms import Arm, build_arms
+from fairlearn_bridge.classifier import ImageClassifier
 from fairlearn_bridge.comparison import fit_mitigators
 from fairlearn_bridge.experiment.configuration import ExperimentConfig
 from fairlearn_bridge.experiment.data import ExperimentData, samples_of
@@ -69,6 +70,9 @@ def train(
     quantiles : sequence of float, optional
         See `build_arms`.
     """
+    if config.backbone is not None:  # an error of all trainings is one of the options
+        parameters = {"image_shape": data.biased.images.shape[1:], "classes": [False, True]} | config.network
+        ImageClassifier(**parameters, random_state=0).initialize()
     biased, balanced, validation = (samples_of(config, part) for part in (data.biased, data.balanced, data.validation))
     with stage("training the region classifier", seconds, quiet):
         grid = RegionGrid.for_images(data.biased.image_size)
