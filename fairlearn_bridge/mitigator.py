@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -29,7 +30,7 @@ from captum_region.io.snapshot import Snapshots
 from captum_region.labels import check_classes, hold_out
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
-from fairlearn_bridge.baselines.base import Trainer
+from fairlearn_bridge.baselines.base import Mitigator, Trainer
 from fairlearn_bridge.noise import AttributionNoise, Perturbation, protect, quantile_mask
 from fairlearn_bridge.samples import Samples
 from fairlearn_bridge.schemes import AT_PREDICT
@@ -54,7 +55,8 @@ class AttributionNoiseMitigator(Trainer):
     Parameters
     ----------
     estimator : ImageClassifier
-        Or any scikit-learn classifier with such a parameter ``batch_transform``. It is cloned, never trained.
+        Or any scikit-learn classifier with such a parameter ``batch_transform``. Or another mitigator of one, such as
+        ``GroupDRO(ImageClassifier())``, which gets the `sensitive_features` too. It is cloned, never trained.
     region_classifier : RegionClassifier, optional
         Trained to predict the confounder. By default a `DenseRegionClassifier` is trained on the training images
         themselves, within the classes of y, see `captum_region.training_data.within_class_weights`: plainly trained, it
@@ -205,14 +207,11 @@ class AttributionNoiseMitigator(Trainer):
         resolve_confidence(self.confidence)  # or a wrong name would be found after the regions' training
         if region_maps is not None and self.region_classifier is None:
             raise ValueError("region_maps must come with the region_classifier that made them, got none")
-        is_class = isinstance(self.estimator, type)
-        if is_class or "batch_transform" not in getattr(self.estimator, "get_params", dict)():
-            raise TypeError(
-                "estimator must be a classifier that has a parameter batch_transform as ImageClassifier(), "
-                f"got {self.estimator!r}"
-            )
+        parameters, prefix = _parameters(self.estimator)
+        if prefix and sample_weight is not None:
+            raise ValueError(f"sample_weight must be left out with {type(self.estimator).__name__}, which takes none")
         X, y, sensitive_features = from_names(X, y, sensitive_features)
-        X = check_rows_or_images(self, X, getattr(self.estimator, "image_shape", None), reset=True)
+        X = check_rows_or_images(self, X, parameters.get(f"{prefix}image_shape"), reset=True)
         for name in ("region_classifier", "target_region_classifier"):
             given = getattr(self, name)
             if not isinstance(given, RegionClassifier | None):
@@ -241,10 +240,13 @@ class AttributionNoiseMitigator(Trainer):
         if self.protect_target:
             pixel_maps = protect(pixel_maps, target_map, self.protect_target)
         self.noise_ = noise.fit(pixel_maps, Checked(X), confounder, labels=labels, random_state=seed)
-        self.estimator_ = clone(self.estimator).set_params(batch_transform=self.noise_)
+        self.estimator_ = clone(self.estimator).set_params(**{f"{prefix}batch_transform": self.noise_})
         if self.random_state is not None:
-            self.estimator_.set_params(random_state=seed)
+            seeded = {"random_state", f"{prefix}random_state"} & {*parameters, f"{prefix}random_state"}
+            self.estimator_.set_params(**dict.fromkeys(seeded, seed))
         self.predict_seed_ = seed
+        if prefix:
+            weights = {"sensitive_features": confounder}
         self.estimator_.fit(X, labels, **weights)
         self.classes_ = self.estimator_.classes_
         return self
@@ -328,7 +330,7 @@ class AttributionNoiseMitigator(Trainer):
             within=within,
             epochs=self.region_epochs,
             random_state=seed,
-            checkpoint_dir=getattr(self.estimator, "checkpoint_dir", None) if self.memory is None else self.memory,
+            checkpoint_dir=_checkpoint_dir(self.estimator) if self.memory is None else self.memory,
             show_progress=self.show_progress,
         )
         return classifier
@@ -369,6 +371,25 @@ class AttributionNoiseMitigator(Trainer):
             kept = compute(Checked(X), show_progress=self.show_progress).cpu()
             snapshots.save(lambda: kept)
         return kept
+
+
+def _parameters(estimator: Any) -> tuple[dict[str, Any], str]:
+    """Return an estimator's parameters, and the prefix of those of the classifier that it trains."""
+    found = getattr(estimator, "get_params", dict)() if not isinstance(estimator, type) else {}
+    if "batch_transform" in found:
+        return found, ""
+    is_mitigator = isinstance(estimator, Mitigator) and "sensitive_features" in signature(estimator.fit).parameters
+    if is_mitigator and "estimator__batch_transform" in found:
+        return found, "estimator__"
+    raise TypeError(
+        "estimator must be a classifier that has a parameter batch_transform as ImageClassifier(), or a mitigator of "
+        f"one as GroupDRO(ImageClassifier()), got {estimator!r}"
+    )
+
+
+def _checkpoint_dir(estimator: Any) -> Any:
+    parameters, prefix = _parameters(estimator)
+    return parameters.get(f"{prefix}checkpoint_dir")
 
 
 def _least_within_one_standard_error(selection: pd.DataFrame) -> int:

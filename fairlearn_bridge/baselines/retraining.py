@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from captum_region.batches import ImageData, batches
 from fairlearn_bridge.baselines.base import Mitigator, labels_of
+from fairlearn_bridge.classifier import BatchTransform
 from fairlearn_bridge.validation import check_number, check_rows_or_images
 
 
@@ -139,7 +140,7 @@ class MaskTune(Mitigator):
         images = check_rows_or_images(self.estimator_, X, self.estimator_.image_shape_, reset=False)
         self.masks_ = self._masks(images, labels)
         lr = self.estimator.lr / 10 if self.tune_lr is None else self.tune_lr
-        hide = partial(_hide, torch.from_numpy(self.masks_))
+        hide = partial(_hide, torch.from_numpy(self.masks_), self.estimator_.batch_transform)
         tuned = {"warm_start": True, "max_epochs": self.tune_epochs, "lr": lr, "batch_transform": hide}
         self.estimator_.set_params(**tuned).fit(X, labels)
         return self
@@ -163,5 +164,9 @@ class MaskTune(Mitigator):
         return np.concatenate(masks)
 
 
-def _hide(masks: Tensor, images: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
+def _hide(
+    masks: Tensor, before: BatchTransform | None, images: Tensor, index: Tensor, generator: torch.Generator
+) -> Tensor:
+    if before is not None:
+        images = before(images, index, generator)
     return images * ~masks[index.cpu()].to(images.device)[:, None]

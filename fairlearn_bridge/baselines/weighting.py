@@ -1,6 +1,7 @@
 """Mitigators that weigh the images: by cell, by draws, by the loss of the worst group."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from captum_region.batches import ImageData
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.baselines.base import Mitigator, cells_of, need_all_cells
+from fairlearn_bridge.classifier import BatchTransform
 from fairlearn_bridge.validation import check_number
 
 
@@ -119,8 +121,19 @@ class BalancedResampling(Mitigator):
         ]
         self.sample_indices_ = np.sort(np.concatenate(drawn))
         drawn_images = multi_indexing(X if hasattr(X, "shape") else np.asarray(X), self.sample_indices_)
-        self.estimator_ = clone(self.estimator).fit(drawn_images, cells["y"].to_numpy()[self.sample_indices_])
+        self.estimator_ = clone(self.estimator)
+        if (transform := getattr(self.estimator, "batch_transform", None)) is not None:
+            # It knows the images by their positions in X.
+            self.estimator_.set_params(batch_transform=partial(_of_drawn, transform, self.sample_indices_))
+        self.estimator_.fit(drawn_images, cells["y"].to_numpy()[self.sample_indices_])
         return self
+
+
+def _of_drawn(
+    transform: BatchTransform, drawn: NDArray[np.intp], images: Tensor, index: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Apply a transform of the images in X to those drawn of them, by their positions in X."""
+    return transform(images, torch.from_numpy(drawn[index.cpu().numpy()]).to(index.device), generator)
 
 
 class _WorstGroups:

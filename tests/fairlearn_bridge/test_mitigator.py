@@ -23,9 +23,15 @@ from captum_region import (
 from captum_region.batches import check_images
 from captum_region.datasets import AttributeImages
 from fairlearn_bridge import (
+    JTT,
     AttributionNoiseMitigator,
+    BalancedResampling,
+    GroupDRO,
     ImageClassifier,
+    LearningFromFailure,
+    Reweighing,
     Samples,
+    ThresholdShift,
     compare_mitigators,
     estimate_crossed_auc,
 )
@@ -448,3 +454,58 @@ def test_trainings_in_threads_are_those_that_run_alone():
         in_threads = compare_mitigators(mitigators, train, test, random_states=(0, 1), n_jobs=4)
     pd.testing.assert_frame_equal(in_threads, alone, check_exact=True)
     assert torch.equal(before, torch.get_rng_state())
+
+
+class Shown:
+    """Perturbs nothing, and remembers whether each image came with its own position."""
+
+    def __init__(self, X):
+        self.X, self.is_own, self.seen = torch.from_numpy(X).float() / 255, [], set()
+
+    def __call__(self, images, index, generator):
+        self.is_own.append(torch.equal(images, self.X[index]))
+        self.seen |= set(index.tolist())
+        return images
+
+
+def composed_images():
+    X = np.random.default_rng(0).integers(0, 256, (40, 3, 8, 8), np.uint8)
+    return X, np.arange(40) % 2, np.arange(40) // 2 % 2
+
+
+@pytest.mark.parametrize("kind", [Reweighing, BalancedResampling, GroupDRO, JTT, LearningFromFailure])
+def test_a_mitigator_within_trains_with_the_perturbation(kind):
+    X, y, confounder = composed_images()
+    regions = DenseRegionClassifier(RegionGrid(8, 4, 4), 2, width=4, random_state=0)
+    inner = kind(ImageClassifier(max_epochs=2, batch_size=16))
+    mitigator = AttributionNoiseMitigator(inner, region_classifier=regions, scheme="specific_noise", random_state=3)
+    fitted = mitigator.fit(X, y, sensitive_features=confounder)
+    # What it does in its two parts.
+    alone = clone(inner).set_params(estimator__batch_transform=fitted.noise_, estimator__random_state=3)
+    if "random_state" in alone.get_params(deep=False):
+        alone.set_params(random_state=3)
+    alone.fit(X, y, sensitive_features=confounder)
+    np.testing.assert_array_equal(fitted.predict_proba(X), alone.predict_proba(X))
+    alone.set_params(estimator__batch_transform=None).fit(X, y, sensitive_features=confounder)
+    assert (fitted.predict_proba(X) != alone.predict_proba(X)).any()
+    with pytest.raises(ValueError, match=f"sample_weight must be left out with {kind.__name__}"):
+        mitigator.fit(X, y, sensitive_features=confounder, sample_weight=np.ones(40))
+
+
+def test_images_drawn_again_keep_their_positions():
+    X, y, confounder = composed_images()
+    rare = (y == 0) | (confounder == 0) | (np.arange(40) < 8)
+    X, y, confounder = X[rare], y[rare], confounder[rare]
+    shown = Shown(X)
+    fitted = BalancedResampling(ImageClassifier(max_epochs=1), random_state=0)
+    fitted.set_params(estimator__batch_transform=shown).fit(X, y, sensitive_features=confounder)
+    shown = fitted.estimator_.batch_transform.args[0]
+    assert all(shown.is_own)
+    assert shown.seen == set(fitted.sample_indices_.tolist())
+
+
+def test_what_trains_no_classifier_within_is_refused():
+    X, y, confounder = composed_images()
+    for inner in (ThresholdShift(ImageClassifier()), AttributionNoiseMitigator(ImageClassifier())):
+        with pytest.raises(TypeError, match="or a mitigator of one as GroupDRO"):
+            AttributionNoiseMitigator(inner).fit(X, y, sensitive_features=confounder)
