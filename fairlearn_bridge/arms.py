@@ -60,19 +60,22 @@ def build_arms(config: ExperimentConfig, classifier: Any, quantiles: Sequence[fl
         arms[name] = Arm(other.make(base), "mitigator", sentence, other.on_original)
     schemes = config.schemes
     if quantiles is None and "@" not in schemes[0] and not is_automatic(schemes[0]):
-        schemes = (*(f"{schemes[0]}@{control}" for control in CONTROLS), *schemes)
+        first, plus, rest = schemes[0].partition("+")
+        schemes = (*(f"{first}@{control}{plus}{rest}" for control in CONTROLS), *schemes)
     for scheme in schemes:
-        parameters = scheme_parameters(scheme)
+        parameters, within = scheme_parameters(scheme), OTHERS.get(scheme.partition("+")[2])
+        trained = within.make(base) if within else base
+        also = within.sentence.format(target=config.target, confounder=config.confounder) if within else ""
         of_scheme = [parameters["quantile"]] if is_automatic(scheme) else quantiles or [config.quantile]
         for quantile in of_scheme:
             mitigator = fairlearn_bridge.AttributionNoiseMitigator(
-                base, region_classifier=classifier, noise_std=config.noise_std
+                trained, region_classifier=classifier, noise_std=config.noise_std
             )
             mitigator.set_params(**{"quantile": quantile} | parameters)
             arms[f"{scheme} {quantile:g}" if quantiles and not is_automatic(scheme) else scheme] = Arm(
                 mitigator,
                 "control" if "control" in parameters else "scheme",
-                _describe(parameters, quantile, config.confounder),
+                " ".join([_describe(parameters, quantile, config.confounder), also]).rstrip(),
             )
     return arms
 

@@ -375,7 +375,7 @@ class AttributionNoiseMitigator(Trainer):
 
 def _parameters(estimator: Any) -> tuple[dict[str, Any], str]:
     """Return an estimator's parameters, and the prefix of those of the classifier that it trains."""
-    found = getattr(estimator, "get_params", dict)() if not isinstance(estimator, type) else {}
+    found: dict[str, Any] = getattr(estimator, "get_params", dict)() if not isinstance(estimator, type) else {}
     if "batch_transform" in found:
         return found, ""
     is_mitigator = isinstance(estimator, Mitigator) and "sensitive_features" in signature(estimator.fit).parameters

@@ -8,6 +8,8 @@ REACHES = ("general", "specific")
 PERTURBATIONS = ("mask", "noise", "transplant")
 CONTROLS = ("elsewhere", "random")
 SCHEMES = tuple(f"{reach}_{perturbation}" for reach in REACHES for perturbation in PERTURBATIONS)
+# The other mitigators, by their names in the catalogue, that can train with a scheme's perturbation.
+WITHIN = ("reweighing", "resampling", "group_dro", "jtt", "lff")
 AT_PREDICT = ("general_mask", "general_noise")  # the schemes that can be applied in prediction also
 
 
@@ -20,10 +22,12 @@ def check_scheme(scheme: str) -> None:
 def scheme_parameters(text: str) -> dict[str, Any]:
     """Return the parameters of `AttributionNoiseMitigator` that a scheme, with what follows its @, stands for.
 
+    After a +, the name of the mitigator to train with the perturbation, of `WITHIN`, which is checked alone.
+
     Raises
     ------
     ValueError
-        If there is no such scheme, or what follows @ is unknown or does not go with it.
+        If there is no such scheme, or what follows @ or + is unknown or does not go with it.
 
     Examples
     --------
@@ -33,7 +37,12 @@ def scheme_parameters(text: str) -> dict[str, Any]:
     {'scheme': 'general_transplant', 'control': 'random'}
     >>> scheme_parameters("general_transplant@auto")
     {'scheme': 'general_transplant', 'quantile': 'auto'}
+    >>> scheme_parameters("specific_transplant+group_dro")
+    {'scheme': 'specific_transplant'}
     """
+    text, plus, other = text.partition("+")
+    if plus and other not in WITHIN:
+        raise ValueError(f"schemes may end in +{', +'.join(WITHIN)}, got {text + plus + other!r}")
     if text == "auto":
         return {"scheme": "auto", "quantile": "auto"}
     scheme, at, suffix = text.partition("@")

@@ -13,7 +13,7 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.options import attributes, list_of
 from fairlearn_bridge.catalogue import FAST_OTHERS, OTHERS, SLOW_OTHERS
-from fairlearn_bridge.schemes import SCHEMES
+from fairlearn_bridge.schemes import SCHEMES, WITHIN
 
 if TYPE_CHECKING:
     from fairlearn_bridge.experiment import ExperimentConfig
@@ -35,7 +35,8 @@ def _of_training(
             help="Comma-separated: general_ or specific_, followed by mask, noise or transplant. A scheme may end in "
             "@predict (general mask or noise: perturb in prediction too), @elsewhere or @random (controls that change "
             "as many other pixels; both are added for the first scheme) or @auto (choose the quantile on held-out "
-            "training images, in 7 more trainings). auto alone chooses the scheme too.",
+            "training images, in 7 more trainings). auto alone chooses the scheme too. Any may end in + and one of "
+            f"{', '.join(WITHIN)}, which is then trained with the perturbation: specific_transplant+group_dro.",
             autocompletion=list_of((*SCHEMES, "auto")),
         ),
     ] = "",

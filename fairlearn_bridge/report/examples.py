@@ -1,6 +1,7 @@
 """The images that the page shows one by one, as PNG within it, and what its slider and menu need."""
 
 import base64
+import re
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ def strip_content(run: Run) -> dict[str, Any] | None:
     return {
         "examples": examples,
         "schemes": [scheme for scheme in SCHEMES if "donor" in drawn[0] or not scheme.endswith("_transplant")],
-        "scheme": str(maps["example_schemes"][0]).partition("@")[0] if len(maps["example_schemes"]) else "",
+        "scheme": re.split("[@+]", str(maps["example_schemes"][0]))[0] if len(maps["example_schemes"]) else "",
         "step": round(STEPS * quantile) if isinstance(quantile, int | float) and 0 <= quantile <= 1 else 70,
         "steps": STEPS,
         "data": {
