@@ -79,10 +79,10 @@ class ModelCard:
         trained = f"on {sum(counts):,} images" if counts else "on an unknown number of images"
         lines = [
             f"# {_text(self.title)}",
-            f"A {description['method']} with the network {_text(description['network'])}, trained {trained}.",
-            f"It tells {' from '.join((', '.join(classes[:-1]), classes[-1]))}, in images of {height} x {width} pixels "
-            f"with {channels} channel{'s' * (channels > 1)}, values in [0, 1] or uint8; the network normalises them "
-            "itself. " + _decision(description),
+            f"Method: {description['method']}, network: {_text(description['network'])}, trained {trained}. "
+            f"Classes: {', '.join(classes)}. {_decision(description)}",
+            f"Images have {height} x {width} pixels and {channels} channel{'s' * (channels > 1)}, as uint8 or floats "
+            "in [0, 1]; the network normalises them itself.",
             "## Training",
             self.trained_on and _text(self.trained_on),
             _table(pd.DataFrame({"class": classes, "training images": counts}).set_index("class")) if counts else None,
@@ -114,7 +114,7 @@ def _decision(description: Mapping[str, Any]) -> str:
 def _always(height: int, width: int) -> list[str]:
     return [
         f"Images are resized to {height} x {width} as a whole; what shows only in finer detail is lost.",
-        "Images of another kind than those of the training (camera, crop, population) were not tested by it.",
+        "It may do worse on images of another kind than those of the training: camera, crop, population.",
     ]
 
 
@@ -133,7 +133,8 @@ def _text(value: Any) -> str:
 def _table(table: pd.DataFrame) -> str:
     """Return a table in Markdown; numbers to three places."""
     names = [_group(name) for name in table.columns]
-    head = [" / ".join("" if name is None else str(name) for name in table.index.names), *names]
+    above = [name for name in (*table.index.names, *table.columns.names) if name not in (None, "row_0", "col_0")]
+    head = [" / ".join(map(str, above)), *names]
     rows = [[_group(at), *map(_number, row)] for at, row in zip(table.index, table.to_numpy(dtype=object), strict=True)]
     lines = [head, ["---"] + ["---:"] * len(names), *rows]
     escaped = (line if at == 1 else map(_text, line) for at, line in enumerate(lines))

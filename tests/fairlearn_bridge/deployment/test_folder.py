@@ -138,7 +138,8 @@ def test_a_mitigator_that_perturbs_in_prediction_does_so_after_loading(scheme, t
     assert np.array_equal(loaded.predict_proba(X), estimator.predict_proba(X))
     assert not np.array_equal(loaded.estimator_.predict_proba(X), estimator.predict_proba(X))
     assert np.array_equal(loaded.region_map_, estimator.region_map_)
-    own = fitted(AttributionNoiseMitigator, apply_at_predict=True, perturbation=lambda images, mask, generator: images)
+    keeps = {"perturbation": lambda images, mask, generator: images, "apply_at_predict": True}
+    own = fitted(AttributionNoiseMitigator, scheme=scheme, **keeps)
     with pytest.raises(TypeError, match="a function is not"):
         save_mitigator(own, tmp_path / "own")
 
