@@ -24,6 +24,7 @@ from .pretrained import PretrainedClassifier
 from .protocol import ConfoundedSplit, confounded_split
 from .samples import Samples
 from .selection import CrossedAUC, estimate_crossed_auc
+from .spuriosity import RankingGap, rank_by_evidence, ranking_gap
 
 __all__ = [
     "JTT",
@@ -44,6 +45,7 @@ __all__ = [
     "NotApplicableError",
     "PerturbedDataset",
     "PretrainedClassifier",
+    "RankingGap",
     "Reweighing",
     "Samples",
     "SmallCNN",
@@ -62,6 +64,8 @@ __all__ = [
     "measure",
     "pareto_front",
     "quantile_mask",
+    "rank_by_evidence",
+    "ranking_gap",
     "save_mitigator",
     "signed_gap",
     "summarize",
