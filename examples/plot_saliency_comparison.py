@@ -18,7 +18,7 @@ from captum_region.datasets import make_faces
 from captum_region.plotting import plot_maps, plot_saliency
 from captum_region.saliency import study_attribute
 
-train, test = make_faces(600, size=32, random_state=0), make_faces(150, size=32, random_state=1)
+train, test = make_faces(600, size=32, random_state=0), make_faces(80, size=32, random_state=1)
 study = study_attribute(
     train,
     test,

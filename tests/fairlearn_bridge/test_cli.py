@@ -19,7 +19,7 @@ from captum_region.datasets import make_faces
 from fairlearn_bridge.cli import app
 
 SMALL = ["--epochs", "1", "--region-epochs", "1", "--batch-size", "32", "--jobs", "1"]
-DEMO = ["--size", "24", "--train-size", "120", "--test-per-cell", "15", *SMALL, "--seeds", "2"]
+DEMO = ["--size", "24", "--train-size", "120", "--test-per-cell", "15", *SMALL, "--seeds", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_demo_writes_every_documented_file_with_consistent_numbers(demo, documen
     assert not_run == {"resampling", "group_dro", "last_layer", "threshold_optimizer"}
     assert "group_dro: not applicable: no training image of class True" in done.stderr
     arms = [name for name in arms if name not in not_run]
-    assert results["random_states"] == [0, 1]
+    assert results["random_states"] == [0]
     counts = {(row["set"], row["target"], row["confounder"]): row["images"] for row in results["counts"]}
     assert [counts["biased", *cell] for cell in ((True, True), (True, False), (False, True), (False, False))] == [
         0,
@@ -68,7 +68,7 @@ def test_demo_writes_every_documented_file_with_consistent_numbers(demo, documen
     ]
     assert all(counts["test", t, c] == 15 for t in (True, False) for c in (True, False))
     predictions = pd.read_csv(out / "predictions.csv")
-    assert len(predictions) == len(arms) * 2 * 60
+    assert len(predictions) == len(arms) * 60
     table = pd.read_csv(out / "table.csv").set_index(["mitigator", "measure"])
     for name in arms:
         of_arm = predictions[predictions["mitigator"] == name]

@@ -112,7 +112,7 @@ def test_unknown_methods_are_named_in_the_error(changed, words):
 def test_a_stopped_comparison_resumes(command, interrupted, states, documented, listed, tmp_path):
     out = tmp_path / "out"
     common = ["--size", 16, "--images", 40, "--epochs", 1, "--region-epochs", 1, "--limit", 3]
-    common += ["--without", "XRAI", "--retrain", "none"]
+    common += ["--without", "XRAI", "--without", "KernelShap", "--retrain", "none"]
     common += ["--data", "faces", "--attribute", "Smiling", "--seeds", 2, "--out", out]
     # The first seed's three classifiers and what was found with them.
     told = interrupted(lambda: len(states(out)) >= 4, "captum_region", "compare", *common, "--quiet")
