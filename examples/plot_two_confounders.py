@@ -28,7 +28,7 @@ print(train.attributes.groupby("Male")[cues].mean().round(2))
 
 # %%
 # The same transplants twice: over what tells the hair, and over what tells hair or hat.
-classifier = ImageClassifier(max_epochs=8, batch_size=24, random_state=0)
+classifier = ImageClassifier(max_epochs=8, batch_size=32, random_state=0)
 mitigator = AttributionNoiseMitigator(
     classifier, region_epochs=10, scheme="general_transplant", quantile=0.5, random_state=0
 )

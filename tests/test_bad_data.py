@@ -72,7 +72,7 @@ RUN = (fairlearn_bridge, f"run {SMALL} --target Male")
 SWEEP = (fairlearn_bridge, f"sweep {SMALL} --target Male --seeds 1 --validation-per-cell 4 --quantile 0.5")
 COMPARE = (
     captum_region,
-    "compare --masks mask --size 16 --limit 4 --epochs 1 --region-epochs 1 --retrain none --without XRAI --without KernelShap",
+    "compare --masks mask --size 16 --limit 4 --epochs 1 --region-epochs 1 --retrain none --without XRAI",
 )
 INSPECT = (fairlearn_bridge, "inspect")
 
