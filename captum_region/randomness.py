@@ -48,6 +48,14 @@ def draw_seed(random_state: RandomState) -> int:
     return int(random_state)
 
 
+def set_seed(seed: int) -> None:
+    """Do what ``torch.manual_seed`` does; where there is no accelerator, without its milliseconds at every batch.
+
+    It notes the stack of its caller for each kind of device that is not there.
+    """
+    (torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed)(seed)
+
+
 @contextmanager
 def seeded(seed: int, *, numpy: bool = False) -> Iterator[None]:
     """Run a block with torch's global generators, if asked NumPy's too, at `seed`, and restore them afterwards.
@@ -58,8 +66,7 @@ def seeded(seed: int, *, numpy: bool = False) -> Iterator[None]:
     """
     devices = range(torch.cuda.device_count())
     with _turn, torch.random.fork_rng(devices=devices):
-        # torch.manual_seed notes the stack of its caller for devices that are not there: milliseconds, at every batch.
-        (torch.manual_seed if torch.accelerator.is_available() else torch.default_generator.manual_seed)(seed)
+        set_seed(seed)
         if not numpy:
             yield
             return

@@ -22,7 +22,7 @@ from captum_region.io.snapshot import Snapshots, random_states, set_random_state
 from captum_region.parallel import Processes, autocast, check_mixed_precision, joint_batch_norm
 from captum_region.plotting import plot_history
 from captum_region.progress import progress_bar
-from captum_region.randomness import RandomState, draw_seed, seeded
+from captum_region.randomness import RandomState, draw_seed, seeded, set_seed
 from captum_region.training_data import TrainingData, draw_order, training_data
 
 if TYPE_CHECKING:
@@ -349,7 +349,7 @@ class _Training:
         patches, region, expected = self._patches(self.data.images, self.data.target, index, positions)
         if not self.processes.is_main:  # its own dropout, and the same if the training resumes
             own = (self.seed, self.processes.rank, self.row["epoch"], self.done)
-            torch.manual_seed(draw_seed(np.random.default_rng(own)))
+            set_seed(draw_seed(np.random.default_rng(own)))
         self.optimizer.zero_grad()
         with autocast(self.classifier.device, self.mixed_precision):
             logits = self.classifier(patches, region)

@@ -7,6 +7,7 @@ from skorch.hf import AccelerateMixin
 from torch import Tensor, nn
 
 from captum_region.parallel import Processes, joint_batch_norm
+from captum_region.randomness import set_seed
 from fairlearn_bridge.classifier import ImageClassifier
 
 
@@ -73,7 +74,7 @@ class AcceleratedImageClassifier(AccelerateMixin, ImageClassifier):  # type: ign
         """Give each process but the main one dropout of its own; the order of the images has been drawn before."""
         super().on_epoch_begin(net, **kwargs)
         if not self.accelerator.is_main_process:
-            torch.manual_seed(torch.initial_seed() + self.accelerator.process_index)
+            set_seed(torch.initial_seed() + self.accelerator.process_index)
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
         """Take skorch's step; the loss that it reports is the mean over the processes."""
