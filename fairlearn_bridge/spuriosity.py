@@ -128,10 +128,8 @@ def ranking_gap(ranking: pd.DataFrame, is_right: ArrayLike, *, share: float = 0.
         raise ValueError("ranking must hold two images of a class at least, which make its top and its bottom")
     count, place = np.maximum(np.floor(share * size), 1), ranking.groupby("class")["rank"].rank() - 1
     ends = [right[ranking.loc[chosen, "image"]] for chosen in (place < count, place >= size - count)]
-    (top, bottom), wilson = (
-        [float(end.mean()) for end in ends],
-        [binomtest(int(end.sum()), len(end)).proportion_ci(method="wilson") for end in ends],
-    )
+    top, bottom = (float(end.mean()) for end in ends)
+    wilson = [binomtest(int(end.sum()), len(end)).proportion_ci(method="wilson") for end in ends]
     difference = top - bottom
     low = difference - float(np.hypot(top - wilson[0].low, wilson[1].high - bottom))
     high = difference + float(np.hypot(wilson[0].high - top, bottom - wilson[1].low))

@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from itertools import chain
@@ -53,12 +53,20 @@ def save_classifier(classifier: RegionClassifier, folder: str | os.PathLike[str]
     description = {"format": FORMAT, **_architecture(classifier), "class_names": classifier.class_names}
     with replacing_folder(folder, {"classifier.json", "weights.safetensors"}, "classifier") as whole:
         (whole / "classifier.json").write_text(json.dumps(description, indent=2) + "\n")
-        try:
-            save_model(classifier, str(whole / "weights.safetensors"))
-            # Or only its owner could read it.
-            (whole / "weights.safetensors").chmod((whole / "classifier.json").stat().st_mode)
-        except SafetensorError as error:  # such as a full disk
-            raise OSError(f"{folder} cannot be written: {error}") from error
+        with weights_in(folder, whole / "weights.safetensors") as path:
+            save_model(classifier, str(path))
+
+
+@contextmanager
+def weights_in(folder: str | os.PathLike[str], path: Path) -> Iterator[Path]:
+    """Yield a new file for safetensors to write, as readable as other new files; an error names `folder`."""
+    path.touch()
+    mode = path.stat().st_mode  # safetensors lets only the owner read it
+    try:
+        yield path
+        path.chmod(mode)
+    except SafetensorError as error:  # such as a full disk
+        raise OSError(f"{folder} cannot be written: {error}") from error
 
 
 def classifier_digest(classifier: RegionClassifier) -> str:

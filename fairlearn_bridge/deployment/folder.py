@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from sklearn.model_selection import FixedThresholdClassifier
 from torch import Tensor, nn
 
-from captum_region.io.checkpoint import check_header
+from captum_region.io.checkpoint import check_header, weights_in
 from captum_region.io.files import read_json, replacing_folder
 from captum_region.io.provenance import provenance
 from fairlearn_bridge.baselines import ThresholdShift
@@ -78,12 +78,8 @@ def save_mitigator(estimator: Any, folder: str | os.PathLike[str], *, card: Mode
     with replacing_folder(folder, {DESCRIPTION, WEIGHTS, CARD}, "model") as whole:
         (whole / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         (whole / CARD).write_text(text, encoding="utf-8")
-        try:
-            save_file(encode.tensors, whole / WEIGHTS)
-            # Or only its owner could read it.
-            (whole / WEIGHTS).chmod((whole / DESCRIPTION).stat().st_mode)
-        except SafetensorError as error:  # such as a full disk
-            raise OSError(f"{folder} cannot be written: {error}") from error
+        with weights_in(folder, whole / WEIGHTS) as path:
+            save_file(encode.tensors, path)
 
 
 def _summary(estimator: Any) -> dict[str, Any]:
