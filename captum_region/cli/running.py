@@ -64,10 +64,10 @@ def _with_options(message: str) -> str:
 
 
 @contextmanager
-def errors_in_one_line(debug: bool, resumes: Path | None = None) -> Iterator[None]:
+def errors_in_one_line(debug: bool, resumes: Path | None = None, *, by_force: bool = True) -> Iterator[None]:
     """Turn an error that the user can mend into one line on stderr and exit code 2, and Ctrl-C into a line and 130.
 
-    `resumes` is what the same command with --force resumes from, if it exists.
+    `resumes` is what the same command resumes from, if it exists; only with --force unless `by_force` is False.
     """
     try:
         yield
@@ -75,7 +75,8 @@ def errors_in_one_line(debug: bool, resumes: Path | None = None) -> Iterator[Non
         if _is_a_stop(error):
             kept = "nothing was saved, and the same command starts over"
             if resumes is not None and resumes.exists():
-                kept = f"{resumes} keeps what was done, and the same command with --force resumes from there"
+                again = "the same command with --force" if by_force else "the same command"
+                kept = f"{resumes} keeps what was done, and {again} resumes from there"
             typer.echo(f"stopped: {kept}", err=True)
             raise typer.Exit(130) from error
         # torch raises RuntimeError where memory is short; other RuntimeErrors are faults of this package.

@@ -501,7 +501,7 @@ def main(
     Example: python examples/benchmarks/audit_study.py --data utkface --root DATA --majority White --part pca --size 64
     """
     kept = out.with_name(f"{out.stem}-checkpoints")
-    with errors_in_one_line(debug, resumes=kept):
+    with errors_in_one_line(debug, resumes=kept, by_force=False):
         check_file(out, force)
         out.parent.mkdir(parents=True, exist_ok=True)
         names = {"target": target, "groups": groups, "parts": part, "majority": majority, "bpp": bpp}

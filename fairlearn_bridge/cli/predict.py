@@ -43,7 +43,7 @@ def predict(
     from fairlearn_bridge.deployment.folder import load_mitigator
     from fairlearn_bridge.deployment.prediction import part_of, predict_files
 
-    with errors_in_one_line(debug, resumes=part_of(out) / "state.json"):
+    with errors_in_one_line(debug, resumes=part_of(out) / "state.json", by_force=False):
         check_file(out, force)
         folder = model / "model" if (model / "model").is_dir() else model
         own = None if module is None else own_object(module, "--module")

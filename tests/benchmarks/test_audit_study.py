@@ -99,6 +99,6 @@ def test_the_command_writes_what_it_found_and_resumes(tmp_path, command, forked,
         os.killpg(process.pid, signal.SIGINT)
         _, stderr = process.communicate()
     assert process.returncode == 130, stderr
-    assert f"stopped: {kept} keeps what was done" in stderr
+    assert f"stopped: {kept} keeps what was done, and the same command resumes from there" in stderr
     command(script, *parts, *options, tmp_path / "stopped.json")
     assert json.loads((tmp_path / "stopped.json").read_text())["groupings"] == results["groupings"]
