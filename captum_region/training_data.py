@@ -73,7 +73,11 @@ def training_data(
     probability = _draw_probability(labels, within, sample_weight, len(images))
     valid = None if validation is None else _check_validation(classifier, validation, names)
     apart = None
-    if apart_seed is not None and (held := _kept_apart(target, within, probability, apart_seed)).any():
+    if apart_seed is None or np.count_nonzero(probability) > _SMALL:
+        held = np.zeros(len(images), bool)
+    else:
+        held = _kept_apart(target, within, probability, apart_seed)
+    if held.any():
         rest, among = ~held, None if within is None else np.asarray(within)
         of_rest, of_held = ((names[target][part], None if among is None else among[part]) for part in (rest, held))
         apart = torch.zeros(len(images), dtype=torch.double)
@@ -180,8 +184,9 @@ def _balanced(labels: ArrayLike, within: ArrayLike | None) -> NDArray[np.float64
     return np.asarray(compute_sample_weight("balanced", np.asarray(labels)))
 
 
-# The share of the images that is kept apart, of each pair of a label and a class.
-_APART = 0.2
+# The share of the images that is kept apart, of each pair of a label and a class; and with more images than this, none:
+# trainings that ended early lost 0.06 of 0.80 of accuracy on 1,200 faces of 48 px, and up to 0.04 of 0.74 on 240.
+_APART, _SMALL = 0.2, 300
 
 
 def _kept_apart(
