@@ -62,7 +62,8 @@ class AttributionNoiseMitigator(Trainer):
         themselves, within the classes of y, see `captum_region.training_data.within_class_weights`: plainly trained, it
         would find the target, which in biased data goes along with the confounder.
     region_epochs : int, optional
-        Epochs of that training; by default as many as help, see `fit_region_classifier`.
+        Epochs of that training; by default the number of its recipe, on 300 images or fewer as many as help, see
+        `fit_region_classifier`.
     scheme : str or sequence of str, default="specific_transplant"
         See `AttributionNoise`; the paper's are ``general_noise``, ``general_mask``, ``specific_noise`` and
         ``specific_mask``. Of several, one is chosen; ``"auto"`` stands for ``general_transplant``, ``general_mask`` and
