@@ -32,6 +32,6 @@ def plot_tag(plot: Callable[[list[Axes]], object], words: str, *, count: int = 1
     return f'<img src="{data_url(buffer.getvalue())}" alt="{escape(words)}">'
 
 
-def data_url(image: bytes, kind: str = "png") -> str:
-    """Return the data: URL of an image file's content, of the media type ``image/<kind>``."""
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
+def data_url(image: bytes) -> str:
+    """Return the data: URL of a PNG file's content."""
+    return f"data:image/png;base64,{base64.b64encode(image).decode('ascii')}"

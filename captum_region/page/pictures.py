@@ -23,24 +23,9 @@ class Picture:
 
 
 def embedded(picture: Picture) -> tuple[bytes, dict[str, Any]]:
-    """Return a picture as PNG, and as what a page needs to show it: as SVG, if that is smaller."""
-    from matplotlib import rc_context
-
-    figure = picture.figure
-    png = _saved(figure, dpi=160, format="png", metadata={"Software": None})
-    kind, data = "png", png
-    if not any(ax.images for ax in figure.axes):
-        figure.set_layout_engine("none")  # the layout is costly, and known now
-        # The salt makes the same figure the same text.
-        with rc_context({"svg.hashsalt": "captum_region"}):
-            svg = _saved(figure, format="svg", metadata={"Date": None, "Creator": None})
-        kind, data = min((kind, data), ("svg+xml", svg), key=lambda pair: len(pair[1]))
+    """Return a picture as PNG, and as what a page needs to show it."""
+    figure, buffer = picture.figure, io.BytesIO()
+    figure.savefig(buffer, facecolor="white", dpi=160, format="png", metadata={"Software": None})
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
     words = {"name": picture.name, "alt": picture.alt, "caption": picture.caption}
-    return png, {**words, "source": data_url(data, kind), "width": width, "height": height}
-
-
-def _saved(figure: Figure, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, facecolor="white", **options)
-    return buffer.getvalue()
+    return buffer.getvalue(), {**words, "source": data_url(buffer.getvalue()), "width": width, "height": height}
