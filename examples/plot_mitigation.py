@@ -36,7 +36,9 @@ print(split.counts)
 # %%
 # A fairlearn workflow: fit with the sensitive feature, look at the groups with MetricFrame.
 classifier = ImageClassifier(max_epochs=8, batch_size=32, random_state=0)
-mitigator = AttributionNoiseMitigator(classifier, scheme="general_transplant", quantile=0.5, random_state=0)
+mitigator = AttributionNoiseMitigator(
+    classifier, region_epochs=16, scheme="general_transplant", quantile=0.5, random_state=0
+)
 classifier.fit(X, y)
 mitigator.fit(X, y, sensitive_features=sensitive)
 models = {"ERM baseline": classifier, "transplant": mitigator}
