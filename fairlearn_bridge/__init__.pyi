@@ -15,6 +15,7 @@ from .classifier import ImageClassifier, SmallCNN
 from .comparison import compare_mitigators, fit_mitigators
 from .deployment import ModelCard, export_mitigator, load_mitigator, save_mitigator
 from .distributed import AcceleratedImageClassifier
+from .holdout import HoldoutSplit, holdout_split
 from .inspection import cell_counts, find_confounders
 from .metrics import measure, pareto_front, signed_gap, summarize
 from .mitigator import AttributionNoiseMitigator
@@ -25,6 +26,7 @@ from .protocol import ConfoundedSplit, confounded_split
 from .samples import Samples
 from .selection import CrossedAUC, estimate_crossed_auc
 from .spuriosity import RankingGap, rank_by_evidence, ranking_gap
+from .threshold import worst_group_threshold
 
 __all__ = [
     "JTT",
@@ -37,6 +39,7 @@ __all__ = [
     "CrossedAUC",
     "EmbeddingCorrelationRemoval",
     "GroupDRO",
+    "HoldoutSplit",
     "ImageClassifier",
     "LastLayerRetraining",
     "LearningFromFailure",
@@ -60,6 +63,7 @@ __all__ = [
     "fit_mitigators",
     "fit_noise",
     "grey_out",
+    "holdout_split",
     "load_mitigator",
     "measure",
     "pareto_front",
@@ -69,4 +73,5 @@ __all__ = [
     "save_mitigator",
     "signed_gap",
     "summarize",
+    "worst_group_threshold",
 ]

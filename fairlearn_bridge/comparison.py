@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from captum_region.io.digest import digest
 from captum_region.io.snapshot import Snapshots, table_of
 from captum_region.progress import progress_bar
 from fairlearn_bridge.baselines import NotApplicableError
+from fairlearn_bridge.deployment.folder import DESCRIPTION, save_mitigator
 from fairlearn_bridge.metrics import alignment, check_summary, summarize
 from fairlearn_bridge.samples import Samples
 
@@ -146,9 +148,17 @@ def fit_mitigators(
     random_states: Sequence[int] = (0,),
     n_jobs: int | None = None,
     checkpoint_dir: str | os.PathLike[str] | None = None,
+    models: Mapping[str, str | os.PathLike[str]] | None = None,
     show_progress: bool = False,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Train each mitigator with each seed; parameters as in `compare_mitigators`.
+    """Train each mitigator with each seed.
+
+    Parameters
+    ----------
+    mitigators, train, test, train_on, fit_params, reuse, random_states, n_jobs, checkpoint_dir, show_progress
+        As in `compare_mitigators`.
+    models : mapping of name to path, optional
+        Mitigators that `save_mitigator` writes into folders when they are fitted, where there is one seed.
 
     Returns
     -------
@@ -165,8 +175,8 @@ def fit_mitigators(
     Raises
     ------
     ValueError
-        If there is no mitigator, a name in `train_on` or `reuse` is not a mitigator's, one that is reused reuses
-        another itself, or there is no seed, or one twice.
+        If there is no mitigator, a name in `train_on`, `reuse` or `models` is not a mitigator's, one that is reused
+        reuses another itself, there is no seed, or one twice, or several with `models`.
     TypeError
         If the data are not `Samples`, or labels are neither numbers nor strings where `checkpoint_dir` is given.
     NoneCouldRunError
@@ -180,12 +190,16 @@ def fit_mitigators(
     compare_mitigators : Measures the predictions too.
     """
     train_on, fit_params, reuse = dict(train_on or {}), dict(fit_params or {}), dict(reuse or {})
-    if not mitigators or {*train_on, *reuse, *reuse.values()} - set(mitigators):
-        raise ValueError(f"mitigators must be given and include all of train_on and reuse, got {list(mitigators)}")
+    places = {name: Path(folder) for name, folder in (models or {}).items()}
+    if not mitigators or {*train_on, *reuse, *reuse.values(), *places} - set(mitigators):
+        named = "train_on, reuse and models"
+        raise ValueError(f"mitigators must be given and include all of {named}, got {list(mitigators)}")
     if chained := set(reuse) & set(reuse.values()):
         raise ValueError(f"reuse must name mitigators that reuse no other, got {', '.join(sorted(chained))}")
     if len(random_states) == 0 or len(set(random_states)) < len(random_states):
         raise ValueError(f"random_states must be given, each once, got {random_states}")
+    if places and len(random_states) > 1:
+        raise ValueError(f"random_states must be one where models are saved, got {random_states}")
     for name, samples in {"train": train, "test": test, **train_on}.items():
         if not isinstance(samples, Samples):
             raise TypeError(f"{name} must be Samples, got {type(samples).__name__}")
@@ -209,7 +223,7 @@ def fit_mitigators(
         for seed in random_states
         for name in chains
     }
-    jobs = [delayed(_fit_chain)(chains[name], *data[name], seed, state) for (name, seed), state in kept.items()]
+    jobs = [delayed(_fit_chain)(chains[name], *data[name], seed, state, places) for (name, seed), state in kept.items()]
     done = Parallel(n_jobs=n_jobs, return_as="generator")(jobs)
     try:
         found = list(progress_bar(done, total=len(jobs), desc="mitigators", unit="fit", disable=not show_progress))
@@ -231,6 +245,7 @@ def _fit_chain(
     fit_params: Mapping[str, Any],
     seed: int,
     kept: Snapshots,
+    places: Mapping[str, Path],
 ) -> list[tuple[pd.DataFrame | None, dict[str, Any]]]:
     """Fit the first mitigator, and the others on top of it; one that fails does not stop the rest, and is not kept."""
     results: list[tuple[pd.DataFrame | None, dict[str, Any]]] = []
@@ -239,7 +254,8 @@ def _fit_chain(
     settings: dict[str, Any] = {"random_state": seed}
     if kept.path is not None:
         settings["checkpoint_dir"] = states = kept.path.with_suffix("")
-        if (found := kept.load()) is not None:
+        saved = all((places[name] / DESCRIPTION).exists() for name in places if name in mitigators)
+        if saved and (found := kept.load()) is not None:
             with kept.restoring():
                 results = [(table_of(table), row | {"git": kept.git}) for table, row in found]
             shutil.rmtree(states, ignore_errors=True)  # a stop may have come between the result and this
@@ -258,6 +274,8 @@ def _fit_chain(
                 fitted.set_params(estimator=FrozenEstimator(first))
             table, trained = _fit_and_predict(name, fitted, train, test, fit_params, seed)
             row |= trained
+            if name in places:
+                save_mitigator(fitted, places[name])
             first = fitted if first is None else first
         except (OSError, MemoryError):
             raise

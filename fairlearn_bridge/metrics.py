@@ -12,6 +12,8 @@ from sklearn.metrics import accuracy_score
 
 from captum_region.randomness import RandomState, draw_seed
 
+# Of resamples, so many images at a time: their scores are ranked, in several copies.
+_AT_ONCE = 2**23
 # Which value of a measure is the best: the largest, the smallest, or the one next to 0.
 LARGEST, SMALLEST, NEXT_TO_ZERO = "largest", "smallest", "next to 0"
 
@@ -295,8 +297,13 @@ def _bootstrap(
 ) -> NDArray[np.float64]:
     """Return n_bootstrap x measures, in the order of `measure`, of resamples that keep each image's cell."""
     strata: dict[Any, Any] = predictions.groupby(["target", "group", "confounder"]).indices
-    index = stratified_resamples(strata.values(), n_bootstrap, np.random.default_rng(seed))
-    return np.stack(list(_measures(predictions, aligned, index).values()), axis=-1)
+    generator = np.random.default_rng(seed)
+    at_once = max(1, _AT_ONCE // max(len(predictions), 1))
+    parts = []
+    for start in range(0, n_bootstrap, at_once):
+        index = stratified_resamples(strata.values(), min(at_once, n_bootstrap - start), generator)
+        parts.append(np.stack(list(_measures(predictions, aligned, index).values()), axis=-1))
+    return np.concatenate(parts)
 
 
 def _measures(

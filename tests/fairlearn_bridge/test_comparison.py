@@ -27,6 +27,7 @@ from fairlearn_bridge import (
     ThresholdShift,
     compare_mitigators,
     fit_mitigators,
+    load_mitigator,
     pareto_front,
     signed_gap,
 )
@@ -218,6 +219,27 @@ def test_the_commit_of_a_training_is_kept_with_it(tmp_path, made_at):
     made_at(file, "0123")
     _, trainings = fit_mitigators({"a": Counts(tmp_path / "log")}, samples, samples, random_states=(0, 1), **options)
     assert trainings["git"].astype(object).where(trainings["git"].notna(), None).tolist() == ["0123", git_state()]
+
+
+def test_models_are_saved_as_they_were_measured_and_made_again_where_they_are_missing(tmp_path, squares, written):
+    base = ImageClassifier(max_epochs=2)
+    mitigators = {"original": base, "reweighing": Reweighing(base)}
+    places = {name: tmp_path / "models" / name for name in mitigators}
+    options = {"checkpoint_dir": tmp_path / "kept", "models": places, "random_states": (4,)}
+    found, _ = fit_mitigators(mitigators, squares, squares, **options)
+    for name, of_one in found.groupby("mitigator"):
+        model = load_mitigator(places[name])
+        np.testing.assert_array_equal(model.predict_proba(squares.X)[:, 1], of_one["score"])
+    kept = written(places["original"] / "weights.safetensors")
+    shutil.rmtree(places["reweighing"])
+    again, _ = fit_mitigators(mitigators, squares, squares, **options)
+    pd.testing.assert_frame_equal(again, found)
+    assert (places["reweighing"] / "weights.safetensors").exists()
+    assert written(places["original"] / "weights.safetensors") == kept
+    with pytest.raises(ValueError, match=r"random_states must be one where models are saved, got \(0, 1\)"):
+        fit_mitigators(mitigators, squares, squares, models=places, random_states=(0, 1))
+    with pytest.raises(ValueError, match="train_on, reuse and models, got"):
+        fit_mitigators(mitigators, squares, squares, models={"other": tmp_path})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from fairlearn.metrics import MetricFrame
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from fairlearn_bridge import measure, signed_gap, summarize
+from fairlearn_bridge import measure, metrics, signed_gap, summarize
 from fairlearn_bridge.metrics import MEASURES, _bootstrap, alignment, stratified_resamples
 
 ALIGNED = {False: True, True: False}
@@ -97,6 +97,16 @@ def test_a_threshold_shift_changes_the_gap_but_no_auc():
     before, after = (measure(table, aligned=ALIGNED) for table in (predictions, shifted))
     assert before["gap"] != after["gap"]
     assert before[["auc", "crossed_auc"]].equals(after[["auc", "crossed_auc"]])
+
+
+def test_resamples_that_are_drawn_in_parts_are_the_same_kind_and_number(monkeypatch):
+    predictions = random_predictions(200)
+    whole = _bootstrap(predictions, ALIGNED, 400, 0)
+    monkeypatch.setattr(metrics, "_AT_ONCE", 150 * 200)
+    parts = _bootstrap(predictions, ALIGNED, 400, 0)
+    assert parts.shape == whole.shape
+    np.testing.assert_allclose(parts.mean(0), whole.mean(0), atol=0.02)
+    assert len(np.unique(parts[:, 0])) > 10
 
 
 def test_resamples_keep_the_order_of_measures_and_centre_on_them():
