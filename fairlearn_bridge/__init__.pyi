@@ -18,6 +18,7 @@ from .distributed import AcceleratedImageClassifier
 from .holdout import HoldoutSplit, holdout_split
 from .inspection import cell_counts, find_confounders
 from .metrics import measure, pareto_front, signed_gap, summarize
+from .mitigation import Mitigation, MitigationConfig, MitigationData, mitigate
 from .mitigator import AttributionNoiseMitigator
 from .noise import AttributionNoise, additive_noise, grey_out, quantile_mask
 from .perturbed import PerturbedDataset, fit_noise
@@ -44,6 +45,9 @@ __all__ = [
     "LastLayerRetraining",
     "LearningFromFailure",
     "MaskTune",
+    "Mitigation",
+    "MitigationConfig",
+    "MitigationData",
     "ModelCard",
     "NotApplicableError",
     "PerturbedDataset",
@@ -66,6 +70,7 @@ __all__ = [
     "holdout_split",
     "load_mitigator",
     "measure",
+    "mitigate",
     "pareto_front",
     "quantile_mask",
     "rank_by_evidence",

@@ -19,11 +19,11 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
 from captum_region.batches import ImageData
-from captum_region.io.digest import digest
+from captum_region.io.digest import digest, digest_of
 from captum_region.io.snapshot import Snapshots, table_of
 from captum_region.progress import progress_bar
 from fairlearn_bridge.baselines import NotApplicableError
-from fairlearn_bridge.deployment.folder import DESCRIPTION, save_mitigator
+from fairlearn_bridge.deployment.folder import WEIGHTS, save_mitigator
 from fairlearn_bridge.metrics import alignment, check_summary, summarize
 from fairlearn_bridge.samples import Samples
 
@@ -170,7 +170,8 @@ def fit_mitigators(
         A row a mitigator and seed: ``status``, "done", "not applicable" or "failed", as where a training has diverged,
         and the ``reason`` of the latter two; ``chosen``, the scheme and quantile, where `AttributionNoiseMitigator` had
         a choice; ``seconds`` of fitting, ``losses``, a list by epoch where the classifier keeps them, and ``git``, the
-        commit of this package that made it, also where it was read from `checkpoint_dir`.
+        commit of this package that made it, also where it was read from `checkpoint_dir`; and ``model``, a digest of
+        the weights, of those in `models`.
 
     Raises
     ------
@@ -254,12 +255,15 @@ def _fit_chain(
     settings: dict[str, Any] = {"random_state": seed}
     if kept.path is not None:
         settings["checkpoint_dir"] = states = kept.path.with_suffix("")
-        saved = all((places[name] / DESCRIPTION).exists() for name in places if name in mitigators)
-        if saved and (found := kept.load()) is not None:
-            with kept.restoring():
-                results = [(table_of(table), row | {"git": kept.git}) for table, row in found]
+        found = kept.load()
+        with kept.restoring():
+            results = [(table_of(table), row | {"git": kept.git}) for table, row in found or []]
+            # A folder may have got the model of another training since.
+            models = {name: row.get("model") for _, row in results if (name := row["mitigator"]) in places}
+        if results and all(model == _model_in(places[name]) for name, model in models.items()):
             shutil.rmtree(states, ignore_errors=True)  # a stop may have come between the result and this
             return results
+        results = []
     for name, estimator in mitigators.items():
         row = {"mitigator": name, "seed": seed, "status": "done", "reason": None, "chosen": "", "seconds": np.nan}
         row |= {"losses": [], "git": kept.git}
@@ -276,6 +280,7 @@ def _fit_chain(
             row |= trained
             if name in places:
                 save_mitigator(fitted, places[name])
+                row["model"] = _model_in(places[name])
             first = fitted if first is None else first
         except (OSError, MemoryError):
             raise
@@ -293,6 +298,12 @@ def _fit_chain(
         kept.save(lambda: results)
         shutil.rmtree(states, ignore_errors=True)
     return results
+
+
+def _model_in(folder: Path) -> str | None:
+    """Return a digest of the weights of the model in a folder, if it has one."""
+    weights = folder / WEIGHTS
+    return digest_of([weights.read_bytes()]) if weights.exists() else None
 
 
 def _fit_and_predict(

@@ -1,5 +1,6 @@
 """Samples: images with their target, spurious attribute and groups."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.utils.multiclass import type_of_target
 
 from captum_region.batches import ImageData
+from captum_region.datasets import AttributeImages
 
 
 @dataclass(frozen=True)
@@ -59,3 +61,21 @@ class Samples:
             object.__setattr__(self, name, values)
         if self.twins is not None and self.twins.shape != self.X.shape:
             raise ValueError(f"twins must have the shape of X, {tuple(self.X.shape)}, got {tuple(self.twins.shape)}")
+
+
+def groups_of(images: AttributeImages, names: Sequence[str]) -> NDArray[np.str_]:
+    """Return the group of each image in words: of a binary attribute its name, or its name after "not".
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from captum_region.datasets import AttributeImages
+    >>> table = pd.DataFrame({"Male": [True, False], "race": ["White", "Black"]})
+    >>> groups_of(AttributeImages(np.zeros((2, 3, 8, 8), np.uint8), table), ("Male", "race")).tolist()
+    ['Male, White', 'not Male, Black']
+    """
+    columns = []
+    for name in names:
+        labels = images.labels(name)
+        columns.append(np.where(labels, name, f"not {name}") if labels.dtype == bool else labels.astype(str))
+    return np.array([", ".join(row) for row in zip(*columns, strict=True)])

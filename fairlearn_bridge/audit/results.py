@@ -16,7 +16,8 @@ from captum_region.io.files import CHECKPOINTS, read_json, write_json, write_tex
 from captum_region.io.provenance import provenance
 from fairlearn_bridge.audit.engine import audit
 from fairlearn_bridge.audit.inputs import REFUSED
-from fairlearn_bridge.audit.run import degradations_of, groups_of, trainer
+from fairlearn_bridge.audit.run import degradations_of, trainer
+from fairlearn_bridge.samples import groups_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -23,13 +23,13 @@ from fairlearn_bridge.audit.pruning import Pruning
 from fairlearn_bridge.audit.realism import has_embedding
 from fairlearn_bridge.audit.specifications import check_codec, codecs_of, distortion_of, own_classifier
 from fairlearn_bridge.classifier import ImageClassifier
+from fairlearn_bridge.samples import groups_of
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
     import pandas as pd
-    from numpy.typing import NDArray
 
     from captum_region.datasets import AttributeImages
     from fairlearn_bridge.audit.engine import OnImages
@@ -169,24 +169,6 @@ class AuditRun:
     def spectrum(self) -> pd.DataFrame | None:
         """`DegradationAudit.spectrum`, or None: it is not measured of pruning, or without an embedding."""
         return self.found.spectrum() if "frechet" in self.table else None
-
-
-def groups_of(images: AttributeImages, names: tuple[str, ...]) -> NDArray[np.str_]:
-    """Return the group of each image in words: of a binary attribute its name, or its name after "not".
-
-    Examples
-    --------
-    >>> import pandas as pd
-    >>> from captum_region.datasets import AttributeImages
-    >>> table = pd.DataFrame({"Male": [True, False], "race": ["White", "Black"]})
-    >>> groups_of(AttributeImages(np.zeros((2, 3, 8, 8), np.uint8), table), ("Male", "race")).tolist()
-    ['Male, White', 'not Male, Black']
-    """
-    columns = []
-    for name in names:
-        labels = images.labels(name)
-        columns.append(np.where(labels, name, f"not {name}") if labels.dtype == bool else labels.astype(str))
-    return np.array([", ".join(row) for row in zip(*columns, strict=True)])
 
 
 def run_audit(

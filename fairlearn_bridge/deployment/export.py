@@ -7,14 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import FixedThresholdClassifier
 from torch import Tensor, nn
 
 from captum_region.io.files import replacing
 from fairlearn_bridge.baselines.base import Trainer
 from fairlearn_bridge.classifier import ImageClassifier
-from fairlearn_bridge.deployment.folder import threshold_of
+from fairlearn_bridge.deployment.folder import threshold_of, without_threshold
 from fairlearn_bridge.deployment.state import network_in
 from fairlearn_bridge.mitigator import AttributionNoiseMitigator
 
@@ -107,8 +105,7 @@ def export_mitigator(estimator: Any, path: str | os.PathLike[str]) -> None:
 
 def _check_network_alone(estimator: Any) -> None:
     """Raise TypeError unless an estimator's probabilities are those of its network."""
-    while isinstance(estimator, FixedThresholdClassifier | FrozenEstimator):
-        estimator = vars(estimator).get("estimator_", estimator.estimator)
+    estimator = without_threshold(estimator)
     own = type(estimator).predict_proba if isinstance(estimator, Trainer) else None
     plain = own in (Trainer.predict_proba, AttributionNoiseMitigator.predict_proba)
     if not (plain or isinstance(estimator, ImageClassifier)) or getattr(estimator, "apply_at_predict", False):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors import safe_open
 from safetensors.torch import save_file
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import FixedThresholdClassifier
 from torch import Tensor, nn
 
@@ -90,7 +91,7 @@ def _summary(estimator: Any) -> dict[str, Any]:
     network = type(inner.module_)
     threshold, positive = threshold_of(estimator)
     return {
-        "method": type(estimator).__name__,
+        "method": type(without_threshold(estimator)).__name__,
         "network": network.__name__,
         "needs_module": not network.__module__.startswith("fairlearn_bridge."),
         "classes": classes,
@@ -99,6 +100,13 @@ def _summary(estimator: Any) -> dict[str, Any]:
         "threshold": threshold,
         "positive_class": positive,
     }
+
+
+def without_threshold(estimator: Any) -> Any:
+    """Return an estimator without scikit-learn's classifier for its threshold."""
+    while isinstance(estimator, FixedThresholdClassifier | FrozenEstimator):
+        estimator = vars(estimator).get("estimator_", estimator.estimator)
+    return estimator
 
 
 def threshold_of(estimator: Any) -> tuple[float | None, Any]:

@@ -236,6 +236,12 @@ def test_models_are_saved_as_they_were_measured_and_made_again_where_they_are_mi
     pd.testing.assert_frame_equal(again, found)
     assert (places["reweighing"] / "weights.safetensors").exists()
     assert written(places["original"] / "weights.safetensors") == kept
+    # The folders got models of another training: those of this one are made again.
+    fit_mitigators(mitigators, squares, squares, **options | {"random_states": (5,)})
+    again, _ = fit_mitigators(mitigators, squares, squares, **options)
+    pd.testing.assert_frame_equal(again, found)
+    for name, of_one in found.groupby("mitigator"):
+        np.testing.assert_array_equal(load_mitigator(places[name]).predict_proba(squares.X)[:, 1], of_one["score"])
     with pytest.raises(ValueError, match=r"random_states must be one where models are saved, got \(0, 1\)"):
         fit_mitigators(mitigators, squares, squares, models=places, random_states=(0, 1))
     with pytest.raises(ValueError, match="train_on, reuse and models, got"):

@@ -1,0 +1,157 @@
+"""The figures of a mitigation, each with its words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from captum_region.datasets import Faces
+from captum_region.datasets.faces import ATTRIBUTES
+from captum_region.page import Picture, listed, number
+from fairlearn_bridge.mitigation.data import cells_of, samples_of
+from fairlearn_bridge.mitigation.measures import CHOSEN, LIKELIEST
+from fairlearn_bridge.mitigation.words import cells_of_one, rows_of, value_of
+from fairlearn_bridge.noise import AttributionNoise
+from fairlearn_bridge.plotting import BASELINE, Interval, plot_losses
+from fairlearn_bridge.report.figures import dot_plot, map_figure, scheme_strip, sheet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from fairlearn_bridge.mitigation.running import Mitigation
+
+EXAMPLES = 6
+# Donors of the examples are of so many training images.
+_DONORS = 500
+# dot_plot has no more marks.
+_SERIES = 8
+
+
+def shown_name(name: str) -> str:
+    """Return what the page calls a mitigator."""
+    return BASELINE if name == "original" else name
+
+
+def names_of(found: Mitigation) -> list[str]:
+    """Return the mitigators that were measured, in order."""
+    return [str(name) for name in found.table["mitigator"].unique()]
+
+
+def result_pictures(found: Mitigation) -> Iterator[Picture]:
+    """Yield the figures of what was measured."""
+    yield _by_cell(found)
+    yield _worst_group(found)
+
+
+def _by_cell(found: Mitigation) -> Picture:
+    series, worst = {}, []
+    for name in names_of(found)[:_SERIES]:
+        cells = cells_of_one(found, name, found.decision)
+        rows = {
+            f"{row['group']} (n = {row['images']})": Interval(row["accuracy"], row["low"], row["high"])
+            for row in cells.to_dict("records")
+        }
+        series[shown_name(name)] = rows
+        least = min(rows, key=lambda cell: rows[cell].mean)
+        worst.append(f"{shown_name(name)}: {least} {number(rows[least].mean)}")
+    how = "at the threshold chosen on validation images" if found.decision == CHOSEN else "of the likeliest class"
+    return Picture(
+        "accuracy_by_cell",
+        dot_plot(series, rows, "accuracy"),
+        f"Dot plot of accuracy by cell. The worst group of each: {'; '.join(worst)}.",
+        f"Accuracy in each cell, {how}. Bars: Wilson's 95 % intervals; n: its test images.",
+    )
+
+
+def _worst_group(found: Mitigation) -> Picture:
+    decisions = {"threshold 0.5": LIKELIEST, "chosen threshold": CHOSEN} if found.thresholds else {"": LIKELIEST}
+    series = {}
+    for text, decision in decisions.items():
+        rows = rows_of(found, "worst_cell", decision)
+        series[text or "likeliest class"] = {shown_name(name): value_of(row) for name, row in rows.items()}
+    texts = [
+        f"{text}: {', '.join(f'{name} {number(value.mean)}' for name, value in values.items())}"
+        for text, values in series.items()
+    ]
+    return Picture(
+        "worst_group",
+        dot_plot(series, map(shown_name, names_of(found)), "worst-group accuracy"),
+        f"Dot plot of worst-group accuracy. {'; '.join(texts)}.",
+        "Lowest accuracy of a cell. Bars: 95 % intervals that allow for not knowing which cell is the worst.",
+    )
+
+
+def map_pictures(found: Mitigation) -> Iterator[Picture]:
+    """Yield the figures of where the spurious attributes show, and of what training makes of images."""
+    train, to_pixels = found.data.train, found.trained.classifier.grid.to_pixels
+    pixel_map = to_pixels(found.trained.maps.double().mean(0).float()).numpy()
+    confounders, faces = found.config.confounders, found.data.test
+    truth = None
+    if isinstance(faces, Faces) and set(confounders) <= set(ATTRIBUTES):
+        truth = np.mean([faces.truth(name) for name in confounders], axis=(0, 1))
+    row, column = np.unravel_index(int(np.argmax(pixel_map)), pixel_map.shape)
+    mean_image = train.images.mean(0).round().astype(np.uint8).transpose(1, 2, 0)
+    accuracy = found.trained.regions.region_accuracy
+    yield Picture(
+        "region_map",
+        map_figure(mean_image, pixel_map, truth=truth, region_accuracy=accuracy),
+        f"The mean training image and, over it, the mean map of confidence about {found.config.confounder}: largest at "
+        f"{row / pixel_map.shape[0]:.0%} of the height and {column / pixel_map.shape[1]:.0%} of the width.",
+        f"Where a small classifier that sees one region at a time can recognise {found.config.confounder}: 0 is a "
+        "guess, 1 is certain.",
+    )
+    yield _examples(found)
+
+
+def _examples(found: Mitigation) -> Picture:
+    """Return training images, of as many cells as fit, with the perturbation of the mitigated classifier."""
+    cells = cells_of(found.config, found.data.train)
+    first = np.sort(np.unique(cells, return_index=True)[1])[:EXAMPLES]
+    images, maps, changed, scheme = _perturbed(found, first)
+    labels = [str(cell) for cell in cells[first]]
+    return Picture(
+        "training_images",
+        scheme_strip(images, maps, {scheme: changed}, labels),
+        f"Training images, a row each: {'; '.join(labels)}. Columns: the image, its map, and the image as "
+        f"changed by {scheme}.",
+        f"How {found.config.scheme} changes training images, each time anew. All maps have the same scale.",
+    )
+
+
+def _perturbed(found: Mitigation, chosen: NDArray[np.intp]) -> tuple[Any, Any, Any, str]:
+    config, scheme, maps = found.config, found.mitigator.scheme_, found.trained.maps
+    some = np.unique([*chosen, *range(min(_DONORS, len(maps)))])
+    samples = samples_of(config, found.data.train)
+    pixel_maps = found.trained.classifier.grid.to_pixels(maps[some])
+    control = AttributionNoise(scheme, found.mitigator.quantile_, config.noise_std, transplant_share=1)
+    general = found.trained.classifier.grid.to_pixels(maps.double().mean(0).float()[None])
+    noise = control.fit(
+        general if control.is_general else pixel_maps,
+        samples.X[some],
+        samples.confounder[some],
+        labels=samples.y[some],
+        random_state=config.random_state,
+    )
+    at = np.searchsorted(some, chosen)
+    images = np.asarray(samples.X)[chosen]
+    generator = torch.Generator().manual_seed(config.random_state)
+    perturbed = noise(torch.from_numpy(images).float() / 255, torch.from_numpy(at), generator)
+    return images, pixel_maps[at].numpy(), (perturbed * 255).round().to(torch.uint8).numpy(), scheme
+
+
+def training_pictures(found: Mitigation) -> Iterator[Picture]:
+    """Yield the training curves."""
+    trainings = found.trained.trainings
+    trainings = trainings[trainings["losses"].map(len) > 0].replace({"mitigator": {"original": BASELINE}})
+    kinds = {shown_name(name): arm.kind for name, arm in found.trained.arms.items()}
+    ends = [f"{row['mitigator']} {row['losses'][-1]:.3f}" for row in trainings.to_dict("records")]
+    yield Picture(
+        "training_losses",
+        sheet(3.4, lambda ax: plot_losses(trainings, kinds=kinds, legend=False, ax=ax), columns=2),
+        f"Training losses by epoch, at the end: {listed(ends)}.",
+        "Training losses of the classifiers.",
+    )

@@ -1,0 +1,196 @@
+"""What a mitigation leaves in its folder: the model with its card, tables, plots and a page; and a check of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from captum_region import save_classifier
+from captum_region.io.files import CHECKPOINTS, read_json, write_json, write_text
+from captum_region.io.provenance import provenance
+from fairlearn_bridge.arms import build_arms
+from fairlearn_bridge.deployment import ModelCard, load_mitigator, save_mitigator
+from fairlearn_bridge.mitigation.data import cells_of, fingerprints, samples_of
+from fairlearn_bridge.mitigation.measures import LEVEL, sentences
+from fairlearn_bridge.mitigation.words import cells_of_one, limitations
+from fairlearn_bridge.samples import groups_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fairlearn_bridge.mitigation.configuration import MitigationConfig
+    from fairlearn_bridge.mitigation.data import MitigationData
+    from fairlearn_bridge.mitigation.running import Mitigation
+
+FORMAT = 1
+FILES = ("results.json", "table.csv", "groups.csv", "predictions.csv", "report.html")
+FOLDERS = ("model", "region_classifier", "plots")
+# Settings that change no result.
+_BESIDES = ("device", "n_jobs")
+# What rounding may change, with another number of threads.
+_TOLERANCE = 1e-3
+
+
+def check_place(out: Path) -> None:
+    """Raise ValueError now if something in `out` is in the way of the results, rather than after the trainings."""
+    for name in FILES:
+        if (out / name).is_dir():
+            raise ValueError(f"{out / name} must be a file, it is a folder")
+    for name in (CHECKPOINTS, *FOLDERS):
+        if (out / name).exists() and not (out / name).is_dir():
+            raise ValueError(f"{out / name} must be a folder, it is a file")
+
+
+def results_of(found: Mitigation, title: str) -> dict[str, Any]:
+    """Return what was found, as JSON holds it; null is what is not defined."""
+    data, config, region_accuracy = found.data, found.config, found.trained.regions.region_accuracy
+    skipped = pd.concat([images.skipped for images in data.sets.values()]).drop_duplicates()
+    accuracy = {} if region_accuracy is None else {"mean": region_accuracy.mean(), "best": region_accuracy.max()}
+    results = {
+        "format": FORMAT,
+        "title": title,
+        **provenance(),
+        "git": found.git,
+        "config": asdict(config),
+        "classes": np.asarray(found.model.classes_).tolist(),
+        "threshold": found.thresholds.get(config.scheme),
+        "thresholds": found.thresholds,
+        "images": {name: len(images) for name, images in data.sets.items()},
+        "split_off": list(data.split_off),
+        "counts": {name: row.to_dict() for name, row in found.counts.iterrows()},
+        "data": fingerprints(data),
+        "confidence_level": LEVEL,
+        "measures": sentences(config, list(found.table["measure"].unique())),
+        "table": found.table.to_dict("records"),
+        "groups": found.groups.to_dict("records"),
+        "mitigators": [
+            {"name": name, "kind": arm.kind, "description": arm.description} for name, arm in found.trained.arms.items()
+        ],
+        "trainings": found.trained.trainings.to_dict("records"),
+        "region_accuracy": accuracy,
+        "notes": found.notes,
+        "skipped": skipped.to_dict("records"),
+        "seconds": {name: round(value, 1) for name, value in found.seconds.items()},
+    }
+    return {name: _plain(value) for name, value in results.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` as JSON has it, with None for what is not finite."""
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def card_of(found: Mitigation, title: str) -> ModelCard:
+    """Return the card of the classifier to keep."""
+    config, data = found.config, found.data
+    train, test = samples_of(config, data.train), groups_of(data.train, (config.target,))
+    how = "split off from the same images" if "test" in data.split_off else "a test set of its own"
+    cells = cells_of_one(found, config.scheme, found.decision).set_index("group")
+    meaning = f" True is {config.target}." if found.model.classes_.dtype == bool else ""
+    return ModelCard(
+        title=title,
+        trained_on=f"{len(data.train):,} images as they were; {config.confounder} is a spurious attribute of "
+        f"{config.target}, made harder to use by {config.scheme}.{meaning}",
+        cells=pd.crosstab(pd.Series(test, name=config.target), pd.Series(train.confounder, name=config.confounder)),
+        measured_on=f"{len(data.test):,} images, {how}; intervals of {100 * LEVEL:g} % by Wilson's method.",
+        measurements=cells[["images", "accuracy", "low", "high"]].rename_axis("cell"),
+        limits=limitations(found),
+    )
+
+
+def write_mitigation(found: Mitigation, out: Path, *, title: str) -> dict[str, Any]:
+    """Write all files of a mitigation into a folder and return its results, as ``results.json`` has them.
+
+    Parameters
+    ----------
+    found : Mitigation
+    out : path
+        A folder that exists.
+    title : str
+        Of the page and of the model card.
+    """
+    from fairlearn_bridge.mitigation.page import write_page
+
+    results = results_of(found, title)
+    save_mitigator(found.model, out / "model", card=card_of(found, title))
+    save_classifier(found.trained.classifier, out / "region_classifier")
+    write_text(out / "table.csv", found.table.to_csv(index=False))
+    write_text(out / "groups.csv", found.groups.to_csv(index=False))
+    write_text(out / "predictions.csv", predictions_of(found).to_csv(index=False))
+    write_page(found, results, out)
+    write_json(out / "results.json", results)
+    return results
+
+
+def predictions_of(found: Mitigation) -> pd.DataFrame:
+    """Return a row a mitigator and image that was not trained on, with its name and cell."""
+    parts = []
+    for name in ("validation", "test"):
+        images, rows = getattr(found.data, name), found.predictions[found.predictions["set"] == name]
+        position = rows["image"].to_numpy()
+        known = {"image": images.attributes.index.to_numpy(), "cell": cells_of(found.config, images)}
+        columns = {key: values[position] for key, values in known.items()}
+        columns |= {key: rows[key].to_numpy() for key in ("target", "predicted", "decided")}
+        if found.thresholds:  # of more than two classes, the score of the last says little
+            columns["score"] = rows["score"].to_numpy()
+        parts.append(pd.DataFrame({"mitigator": rows["mitigator"].to_numpy(), "set": name, **columns}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def check_mitigation(config: MitigationConfig, data: MitigationData, out: Path) -> pd.DataFrame:
+    """Repeat a small part of a mitigation and compare it with its folder, in which nothing is changed.
+
+    It compares the settings, the digests of all images and attributes, what the model in the folder predicts of the
+    test images, and the loss of the first epoch of the ERM baseline.
+
+    Returns
+    -------
+    DataFrame
+        A row for each comparison: ``what``, ``then``, ``now``, and ``equal``, for the loss to 1e-3 of its value.
+
+    Raises
+    ------
+    FileNotFoundError
+        If `out` is not the folder of a complete mitigation.
+    ValueError
+        If a file in it is damaged.
+    """
+    path = out / "results.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}")
+    results = read_json(path, FORMAT)
+    if not all(isinstance(results.get(name), dict) for name in ("config", "data")) or "trainings" not in results:
+        raise ValueError(f"{path} must hold config, data and trainings")
+    now = json.loads(json.dumps(asdict(config)))  # tuples become lists
+    pairs = {f"setting {name}": (results["config"].get(name), now[name]) for name in sorted(now.keys() - set(_BESIDES))}
+    pairs |= {f"{name} images": (results["data"].get(name), value) for name, value in fingerprints(data).items()}
+    rows = [{"what": what, "then": then, "now": value, "equal": then == value} for what, (then, value) in pairs.items()]
+    if all(row["equal"] for row in rows if row["what"].endswith("images")):
+        kept = pd.read_csv(out / "predictions.csv")
+        kept = kept[(kept["mitigator"] == results["config"].get("scheme")) & (kept["set"] == "test")]
+        predicted = load_mitigator(out / "model", device=config.device).predict(data.test.images)
+        same = int((kept["decided"].astype(str).to_numpy() == predicted.astype(str)).sum())
+        rows.append({"what": "predictions of the model", "then": len(kept), "now": same, "equal": same == len(kept)})
+        rows.append(_first_epoch(config, data, results["trainings"]))
+    return pd.DataFrame(rows)
+
+
+def _first_epoch(config: MitigationConfig, data: MitigationData, trainings: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the comparison of the loss of the ERM baseline's first epoch."""
+    (then,) = (float(row["losses"][0]) for row in trainings if row["mitigator"] == "original")
+    baseline = build_arms(config.experiment, None)["original"].estimator
+    samples = samples_of(config, data.train)
+    baseline.set_params(max_epochs=1, random_state=config.random_state).fit(samples.X, samples.y)
+    now = float(baseline.history_[0, "train_loss"])
+    equal = math.isclose(then, now, rel_tol=_TOLERANCE)
+    return {"what": "loss of the ERM baseline's first epoch", "then": then, "now": now, "equal": equal}
