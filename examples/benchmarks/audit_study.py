@@ -43,9 +43,9 @@ from fairlearn_bridge.audit import (
     statistics,
     train_codec,
 )
-from fairlearn_bridge.audit.run import groups_of
 from fairlearn_bridge.audit.words import p_value, points
 from fairlearn_bridge.classifier import SmallCNN
+from fairlearn_bridge.samples import groups_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from captum_region.datasets import AttributeImages, make_faces
 from fairlearn_bridge.audit.decoded import Decoded
-from fairlearn_bridge.audit.run import LEARNED_FROM, AuditConfig, degradations_of, groups_of, run_audit
+from fairlearn_bridge.audit.run import LEARNED_FROM, AuditConfig, degradations_of, run_audit
 from fairlearn_bridge.audit.specifications import codecs_of, distortion_of
 from fairlearn_bridge.cli import app
+from fairlearn_bridge.samples import groups_of
 
 TINY = ["--size", 24, "--train-size", 60, "--test-size", 90, "--epochs", 2, "--draws", 50, "--jobs", 1]
 CODECS = ["audit", "codecs", *TINY, "--codec", "jpeg:5,60", "--codec", "pca:6"]
