@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -115,15 +115,20 @@ def seconds(run: Callable[[], Any], *, least: float = 0.0) -> float:
     return float(timer.blocked_autorange(min_run_time=least).median if least else timer.timeit(1).median)
 
 
-def time_maps(
-    grid: RegionGrid, rounds: int, device: torch.device, *, faces: int, bfloat16: bool, show_progress: bool
-) -> Iterator[Pair]:
-    """Time the map of an image by every way, and yield the pairs."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(8, 3, *grid.image_size, generator=generator).to(device)
-    face = torch.from_numpy(make_faces(1, grid.image_size[0], random_state=1).images).to(device)
-    dense = DenseRegionClassifier(grid, 2, random_state=0).eval().to(device)
-    patch = _trained_a_little(PatchRegionClassifier(grid, 2, random_state=0), faces, device, show_progress)
+class _Way(NamedTuple):
+    """A way to compute a map: how, of how many images, and how long it is repeated, in seconds."""
+
+    run: Callable[[], Tensor]
+    images: int = 1
+    least: float = 0.0
+
+
+def _ways_to_map(
+    dense: DenseRegionClassifier, patch: RegionClassifier, face: Tensor, bfloat16: bool
+) -> dict[str, _Way]:
+    """Return the ways to map one face, and a batch of 8 images."""
+    grid, device = dense.grid, face.device
+    images = torch.rand(8, 3, *grid.image_size, generator=torch.Generator().manual_seed(0)).to(device)
     explained = resnet18(weights=None).eval().to(device)
     grad_cam, occlusion = LayerGradCam(explained, explained.layer4), Occlusion(explained)
     window = {
@@ -132,76 +137,80 @@ def time_maps(
         "perturbations_per_eval": 64,
     }
     target = torch.zeros(len(images), dtype=torch.long, device=device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        dense.forward_grid(face)
-    dense_gmac = counter.get_total_flops() / 2e9
-    convolutions = list(_convolutions(device))
 
-    def no_grad(run: Callable[[], Tensor], *, cast: bool = False) -> Callable[[], Tensor]:
+    def no_grad(run: Callable[[Tensor], Tensor], inputs: Tensor, *, cast: bool = False) -> Callable[[], Tensor]:
         def without() -> Tensor:
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=cast):
-                return run()
+                return run(inputs)
 
         return without
 
-    def map_by_loop() -> Tensor:
-        return patch_by_patch(patch, face)
-
-    def map_by_patches() -> Tensor:
-        return patch.forward_grid(face)
-
-    def maps_by_dense() -> Tensor:
-        return dense.forward_grid(images)
-
-    one: dict[str, Callable[[], Tensor]] = {
-        "loop": no_grad(map_by_loop),
-        "grid": no_grad(map_by_patches),
-        "dense": no_grad(lambda: dense.forward_grid(face)),
-        "occlusion": lambda: occlusion.attribute(images[:1], target=0, **window),
-    }
-    eight: dict[str, Callable[[], Tensor]] = {
-        "dense, batch of 8": no_grad(maps_by_dense),
-        "grad_cam": lambda: grad_cam.attribute(images, target),
+    by_loop = partial(patch_by_patch, patch)
+    ways = {
+        "loop": _Way(no_grad(by_loop, face)),
+        "grid": _Way(no_grad(patch.forward_grid, face)),
+        "dense": _Way(no_grad(dense.forward_grid, face), least=1),
+        "occlusion": _Way(lambda: occlusion.attribute(images[:1], target=0, **window)),
     }
     if bfloat16:
-        one |= {
-            "loop, bfloat16": no_grad(map_by_loop, cast=True),
-            "grid, bfloat16": no_grad(map_by_patches, cast=True),
-        }
-        eight |= {"dense, batch of 8, bfloat16": no_grad(maps_by_dense, cast=True)}
-    times: dict[str, list[float]] = {name: [] for name in (*one, *eight, "convolution")}
-    short = {"dense", *eight}
-    for run in (*one.values(), *eight.values()) if device.type == "cuda" else eight.values():
-        run()  # warm
+        ways["loop, bfloat16"] = _Way(no_grad(by_loop, face, cast=True))
+        ways["grid, bfloat16"] = _Way(no_grad(patch.forward_grid, face, cast=True))
+    ways["dense, batch of 8"] = _Way(no_grad(dense.forward_grid, images), 8, least=1)
+    ways["grad_cam"] = _Way(lambda: grad_cam.attribute(images, target), 8, least=1)
+    if bfloat16:
+        ways["dense, batch of 8, bfloat16"] = _Way(no_grad(dense.forward_grid, images, cast=True), 8, least=1)
+    return ways
+
+
+def time_maps(
+    grid: RegionGrid, rounds: int, device: torch.device, *, faces: int, bfloat16: bool, show_progress: bool
+) -> Iterator[Pair]:
+    """Time the map of an image by every way, and yield the pairs."""
+    face = torch.from_numpy(make_faces(1, grid.image_size[0], random_state=1).images).to(device)
+    dense = DenseRegionClassifier(grid, 2, random_state=0).eval().to(device)
+    patch = _trained_a_little(PatchRegionClassifier(grid, 2, random_state=0), faces, device, show_progress)
+    ways = _ways_to_map(dense, patch, face, bfloat16)
+    with FlopCounterMode(display=False) as counter:
+        ways["dense"].run()
+    dense_gmac = counter.get_total_flops() / 2e9
+    convolutions = list(_convolutions(device))
+    for way in ways.values():
+        if way.images > 1 or device.type == "cuda":
+            way.run()  # warm
+    times: dict[str, list[float]] = {name: [] for name in (*ways, "convolution")}
     for _ in range(rounds):
-        for name, run in (one | eight).items():
-            took = seconds(run, least=1.0 if name in short else 0.0)
-            times[name].append(took / (8 if name in eight else 1))
+        for name, way in ways.items():
+            times[name].append(seconds(way.run, least=way.least) / way.images)
         rates = [seconds(run, least=0.3) / gmac for gmac, run in convolutions]
         times["convolution"].append(min(rates) * dense_gmac)
+    by_loop = negative_entropy(ways["loop"].run()).flatten().cpu()
+    notes = {}
+    for name in ("grid", "grid, bfloat16") if bfloat16 else ("grid",):
+        by_grid = negative_entropy(ways[name].run()).flatten().cpu()
+        notes[name] = f"rank correlation of the maps {float(spearmanr(by_loop, by_grid).statistic):.6f}"
+    notes["convolution"] = f"{dense_gmac / float(np.median(times['dense, batch of 8'])):.0f} GMAC/s"
+    yield from _pairs_of_maps(times, notes)
 
-    by_loop, by_grid = (negative_entropy(run()).flatten().cpu() for run in (one["loop"], one["grid"]))
-    note = f"rank correlation of the maps {float(spearmanr(by_loop, by_grid).statistic):.6f}"
-    paper = "ResNet18 patch by patch (the paper's; batches of 256, eager, float32)"
-    cam = "LayerGradCam, ResNet18"
-    yield Pair("a. one map", paper, "dense, one image", times["loop"], times["dense"], 1000)
-    yield Pair("b. against Grad-CAM", cam, "dense", times["grad_cam"], times["dense, batch of 8"], 1)
-    yield Pair("c. against Occlusion", "Occlusion, same windows", "dense", times["occlusion"], times["dense"], 300)
-    yield Pair("d. patch kind", paper, "its forward_grid", times["loop"], times["grid"], 2.5, note=note)
-    if bfloat16:
-        halved = negative_entropy(one["grid, bfloat16"]()).flatten().cpu()
-        note = f"rank correlation of the maps {float(spearmanr(by_loop, halved).statistic):.6f}"
-        halved_grid, halved_dense = times["grid, bfloat16"], times["dense, batch of 8, bfloat16"]
-        yield Pair("d. in bfloat16", paper, "the same under autocast", times["loop"], halved_grid, 2.5, note=note)
-        cast = "the same loop under autocast"
-        yield Pair(
-            "d. both in bfloat16", cast, "forward_grid under autocast", times["loop, bfloat16"], halved_grid, 2.5
-        )
-        yield Pair("b. in bfloat16", cam, "dense under autocast", times["grad_cam"], halved_dense, 1)
-    best = "the best convolution's rate"
-    rate = dense_gmac / float(np.median(times["dense, batch of 8"]))
-    note = f"{rate:.0f} GMAC/s"
-    yield Pair("g. share of the peak", best, "dense", times["convolution"], times["dense, batch of 8"], 0.7, note=note)
+
+def _pairs_of_maps(times: dict[str, list[float]], notes: dict[str, str]) -> Iterator[Pair]:
+    paper, cam = "ResNet18 patch by patch (the paper's; batches of 256, eager, float32)", "LayerGradCam, ResNet18"
+
+    def pair(name: str, words: tuple[str, str], ways: tuple[str, str], aim: float, note: str = "") -> Pair:
+        (slow, fast), (of_slow, of_fast) = words, ways
+        return Pair(name, slow, fast, times[of_slow], times[of_fast], aim, note=notes.get(note, ""))
+
+    yield pair("a. one map", (paper, "dense, one image"), ("loop", "dense"), 1000)
+    yield pair("b. against Grad-CAM", (cam, "dense"), ("grad_cam", "dense, batch of 8"), 1)
+    yield pair("c. against Occlusion", ("Occlusion, same windows", "dense"), ("occlusion", "dense"), 300)
+    yield pair("d. patch kind", (paper, "its forward_grid"), ("loop", "grid"), 2.5, "grid")
+    if "grid, bfloat16" in times:
+        halved = "grid, bfloat16"
+        yield pair("d. in bfloat16", (paper, "the same under autocast"), ("loop", halved), 2.5, halved)
+        both = ("the same loop under autocast", "forward_grid under autocast")
+        yield pair("d. both in bfloat16", both, ("loop, bfloat16", halved), 2.5)
+        yield pair("b. in bfloat16", (cam, "dense under autocast"), ("grad_cam", "dense, batch of 8, bfloat16"), 1)
+    best = ("the best convolution's rate", "dense")
+    yield pair("g. share of the peak", best, ("convolution", "dense, batch of 8"), 0.7, "convolution")
 
 
 def _trained_a_little(
