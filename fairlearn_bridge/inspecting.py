@@ -2,6 +2,7 @@
 
 import sys
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -12,7 +13,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from captum_region.datasets import AttributeImages
+from captum_region.datasets import AttributeImages, property_attribute
+from captum_region.datasets.properties import NUMERIC
 from captum_region.plotting import drawn, literal
 from fairlearn_bridge.experiment import ExperimentConfig, split_data
 from fairlearn_bridge.inspection import name_of
@@ -31,6 +33,23 @@ def labels_of(attributes: pd.DataFrame, target: str) -> pd.Series:
     known = attributes[attributes[column].notna()] if column in attributes else attributes
     chosen = pd.Series(_without_pixels(known).binary(target), known.index, name=target)
     return chosen.reindex(attributes.index)
+
+
+def with_properties(
+    attributes: pd.DataFrame, properties: pd.DataFrame, quantiles: Sequence[float], reference: pd.DataFrame
+) -> pd.DataFrame:
+    """Return attributes with the properties of the images, cut at quantiles of `reference`.
+
+    Images whose properties are not known are left out: they are damaged. A column of the same name stays. The table's
+    ``attrs["cuts"]`` has the value at each quantile.
+    """
+    names = [f"{name}@{each:g}" if name in NUMERIC else str(name) for name in properties for each in quantiles]
+    new = [name for name in names if name not in attributes]
+    added = {name: property_attribute(properties, name, reference=reference) for name in new}
+    whole = attributes.loc[properties.index].assign(**added)
+    whole.attrs["cuts"] = {name: values.attrs["cut"] for name, values in added.items() if "cut" in values.attrs}
+    whole.attrs["skipped"] = [*attributes.attrs.get("skipped", ()), *properties.attrs.get("skipped", ())]
+    return whole
 
 
 def target_and_confounder(

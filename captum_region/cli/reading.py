@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     import pandas as pd
     from numpy.typing import NDArray
@@ -30,7 +30,11 @@ _PARTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Source:
-    """A data set, as the options of the same names say it is read."""
+    """A data set, as the options of the same names say it is read.
+
+    Of the attributes in `named`, those that are no column of the data but properties of the images, such as
+    ``brightness@0.5`` or ``file_format=PNG``, are measured and become attributes.
+    """
 
     data: str
     root: Path = Path()
@@ -38,11 +42,14 @@ class Source:
     cache: Path | None = None
     skip_damaged: bool = False
     quiet: bool = False
+    named: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> Source:
         """Return the source that a command's options name."""
-        return cls(**{field.name: options[field.name] for field in fields(cls) if field.name in options})
+        given = [options.get(name) or () for name in ("target", "confounder")]
+        named = tuple(name for names in given for name in ([names] if isinstance(names, str) else names))
+        return cls(**{field.name: options[field.name] for field in fields(cls) if field.name in options}, named=named)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -59,7 +66,8 @@ class Source:
 
     def load(self, size: int) -> tuple[AttributeImages, AttributeImages | None]:
         """Return the images to train on, and those to test on where the data set has some."""
-        return self._load(size, 0), self._load(size, 1) if self.parts else None
+        train, *test = with_properties([(self, number) for number in range(max(1, len(self.parts)))], size)
+        return train, test[0] if test else None
 
     def load_for(self, checkpoint: Path, *, held_out: bool = False) -> tuple[RegionClassifier, AttributeImages]:
         """Return the classifier at `checkpoint`, or in the --out folder of train, and images of its size.
@@ -73,11 +81,11 @@ class Source:
         if height != width:
             raise ValueError(f"the classifier must be for square images, it is for {height} x {width}")
         if held_out and not self.parts:
-            return loaded, set_apart(self._load(height, 0), None)[1]
-        return loaded, self._load(height, int(held_out))
+            return loaded, set_apart(self.load_part(height, 0), None)[1]
+        return loaded, self.load_part(height, int(held_out))
 
-    def _load(self, size: int, number: int) -> AttributeImages:
-        """Return the images of the first or second part; all images where there are no parts."""
+    def load_part(self, size: int, number: int = 0) -> AttributeImages:
+        """Return the images of the first or second part, without their properties; all where there are no parts."""
         from captum_region import datasets
 
         part, options = self.parts[number : number + 1], self._reader_options()
@@ -95,18 +103,32 @@ class Source:
         options = self._reader_options()
         if self.data == "faces":
             # Their attributes do not depend on the size: the smallest faces are drawn fastest.
-            return self._load(16, 0).attributes, self._load(16, 1).attributes
+            return self.load_part(16, 0).attributes, self.load_part(16, 1).attributes
         parts = self.parts or (None,)
         tables = [datasets.read_attributes(self.data, self.root, part, **options) for part in parts]
         return tables[0], tables[1] if len(tables) > 1 else None
 
-    def listing(self) -> Listing:
-        """Return the images that are for tests, all where the data set has no such part, without opening any."""
+    def properties(self, number: int = 0, images: AttributeImages | None = None) -> pd.DataFrame:
+        """Return the properties of the images of the first or second part, or of its `images` alone."""
+        from captum_region.datasets import image_properties
+
+        if self.data == "faces":
+            return image_properties(images or self.load_part(64, number), show_progress=not self.quiet)
+        listing = self.listing(number)
+        names = (listing if images is None else images).attributes.index
+        by_path = {str(listing.folder / name): name for name in names}
+        on_error = self._reader_options()["on_error"]
+        found = image_properties(list(by_path), on_error=on_error, show_progress=not self.quiet)
+        found.attrs["skipped"] = [row | {"image": by_path[row["image"]]} for row in found.attrs["skipped"]]
+        return found.rename(index=by_path)
+
+    def listing(self, number: int = 1) -> Listing:
+        """Return the images of the first or second part, all where there are no parts, without opening any."""
         from captum_region.datasets.readers import list_images
 
         if self.data == "faces":
             raise ValueError("--data must be images in files: celeba, fairface, utkface or table; got 'faces'")
-        return list_images(self.data, self.root, *self.parts[1:2], **self._reader_options())
+        return list_images(self.data, self.root, *self.parts[number : number + 1], **self._reader_options())
 
     def _reader_options(self) -> dict[str, str]:
         options = {"on_error": "skip" if self.skip_damaged else "raise"}
@@ -115,6 +137,35 @@ class Source:
         if self.data != "table":
             raise ValueError(f"--image-column is for --data table, got --data {self.data}")
         return options | {"image_column": self.image_column}
+
+
+def with_properties(places: Sequence[tuple[Source, int]], size: int) -> list[AttributeImages]:
+    """Return the images of parts of data sets, those to train on first, with the properties that the first one names.
+
+    Each place is a data set and the number of its part. A property is cut at a quantile of the images to train on.
+    """
+    from captum_region.datasets import property_attribute
+    from captum_region.datasets.properties import property_in
+
+    parts = [source.load_part(size, number) for source, number in places]
+    known = parts[0].attributes
+    columns = {name if name in known else name.partition("=")[0] for name in places[0][0].named}
+    measured: list[pd.DataFrame] = []
+    for name in sorted(columns.difference(known)):
+        if property_in(name) is None:
+            continue
+        measured = measured or [
+            source.properties(number, part) for (source, number), part in zip(places, parts, strict=True)
+        ]
+        try:
+            found = [property_attribute(each, name, reference=measured[0]) for each in measured]
+        except ValueError as error:
+            raise ValueError(f"{name} {str(error).removeprefix('name ')}") from error
+        if found[0].nunique() < 2:
+            raise ValueError(f"{name} must differ between the images to train on, it is {found[0].iloc[0]} for all")
+        added = [part.attributes.assign(**{name: values.to_numpy()}) for part, values in zip(parts, found, strict=True)]
+        parts = [replace(part, attributes=table) for part, table in zip(parts, added, strict=True)]
+    return parts
 
 
 def skipped_in(*parts: AttributeImages | None) -> list[dict[Hashable, Any]]:

@@ -98,9 +98,8 @@ def from_dataset(
     if isinstance(dataset, Mapping):
         raise ValueError(f"dataset must be one split, such as dataset[{next(iter(dataset), None)!r}], got {[*dataset]}")
     shape = None if size is None else height_width(size)
-    total = len(dataset) if hasattr(dataset, "__len__") and not isinstance(dataset, DataLoader) else None
-    items = items_of(_undecoded(dataset, image_column))
-    bar = progress_bar(items, total=total, desc="reading", unit="image", disable=not show_progress)
+    items = items_of(undecoded(dataset, image_column))
+    bar = progress_bar(items, total=length_of(dataset), desc="reading", unit="image", disable=not show_progress)
     columns: dict[Any, list[Any]] = {}
     pixels = _read(bar, shape, image_column, attributes, columns)
     if out is None:
@@ -116,7 +115,7 @@ def from_dataset(
     return AttributeImages(images, table, table.pop("identity").to_numpy() if knows_persons else None)
 
 
-def _undecoded(dataset: Any, image_column: str) -> Any:
+def undecoded(dataset: Any, image_column: str) -> Any:
     """Return a Hugging Face dataset with its images as files: its own decoder opens whatever Pillow knows."""
     features = getattr(dataset, "features", None)
     feature: Any = features.get(image_column) if isinstance(features, Mapping) else None
@@ -125,6 +124,11 @@ def _undecoded(dataset: Any, image_column: str) -> Any:
     if is_formatted or not getattr(feature, "decode", False) or getattr(feature, "mode", None):
         return dataset
     return dataset.cast_column(image_column, replace(feature, decode=False))
+
+
+def length_of(dataset: Any) -> int | None:
+    """Return how many items a data set has, None if it does not say."""
+    return len(dataset) if hasattr(dataset, "__len__") and not isinstance(dataset, DataLoader) else None
 
 
 def items_of(dataset: Any) -> Iterator[Any]:

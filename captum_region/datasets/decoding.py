@@ -8,11 +8,12 @@ import os
 import stat
 import time
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,8 @@ _STALE = 3600
 # Threads that take single small images wait for the interpreter lock; with several at a time they wait less.
 _BATCH = 16
 _BATCHES_A_WAVE = 4
+
+T = TypeVar("T")
 
 
 class DecodedImages(NamedTuple):
@@ -102,14 +105,11 @@ def decode_images(
     shape = height_width(size)
     np.empty((3, *shape), np.uint8)  # an enormous size is a MemoryError here, and not in each of many threads
     check_on_error(on_error)
-    if n_jobs == 0:
-        raise ValueError("n_jobs must be None or a nonzero integer, got 0")
+    check_jobs(n_jobs)
     if not len(names):
         raise ValueError(f"names must list at least one image, got none (folder {folder})")
     paths = [os.path.join(folder, name) for name in names]
-    stamps = [_stamp(path) for path in paths]
-    if on_error == "raise":
-        _refuse(FileNotFoundError, paths, {at: _MISSING for at, stamp in enumerate(stamps) if stamp is None})
+    stamps = stamps_of(paths, on_error)
     entry = cache_folder(cache) / _digest(names, stamps, shape)
     _clear_partials(entry.parent)
     try:
@@ -127,6 +127,12 @@ def check_on_error(on_error: str) -> None:
     """Raise ValueError unless `on_error` says what to do with a damaged image."""
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
+
+
+def check_jobs(n_jobs: int | None) -> None:
+    """Raise ValueError unless `n_jobs` is None or a number of threads."""
+    if n_jobs == 0:
+        raise ValueError("n_jobs must be None or a nonzero integer, got 0")
 
 
 def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
@@ -157,6 +163,14 @@ def _stamp(path: str) -> tuple[int, int] | None:
             return None
         raise
     return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+def stamps_of(paths: Sequence[str], on_error: str) -> list[tuple[int, int] | None]:
+    """Return the stamp of each file; FileNotFoundError if one is missing and `on_error` is "raise"."""
+    stamps = [_stamp(path) for path in paths]
+    if on_error == "raise":
+        _refuse(FileNotFoundError, paths, {at: _MISSING for at, stamp in enumerate(stamps) if stamp is None})
+    return stamps
 
 
 def files_digest(folder: str | os.PathLike[str], names: Sequence[str], shape: tuple[int, int]) -> str:
@@ -210,20 +224,18 @@ def _write_entry(
     # The array appears last: an entry that has one is complete.
     with replacing(entry.with_suffix(".npy")) as beside, beside.open("wb") as file:
         with closing(decode_each(paths, shape, n_jobs)) as decoded, progress_bar(decoded, **bar) as images:
-            write_rows(file, _intact(images, paths, reasons, on_error))
+            write_rows(file, intact(images, paths, reasons, on_error))
         with replacing(entry.with_suffix(".json")) as listing:
             listing.write_text(json.dumps(reasons))
 
 
-def _intact(
-    images: Iterable[NDArray[np.uint8] | str], paths: Sequence[str], reasons: dict[int, str], on_error: str
-) -> Iterator[NDArray[np.uint8]]:
-    """Yield the pixels of what could be decoded, and enter into `reasons` why the others could not."""
-    for at, pixels in enumerate(images):
-        if isinstance(pixels, str):
-            reasons[at] = pixels
+def intact(found: Iterable[T | str], paths: Sequence[str], reasons: dict[int, str], on_error: str) -> Iterator[T]:
+    """Yield what was found in each file that could be decoded, and enter into `reasons` why the others could not."""
+    for at, one in enumerate(found):
+        if isinstance(one, str):
+            reasons[at] = one
         else:
-            yield pixels
+            yield one
         # Not before one is intact, or all are damaged: skipping is advised only where it leaves an image.
         if (on_error == "raise" and len(reasons) <= at) or len(reasons) == len(paths):
             _refuse(ValueError, paths, reasons)
@@ -233,6 +245,11 @@ def decode_each(
     paths: Sequence[str], shape: tuple[int, int], n_jobs: int | None = None
 ) -> Generator[NDArray[np.uint8] | str]:
     """Yield, in order, each file's pixels or why there are none; few at a time are in memory, and none is kept."""
+    return read_each(partial(decode_content, shape=shape), paths, n_jobs)
+
+
+def read_each(read: Callable[[bytes], T], paths: Sequence[str], n_jobs: int | None = None) -> Generator[T | str]:
+    """Yield, in order, what `read` makes of each file's content in threads, or why its image cannot be read."""
     jobs = effective_n_jobs(-1 if n_jobs is None else n_jobs)
     # A wave at a time, so that the decoded images that wait to be written stay few.
     wave = _BATCH * _BATCHES_A_WAVE * jobs
@@ -240,18 +257,18 @@ def decode_each(
         for start in range(0, len(paths), wave):
             # Around the threads and not in them: the filters belong to the whole process.
             with decoding_warnings():
-                decoded = parallel(delayed(_decode)(path, shape) for path in paths[start : start + wave])
-            yield from decoded
+                found = parallel(delayed(_read)(read, path) for path in paths[start : start + wave])
+            yield from found
 
 
-def _decode(path: str, shape: tuple[int, int]) -> NDArray[np.uint8] | str:
-    """Return an image's pixels, channels first, or why there are none."""
+def _read(read: Callable[[bytes], T], path: str) -> T | str:
+    """Return what `read` makes of an image's file, or why it cannot be read."""
     if _stamp(path) is None:
         return _MISSING
     # Read here, so that what the system refuses is not taken for damage.
     content = Path(path).read_bytes()
     try:
-        return decode_content(content, shape)
+        return read(content)
     except ValueError as error:
         return str(error)
 

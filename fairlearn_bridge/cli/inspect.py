@@ -1,9 +1,11 @@
 """fairlearn-bridge inspect: which attributes are associated with the target."""
 
+from __future__ import annotations
+
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +13,9 @@ from captum_region.cli import options as opt
 from captum_region.cli.reading import Source
 from captum_region.cli.running import check_out, errors_in_one_line
 from captum_region.io.files import write_json, write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def inspect(
@@ -23,15 +28,32 @@ def inspect(
         float,
         typer.Option(help="Flag attributes whose Cramer's V is at least this: 0 independent, 1 determines the target."),
     ] = 0.2,
+    images: Annotated[
+        bool,
+        typer.Option(
+            "--images",
+            help="Compare what the images carry besides labels too: brightness, contrast, colourfulness, sharpness, "
+            "plain borders, colour; size, aspect ratio, format and size of the files.",
+        ),
+    ] = False,
+    quantile: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="With --images, cut a property where it is a number at this quantile; may be repeated. By default at "
+            "the median, 0.5."
+        ),
+    ] = None,
     skip_damaged: opt.SkipDamaged = False,
     force: opt.Force = False,
     as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
     """Find the attributes that are associated with the target in the training images, and so could be shortcuts.
 
-    Only labels are read, no images. --out gets inspect.csv, inspect.json (what --json prints) and inspect.png. The
-    attributes of synthetic faces are independent, so that none of them is flagged.
+    Only labels are read, and images with --images alone. --out gets inspect.csv, inspect.json (what --json prints) and
+    inspect.png; with --images properties.csv too. The attributes of synthetic faces are independent, so that none of
+    them is flagged.
 
     Example: fairlearn-bridge inspect --data celeba --root DATA --target Male
     """
@@ -42,7 +64,8 @@ def inspect(
     with errors_in_one_line(debug):
         if out is not None:
             check_out(out, force)
-        train, test = Source(data, root, image_column, skip_damaged=skip_damaged, quiet=True).attributes()
+        source = Source(data, root, image_column, skip_damaged=skip_damaged, quiet=quiet)
+        train, test, measured = _read(source, images, quantile)
         labels = labels_of(train, target)
         attributes = train.drop(columns=target if target in train else target.partition("=")[0])
         found = find_confounders(attributes, labels, threshold=threshold)
@@ -58,12 +81,15 @@ def inspect(
             "threshold": threshold,
             "attributes": json.loads(found.reset_index().to_json(orient="records")),
             "cells": json.loads(cells.to_json(orient="records")),
+            "cuts": train.attrs.get("cuts", {}),
             "next": command,
             "skipped": [row for part in (train, test) if part is not None for row in part.attrs.get("skipped", ())],
         }
         if out is not None:
             write_json(out / "inspect.json", result)
             write_text(out / "inspect.csv", found.to_csv())
+            if measured is not None:
+                write_text(out / "properties.csv", measured.to_csv())
             write_figure(out / "inspect.png", draw_inspection(found, cells, target, threshold))
         if as_json:
             typer.echo(json.dumps(result, indent=1))
@@ -72,10 +98,33 @@ def inspect(
         typer.echo("V: Cramer's V; NMI: normalised mutual information; p: adjusted for the number of attributes")
         typer.echo("value: the rarest one in some class; the number of images of each class that have it")
         typer.echo(f"* flagged: V is at least {threshold:g} and above chance, so a model may learn it as a shortcut")
+        if cuts := train.attrs.get("cuts"):
+            typer.echo(
+                "@: above the quantile, or at it where that is the greatest value: "
+                + ", ".join(f"{name} {cut:.4g}" for name, cut in cuts.items())
+            )
         if pair is None:
             typer.echo("nothing flagged has enough images of each cell for fairlearn-bridge run")
         else:
             typer.echo(f"next, to train without {pair[0]} with {pair[1]}, rare in these images:\n{command}")
+
+
+def _read(
+    source: Source, images: bool, quantiles: list[float] | None
+) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]:
+    """Return the attributes of the images to train and to test on, and the properties of the first with `images`."""
+    from fairlearn_bridge.inspecting import with_properties
+
+    if quantiles and not images:
+        raise ValueError("--quantile is for properties of images: give it with --images")
+    train, test = source.attributes()
+    if not images:
+        return train, test, None
+    measured = source.properties(0)
+    train = with_properties(train, measured, quantiles or [0.5], measured)
+    if test is not None:
+        test = with_properties(test, source.properties(1), quantiles or [0.5], measured)
+    return train, test, measured
 
 
 def _run_command(data: str, root: Path, image_column: str | None, target: str, confounder: str) -> str:

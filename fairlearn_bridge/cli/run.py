@@ -64,7 +64,11 @@ def run(
     root: opt.Root,
     target: own.Target,
     confounder: Annotated[
-        str, opt.attributes("Spurious attribute: binary, and confounded with --target; or attribute=value.")
+        str,
+        opt.attributes(
+            "Spurious attribute: binary, and confounded with --target; or attribute=value; or a property of images "
+            "that inspect --images lists, such as brightness@0.5."
+        ),
     ],
     out: opt.Out,
     image_column: opt.ImageColumn = None,

@@ -1,12 +1,14 @@
 """A run's images: the protocol's sets, drawn, named and digested."""
 
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from captum_region.datasets import AttributeImages, Faces, make_faces
+from captum_region.datasets.faces import ATTRIBUTES
 from captum_region.io.digest import digest
 from fairlearn_bridge.experiment.configuration import ExperimentConfig
 from fairlearn_bridge.protocol import confounded_split
@@ -72,8 +74,13 @@ def synthetic_data(config: ExperimentConfig, size: int) -> ExperimentData:
 
 def samples_of(config: ExperimentConfig, images: AttributeImages, *, with_twins: bool = False) -> Samples:
     """Return images with their target and spurious attribute, and with counterfactuals of synthetic ones on demand."""
-    twins = images.twin(config.confounder) if with_twins and isinstance(images, Faces) else None
+    twins = images.twin(config.confounder) if with_twins and has_twins(images, config.confounder) else None
     return Samples(images.images, images.binary(config.target), images.binary(config.confounder), twins=twins)
+
+
+def has_twins(images: AttributeImages, attribute: str) -> TypeGuard[Faces]:
+    """Return whether images can be drawn with an attribute toggled; a property, as brightness@0.5, cannot be."""
+    return isinstance(images, Faces) and attribute in ATTRIBUTES
 
 
 def fingerprints(data: ExperimentData) -> dict[str, str]:

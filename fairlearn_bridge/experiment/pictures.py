@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from captum_region.datasets import Faces
 from fairlearn_bridge.experiment.configuration import ExperimentConfig
-from fairlearn_bridge.experiment.data import ExperimentData, cell_names, image_names, samples_of
+from fairlearn_bridge.experiment.data import ExperimentData, cell_names, has_twins, image_names, samples_of
 from fairlearn_bridge.experiment.training import Trained
 from fairlearn_bridge.noise import AttributionNoise
 from fairlearn_bridge.samples import Samples
@@ -38,7 +37,7 @@ def example_pictures(config: ExperimentConfig, data: ExperimentData, trained: Tr
     }
     if trained.training.region_accuracy is not None:
         pictures["region_accuracy"] = trained.training.region_accuracy
-    if isinstance(data.test, Faces):
+    if has_twins(data.test, config.confounder):
         pictures["truth_mean"] = data.test.truth(config.confounder).mean(0)
     for scheme in shown:
         parameters = {key: value for key, value in scheme_parameters(scheme).items() if key in ("scheme", "control")}

@@ -2,17 +2,23 @@
 
 import json
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 from scipy.stats import chi2
 from scipy.stats.contingency import association
 from typer.testing import CliRunner
 
+from captum_region.cli.reading import Source, with_properties
+from captum_region.datasets import make_faces
 from fairlearn_bridge import cell_counts, find_confounders
 from fairlearn_bridge.cli import app
+from fairlearn_bridge.cli.run import split
+from fairlearn_bridge.experiment import ExperimentConfig, samples_of
 from fairlearn_bridge.plotting import plot_cells, plot_confounders
 
 
@@ -330,3 +336,113 @@ class TestCommand:
         assert done.exit_code == 2
         (line,) = done.stderr.strip().splitlines()
         assert words in line
+
+
+@pytest.fixture(scope="module")
+def dark(tmp_path_factory):
+    """A table of 320 faces, most of the smiling ones dark; and one of 40 dark ones, with a damaged one."""
+    folder, generator = tmp_path_factory.mktemp("dark"), np.random.default_rng(0)
+    faces = make_faces(360, size=24, random_state=0)
+    names = [f"{number}.png" for number in range(360)]
+    is_dark = generator.random(360) < np.where(faces.attributes["Smiling"], 0.75, 0.25)
+    is_dark[320:] = True
+    for name, image, each in zip(names, faces.images, is_dark, strict=True):
+        Image.fromarray(image.transpose(1, 2, 0) // 2 + (0 if each else 127)).save(folder / name)
+    table = faces.attributes.assign(image=names)
+    table[:320].to_csv(folder / "faces.csv", index=False)
+    Path(folder / "bad.png").write_bytes(b"bad")
+    bad = table[-1:].assign(image="bad.png")
+    pd.concat([table[320:], bad]).to_csv(folder / "new.csv", index=False)
+    return folder
+
+
+class TestProperties:
+    def of_table(self, path, *options):
+        return ["inspect", "--images", "--data", "table", "--root", str(path), "--target", "Smiling", *options]
+
+    def test_brightness_that_goes_along_with_the_target_is_on_top(self, dark):
+        done = CliRunner().invoke(app, self.of_table(dark / "faces.csv", "--quiet"))
+        _, first, *_ = done.stdout.splitlines()
+        assert first.split()[:2] == ["*", "brightness@0.5"]
+        rows = {line.removeprefix(" *").split()[0] for line in done.stdout.splitlines()}
+        assert {"sharpness@0.5", "aspect_ratio@0.5", "file_size@0.5", "file_format", "Blond_Hair"} <= rows
+        assert done.stderr == ""
+
+    def test_properties_are_cut_at_the_quantiles_that_are_given(self, dark, tmp_path):
+        options = ["--quantile", "0.2", "--quantile", "0.8", "--json", "--out", str(tmp_path / "out")]
+        done = CliRunner().invoke(app, self.of_table(dark / "faces.csv", *options))
+        found = json.loads(done.stdout)
+        cut = found["cuts"]
+        properties = pd.read_csv(tmp_path / "out" / "properties.csv", index_col="image")
+        assert len(properties) == found["images"] == 320
+        for quantile in (0.2, 0.8):
+            assert cut[f"brightness@{quantile}"] == pytest.approx(properties["brightness"].quantile(quantile))
+        names = {row["attribute"] for row in found["attributes"]}
+        assert {"brightness@0.2", "brightness@0.8", "coloured"} <= names
+        assert "brightness@0.5" not in names
+
+    def test_a_property_is_cut_at_the_quantile_of_the_images_to_train_on(self, dark):
+        options = {"data": "table", "skip_damaged": True, "cache": dark, "quiet": True}
+        train = Source.of(options | {"root": dark / "faces.csv", "target": "Male", "confounder": "brightness@0.5"})
+        new = Source.of(options | {"root": dark / "new.csv"})
+        images, others = with_properties([(train, 0), (new, 0)], 16)
+        assert images.binary("brightness@0.5").sum() == 160
+        assert len(others) == 40
+        assert not others.binary("brightness@0.5").any()  # all dark
+        alone, none = train.load(16)
+        assert none is None
+        np.testing.assert_array_equal(alone.binary("brightness@0.5=False"), ~images.binary("brightness@0.5"))
+        assert "brightness@0.5" not in Source.of(options | {"root": dark / "faces.csv"}).load(16)[0].attributes
+
+    def test_a_column_of_that_name_is_an_attribute(self, dark):
+        table = pd.read_csv(dark / "faces.csv").assign(coloured=lambda rows: rows["Male"])
+        table.to_csv(dark / "own.csv", index=False)
+        options = {"data": "table", "root": dark / "own.csv", "cache": dark, "quiet": True, "confounder": "coloured"}
+        images = Source.of(options).load(16)[0]
+        np.testing.assert_array_equal(images.binary("coloured"), images.binary("Male"))
+
+    @pytest.mark.parametrize(
+        ("confounder", "words"),
+        [
+            ("brightness", "brightness must end in a quantile between 0 and 1, as in brightness@0.5"),
+            ("brightness@1.5", "brightness@1.5 must end in a quantile between 0 and 1"),
+            ("width@0.5", "width@0.5 must differ between the images to train on, it is True for all"),
+            ("lighting@0.5", "'lighting@0.5' is not an attribute of these images"),
+        ],
+    )
+    def test_a_confounder_that_does_not_fit_is_named(self, refused, dark, tmp_path, confounder, words):
+        options = ["--data", "table", "--root", dark / "faces.csv", "--target", "Male", "--confounder", confounder]
+        line = refused(app, "run", *options, "--out", tmp_path / "run", "--size", 16, "--cache", dark, "--quiet")
+        assert words in line
+
+    def test_damaged_images_are_named_or_left_out(self, refused, dark):
+        assert "bad.png: not an image" in refused(app, *self.of_table(dark / "new.csv", "--quiet"))
+        done = CliRunner().invoke(app, self.of_table(dark / "new.csv", "--skip-damaged", "--json", "--quiet"))
+        found = json.loads(done.stdout)
+        assert (found["images"], [row["image"] for row in found["skipped"]]) == (40, ["bad.png"])
+        assert "--quantile is for properties of images" in refused(
+            app, "inspect", "--data", "faces", "--target", "Male", "--quantile", 0.3
+        )
+
+    @pytest.mark.slow
+    def test_inspect_names_a_property_that_run_takes(self, command, dark, tmp_path, listed, documented):
+        arguments = self.of_table(dark / "faces.csv", "--out", tmp_path / "inspected")
+        done = command("fairlearn_bridge", *arguments)
+        assert "measuring" in done.stderr
+        assert listed(tmp_path / "inspected") == documented("inspect") | {"properties.csv"}
+        following = shlex.split(done.stdout.splitlines()[-1])
+        assert following[:2] == ["fairlearn-bridge", "run"]
+        given = dict(zip(following[2::2], following[3::2], strict=True))
+        assert given["--confounder"].startswith("brightness@0.5")
+        options = {"data": given["--data"], "root": Path(given["--root"]), "cache": dark, "quiet": True}
+        config = ExperimentConfig(given["--target"], given["--confounder"])
+        train, test = Source.of(options | {"target": config.target, "confounder": config.confounder}).load(16)
+        counts = split(config, train, test).counts.loc["biased"]
+        assert (counts > 0).sum() == 3  # no image has both
+
+    def test_synthetic_faces_have_no_twins_of_a_property(self):
+        options = {"data": "faces", "quiet": True, "target": "Male", "confounder": "contrast@0.9"}
+        faces = Source.of(options).load(16)[1]
+        assert 0 < faces.binary("contrast@0.9").mean() < 0.2
+        assert samples_of(ExperimentConfig("Male", "contrast@0.9"), faces, with_twins=True).twins is None
+        assert samples_of(ExperimentConfig("Male", "Smiling"), faces, with_twins=True).twins is not None

@@ -414,8 +414,8 @@ class TestCache:
         names = [save(folder, f"{seed}.png", noise(seed)) for seed in range(5)]
         # os._exit in the midst of decoding: no handler and no finally runs, as with a kill.
         script = (
-            "real = decoding._decode\n"
-            "decoding._decode = lambda path, shape: os._exit(9) if path.endswith('4.png') else real(path, shape)\n"
+            "real = decoding._read\n"
+            "decoding._read = lambda read, path: os._exit(9) if path.endswith('4.png') else real(read, path)\n"
             "decoding.decode_images(folder, names, 8, cache=cache, n_jobs=1)\n"
         )
         command = [*ALONE, script, str(folder), str(tmp_path / "cache"), *names]
