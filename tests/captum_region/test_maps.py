@@ -306,7 +306,7 @@ def work(out):
 
 @pytest.mark.slow
 def test_a_store_killed_at_random_moments_has_the_same_bytes(tmp_path, kill_and_resume, listed):
-    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (800, 3, 16, 16), dtype=np.uint8))
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (400, 3, 16, 16), dtype=np.uint8))
     save_classifier(make_classifier(), tmp_path / "classifier")
     whole, cut = kill_and_resume(STORE, tmp_path)
     for folder in cut:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairlearn_bridge import holdout_split
@@ -27,6 +27,7 @@ SHARES = st.sampled_from([0, 0.05, 0.15, 0.4])
 
 
 @given(st.integers(0, 2**32 - 1), SHARES, SHARES, st.booleans())
+@settings(max_examples=50)
 def test_each_image_has_one_role_and_so_has_each_person(seed, validation, test, known):
     race, lighting, person = biased(300, 60, seed % 5)
     options = {"validation": validation, "test": test, "random_state": seed}
