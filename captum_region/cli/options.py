@@ -75,6 +75,9 @@ Data = Annotated[
 ]
 Root = Annotated[Path, typer.Option(help="Folder of the data set, or the csv file of a table; not needed for faces.")]
 ImageColumn = Annotated[str | None, typer.Option(help="Column of the table with the image files; image by default.")]
+IdentityColumn = Annotated[
+    str | None, typer.Option(help="Column of the table that says who an image shows: no person is in two sets.")
+]
 Size = Annotated[int, typer.Option(help="Side in pixels that images are resized to.")]
 Cache = Annotated[
     Path | None,

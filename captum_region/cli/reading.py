@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from captum_region.datasets import AttributeImages
     from captum_region.datasets.listing import Listing
 
+# What each data set calls its part to test on, where the one to test on above is meant to choose by.
+_THIRD = {"celeba": ("test",)}
 # What each data set calls its parts to train and to test on; nothing where it has no such parts.
 _PARTS: dict[str, tuple[str, ...]] = {
     "celeba": ("train", "valid"),
@@ -39,6 +41,7 @@ class Source:
     data: str
     root: Path = Path()
     image_column: str | None = None
+    identity_column: str | None = None
     cache: Path | None = None
     skip_damaged: bool = False
     quiet: bool = False
@@ -69,6 +72,29 @@ class Source:
         train, *test = with_properties([(self, number) for number in range(max(1, len(self.parts)))], size)
         return train, test[0] if test else None
 
+    def load_sets(
+        self, size: int, validation: Path | None = None, test: Path | None = None
+    ) -> tuple[AttributeImages, AttributeImages | None, AttributeImages | None]:
+        """Return the images to train on, to choose by and to test on; None where the data set has none of its own.
+
+        Parameters
+        ----------
+        size : int
+        validation, test : path, optional
+            Tables of such images, where the data are a table.
+        """
+        if self.data != "table" and (validation or test):
+            raise ValueError(f"--validation and --test are tables for --data table, got --data {self.data}")
+        if self.data == "table":
+            tables = [None if table is None else replace(self, root=table) for table in (validation, test)]
+            train, *given = with_properties([(source, 0) for source in (self, *tables) if source is not None], size)
+            more = iter(given)
+            own = [None if table is None else next(more) for table in tables]
+            return train, own[0], own[1]
+        parts = (*self.parts, *_THIRD.get(self.data, ()))
+        train, *others = with_properties([(self, number) for number in range(max(1, len(parts)))], size)
+        return train, others[0] if len(others) > 1 else None, others[-1] if others else None
+
     def load_for(self, checkpoint: Path, *, held_out: bool = False) -> tuple[RegionClassifier, AttributeImages]:
         """Return the classifier at `checkpoint`, or in the --out folder of train, and images of its size.
 
@@ -85,16 +111,25 @@ class Source:
         return loaded, self.load_part(height, int(held_out))
 
     def load_part(self, size: int, number: int = 0) -> AttributeImages:
-        """Return the images of the first or second part, without their properties; all where there are no parts."""
+        """Return the images of the first, second or third part, without properties; all where there are no parts."""
         from captum_region import datasets
 
-        part, options = self.parts[number : number + 1], self._reader_options()
         if self.data == "faces":
             if not self.quiet:
                 typer.echo("drawing faces ...", err=True)
             return datasets.make_faces((4000, 1000)[number], size, random_state=number)
+        options = self._reader_options()
+        if self.identity_column is not None:
+            if self.data != "table":
+                raise ValueError(f"--identity-column is for --data table, got --data {self.data}")
+            options["identity_column"] = self.identity_column
         read: Callable[..., AttributeImages] = getattr(datasets, f"load_{self.data}")
+        part = self._part(number)
         return read(self.root, *part, size=size, cache=self.cache, show_progress=not self.quiet, **options)
+
+    def _part(self, number: int) -> tuple[str, ...]:
+        """Return what the data set calls a part; nothing where it has no parts."""
+        return (*self.parts, *_THIRD.get(self.data, ()))[number : number + 1]
 
     def attributes(self) -> tuple[pd.DataFrame, pd.DataFrame | None]:
         """Return the attributes of the images that `load` returns, without decoding any."""
@@ -123,12 +158,12 @@ class Source:
         return found.rename(index=by_path)
 
     def listing(self, number: int = 1) -> Listing:
-        """Return the images of the first or second part, all where there are no parts, without opening any."""
+        """Return the images of the first, second or third part, all where there are no parts, without opening any."""
         from captum_region.datasets.readers import list_images
 
         if self.data == "faces":
             raise ValueError("--data must be images in files: celeba, fairface, utkface or table; got 'faces'")
-        return list_images(self.data, self.root, *self.parts[number : number + 1], **self._reader_options())
+        return list_images(self.data, self.root, *self._part(number), **self._reader_options())
 
     def _reader_options(self) -> dict[str, str]:
         options = {"on_error": "skip" if self.skip_damaged else "raise"}

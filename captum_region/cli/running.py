@@ -40,6 +40,7 @@ def new_app(name: str, description: str, *commands: Callable[..., None]) -> type
 _OPTIONS = {
     "on_error='skip'": "--skip-damaged",
     "with image_column": "with --image-column",
+    "confounders must": "--confounder must",
     "codecs must": "--codec must",
     "distortions must": "--distortion must",
     "n_bootstrap must": "--draws must",
@@ -50,7 +51,8 @@ _OPTIONS = {
     "table must be a .csv, .tsv or .parquet file or a DataFrame": "--root must be a .csv, .tsv or .parquet file",
 }
 _AT_THE_START = re.compile(
-    "(root|size|train_size|test_per_cell|validation_per_cell|target|groups|bpp|model|retrain|epochs|backbone|weights)"
+    "(root|size|train_size|test_per_cell|validation_per_cell|validation_share|test_share|target|confounder|groups|bpp|model|"
+    "retrain|epochs|backbone|weights)"
     "(?= )"
 )
 

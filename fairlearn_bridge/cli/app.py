@@ -3,6 +3,7 @@
 from captum_region.cli.running import new_app
 from fairlearn_bridge.cli.audit import audit
 from fairlearn_bridge.cli.inspect import inspect
+from fairlearn_bridge.cli.mitigate import mitigate
 from fairlearn_bridge.cli.predict import predict
 from fairlearn_bridge.cli.report import report
 from fairlearn_bridge.cli.run import demo, run
@@ -15,6 +16,7 @@ app = new_app(
     run,
     sweep,
     inspect,
+    mitigate,
     predict,
     report,
 )

@@ -83,13 +83,19 @@ def _of_training(
     """Name the options that every command that trains mitigators has."""
 
 
-def sharing(shared: Callable[..., None], **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def sharing(
+    shared: Callable[..., None], *without: str, **defaults: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of `shared` after its own, with some other defaults; it reads `ctx.params`."""
 
     def add(command: Callable[..., None]) -> Callable[..., None]:
         own, others = (inspect.signature(each, eval_str=True).parameters.values() for each in (command, shared))
         options = [option for option in own if option.kind is not option.VAR_KEYWORD]
-        options += [option.replace(default=defaults.get(option.name, option.default)) for option in others]
+        options += [
+            option.replace(default=defaults.get(option.name, option.default))
+            for option in others
+            if option.name not in without
+        ]
         command.__annotations__ = {option.name: option.annotation for option in options}
         every = [option.replace(kind=option.KEYWORD_ONLY) for option in options]
         vars(command)["__signature__"] = inspect.Signature(every)  # what typer makes the command of
@@ -98,25 +104,29 @@ def sharing(shared: Callable[..., None], **defaults: Any) -> Callable[[Callable[
     return add
 
 
-def trains(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of `_of_training`."""
-    return sharing(_of_training, **defaults)
+def trains(*without: str, **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of `_of_training`, but those that are named."""
+    return sharing(_of_training, *without, **defaults)
 
 
 def configuration(options: Mapping[str, Any], **fixed: Any) -> ExperimentConfig:
     """Return the configuration that a command's options make."""
-    import joblib
-
     from fairlearn_bridge.experiment import ExperimentConfig
 
-    given = {field.name: options[field.name] for field in fields(ExperimentConfig) if field.name in options}
+    schemes = tuple(options["schemes"].split(","))
+    return ExperimentConfig(**settings_of(ExperimentConfig, options) | {"schemes": schemes} | fixed)
+
+
+def settings_of(config: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a class of configurations that a command's options give."""
+    import joblib
+
+    given = {field.name: options[field.name] for field in fields(config) if field.name in options}
     sets = {"fast": FAST_OTHERS, "all": tuple(OTHERS), "none": ()}
     others = options["others"]
-    given |= {
-        "schemes": tuple(options["schemes"].split(",")),
+    return given | {
         "others": sets[others] if others in sets else tuple(others.split(",")),
         "weights": None if options["weights"] is None else str(options["weights"]),
         "random_state": options["seed"],
         "n_jobs": options["jobs"] or (joblib.cpu_count() if options["device"] == "cpu" else 1),
     }
-    return ExperimentConfig(**given | fixed)

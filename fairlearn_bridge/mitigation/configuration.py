@@ -84,6 +84,9 @@ class MitigationConfig:
             raise ValueError(f"scheme must be one to keep, no control as {self.scheme}")
         for name in ("validation_share", "test_share"):
             check_number(name, getattr(self, name), 0, 1, inside=True)
+        if self.validation_share + self.test_share >= 1:
+            both = f"{self.validation_share:g} and {self.test_share:g}"
+            raise ValueError(f"validation_share and test_share must add up to less than 1, got {both}")
         _ = self.experiment  # raises if another value does not fit
 
     @property

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # The share of the synthetic training faces that go against the bias.
 CONFLICTING = 0.05
+_NAMED = 5  # classes in a message
 SETS = ("train", "validation", "test")
 
 
@@ -83,14 +84,26 @@ def mitigation_data(
         train = replace(train.subset(split.train), skipped=train.skipped)
         check_learnable(config, train)
     data = MitigationData(train, given["validation"], given["test"], split_off)
-    classes = set(train.labels(config.target).tolist())
+    _check_classes_of_sets(config, data)
+    return data
+
+
+def _check_classes_of_sets(config: MitigationConfig, data: MitigationData) -> None:
+    """Raise ValueError if a set has other classes than the training set."""
+    classes = set(data.train.labels(config.target).tolist())
     for name in SETS[1:]:
         found = set(getattr(data, name).labels(config.target).tolist())
-        if found != classes:
-            odd = listed([name_of(config.target, label) for label in sorted(found ^ classes, key=str)])
-            which = "which the training set does not have" if found - classes else "as the training set has"
-            raise ValueError(f"the {name} set must hold the classes of the training set; it differs in {odd}, {which}")
-    return data
+        if found == classes:
+            continue
+        odd = [name_of(config.target, label) for label in sorted(found ^ classes, key=str)]
+        named = listed(odd if len(odd) <= _NAMED else [*odd[:_NAMED], f"{len(odd) - _NAMED} more"])
+        if name in data.split_off:
+            raise ValueError(
+                f"target {config.target} has too few images of {named} for each of the training and {name} sets: "
+                "group classes, or raise the share that is split off"
+            )
+        which = "which the training set does not have" if found - classes else "which it has not"
+        raise ValueError(f"the {name} set must hold the classes of the training set; it differs in {named}, {which}")
 
 
 def check_learnable(config: MitigationConfig, train: AttributeImages) -> None:

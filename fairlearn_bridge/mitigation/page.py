@@ -10,9 +10,7 @@ from fairlearn_bridge import metrics
 from fairlearn_bridge.mitigation.measures import CELL, CHOSEN, LIKELIEST, sentences
 from fairlearn_bridge.mitigation.pictures import (
     map_pictures,
-    names_of,
     result_pictures,
-    shown_name,
     training_pictures,
 )
 from fairlearn_bridge.mitigation.words import (
@@ -20,7 +18,9 @@ from fairlearn_bridge.mitigation.words import (
     findings,
     headline,
     limitations,
+    names_of,
     rows_of,
+    shown_name,
     shown_number,
     value_of,
 )
@@ -116,9 +116,8 @@ def _table(found: Mitigation, decision: str, measures: list[str]) -> dict[str, A
                 }
             )
         threshold = found.thresholds.get(name) if decision == CHOSEN else None
-        rows.append(
-            {"name": shown_name(name), "threshold": threshold, "kept": name == found.config.scheme, "cells": cells}
-        )
+        is_kept = decision == found.decision and name == found.config.scheme
+        rows.append({"name": shown_name(name), "threshold": threshold, "kept": is_kept, "cells": cells})
     return {"heading": _HEADINGS[decision] if found.thresholds else "Comparison", "rows": rows}
 
 

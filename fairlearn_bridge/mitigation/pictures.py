@@ -12,7 +12,7 @@ from captum_region.datasets.faces import ATTRIBUTES
 from captum_region.page import Picture, listed, number
 from fairlearn_bridge.mitigation.data import cells_of, samples_of
 from fairlearn_bridge.mitigation.measures import CHOSEN, LIKELIEST
-from fairlearn_bridge.mitigation.words import cells_of_one, rows_of, value_of
+from fairlearn_bridge.mitigation.words import cells_of_one, names_of, rows_of, shown_name, value_of
 from fairlearn_bridge.noise import AttributionNoise
 from fairlearn_bridge.plotting import BASELINE, Interval, plot_losses
 from fairlearn_bridge.report.figures import dot_plot, map_figure, scheme_strip, sheet
@@ -29,16 +29,6 @@ EXAMPLES = 6
 _DONORS = 500
 # dot_plot has no more marks.
 _SERIES = 8
-
-
-def shown_name(name: str) -> str:
-    """Return what the page calls a mitigator."""
-    return BASELINE if name == "original" else name
-
-
-def names_of(found: Mitigation) -> list[str]:
-    """Return the mitigators that were measured, in order."""
-    return [str(name) for name in found.table["mitigator"].unique()]
 
 
 def result_pictures(found: Mitigation) -> Iterator[Picture]:

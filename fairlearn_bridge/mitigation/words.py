@@ -23,14 +23,24 @@ _FINDINGS = {
     ),
     "crossed_auc": (
         "Beyond a moved threshold",
-        "Among images whose {confounder} goes against the bias, which no threshold helps, the AUC is {after}, the ERM "
-        "baseline's {before}",
+        "Among images whose {confounder} goes against the bias, the AUC, which no threshold changes, is {after}, the "
+        "ERM baseline's {before}",
     ),
     "flip_rate": (
         "Is the spurious attribute still used?",
         "When only {confounder} is toggled, {after} of the predictions change, of the ERM baseline {before}",
     ),
 }
+
+
+def shown_name(name: str) -> str:
+    """Return what the page calls a mitigator."""
+    return BASELINE if name == "original" else name
+
+
+def names_of(found: Mitigation) -> list[str]:
+    """Return the mitigators that were measured, in order."""
+    return [str(name) for name in found.table["mitigator"].unique()]
 
 
 def rows_of(found: Mitigation, measure: str, decision: str) -> dict[str, dict[Any, Any]]:
@@ -102,7 +112,7 @@ def worst_of(found: Mitigation, name: str, decision: str) -> str:
     cells = cells_of_one(found, name, decision)
     worst, best = (cells.iloc[int(at)] for at in (cells["accuracy"].argmin(), cells["accuracy"].argmax()))
     return (
-        f"The worst group is {worst['group']}, with {_of_cell(worst)}; the best is {best['group']}, with "
+        f"It is right least often for {worst['group']}, in {_of_cell(worst)}, and most often for {best['group']}, in "
         f"{_of_cell(best)}."
     )
 
@@ -116,7 +126,7 @@ def cells_of_one(found: Mitigation, name: str, decision: str) -> pd.DataFrame:
 
 def _of_cell(row: Any) -> str:
     value = with_interval(Interval(row["accuracy"], row["low"], row["high"]))
-    return f"{value} of {row['images']} images right"
+    return f"{value} of {row['images']} images"
 
 
 def limitations(found: Mitigation) -> list[str]:

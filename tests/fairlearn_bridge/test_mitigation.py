@@ -211,9 +211,11 @@ def test_what_cannot_be_learnt_is_refused(target, confounder, change, words):
 def test_sets_that_do_not_go_together_are_refused():
     config, images = MitigationConfig("race", ("place",)), labelled()
     some = images.subset(images.attributes["race"] != "z")
-    with pytest.raises(ValueError, match=r"the test set must hold the classes .* differs in race=z, as the training"):
+    with pytest.raises(ValueError, match=r"the test set must hold the classes .* differs in race=z, which it has not"):
         mitigation_data(config, images, None, some)
-    with pytest.raises(ValueError, match=r"the validation set .* differs in race=z, which the training set does not"):
+    with pytest.raises(
+        ValueError, match=r"the validation set .* differs in race=z, which the training set does not have"
+    ):
         mitigation_data(config, some, images, some)
     small = AttributeImages(images.images[:, :, 2:], images.attributes)
     with pytest.raises(ValueError, match=r"test must have images of \(3, 16, 16\), got \(3, 14, 16\)"):
@@ -290,3 +292,14 @@ def test_a_check_compares_with_the_folder(found, folder):
     assert list(other["what"][~other["equal"]]) == ["setting quantile", "test images"]
     with pytest.raises(FileNotFoundError, match=r"there is no .*results\.json"):
         check_mitigation(CONFIG, found.data, out / "plots")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_browser_shows_the_page_on_a_phone_without_errors(browser, folder, theme):
+    page = folder[0] / "report.html"
+    browser.show(page, width=390, theme=theme)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= 390
+    assert browser.evaluate("[...document.images].every(image => image.naturalWidth)")
+    assert browser.complaints == []
+    assert [url for url in browser.requests if not url.startswith("data:")] == [page.as_uri()]

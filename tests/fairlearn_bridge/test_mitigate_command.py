@@ -1,0 +1,199 @@
+"""fairlearn-bridge mitigate as a user runs it, on tiny faces and on a table of images."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from captum_region.datasets import make_faces
+from fairlearn_bridge.cli import app
+from fairlearn_bridge.deployment.prediction import part_of
+
+SMALL = ["--epochs", "1", "--region-epochs", "1", "--batch-size", "32", "--jobs", "1"]
+FACES = ["--size", "16", "--train-size", "160", "--others", "jtt", *SMALL]
+
+
+@pytest.fixture(scope="module")
+def done(command, tmp_path_factory):
+    out = tmp_path_factory.mktemp("mitigate") / "model"
+    return out, command("fairlearn_bridge", "mitigate", *FACES, "--json", "--out", out)
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """A user's own images: a table to train and test on, one to validate on, and one without labels."""
+    folder = tmp_path_factory.mktemp("own")
+    rng = np.random.default_rng(0)
+    mouth = rng.choice(["open", "closed", "smile"], 240)
+    light = np.where(rng.random(240) < np.where(mouth == "smile", 0.9, 0.3), "dark", "bright")
+    faces = make_faces(240, 16, attributes={"Smiling": mouth == "smile", "Dark_Skin": light == "dark"}, random_state=0)
+    for number, image in enumerate(faces.images):
+        Image.fromarray(image.transpose(1, 2, 0)).save(folder / f"{number}.png")
+    table = pd.DataFrame({"image": [f"{number}.png" for number in range(240)], "mouth": mouth, "light": light})
+    table["hat"], table["person"] = rng.integers(0, 2, 240), np.arange(240) // 2
+    table["always"], table["same"] = 1, np.where(mouth == "smile", "y", "n")
+    table[:180].to_csv(folder / "faces.csv", index=False)
+    table[180:].to_csv(folder / "validation.csv", index=False)
+    table[["image"]].to_csv(folder / "new.csv", index=False)
+    return folder
+
+
+def options(tables, **given):
+    """The options of a mitigation of the tables."""
+    found = {"--data": "table", "--root": tables / "faces.csv", "--target": "mouth", "--confounder": "light"}
+    found |= {"--size": 16, "--cache": tables / "cache"} | {f"--{name}": value for name, value in given.items()}
+    return [part for pair in found.items() for part in pair]
+
+
+@pytest.mark.slow
+def test_it_writes_every_documented_file(done, documented, listed):
+    out, process = done
+    assert listed(out) == documented("mitigate")
+    assert process.stdout == (out / "results.json").read_text()
+    results = json.loads(process.stdout)
+    assert [row["name"] for row in results["mitigators"]] == ["original", "specific_transplant", "jtt"]
+    assert results["split_off"] == ["validation"]
+    assert {path.name for path in (out / "model").iterdir()} == {
+        "mitigator.json",
+        "weights.safetensors",
+        "model_card.md",
+    }
+    for text in (
+        "drawing faces ...",
+        "training the classifiers ...",
+        "note: The threshold was chosen with few",
+        "model: ",
+    ):
+        assert text in process.stderr
+    assert "<title>Male without Blond_Hair, on faces</title>" in (out / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_stopped_mitigation_resumes_and_ends_with_the_same_results(done, command, interrupted, states, tmp_path):
+    whole, _ = done
+    out = tmp_path / "model"
+    told = interrupted(lambda: len(states(out)) >= 2, "fairlearn_bridge", "mitigate", *FACES, "--out", out)
+    assert told.startswith(f"stopped: {out / 'checkpoints'} keeps what was done, and the same command with --force")
+    assert not (out / "model").exists()
+    process = command("fairlearn_bridge", "mitigate", *FACES, "--out", out, "--force", "--quiet")
+    assert "specific_transplant" in process.stdout
+    assert not (out / "checkpoints").exists()
+    for name in ("table.csv", "groups.csv", "predictions.csv", "model/weights.safetensors"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_check_repeats_a_part_and_writes_nothing(done, written):
+    out, _ = done
+    before = {path: written(path) for path in out.rglob("*")}
+    again = ["mitigate", *FACES, "--check", "--quiet", "--out", str(out)]
+    same = CliRunner().invoke(app, [*again, "--json"])
+    assert same.exit_code == 0, same.stdout
+    assert {"predictions of the model", "train images"} <= {row["what"] for row in json.loads(same.stdout)}
+    other = CliRunner().invoke(app, [*again, "--scheme", "general_noise"])
+    assert other.exit_code == 1
+    assert "differs: setting scheme: was specific_transplant, is general_noise" in other.stdout
+    assert {path: written(path) for path in out.rglob("*")} == before
+
+
+@pytest.mark.slow
+def test_ones_own_table_with_several_confounders_and_the_model_that_predicts_as_measured(command, tables, tmp_path):
+    out = tmp_path / "out"
+    given = {"validation": tables / "validation.csv", "identity-column": "person", "scheme": "general_mask", "out": out}
+    done = command("fairlearn_bridge", "mitigate", *options(tables, **given), "--confounder", "brightness@0.5", *SMALL)
+    assert "mouth has more than two values: the likeliest is predicted" in done.stderr
+    assert "accuracy in cell" in done.stdout
+    assert "smile, dark, not brightness@0.5" in done.stdout
+    results = json.loads((out / "results.json").read_text())
+    assert results["config"]["confounders"] == ["light", "brightness@0.5"]
+    assert results["images"]["validation"] == 60
+    assert results["images"]["train"] + results["images"]["test"] == 180
+    assert results["split_off"] == ["test"]
+    assert results["threshold"] is None
+    kept = pd.read_csv(out / "predictions.csv")
+    kept = kept[kept["mitigator"] == "general_mask"].set_index("image")["decided"]
+    persons = kept[kept.index.isin([f"{number}.png" for number in range(180)])].index.str.split(".").str[0].astype(int)
+    assert len(set(persons // 2)) * 2 == len(persons)  # of each person both images
+    csv = tmp_path / "new.csv"
+    command(
+        "fairlearn_bridge", "predict", out, "--data", "table", "--root", tables / "new.csv", "--out", csv, "--quiet"
+    )
+    predicted = pd.read_csv(csv).set_index("image")["prediction"]
+    pd.testing.assert_series_equal(predicted[kept.index], kept, check_names=False)
+    assert not part_of(csv).exists()
+
+
+@pytest.mark.slow
+def test_the_model_of_two_classes_predicts_by_its_threshold(command, tables, tmp_path):
+    out = tmp_path / "out"
+    given = {"target": "mouth=smile", "scheme": "general_noise+reweighing", "out": out}
+    done = command("fairlearn_bridge", "mitigate", *options(tables, **given), *SMALL, "--quiet", "--json")
+    results = json.loads(done.stdout)
+    assert "flip_rate" not in results["measures"]  # no twins of photographs
+    assert any(note.startswith("Who is shown is not known") for note in results["notes"])
+    csv = tmp_path / "new.csv"
+    command(
+        "fairlearn_bridge", "predict", out / "model", *options(tables)[:2], "--root", tables / "new.csv", "--out", csv
+    )
+    predicted = pd.read_csv(csv).set_index("image")
+    kept = pd.read_csv(out / "predictions.csv")
+    kept = kept[kept["mitigator"] == "general_noise+reweighing"].set_index("image")
+    assert (predicted.loc[kept.index, "prediction"] == kept["decided"]).all()
+    np.testing.assert_allclose(predicted.loc[kept.index, "probability_True"], kept["score"], atol=1e-6)
+    assert ((kept["score"] >= results["threshold"]) == kept["decided"]).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"confounder": "same", "target": "mouth=smile"},
+            "error: --confounder same takes one value within each class of",
+        ),
+        (
+            {"confounder": "always"},
+            "error: --confounder always must take two values at least, all training images have",
+        ),
+        ({"confounder": "shade"}, "'shade' is not an attribute of these images"),
+        (
+            {"confounder": "mouth"},
+            "error: --confounder must be another attribute than the target, got 'mouth' for both",
+        ),
+        ({"target": "always"}, "error: --target always must hold at least 2 classes"),
+        ({"target": "person"}, "error: --target person has too few images of person=0, person=1, "),
+        ({"scheme": "blur"}, "scheme must be one of"),
+        ({"others": "hope"}, "others must be of reweighing"),
+        ({"test-share": 1.5}, "error: --test-share must be a number in (0, 1)"),
+        ({"test-share": 0.5, "validation-share": 0.5}, "error: --validation-share and test_share must add up to less"),
+        ({"train-size": 10}, "--train-size is for --data faces"),
+        ({"size": 0}, "--size must be a positive int"),
+        ({"validation": "nowhere.csv"}, "there is no table nowhere.csv"),
+        ({"identity-column": "who"}, "has no column 'who'"),
+        ({"data": "imagenet"}, "--data must be one of"),
+        (
+            {"data": "celeba", "test": "test.csv"},
+            "--validation and --test are tables for --data table, got --data celeba",
+        ),
+        ({"data": "faces", "identity-column": "who"}, "--identity-column is for --data table, got --data faces"),
+        ({"data": "faces", "target": "mouth"}, "target and confounders of faces must be of Male"),
+        ({"backbone": "no-net"}, "--backbone must be"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(refused, tables, tmp_path, given, words):
+    line = refused(app, "mitigate", *options(tables, **given), "--quiet", "--out", tmp_path / "out")
+    assert words in line
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_a_target_must_be_named_unless_faces_are_drawn(refused, tables, tmp_path):
+    line = refused(app, "mitigate", "--data", "table", "--root", tables / "faces.csv", "--out", tmp_path / "out")
+    assert line == "error: --target must be given, unless --data is faces"
+
+
+def test_results_in_the_way_are_reported_before_any_training(refused, tmp_path):
+    (tmp_path / "out" / "table.csv").mkdir(parents=True)
+    line = refused(app, "mitigate", *FACES, "--quiet", "--force", "--out", tmp_path / "out")
+    assert line == f"error: {tmp_path / 'out' / 'table.csv'} must be a file, it is a folder"
