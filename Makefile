@@ -7,7 +7,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo
-JOBS ?= 2
+# More than the cores: tests also wait, for processes, pauses and locks.
+WORKERS ?= 3
 
 .PHONY: demo test docs bench lint clean
 .DEFAULT_GOAL := test
@@ -31,7 +32,7 @@ $(VENV)/compressai: $(VENV)/installed
 	touch $@
 
 test: $(VENV)/installed $(VENV)/compressai
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal --hypothesis-profile thorough --hypothesis-seed 0
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal --hypothesis-profile thorough --hypothesis-seed 0
 	PYTHONPATH=$(VENV)/compressai $(BIN)/python -m pytest -rs -k compressai tests/fairlearn_bridge/audit/test_model_codec.py
 
 docs: $(VENV)/installed

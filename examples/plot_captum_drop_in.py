@@ -21,7 +21,7 @@ from captum_region.plotting import show_image
 from fairlearn_bridge import ImageClassifier
 
 torch.manual_seed(0)  # Captum's metrics and NoiseTunnel draw from the global generator
-faces = make_faces(800, size=32, random_state=0)
+faces = make_faces(500, size=32, random_state=0)
 hat = faces.binary("Wearing_Hat")
 model = ImageClassifier(max_epochs=8, batch_size=32, random_state=0).fit(faces.images, hat).module_.eval()
 classifier = DenseRegionClassifier(RegionGrid(32, patch_size=8, stride=2), num_classes=2, random_state=0)

@@ -27,9 +27,9 @@ from fairlearn_bridge import (
 )
 from fairlearn_bridge.plotting import plot_trade_off
 
-faces = make_faces(2800, size=32, random_state=0)
+faces = make_faces(2200, size=32, random_state=0)
 male, blond = faces.binary("Male"), faces.binary("Blond_Hair")
-split = confounded_split(male, blond, train_size=1000, test_per_cell=100, validation_per_cell=50, random_state=0)
+split = confounded_split(male, blond, train_size=700, test_per_cell=100, validation_per_cell=50, random_state=0)
 train = Samples(faces.images[split.biased], male[split.biased], blond[split.biased])
 test = Samples(
     faces.images[split.test], male[split.test], blond[split.test], twins=faces.twin("Blond_Hair", split.test)

@@ -26,8 +26,8 @@ study = study_attribute(
     limit=8,
     epochs=15,
     region_epochs=20,
-    # For a quick example; the first two also need an extra: pip install 'captum-region[comparison]'.
-    without=["KernelShap", "XRAI", "GradientShap", "GuidedGradCam"],
+    # For a quick example; KernelShap and XRAI also need an extra: pip install 'captum-region[comparison]'.
+    without=["Occlusion", "KernelShap", "XRAI", "GradientShap", "GuidedGradCam"],
     retrain="none",
 )
 table = study.comparison.table("MultiScaleRegionAttribution")
@@ -35,7 +35,7 @@ print(table.pivot(index="method", columns="measure", values="mean")[["rank_accur
 
 # %%
 # The colours are ranks within a map, because each method has its own units. The white line is the truth.
-names = ["IntegratedGradients", "LayerGradCam", "Occlusion", "RegionAttribution", "MultiScaleRegionAttribution"]
+names = ["IntegratedGradients", "LayerGradCam", "Saliency", "RegionAttribution", "MultiScaleRegionAttribution"]
 maps = {name: study.comparison.maps[name][:6] for name in names}
 figure = plot_saliency(study.images.images[:6], maps, truth=study.truth[:6])
 figure.savefig("saliency.png", bbox_inches="tight")

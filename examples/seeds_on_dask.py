@@ -27,7 +27,7 @@ if __name__ == "__main__":
         "original": classifier,
         "general_transplant": AttributionNoiseMitigator(classifier, scheme="general_transplant", region_epochs=2),
     }
-    seeds = range(3)
+    seeds = range(2)
 
     here = compare_mitigators(mitigators, train, test, random_states=seeds)
 

@@ -24,10 +24,10 @@ MODULES = (
 )
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
+@pytest.fixture
+def built(tmp_path):
     """Build the pages of a copy, for Sphinx writes beside its sources; without running examples, in a plain theme."""
-    copy = tmp_path_factory.mktemp("docs")
+    copy = tmp_path
     shutil.copytree(ROOT / "docs", copy / "docs", ignore=shutil.ignore_patterns("_build", "gallery", "generated"))
     shutil.copytree(ROOT / "examples", copy / "examples")
     for name in ("README.md", "CHANGELOG.md"):
@@ -40,16 +40,13 @@ def built(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_every_public_name_has_a_page(built):
+def test_every_public_name_example_and_command_has_a_page(built):
     public = {f"{module}.{name}" for module in MODULES for name in importlib.import_module(module).__all__}
     public |= {"captum_region.calibration.measure_calibration", "captum_region.plotting.plot_region_map"}
     public |= {f"fairlearn_bridge.plotting.plot_{name}" for name in ("quantiles", "measure", "trade_off", "losses")}
     for name in public:
         assert f'id="{name}"' in (built / "generated" / f"{name}.html").read_text(), name
 
-
-@pytest.mark.slow
-def test_every_example_and_command_has_a_page(built):
     examples = {path.stem for path in (ROOT / "examples").glob("*.py")}
     assert examples == {path.stem for path in (built / "gallery").glob("*.html")} - {"index"}
     for module in ("captum_region", "fairlearn_bridge"):

@@ -24,8 +24,8 @@ def test_seconds_and_peak_are_those_of_the_one_command():
 @pytest.mark.slow
 def test_the_command(tmp_path, command):
     out = tmp_path / "growth"
-    command("examples/benchmarks/growth.py", "--out", out, "--counts", "8", "--size", "16")
+    command("examples/benchmarks/growth.py", "--out", out, "--counts", "8,24", "--size", "16")
     result = json.loads((out / "growth.json").read_text())
-    assert [row["images"] for row in result["measured"]] == [8]
+    assert [row["images"] for row in result["measured"]] == [8, 24]
     assert all(row["peak_mb"] > 50 for row in result["measured"])  # torch alone takes more
     assert {path.name for path in out.iterdir()} == {"growth.json", "growth.png"}

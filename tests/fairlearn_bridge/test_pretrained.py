@@ -108,7 +108,7 @@ def test_bad_parameters_are_named(weights, tmp_path, trap):
 
 @pytest.mark.slow
 def test_a_backbone_from_the_command_line(weights, tmp_path, refused, command):
-    options = ["demo", "--size", 32, "--train-size", 60, "--test-per-cell", 4, "--others", "none", "--epochs", 1]
+    options = ["demo", "--size", 16, "--train-size", 60, "--test-per-cell", 4, "--others", "none", "--epochs", 1]
     options += [
         "--schemes",
         "general_noise",
