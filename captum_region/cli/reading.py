@@ -114,11 +114,11 @@ class Source:
         """Return the images of the first, second or third part, without properties; all where there are no parts."""
         from captum_region import datasets
 
+        options = self._reader_options()
         if self.data == "faces":
             if not self.quiet:
                 typer.echo("drawing faces ...", err=True)
             return datasets.make_faces((4000, 1000)[number], size, random_state=number)
-        options = self._reader_options()
         if self.identity_column is not None:
             if self.data != "table":
                 raise ValueError(f"--identity-column is for --data table, got --data {self.data}")
