@@ -60,7 +60,8 @@ class DenseRegionClassifier(RegionClassifier):
     one pixel. On a whole image they give at each position the same value as on the patch there: an unpadded convolution
     reads only its window, and batch normalisation in eval mode and ReLU act on each pixel alone. Where the patch form
     has a larger stride than the grid, the dense form uses the grid's stride and dilates the following convolutions (the
-    "a trous" algorithm). The region's embedding is added to its features before a head of 1 x 1 convolutions.
+    "a trous" algorithm). The region's embedding, if there is one, is added to its features before a head of 1 x 1
+    convolutions.
 
     One map of a 128 px image (k = 32, stride 2, 49 x 49 regions) takes 0.96 GMAC, where the paper's ResNet18 takes 2401
     passes of 0.56 GMAC; one of a 64 px image (k = 16, stride 1, 49 x 49 regions) takes 0.53 GMAC. In eval mode each
@@ -73,6 +74,9 @@ class DenseRegionClassifier(RegionClassifier):
     num_classes : int
     width : int, default=32
         Channels of the first convolution; the next ones have 2, 3, then 4 times as many.
+    position_embedding : bool, default=True
+        Whether the network is told which region it sees, so that it can expect of each place what is usual there. Where
+        images are not aligned there is no such thing, and maps are better without (docs/results/maps.md).
     class_names, in_channels
         As in `RegionClassifier`.
     random_state : int, NumPy generator or None
@@ -82,6 +86,8 @@ class DenseRegionClassifier(RegionClassifier):
     ------
     ValueError
         If `width` is below 1.
+    TypeError
+        If `position_embedding` is not a bool.
 
     See Also
     --------
@@ -128,6 +134,7 @@ class DenseRegionClassifier(RegionClassifier):
         num_classes: int,
         *,
         width: int = 32,
+        position_embedding: bool = True,
         class_names: Sequence[str] | None = None,
         in_channels: int = 3,
         random_state: RandomState = None,
@@ -135,7 +142,9 @@ class DenseRegionClassifier(RegionClassifier):
         super().__init__(grid, num_classes, class_names=class_names, in_channels=in_channels)
         if width < 1:
             raise ValueError(f"width must be at least 1, got {width}")
-        self.width = width
+        if not isinstance(position_embedding, bool):
+            raise TypeError(f"position_embedding must be True or False, got {position_embedding!r}")
+        self.width, self.position_embedding = width, position_embedding
         self._plan = plan_convolutions(grid.patch_size, grid.stride)
         widths = [in_channels, *(width * min(depth, 4) for depth in range(1, len(self._plan) + 1))]
         with seeded(draw_seed(random_state)):
@@ -144,15 +153,16 @@ class DenseRegionClassifier(RegionClassifier):
                 for step, wide_in, wide_out in zip(self._plan, widths[:-1], widths[1:], strict=True)
             )
             self.norms: Any = nn.ModuleList(nn.BatchNorm2d(wide) for wide in widths[1:])
-            self.embedding = nn.Embedding(grid.num_regions, widths[-1])
-            nn.init.normal_(self.embedding.weight, std=0.3)
+            if position_embedding:
+                self.embedding = nn.Embedding(grid.num_regions, widths[-1])
+                nn.init.normal_(self.embedding.weight, std=0.3)
             self.head = nn.Sequential(
                 nn.Conv2d(widths[-1], widths[-1], 1), nn.ReLU(), nn.Conv2d(widths[-1], num_classes, 1)
             )
 
     def config(self) -> dict[str, Any]:
         """Return the constructor's arguments beyond grid, classes and channels."""
-        return {"width": self.width}
+        return {"width": self.width} | ({} if self.position_embedding else {"position_embedding": False})
 
     def _features(self, images: Tensor, *, dense: bool) -> Tensor:
         # Most convolutions on CPUs and GPUs are fastest with channels last.
@@ -175,7 +185,9 @@ class DenseRegionClassifier(RegionClassifier):
 
     def forward(self, patches: Tensor, region: Tensor) -> Tensor:
         """Classify patches; see `RegionClassifier.forward`."""
-        features = self._features(patches, dense=False) + self.embedding(region)[:, :, None, None]
+        features = self._features(patches, dense=False)
+        if self.position_embedding:
+            features = features + self.embedding(region)[:, :, None, None]
         head: Any = self.head
         first, _, last = head
         features = F.relu(_linear(features, first.weight, first.bias))
@@ -186,8 +198,10 @@ class DenseRegionClassifier(RegionClassifier):
         """Classify every region of whole images in one pass; `regions_per_pass` has no effect here."""
         self.grid.check_images(images)
         (images,) = progress([images])  # one pass, so one step of the bar
-        place = self.embedding.weight.T.unflatten(1, self.grid.shape)
-        logits: Tensor = self.head(self._features(images, dense=True) + place).contiguous() / self.temperature
+        features = self._features(images, dense=True)
+        if self.position_embedding:
+            features = features + self.embedding.weight.T.unflatten(1, self.grid.shape)
+        logits: Tensor = self.head(features).contiguous() / self.temperature
         return logits
 
 

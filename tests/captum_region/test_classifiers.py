@@ -19,7 +19,8 @@ def randomised(classifier):
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1, generator=generator)
             module.running_var.uniform_(0.05, 0.2, generator=generator)
-    nn.init.normal_(classifier.embedding.weight, generator=generator)
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, generator=generator)
     return classifier.eval()
 
 
@@ -49,6 +50,20 @@ def test_one_pass_equals_patch_by_patch(size, patch_size, stride):
     assert whole.shape == (2, 3, *grid.shape)
     torch.testing.assert_close(whole, single)
     assert whole.std() > 0.01  # a constant would agree with anything
+
+
+@pytest.mark.parametrize("knows_where", [True, False])
+def test_without_a_position_embedding_the_map_moves_with_the_image(knows_where):
+    grid = RegionGrid(32, 8, 4)
+    classifier = DenseRegionClassifier(grid, 2, width=8, position_embedding=knows_where, random_state=0)
+    classifier = randomised(classifier).double()
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        logits = classifier.forward_grid(images)
+        moved = classifier.forward_grid(images.roll((4, 8), (2, 3)))
+        torch.testing.assert_close(logits, forward_regions(classifier, grid, images))
+    assert torch.allclose(moved[:, :, 1:, 2:], logits[:, :, :-1, :-2]) != knows_where
+    assert not torch.allclose(moved, logits)
 
 
 def test_logits_depend_on_every_pixel_of_the_patch_and_no_other():
@@ -196,6 +211,8 @@ def test_invalid_arguments_are_named_in_the_error():
         DenseRegionClassifier(grid, 2, class_names=["a"])
     with pytest.raises(ValueError, match="width"):
         DenseRegionClassifier(grid, 2, width=0)
+    with pytest.raises(TypeError, match="position_embedding must be True or False, got 1"):
+        DenseRegionClassifier(grid, 2, position_embedding=1)
     with pytest.raises(ValueError, match="images must have shape"):
         DenseRegionClassifier(grid, 2).forward_grid(torch.zeros(1, 3, 8, 8))
     with pytest.raises(TypeError, match="abstract"):

@@ -26,7 +26,9 @@ jaw_width jaw_square chin neck brow_thick brow_low beard moustache lip_full lip_
 frame_r frame_g frame_b glass_width glass_height glass_round glass_thick glass_tint
 hat_r hat_g hat_b hat_kind hat_line hat_height hat_side
 """.split()  # noqa: SIM905 (a list of strings is hard to read)
-_COLUMN = {name: column for column, name in enumerate(LATENTS)}
+# How a face that is not aligned is moved: those of an aligned one are all 0.
+POSE = ("move_x", "move_y", "turn", "shrink", "mirror")
+_COLUMN = {name: column for column, name in enumerate([*LATENTS, *POSE])}
 
 _SKIN = [(0.30, 0.18, 0.12), (0.52, 0.34, 0.23), (0.76, 0.56, 0.42), (0.90, 0.71, 0.57), (0.98, 0.84, 0.75)]
 
@@ -57,20 +59,32 @@ class Scene:
         width = scale * self.between("aspect", 0.93, 1.07)
         sine = self.between("rotation", -0.2, 0.2)
         cosine = np.sqrt(1 - sine * sine)
-        u, v = self.across - self.between("shift_x", -0.06, 0.06), self.down - self.between("shift_y", -0.03, 0.09)
+        self.is_aligned = not latents[:, len(LATENTS) :].any()
+        u, v, size_of_all = self._placed()
+        u, v = u - self.between("shift_x", -0.06, 0.06), v - self.between("shift_y", -0.03, 0.09)
         self.x: Plane = (cosine / width) * u + (sine / width) * v
         self.y: Plane = (cosine / scale) * v - (sine / scale) * u
         self.side: Plane = np.abs(self.x)
         self.kept = slice(None)
-        self.pixel: Plane = (1.3 / unit) / scale
+        self.pixel: Plane = (1.3 / unit) / (scale * size_of_all)
         self.face_width = self.between("face_width", 0.2, 0.235)
         skin = self.latent("skin")
         # The place within its half of the palette; which half, the attribute decides.
         tone_of = skin - 0.5 * np.floor(2 * skin) + 0.5 * (1 - self.flags["Dark_Skin"])
         self.skin = ramp(_SKIN, tone_of) * self.tint("skin_hue", 0.05)
 
+    def _placed(self) -> tuple[Plane, Plane, Plane | float]:
+        """Return the coordinates in an aligned image of the pixels of this one, and how large the face is in it."""
+        if self.is_aligned:
+            return self.across, self.down, 1.0
+        u, v = self.across - self.latent("move_x"), self.down - self.latent("move_y")
+        size, sine = 1 - self.latent("shrink"), self.latent("turn")
+        cosine = np.sqrt(1 - sine * sine)
+        flip = 1 - 2 * self.latent("mirror")
+        return (cosine * u + sine * v) * (flip / size), (cosine * v - sine * u) / size, size
+
     def latent(self, name: str) -> Plane:
-        """Return a parameter in [0, 1)."""
+        """Return a parameter, in [0, 1) unless it is one of `POSE`."""
         return self.latents[:, _COLUMN[name], None, None]
 
     def between(self, name: str, low: float, high: float) -> Plane:
@@ -96,7 +110,12 @@ class Scene:
         return 1 + amount * tone(1, 0, -1)
 
     def rows(self, top: float, bottom: float, reach: float) -> Self:
-        """View the image rows that a part within y = [top, bottom], x = [-reach, reach] can touch in any pose."""
+        """View the image rows that a part within y = [top, bottom], x = [-reach, reach] of an aligned face can touch.
+
+        All rows if the faces are not aligned.
+        """
+        if not self.is_aligned:
+            return copy.copy(self)
         tilt, shift, scale = 0.24 * reach, (-0.03, 0.09), (0.85, 1.1)
         first = min(top * factor for factor in scale) - tilt + shift[0]
         last = max(bottom * factor for factor in scale) + tilt + shift[1]

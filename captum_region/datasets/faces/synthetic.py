@@ -9,9 +9,13 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from captum_region.datasets.faces.painting import draw
-from captum_region.datasets.faces.scene import ATTRIBUTES, LATENTS
+from captum_region.datasets.faces.scene import ATTRIBUTES, LATENTS, POSE
 from captum_region.datasets.images import AttributeImages
 from captum_region.randomness import RandomState, draw_seed
+
+# Of move_x, move_y, the sine of the turn, and the part by which a face is smaller.
+_POSE_LOW = np.array([-0.25, -0.2, -0.7071, 0], np.float32)
+_POSE_HIGH = np.array([0.25, 0.2, 0.7071, 0.45], np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +26,9 @@ class Faces(AttributeImages):
     ----------
     images, attributes, identities, skipped
         As in `AttributeImages`; `attributes` holds the six columns of `make_faces`.
-    latents : DataFrame of N rows, float32 in [0, 1)
-        The scene parameters besides the attributes: pose, light, colours, shapes. One column per parameter.
+    latents : DataFrame of N rows, float32
+        The scene parameters besides the attributes, in [0, 1): pose, light, colours, shapes; one column per parameter.
+        The last five say how an unaligned face is moved, and are 0 for aligned ones.
     noise_seeds : ndarray of uint64, shape (N,)
         Each face's seed of the sensor noise.
 
@@ -95,6 +100,7 @@ def make_faces(
     size: int | tuple[int, int] = 64,
     *,
     attributes: pd.DataFrame | Mapping[str, ArrayLike] | None = None,
+    unaligned: float = 0.0,
     random_state: RandomState = None,
 ) -> Faces:
     """Draw synthetic faces with freely combined attributes.
@@ -112,6 +118,11 @@ def make_faces(
     attributes : DataFrame or mapping, optional
         For each of ``Male``, ``Blond_Hair``, ``Eyeglasses``, ``Smiling``, ``Wearing_Hat`` and ``Dark_Skin`` the n
         truth values, or the probability of True as one float, by default 0.5. The index of a DataFrame is kept.
+    unaligned : float, default 0
+        How far faces are from the same place, in [0, 1]. At 1, each is moved by up to 0.25 of the shorter side to each
+        side and 0.2 up and down, turned by up to 45 degrees, made smaller by up to 45 %, and half of them are mirrored;
+        below, all of these are that much less, mirroring rarer. At 0 all have eyes and mouths at nearly the same
+        pixels, as in CelebA's aligned images. Everything else about a face does not depend on it.
     random_state : int, RandomState, Generator or None, default None
         With an int, face i depends only on it and on i, not on `n`. With None, the faces differ in each call.
 
@@ -126,7 +137,8 @@ def make_faces(
         If `n` or `size` is not an integer, `attributes` not a mapping, a column not boolean or `random_state` of
         another type.
     ValueError
-        If `n` is negative, `size` below 16, a column unknown or of the wrong length, or a probability not in [0, 1].
+        If `n` is negative, `size` below 16, a column unknown or of the wrong length, or a probability or `unaligned`
+        not in [0, 1].
 
     Examples
     --------
@@ -146,19 +158,25 @@ def make_faces(
     if n < 0:
         raise ValueError(f"n must be at least 0, got {n}")
     size = _checked_size(size)
+    if not 0 <= unaligned <= 1:
+        raise ValueError(f"unaligned must be in [0, 1], got {unaligned!r}")
     generator = np.random.default_rng(draw_seed(random_state))
     # A stream each, so that none shifts another when n grows.
-    streams = [np.random.default_rng(seed) for seed in generator.integers(2**63, size=4)]
+    streams = [np.random.default_rng(seed) for seed in generator.integers(2**63, size=5)]
     latents = streams[0].random((n, len(LATENTS)), dtype=np.float32)
     coins = streams[1].random((n, len(ATTRIBUTES) - 1))
     # Below 0.5 for the darker half of the skins that were drawn, so that by default the attribute only names them.
     skin = 0.5 * (latents[:, LATENTS.index("skin")] >= 0.5) + 0.5 * streams[3].random(n)
     table = _attribute_table(n, attributes, np.column_stack([coins, skin]))
     seeds = streams[2].integers(2**63, size=n, dtype=np.uint64)
+    pose = streams[4].random((n, len(POSE)), dtype=np.float32)
+    pose[:, -1] = pose[:, -1] < unaligned / 2
+    pose[:, :-1] = unaligned * (_POSE_LOW + (_POSE_HIGH - _POSE_LOW) * pose[:, :-1])
+    latents = np.hstack([latents, pose])
     return Faces(
         draw(latents, seeds, table.to_numpy(bool), size),
         table,
-        latents=pd.DataFrame(latents, columns=LATENTS, index=table.index),
+        latents=pd.DataFrame(latents, columns=[*LATENTS, *POSE], index=table.index),
         noise_seeds=seeds,
     )
 

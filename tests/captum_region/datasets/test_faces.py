@@ -55,6 +55,38 @@ def test_generators_are_used_and_advance(kind):
     assert (first.images != second.images).any()
 
 
+def test_unaligned_faces_are_the_aligned_ones_moved_as_their_latents_say():
+    options = {"attributes": {"Eyeglasses": 1.0}, "random_state": 0}
+    aligned, moved = make_faces(40, 96, **options), make_faces(40, 96, unaligned=0.8, **options)
+    pd.testing.assert_frame_equal(moved.latents.iloc[:, :-5], aligned.latents.iloc[:, :-5])
+    assert not aligned.latents.iloc[:, -5:].any(axis=None)
+    pose = moved.latents.iloc[:, -5:]
+    assert pose["mirror"].isin([0, 1]).all()
+    assert 0.1 < pose["mirror"].mean() < 0.7
+    centres = []
+    for truth in (aligned.truth("Eyeglasses"), moved.truth("Eyeglasses")):
+        inside = truth & ~np.pad(np.zeros((40, 94, 94), bool), ((0, 0), (1, 1), (1, 1)), constant_values=True)
+        centres.append([np.argwhere(mask)[:, ::-1].mean(0) / 96 - (0.5 - 0.5 / 96) for mask in inside])
+    (u, v), found = np.transpose(centres[0]), np.transpose(centres[1])
+    sine, size = pose["turn"], 1 - pose["shrink"]
+    cosine, across = np.sqrt(1 - sine**2), u * (1 - 2 * pose["mirror"])
+    expected = np.stack([size * (cosine * across - sine * v), size * (sine * across + cosine * v)])
+    expected += pose[["move_x", "move_y"]].to_numpy().T
+    whole = np.abs(expected).max(0) < 0.33  # not cut by the edge
+    assert whole.sum() > 20
+    assert np.abs(found - expected)[:, whole].max() < 0.02
+    assert (np.hypot(*(found - np.stack([u, v])))[whole] > 0.05).mean() > 0.8
+    fewer = make_faces(3, 96, unaligned=0.8, **options)
+    np.testing.assert_array_equal(fewer.images, moved.images[:3])
+    np.testing.assert_array_equal(moved.twin("Smiling", [7]), moved.subset([7]).twin("Smiling"))
+
+
+@pytest.mark.parametrize("unaligned", [-0.1, 1.1, np.nan])
+def test_how_far_faces_are_moved_is_a_share(unaligned):
+    with pytest.raises(ValueError, match=r"unaligned must be in \[0, 1\], got"):
+        make_faces(1, unaligned=unaligned)
+
+
 def test_random_state_none_draws_other_faces_each_time():
     assert (make_faces(2, 16).images != make_faces(2, 16).images).any()
 

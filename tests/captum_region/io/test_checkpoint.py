@@ -30,8 +30,9 @@ def change(folder, changes):
         DenseRegionClassifier(GRID, 3, width=5, class_names=["a", "<b>", "ü"], random_state=1),
         PatchRegionClassifier(GRID, 2, random_state=1),
         DenseRegionClassifier(GRID, 2, in_channels=1, random_state=1),
+        DenseRegionClassifier(GRID, 2, position_embedding=False, random_state=1),
     ],
-    ids=["dense", "patch", "grey"],
+    ids=["dense", "patch", "grey", "anywhere"],
 )
 def test_round_trip(classifier, tmp_path):
     classifier.mean[0] = 0.25
