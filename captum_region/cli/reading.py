@@ -91,8 +91,12 @@ class Source:
             more = iter(given)
             own = [None if table is None else next(more) for table in tables]
             return train, own[0], own[1]
-        parts = (*self.parts, *_THIRD.get(self.data, ()))
-        train, *others = with_properties([(self, number) for number in range(max(1, len(parts)))], size)
+        count = max(1, len(self.parts))
+        if self.data in _THIRD:
+            from captum_region.datasets.celeba import celeba_splits
+
+            count += len({*_THIRD[self.data]}.intersection(celeba_splits(self.root)))
+        train, *others = with_properties([(self, number) for number in range(count)], size)
         return train, others[0] if len(others) > 1 else None, others[-1] if others else None
 
     def load_for(self, checkpoint: Path, *, held_out: bool = False) -> tuple[RegionClassifier, AttributeImages]:

@@ -89,6 +89,12 @@ def list_celeba(root: str | os.PathLike[str], split: str) -> Listing:
     return Listing(images, attributes, _identities(folder, attributes.index))
 
 
+def celeba_splits(root: str | os.PathLike[str]) -> list[str]:
+    """Return the splits that have images: a part of CelebA may have been downloaded."""
+    partition = _rows(_file(first_folder(root, "celeba", "CelebA", ""), "list_eval_partition")).iloc[:, 0]
+    return [name for name, value in _SPLITS.items() if (partition == value).any()]
+
+
 def _file(folder: Path, name: str) -> Path:
     for path in (folder / below / f"{name}{suffix}" for below in ("", "Anno", "Eval") for suffix in (".txt", ".csv")):
         if path.is_file():

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from captum_region.cli.reading import Source
 from captum_region.datasets import make_faces
 from fairlearn_bridge.cli import app
 from fairlearn_bridge.deployment.prediction import part_of
@@ -197,3 +198,18 @@ def test_results_in_the_way_are_reported_before_any_training(refused, tmp_path):
     (tmp_path / "out" / "table.csv").mkdir(parents=True)
     line = refused(app, "mitigate", *FACES, "--quiet", "--force", "--out", tmp_path / "out")
     assert line == f"error: {tmp_path / 'out' / 'table.csv'} must be a file, it is a folder"
+
+
+@pytest.mark.parametrize(("partition", "sizes"), [("0012", (2, 1, 1)), ("0011", (2, None, 2))])
+def test_celeba_has_its_own_sets(partition, sizes, tmp_path):
+    names = [f"{number}.jpg" for number in range(4)]
+    (tmp_path / "img_align_celeba").mkdir()
+    for number, name in enumerate(names):
+        Image.new("RGB", (18, 22), (60 * number,) * 3).save(tmp_path / "img_align_celeba" / name)
+    rows = "\n".join(f"{name} {1 if number % 2 else -1}" for number, name in enumerate(names))
+    (tmp_path / "list_attr_celeba.txt").write_text(f"4\nSmiling\n{rows}\n")
+    of_image = zip(names, partition, strict=True)
+    (tmp_path / "list_eval_partition.txt").write_text("".join(f"{name} {number}\n" for name, number in of_image))
+    sets = Source("celeba", tmp_path, cache=tmp_path / "cache", quiet=True).load_sets(16)
+    assert tuple(None if one is None else len(one) for one in sets) == sizes
+    assert sets[-1].attributes.index[-1] == "3.jpg"
