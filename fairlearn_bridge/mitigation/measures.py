@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
+from captum_region.page import listed
 from fairlearn_bridge.metrics import MEASURES, alignment, summarize
 from fairlearn_bridge.mitigation.data import cells_of, samples_of
 from fairlearn_bridge.samples import groups_of
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 LIKELIEST, CHOSEN = "likeliest class", "chosen threshold"
 LEVEL = 0.95
 CELL = "cell"
+# The accuracy in a cell of fewer test images says little.
+FEW = 30
 # What is measured, in this order; those in brackets of each spurious attribute alone, where there are several.
 KEPT = ("accuracy", "worst_cell", "auc", "crossed_auc", "flip_rate")
 _OF_ONE = ("crossed_auc", "flip_rate")
@@ -91,8 +94,8 @@ def sentences(config: MitigationConfig, names: list[str]) -> dict[str, str]:
     """Return what each measure says."""
     own = {
         "accuracy": "Share of test images classified correctly, as many of each cell as the test set has.",
-        "worst_cell": f"Lowest accuracy among the cells of {config.target} and {config.confounder} that have test "
-        "images.",
+        "worst_cell": f"Lowest accuracy among the cells of {listed([config.target, *config.confounders])} that have "
+        "test images.",
     }
     found = {}
     for name in names:

@@ -85,10 +85,10 @@ def map_pictures(found: Mitigation) -> Iterator[Picture]:
         truth = np.mean([faces.truth(name) for name in confounders], axis=(0, 1))
     row, column = np.unravel_index(int(np.argmax(pixel_map)), pixel_map.shape)
     mean_image = train.images.mean(0).round().astype(np.uint8).transpose(1, 2, 0)
-    accuracy = found.trained.regions.region_accuracy
+    accuracy, chance = found.trained.regions.region_accuracy, 1 / found.trained.classifier.num_classes
     yield Picture(
         "region_map",
-        map_figure(mean_image, pixel_map, truth=truth, region_accuracy=accuracy),
+        map_figure(mean_image, pixel_map, truth=truth, region_accuracy=accuracy, chance=chance),
         f"The mean training image and, over it, the mean map of confidence about {found.config.confounder}: largest at "
         f"{row / pixel_map.shape[0]:.0%} of the height and {column / pixel_map.shape[1]:.0%} of the width.",
         f"Where a small classifier that sees one region at a time can recognise {found.config.confounder}: 0 is a "

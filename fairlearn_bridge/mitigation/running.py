@@ -17,7 +17,7 @@ from captum_region.page import listed
 from captum_region.progress import stage
 from fairlearn_bridge.deployment.folder import load_mitigator
 from fairlearn_bridge.mitigation.data import counts_of, leaks, mitigation_data
-from fairlearn_bridge.mitigation.measures import CHOSEN, LIKELIEST, decided, measure_all, thresholds_of
+from fairlearn_bridge.mitigation.measures import CHOSEN, FEW, LIKELIEST, decided, measure_all, thresholds_of
 from fairlearn_bridge.mitigation.training import Trained, train
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from fairlearn_bridge.mitigation.configuration import MitigationConfig
     from fairlearn_bridge.mitigation.data import MitigationData
 
-# A cell of fewer test images is named in the notes, and one of so few validation images too.
-FEW, FEW_TO_CHOOSE = 30, 10
+# A cell of fewer validation images is named in the notes.
+FEW_TO_CHOOSE = 10
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from captum_region.page import number
-from fairlearn_bridge.mitigation.measures import CELL, CHOSEN, LIKELIEST
+from fairlearn_bridge.mitigation.measures import CELL, CHOSEN, FEW, LIKELIEST
 from fairlearn_bridge.plotting import BASELINE, Interval
 from fairlearn_bridge.report.words import with_interval
 
@@ -68,17 +68,24 @@ def change_in_words(row: dict[Any, Any]) -> str:
 
 
 def headline(found: Mitigation) -> str:
-    """Return whether the worst group is served better, and by how much."""
+    """Return whether the worst group is served better, by how much, and whether there are images enough to say so."""
     name, rows = found.config.scheme, rows_of(found, "worst_cell", found.decision)
     row, change = rows[name], change_of(rows[name])
     values = f"{with_interval(value_of(row))}, against {with_interval(value_of(rows['original']))} of the {BASELINE}"
     how = " with its threshold chosen in the same way" if found.decision == CHOSEN else ""
     difference = with_interval(change, signed=True)
     if change.low > 0:
-        return f"{name} raises the worst-group accuracy to {values}{how}: {difference}."
-    if change.high < 0:
-        return f"{name} lowers the worst-group accuracy to {values}{how}: {difference}. Do not use it here."
-    return f"{name} does not clearly change the worst-group accuracy: {values}{how}, a difference of {difference}."
+        text = f"{name} raises the worst-group accuracy to {values}{how}: {difference}."
+    elif change.high < 0:
+        text = f"{name} lowers the worst-group accuracy to {values}{how}: {difference}. Do not use it here."
+    else:
+        text = f"{name} does not clearly change the worst-group accuracy: {values}{how}, a difference of {difference}."
+    cells = [cells_of_one(found, one, found.decision) for one in ("original", name)]
+    images = min(int(of_one.iloc[int(of_one["accuracy"].argmin())]["images"]) for of_one in cells)
+    if images >= FEW:
+        return text
+    few = "" if change.low > 0 or change.high < 0 else ", too few to tell"
+    return f"{text} The worst group has only {images} test image{'s' * (images > 1)}{few}."
 
 
 def findings(found: Mitigation) -> list[tuple[str, str]]:

@@ -172,6 +172,7 @@ def map_figure(
     *,
     truth: ArrayLike | None = None,
     region_accuracy: ArrayLike | None = None,
+    chance: float = 0.5,
 ) -> Figure:
     """Draw where the region classifier is confident, and what there is to compare it with.
 
@@ -184,6 +185,8 @@ def map_figure(
         How often the spurious attribute changes each pixel, in [0, 1].
     region_accuracy : array-like, shape (rows, cols), optional
         Balanced accuracy of each region.
+    chance : float, default=0.5
+        The lower end of its colours.
 
     Raises
     ------
@@ -196,7 +199,7 @@ def map_figure(
     if truth is not None:
         panels.append((mean_image, truth, {"title": "truth: share of images changed here"}))
     if region_accuracy is not None:
-        panels.append((None, region_accuracy, {"vmin": 0.5, "cmap": "viridis", "title": "accuracy by region"}))
+        panels.append((None, region_accuracy, {"vmin": chance, "cmap": "viridis", "title": "accuracy by region"}))
 
     def draw(axes: NDArray[Any]) -> None:
         first, *others = axes.ravel()

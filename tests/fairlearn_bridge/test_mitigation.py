@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from captum_region import load_classifier
 from captum_region.datasets import AttributeImages, make_faces
 from fairlearn_bridge import MitigationConfig, load_mitigator, mitigate, worst_group_threshold
 from fairlearn_bridge.mitigation import check_mitigation, mitigation_data, synthetic_parts, write_mitigation
+from fairlearn_bridge.mitigation.words import headline
 
 TINY = {"epochs": 2, "region_epochs": 1, "batch_size": 32, "lr": 3e-3}
 CONFIG = MitigationConfig("Male", ("Blond_Hair",), others=("reweighing", "last_layer"), **TINY)
@@ -138,6 +140,7 @@ def test_a_target_of_three_classes_and_two_confounders():
     assert found.table["threshold"].isna().all()
     assert found.counts.shape == (3, 12)
     assert set(found.groups["by"]) == {"race", "place", "hat", "cell"}
+    assert re.search(r"The worst group has only \d+ test images?, too few to tell\.$", headline(found))
     assert any("race has more than two values: the likeliest is predicted" in note for note in found.notes)
     persons = [set(getattr(found.data, name).identities.tolist()) for name in ("train", "validation", "test")]
     assert sum(map(len, persons)) == 120
