@@ -69,16 +69,18 @@ def run_study(
             tables.append(study(config, drawn))
             found.append(tables[-1].reset_index().assign(confounder=name, seed=its_seed))
         if not as_json:
-            console.print(_shown(pd.concat(tables), f"{name}, seeds: {seeds}"))
+            console.print(table_of_seeds(pd.concat(tables), f"{name}, seeds: {seeds}"))
     if as_json:
         typer.echo(pd.concat(found).to_json(orient="records", indent=1, double_precision=15))
 
 
-def _shown(found: pd.DataFrame, title: str) -> Table:
+def table_of_seeds(found: pd.DataFrame, title: str) -> Table:
+    """Return a table of the mean over rows of equal index, and of its spread."""
     by_row = found.groupby(level=0, sort=False)
     means, spreads = by_row.mean(), by_row.std()
     shown = Table(str(found.index.name), *(str(name).replace("_", " ") for name in means), title=title)
     for row in means.index:
         cells = zip(means.loc[row], spreads.loc[row], strict=True)
-        shown.add_row(str(row), *(f"{mean:.2f}" + ("" if pd.isna(std) else f" ± {std:.2f}") for mean, std in cells))
+        spread = (f"{mean:.2f}" + ("" if pd.isna(std) else f" ± {std:.2f}") for mean, std in cells)
+        shown.add_row(str(row), *(text.replace("nan", "") for text in spread))
     return shown
