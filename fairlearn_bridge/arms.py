@@ -57,7 +57,7 @@ def build_arms(config: ExperimentConfig, classifier: Any, quantiles: Sequence[fl
     for name in config.others:
         other = OTHERS[name]
         sentence = other.sentence.format(target=config.target, confounder=config.confounder)
-        arms[name] = Arm(other.make(base), "mitigator", sentence, other.on_original)
+        arms[name] = Arm(other.make(base, classifier), "mitigator", sentence, other.on_original)
     schemes = config.schemes
     if quantiles is None and "@" not in schemes[0] and not is_automatic(schemes[0]):
         first, plus, rest = schemes[0].partition("+")

@@ -22,10 +22,16 @@ class Other(NamedTuple):
     sentence: str
     on_original: bool = False
 
-    def make(self, base: ImageClassifier) -> Any:
-        """Return the mitigator of a target classifier; its class is imported now, as --help need not wait for torch."""
+    def make(self, base: ImageClassifier, region_classifier: Any = None) -> Any:
+        """Return the mitigator of a target classifier, with the region classifier if it takes one.
+
+        Its class is imported now, as --help need not wait for torch.
+        """
         make = getattr(fairlearn_bridge, self.mitigator) if isinstance(self.mitigator, str) else self.mitigator
-        return make(base)
+        made = make(base)
+        if "region_classifier" in made.get_params(deep=False):
+            made.set_params(region_classifier=region_classifier)
+        return made
 
 
 def _threshold_optimizer(base: ImageClassifier) -> Any:
@@ -55,6 +61,12 @@ OTHERS = {
     ),
     "last_layer": Other(
         "LastLayerRetraining", "Retrains the last layer on equally many images of each cell (DFR).", on_original=True
+    ),
+    "low_spuriosity": Other(
+        "LowSpuriosityRetraining",
+        "Retrains the last layer on the quarter of each class in which {confounder} shows least to the region "
+        "classifier (spuriosity rankings).",
+        on_original=True,
     ),
     "masktune": Other(
         "MaskTune",

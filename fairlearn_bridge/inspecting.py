@@ -4,21 +4,23 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from captum_region import RegionAttribution, RegionClassifier
 from captum_region.datasets import AttributeImages, property_attribute
 from captum_region.datasets.properties import NUMERIC
 from captum_region.plotting import drawn, literal
 from fairlearn_bridge.experiment import ExperimentConfig, split_data
 from fairlearn_bridge.inspection import name_of
-from fairlearn_bridge.plotting import plot_cells, plot_confounders
+from fairlearn_bridge.plotting import plot_cells, plot_confounders, plot_ranking
+from fairlearn_bridge.spuriosity import RankingGap, rank_by_evidence, ranking_gap
 
 
 def _without_pixels(attributes: pd.DataFrame) -> AttributeImages:
@@ -104,6 +106,57 @@ def print_confounders(found: pd.DataFrame, cells: pd.DataFrame, target: str) -> 
         remarks = "; ".join(filter(None, [row["note"], missing]))
         style = "bold" if row["flagged"] else None
         shown.add_row("*" if row["flagged"] else "", str(name), *counts, remarks, style=style)
+    Console(width=None if sys.stdout.isatty() else 1000, markup=False).print(shown)
+
+
+class RankedImages(NamedTuple):
+    """Images that were ranked, the table of the ranking, and the accuracy of a model at both ends of it."""
+
+    images: AttributeImages
+    ranking: pd.DataFrame
+    gaps: dict[str, RankingGap]
+    names: dict[Any, str]
+
+    def draw(self) -> Figure:
+        """Draw strips of both ends."""
+        height, rows = 0.85 * self.images.image_size[0] / self.images.image_size[1], 2 * len(self.names)
+
+        def draw(axes: list[Axes]) -> None:
+            plot_ranking(self.images, self.ranking, names=self.names, axes=axes)
+
+        return drawn((8.0, height * rows), draw, nrows=rows)
+
+
+def rank_images(estimator: Any, regions: RegionClassifier, images: AttributeImages, target: str) -> RankedImages:
+    """Rank images by how strongly the spurious attribute of a region classifier shows, and measure a model there.
+
+    Raises
+    ------
+    ValueError
+        If the model has other classes than the target.
+    """
+    labels = images.labels(target)
+    known = np.asarray(estimator.classes_).tolist()
+    if not set(labels.tolist()) <= set(known):
+        odd = sorted(set(labels.tolist()) - set(known), key=str)
+        raise ValueError(f"target {target} must have the classes of the model, {known}, it has {odd} too")
+    ranking = rank_by_evidence(RegionAttribution(regions), images, within=labels)
+    predicted = np.asarray(estimator.predict(images.images))
+    right = predicted == labels
+    names = {label: name_of(target, label) for label in ranking["class"].unique()}
+    gaps = {"all classes": ranking_gap(ranking, right)}
+    gaps |= {names[label]: ranking_gap(of_class, right) for label, of_class in ranking.groupby("class")}
+    at = ranking["image"].to_numpy()
+    ranking = ranking.assign(name=images.attributes.index[at], predicted=predicted[at])
+    return RankedImages(images, ranking, gaps, names)
+
+
+def print_gaps(gaps: dict[str, RankingGap]) -> None:
+    """Print the accuracy at both ends of a ranking, a row for all classes and for each."""
+    shown = Table("", *(Column(name, justify="right") for name in ("most", "least", "difference")), box=None)
+    for name, gap in gaps.items():
+        difference = f"{gap.difference:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"
+        shown.add_row(name, f"{gap.top:.2f}", f"{gap.bottom:.2f}", difference)
     Console(width=None if sys.stdout.isatty() else 1000, markup=False).print(shown)
 
 

@@ -15,15 +15,8 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from captum_region import (
-    DenseRegionClassifier,
-    RegionAttribution,
-    RegionClassifier,
-    RegionGrid,
-    RegionMaps,
-    fit_region_classifier,
-)
-from captum_region.batches import Checked, ImageData, as_floats, check_images, check_weights, take
+from captum_region import RegionAttribution, RegionClassifier, RegionMaps
+from captum_region.batches import Checked, ImageData, as_floats, check_weights, take
 from captum_region.confidence import Confidence, resolve_confidence
 from captum_region.io.checkpoint import classifier_digest
 from captum_region.io.snapshot import Snapshots
@@ -32,6 +25,7 @@ from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.baselines.base import Mitigator, Trainer
 from fairlearn_bridge.noise import AttributionNoise, Perturbation, protect, quantile_mask
+from fairlearn_bridge.regions import check_region_classifier, train_regions
 from fairlearn_bridge.samples import Samples
 from fairlearn_bridge.schemes import AT_PREDICT
 from fairlearn_bridge.selection import CrossedAUC, estimate_crossed_auc
@@ -214,11 +208,7 @@ class AttributionNoiseMitigator(Trainer):
         X, y, sensitive_features = from_names(X, y, sensitive_features)
         X = check_rows_or_images(self, X, parameters.get(f"{prefix}image_shape"), reset=True)
         for name in ("region_classifier", "target_region_classifier"):
-            given = getattr(self, name)
-            if not isinstance(given, RegionClassifier | None):
-                raise TypeError(f"{name} must be a RegionClassifier, got {type(given).__name__}")
-            if given is not None:
-                check_images(Checked(X), name="X", image_size=given.grid.image_size, channels=given.in_channels)
+            check_region_classifier(getattr(self, name), X, name)
         self.image_shape_ = tuple(X.shape[1:])
         labels = check_classes(y, len(X), name="y", least=2)
         confounder = check_sensitive(sensitive_features, len(X), least=2 if self.region_classifier is None else 1)
@@ -321,20 +311,15 @@ class AttributionNoiseMitigator(Trainer):
         self, X: ImageData, attribute: NDArray[Any], within: NDArray[Any], seed: int
     ) -> RegionClassifier:
         """Train a region classifier of the attribute within the classes of the other."""
-        height, width = X.shape[2:]
-        grid = RegionGrid.for_images((height, width))
-        classifier = DenseRegionClassifier(grid, len(np.unique(attribute)), in_channels=X.shape[1], random_state=seed)
-        fit_region_classifier(
-            classifier,
-            Checked(X),
+        return train_regions(
+            X,
             attribute,
-            within=within,
+            within,
             epochs=self.region_epochs,
             random_state=seed,
             checkpoint_dir=_checkpoint_dir(self.estimator) if self.memory is None else self.memory,
             show_progress=self.show_progress,
         )
-        return classifier
 
     def _region_maps(self, X: ImageData, given: ArrayLike | RegionMaps | None, *, general: bool) -> Tensor:
         """Return maps N x rows x cols on the CPU, or only their mean, as 1 x rows x cols, where that will do."""

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from captum_region.batches import as_floats
+from captum_region.batches import as_floats, check_images, take
 from captum_region.plotting import (
     LINE_COLORS,
     add_legend,
@@ -36,7 +36,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["plot_cells", "plot_confounders", "plot_losses", "plot_measure", "plot_quantiles", "plot_trade_off"]
+__all__ = [
+    "plot_cells",
+    "plot_confounders",
+    "plot_losses",
+    "plot_measure",
+    "plot_quantiles",
+    "plot_ranking",
+    "plot_trade_off",
+]
 
 # What plots and pages call the mitigator "original".
 BASELINE = "ERM baseline"
@@ -252,6 +260,72 @@ def plot_quantiles(
             show_image(ax, seen[0])
             if row == 0:
                 add_title(ax, f"quantile {quantile:g}")
+    return figure_of(flat[0])
+
+
+def plot_ranking(
+    images: Any,
+    ranking: pd.DataFrame,
+    *,
+    count: int = 8,
+    names: Mapping[Any, str] | None = None,
+    axes: Sequence[Axes] | NDArray[Any] | None = None,
+) -> Figure:
+    """Draw the images of each class in which the spurious attribute shows most, and those in which it shows least.
+
+    Parameters
+    ----------
+    images : Tensor or array-like, shape (N, C, height, width), or AttributeImages
+        uint8, or float in [0, 1], of 1 or 3 channels: what was ranked.
+    ranking : DataFrame
+        From `rank_by_evidence`.
+    count : int, default=8
+        Images in a strip, the most extreme one to the left; in a small class as many as it has.
+    names : mapping of class to str, optional
+        What the classes are called.
+    axes : array of Axes, optional
+        Two for each class, most and least; by default in a new pyplot figure.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If `count` is below 1, the ranking is empty, or the number of axes is wrong.
+
+    See Also
+    --------
+    fairlearn_bridge.ranking_gap : The accuracy at both ends.
+
+    References
+    ----------
+    Moayeri, Wang, Singla, Feizi, "Spuriosity Rankings: Sorting Data to Measure and Mitigate Biases", NeurIPS 2023.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from matplotlib.figure import Figure
+    >>> ranking = pd.DataFrame({"image": [2, 0, 1], "class": "cat", "rank": [0, 1, 2]})
+    >>> axes = Figure().subplots(2)
+    >>> figure = plot_ranking(np.ones((3, 3, 8, 8)), ranking, count=2, axes=axes)
+    >>> [text.get_text() for ax in axes for text in ax.texts]
+    ['cat, most', 'cat, least']
+    """
+    if count < 1 or ranking.empty:
+        raise ValueError(f"count must be at least 1 and ranking not empty, got {count} and {len(ranking)} images")
+    images = check_images(images)
+    ordered = {label: rows.sort_values("rank")["image"] for label, rows in ranking.groupby("class")}
+    if axes is None:
+        height = images.shape[2] / images.shape[3]
+        axes = np.array(new_axes(1, rows=2 * len(ordered), size=(0.75 * count + 2, 1.7 * height * len(ordered))))
+    flat = flat_axes(axes, 2 * len(ordered), "two for each class")
+    for label, pair in zip(ordered, zip(flat[::2], flat[1::2], strict=True), strict=True):
+        name = str(label) if names is None else names[label]
+        for ax, end, positions in zip(pair, ("most", "least"), (ordered[label], ordered[label][::-1]), strict=True):
+            show_image(ax, torch.cat(list(take(images, positions[:count].to_numpy())), -1))
+            add_row_title(ax, f"{name}, {end}")
     return figure_of(flat[0])
 
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest
 
 from captum_region import RegionAttribution
@@ -45,6 +45,8 @@ def rank_by_evidence(
     See Also
     --------
     ranking_gap : The accuracy at both ends.
+    LowSpuriosityRetraining : Retrains the last layer on the low end.
+    fairlearn_bridge.plotting.plot_ranking : Shows both ends.
 
     References
     ----------
@@ -123,14 +125,24 @@ def ranking_gap(ranking: pd.DataFrame, is_right: ArrayLike, *, share: float = 0.
     right = np.asarray(is_right)
     if right.dtype != bool or right.ndim != 1 or len(right) <= ranking["image"].max():
         raise ValueError(f"is_right must hold a bool for each image, got {right.dtype} of shape {right.shape}")
-    size = ranking.groupby("class")["rank"].transform("size")
-    if (size < 2).any():
+    if (ranking.groupby("class").size() < 2).any():
         raise ValueError("ranking must hold two images of a class at least, which make its top and its bottom")
-    count, place = np.maximum(np.floor(share * size), 1), ranking.groupby("class")["rank"].rank() - 1
-    ends = [right[ranking.loc[chosen, "image"]] for chosen in (place < count, place >= size - count)]
+    ends = [right[images] for images in ends_of(ranking, share)]
     top, bottom = (float(end.mean()) for end in ends)
     wilson = [binomtest(int(end.sum()), len(end)).proportion_ci(method="wilson") for end in ends]
     difference = top - bottom
     low = difference - float(np.hypot(top - wilson[0].low, wilson[1].high - bottom))
     high = difference + float(np.hypot(wilson[0].high - top, bottom - wilson[1].low))
     return RankingGap(top, bottom, difference, low, high)
+
+
+def ends_of(ranking: pd.DataFrame, share: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the positions of the images at the top and at the bottom of a ranking: a share of each class, or one.
+
+    Those at the top come in the order of their ranks; so do those at the bottom, the last of all at the end.
+    """
+    of_class = ranking.sort_values(["class", "rank"], kind="stable").groupby("class")
+    count = np.maximum(np.floor(share * of_class["rank"].transform("size")), 1)
+    from_top, from_bottom = of_class.cumcount(), of_class.cumcount(ascending=False)
+    top, bottom = (ranking.loc[place.index[place < count[place.index]], "image"] for place in (from_top, from_bottom))
+    return top.to_numpy(), bottom.to_numpy()

@@ -104,9 +104,7 @@ class Source:
 
         They are the images to train on or, with `held_out`, those to test on.
         """
-        from captum_region import load_classifier
-
-        loaded = load_classifier(checkpoint / "classifier" if (checkpoint / "classifier").is_dir() else checkpoint)
+        loaded = classifier_at(checkpoint)
         height, width = loaded.grid.image_size
         if height != width:
             raise ValueError(f"the classifier must be for square images, it is for {height} x {width}")
@@ -176,6 +174,14 @@ class Source:
         if self.data != "table":
             raise ValueError(f"--image-column is for --data table, got --data {self.data}")
         return options | {"image_column": self.image_column}
+
+
+def classifier_at(checkpoint: Path) -> RegionClassifier:
+    """Return the classifier at `checkpoint`, or in the --out folder of train or run."""
+    from captum_region import load_classifier
+
+    folders = [checkpoint / name for name in ("classifier", "region_classifier")]
+    return load_classifier(next((folder for folder in folders if folder.is_dir()), checkpoint))
 
 
 def with_properties(places: Sequence[tuple[Source, int]], size: int) -> list[AttributeImages]:

@@ -6,6 +6,7 @@ from .last_layer import (
     LastLayerRetraining,
     last_features,
 )
+from .low_spuriosity import LowSpuriosityRetraining
 from .retraining import JTT, MaskTune
 from .thresholds import ThresholdShift
 from .weighting import BalancedResampling, GroupDRO, Reweighing
@@ -18,6 +19,7 @@ __all__ = [
     "GroupDRO",
     "LastLayerRetraining",
     "LearningFromFailure",
+    "LowSpuriosityRetraining",
     "MaskTune",
     "NotApplicableError",
     "Reweighing",

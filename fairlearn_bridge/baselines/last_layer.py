@@ -11,7 +11,7 @@ from fairlearn.preprocessing import CorrelationRemover
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
@@ -44,8 +44,26 @@ def last_features(classifier: ImageClassifier, X: ImageData) -> NDArray[np.float
     return torch.cat(kept).double().numpy()
 
 
+def fit_head(features: NDArray[np.float64], labels: NDArray[Any], C: float) -> Pipeline:
+    """Return a logistic regression of standardised features, fitted."""
+    return make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=1000)).fit(features, labels)
+
+
+@dataclass(eq=False, repr=False)
+class HeadMitigator(Mitigator):
+    """A mitigator that retrains the last layer as logistic regressions, its heads."""
+
+    _predicts_with: ClassVar[tuple[str, ...]] = ("estimator_", "heads_")
+
+    def predict_proba(self, X: ImageData) -> NDArray[np.float64]:
+        """Return the heads' mean probability of each class, N x classes."""
+        check_is_fitted(self, "heads_")
+        features = last_features(self.estimator_, X)
+        return np.asarray(np.mean([head.predict_proba(features) for head in self.heads_], axis=0))
+
+
 @dataclass(eq=False, repr=False, kw_only=True)
-class LastLayerRetraining(Mitigator):
+class LastLayerRetraining(HeadMitigator):
     """Train as usual, then retrain the last layer on equally many images of each cell of class and sensitive feature.
 
     Deep feature reweighting, on the training images themselves (the authors' DFR-Tr): the mean of several logistic
@@ -71,6 +89,7 @@ class LastLayerRetraining(Mitigator):
 
     See Also
     --------
+    LowSpuriosityRetraining : Needs no image of every cell.
     EmbeddingCorrelationRemoval, AdversarialLastLayer : Retrain the last layer in other ways.
 
     References
@@ -79,7 +98,6 @@ class LastLayerRetraining(Mitigator):
     2023.
     """
 
-    _predicts_with: ClassVar[tuple[str, ...]] = ("estimator_", "heads_")
     draws: int = 10
     C: float = 1.0
     random_state: RandomState = None
@@ -118,15 +136,8 @@ class LastLayerRetraining(Mitigator):
             drawn = np.concatenate(
                 [generator.permutation(members)[:least] for members in cells.groupby("cell").indices.values()]
             )
-            head = make_pipeline(StandardScaler(), LogisticRegression(C=self.C, max_iter=1000))
-            self.heads_.append(head.fit(features[drawn], labels[drawn]))
+            self.heads_.append(fit_head(features[drawn], labels[drawn], self.C))
         return self
-
-    def predict_proba(self, X: ImageData) -> NDArray[np.float64]:
-        """Return the heads' mean probability of each class, N x classes."""
-        check_is_fitted(self, "heads_")
-        features = last_features(self.estimator_, X)
-        return np.asarray(np.mean([head.predict_proba(features) for head in self.heads_], axis=0))
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

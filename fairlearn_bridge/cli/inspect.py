@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from captum_region.cli import options as opt
-from captum_region.cli.reading import Source
+from captum_region.cli.reading import Source, classifier_at
 from captum_region.cli.running import check_out, errors_in_one_line
 from captum_region.io.files import write_json, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from fairlearn_bridge.inspecting import RankedImages
 
 
 def inspect(
@@ -43,6 +45,21 @@ def inspect(
             "the median, 0.5."
         ),
     ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of save_mitigator, or one with such a folder named model: measure its accuracy on the "
+            "images of each class in which the spurious attribute of --regions shows most, and least; of a data set "
+            "with parts, on those to test on."
+        ),
+    ] = None,
+    regions: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --model, a region classifier of the spurious attribute: a checkpoint folder, or the --out "
+            "folder of run or of captum-region train. Its last class is taken."
+        ),
+    ] = None,
     skip_damaged: opt.SkipDamaged = False,
     force: opt.Force = False,
     as_json: opt.AsJson = False,
@@ -51,20 +68,27 @@ def inspect(
 ) -> None:
     """Find the attributes that are associated with the target in the training images, and so could be shortcuts.
 
-    Only labels are read, and images with --images alone. --out gets inspect.csv, inspect.json (what --json prints) and
-    inspect.png; with --images properties.csv too. The attributes of synthetic faces are independent, so that none of
-    them is flagged.
+    Only labels are read, and images with --images or --model alone. --out gets inspect.csv, inspect.json (what --json
+    prints) and inspect.png; with --images properties.csv too, with --model ranking.csv and ranking.png, strips of the
+    images at both ends. The attributes of synthetic faces are independent, so that none of them is flagged.
 
     Example: fairlearn-bridge inspect --data celeba --root DATA --target Male
     """
     from captum_region.plotting import write_figure
-    from fairlearn_bridge.inspecting import draw_inspection, labels_of, print_confounders, target_and_confounder
+    from fairlearn_bridge.inspecting import (
+        draw_inspection,
+        labels_of,
+        print_confounders,
+        print_gaps,
+        target_and_confounder,
+    )
     from fairlearn_bridge.inspection import cell_counts, find_confounders
 
     with errors_in_one_line(debug):
         if out is not None:
             check_out(out, force)
         source = Source(data, root, image_column, skip_damaged=skip_damaged, quiet=quiet)
+        ranked = _ranked(source, model, regions, target)
         train, test, measured = _read(source, images, quantile)
         labels = labels_of(train, target)
         attributes = train.drop(columns=target if target in train else target.partition("=")[0])
@@ -83,30 +107,68 @@ def inspect(
             "cells": json.loads(cells.to_json(orient="records")),
             "cuts": train.attrs.get("cuts", {}),
             "next": command,
+            "ranking": None if ranked is None else {name: gap._asdict() for name, gap in ranked.gaps.items()},
             "skipped": [row for part in (train, test) if part is not None for row in part.attrs.get("skipped", ())],
         }
         if out is not None:
             write_json(out / "inspect.json", result)
             write_text(out / "inspect.csv", found.to_csv())
-            if measured is not None:
-                write_text(out / "properties.csv", measured.to_csv())
+            _write_images(out, measured, ranked)
             write_figure(out / "inspect.png", draw_inspection(found, cells, target, threshold))
         if as_json:
             typer.echo(json.dumps(result, indent=1))
             return
         print_confounders(found, cells, target)
-        typer.echo("V: Cramer's V; NMI: normalised mutual information; p: adjusted for the number of attributes")
-        typer.echo("value: the rarest one in some class; the number of images of each class that have it")
-        typer.echo(f"* flagged: V is at least {threshold:g} and above chance, so a model may learn it as a shortcut")
-        if cuts := train.attrs.get("cuts"):
-            typer.echo(
-                "@: above the quantile, or at it where that is the greatest value: "
-                + ", ".join(f"{name} {cut:.4g}" for name, cut in cuts.items())
-            )
-        if pair is None:
-            typer.echo("nothing flagged has enough images of each cell for fairlearn-bridge run")
-        else:
-            typer.echo(f"next, to train without {pair[0]} with {pair[1]}, rare in these images:\n{command}")
+        _explain(threshold, result["cuts"], pair, command)
+        if ranked is not None:
+            typer.echo("\naccuracy of the model on the quarter in which the spurious attribute shows most, and least:")
+            print_gaps(ranked.gaps)
+
+
+def _write_images(out: Path, measured: pd.DataFrame | None, ranked: RankedImages | None) -> None:
+    """Write what was found by looking at the images."""
+    from captum_region.plotting import write_figure
+
+    if measured is not None:
+        write_text(out / "properties.csv", measured.to_csv())
+    if ranked is not None:
+        write_text(out / "ranking.csv", ranked.ranking.to_csv(index=False))
+        write_figure(out / "ranking.png", ranked.draw())
+
+
+def _explain(threshold: float, cuts: dict[str, float], pair: tuple[str, str] | None, command: str | None) -> None:
+    """Print what the columns are, and what to do next."""
+    typer.echo("V: Cramer's V; NMI: normalised mutual information; p: adjusted for the number of attributes")
+    typer.echo("value: the rarest one in some class; the number of images of each class that have it")
+    typer.echo(f"* flagged: V is at least {threshold:g} and above chance, so a model may learn it as a shortcut")
+    if cuts:
+        values = ", ".join(f"{name} {cut:.4g}" for name, cut in cuts.items())
+        typer.echo(f"@: above the quantile, or at it where that is the greatest value: {values}")
+    if pair is None:
+        typer.echo("nothing flagged has enough images of each cell for fairlearn-bridge run")
+    else:
+        typer.echo(f"next, to train without {pair[0]} with {pair[1]}, rare in these images:\n{command}")
+
+
+def _ranked(source: Source, model: Path | None, regions: Path | None, target: str) -> RankedImages | None:
+    """Return the images ranked by a region classifier, with the accuracy of the model, if they are given."""
+    from fairlearn_bridge.deployment.folder import load_mitigator
+    from fairlearn_bridge.deployment.state import network_in
+    from fairlearn_bridge.inspecting import rank_images
+
+    if (model is None) != (regions is None):
+        raise ValueError("--model and --regions must be given together: the one is measured, the other ranks")
+    if model is None or regions is None:
+        return None
+    estimator = load_mitigator(model / "model" if (model / "model").is_dir() else model)
+    classifier = classifier_at(regions)
+    (channels, *size), wanted = network_in(estimator).image_shape_, classifier.grid.image_size
+    if channels != 3 or tuple(size) != wanted or wanted[0] != wanted[1]:
+        raise ValueError(
+            f"--model and --regions must be for square colour images of one size, --model is for {channels} x "
+            f"{size[0]} x {size[1]}, --regions for {wanted[0]} x {wanted[1]}"
+        )
+    return rank_images(estimator, classifier, source.load_part(wanted[0], len(source.parts[1:2])), target)
 
 
 def _read(

@@ -43,8 +43,8 @@ def export_mitigator(estimator: Any, path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     estimator : ImageClassifier, or a mitigator whose predictions are its network's alone
-        Not `LastLayerRetraining`, `EmbeddingCorrelationRemoval`, `AdversarialLastLayer`, or a mitigator with
-        ``apply_at_predict``.
+        Not `LastLayerRetraining`, `LowSpuriosityRetraining`, `EmbeddingCorrelationRemoval`, `AdversarialLastLayer`, or
+        a mitigator with ``apply_at_predict``.
     path : path
         Named ``.pt2``.
 

@@ -31,6 +31,7 @@ from fairlearn_bridge import (
     ImageClassifier,
     LastLayerRetraining,
     LearningFromFailure,
+    LowSpuriosityRetraining,
     MaskTune,
     NotApplicableError,
     Reweighing,
@@ -62,6 +63,7 @@ MITIGATORS = {
     "JTT": JTT(BASE, first_epochs=4, upweight=40),
     "LfF": LearningFromFailure(clone(BASE).set_params(max_epochs=24, batch_size=32)),  # its weights take their time
     "last layer": LastLayerRetraining(BASE, random_state=0),
+    "low spuriosity": LowSpuriosityRetraining(BASE, region_epochs=2, random_state=0),
     "MaskTune": MaskTune(BASE),
     "correlation": EmbeddingCorrelationRemoval(BASE),
     "adversary": AdversarialLastLayer(BASE, random_state=0),

@@ -48,7 +48,7 @@ def test_demo_writes_every_documented_file_with_consistent_numbers(demo, documen
     assert listed(out) == documented("demo") == documented("run")
     results = json.loads((out / "results.json").read_text())
     arms = ["original", "balanced", "threshold shifted"]
-    arms += ["reweighing", "resampling", "group_dro", "jtt", "lff", "last_layer", "masktune"]
+    arms += ["reweighing", "resampling", "group_dro", "jtt", "lff", "last_layer", "low_spuriosity", "masktune"]
     arms += ["correlation_remover", "adversarial", "threshold_optimizer"]
     arms += ["general_transplant@elsewhere", "general_transplant@random"]
     arms += ["general_transplant", "general_mask@predict", "general_noise"]

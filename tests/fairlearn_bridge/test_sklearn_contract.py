@@ -32,6 +32,7 @@ from fairlearn_bridge import (
     ImageClassifier,
     LastLayerRetraining,
     LearningFromFailure,
+    LowSpuriosityRetraining,
     MaskTune,
     NotApplicableError,
     Reweighing,
@@ -122,6 +123,10 @@ class SuppliedLastLayerRetraining(Supplied, LastLayerRetraining):
     pass
 
 
+class SuppliedLowSpuriosityRetraining(Supplied, LowSpuriosityRetraining):
+    pass
+
+
 class SuppliedEmbeddingCorrelationRemoval(Supplied, EmbeddingCorrelationRemoval):
     pass
 
@@ -145,6 +150,7 @@ ESTIMATORS = [
     SuppliedLearningFromFailure(LEARNER),
     SuppliedMaskTune(clone(LEARNER).set_params(module=Convolution)),
     SuppliedLastLayerRetraining(LEARNER, draws=2, random_state=0),
+    SuppliedLowSpuriosityRetraining(LEARNER, region_epochs=1, share=0.5, random_state=0),
     SuppliedEmbeddingCorrelationRemoval(LEARNER),
     SuppliedAdversarialLastLayer(LEARNER, epochs=20, batch_size=32, lr=0.01, random_state=0),
     SuppliedThresholdShift(LEARNER),
@@ -208,7 +214,13 @@ def in_shape(estimator):
 
 
 READERS = [Reweighing, BalancedResampling, GroupDRO]
-READERS += [LastLayerRetraining, EmbeddingCorrelationRemoval, AdversarialLastLayer, AttributionNoiseMitigator]
+READERS += [
+    LastLayerRetraining,
+    LowSpuriosityRetraining,
+    EmbeddingCorrelationRemoval,
+    AdversarialLastLayer,
+    AttributionNoiseMitigator,
+]
 
 
 @pytest.mark.parametrize("kind", READERS)

@@ -1,0 +1,32 @@
+"""The region classifier of a spurious attribute, trained on the training images themselves."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from captum_region import DenseRegionClassifier, RegionClassifier, RegionGrid, fit_region_classifier
+from captum_region.batches import Checked, ImageData, check_images
+
+
+def train_regions(
+    X: ImageData, attribute: NDArray[Any], within: NDArray[Any], *, random_state: int, **training: Any
+) -> RegionClassifier:
+    """Train a region classifier of `attribute` within the classes of `within`; `training` is `fit_region_classifier`'s.
+
+    Plainly trained, it would find in biased data what goes along with the attribute.
+    """
+    height, width = X.shape[2:]
+    grid = RegionGrid.for_images((height, width))
+    classes = len(np.unique(attribute))
+    classifier = DenseRegionClassifier(grid, classes, in_channels=X.shape[1], random_state=random_state)
+    fit_region_classifier(classifier, Checked(X), attribute, within=within, random_state=random_state, **training)
+    return classifier
+
+
+def check_region_classifier(classifier: Any, X: ImageData, name: str = "region_classifier") -> None:
+    """Raise TypeError or ValueError if it is no region classifier, None aside, or not one of such images as X."""
+    if not isinstance(classifier, RegionClassifier | None):
+        raise TypeError(f"{name} must be a RegionClassifier, got {type(classifier).__name__}")
+    if classifier is not None:
+        check_images(Checked(X), name="X", image_size=classifier.grid.image_size, channels=classifier.in_channels)
