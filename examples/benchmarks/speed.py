@@ -112,7 +112,13 @@ def algorithm_1(grid: RegionGrid, region_map: Tensor) -> Tensor:
 def seconds(run: Callable[[], Any], *, least: float = 0.0) -> float:
     """Return the time of one call: a single one, or the median of as many as fill `least` seconds."""
     timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
-    return float(timer.blocked_autorange(min_run_time=least).median if least else timer.timeit(1).median)
+    if least:
+        return float(timer.blocked_autorange(min_run_time=least).median)
+    start = time.perf_counter()  # `timeit` would warm up with two more calls, which here take a minute
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 class _Way(NamedTuple):
