@@ -48,12 +48,13 @@ def _by_cell(found: Mitigation) -> Picture:
         series[shown_name(name)] = rows
         least = min(rows, key=lambda cell: rows[cell].mean)
         worst.append(f"{shown_name(name)}: {least} {number(rows[least].mean)}")
+    left_out = f" Of the first {_SERIES} classifiers." if len(names_of(found)) > _SERIES else ""
     how = "at the threshold chosen on validation images" if found.decision == CHOSEN else "of the likeliest class"
     return Picture(
         "accuracy_by_cell",
         dot_plot(series, rows, "accuracy"),
         f"Dot plot of accuracy by cell. The worst group of each: {'; '.join(worst)}.",
-        f"Accuracy in each cell, {how}. Bars: Wilson's 95 % intervals; n: its test images.",
+        f"Accuracy in each cell, {how}. Bars: Wilson's 95 % intervals; n: its test images.{left_out}",
     )
 
 

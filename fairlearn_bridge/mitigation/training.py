@@ -98,6 +98,9 @@ def train(
             show_progress=not quiet,
         )
     for row in trainings.to_dict("records"):
+        if row["chosen"]:  # where there was a choice
+            arm = arms[row["mitigator"]]
+            arms[row["mitigator"]] = arm._replace(description=f"{arm.description} Chosen: {row['chosen']}.")
         if row["mitigator"] in ("original", config.scheme) and row["status"] != "done":
             raise ValueError(f"{row['mitigator']} could not be trained: {row['reason']}")
     sizes = [len(one.X) for one in held_out.values()]

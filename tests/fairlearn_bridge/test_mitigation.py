@@ -236,6 +236,17 @@ def test_a_cell_without_test_images_is_named_and_left_out():
     assert (found.groups[found.groups["by"] == "cell"]["group"] != "x, outdoor").all()
 
 
+@pytest.mark.slow
+def test_what_was_chosen_without_a_balanced_set_is_said():
+    config = replace(CONFIG, scheme="general_noise@auto", others=(), epochs=1)
+    biased, test = synthetic_parts(config, 16, 200)
+    found = mitigate(config, biased, None, test)
+    assert found.mitigator.scheme_ == "general_noise"
+    assert found.trained.arms[config.scheme].description.endswith(
+        f" Chosen: general_noise {found.mitigator.quantile_:g}."
+    )
+
+
 def test_a_training_that_cannot_run_is_an_error():
     biased, test = synthetic_parts(CONFIG, 16, 120)
     with pytest.raises(ValueError, match="Invalid learning rate"):
