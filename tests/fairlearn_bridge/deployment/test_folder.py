@@ -23,6 +23,7 @@ from fairlearn_bridge import (
     EmbeddingCorrelationRemoval,
     ImageClassifier,
     LastLayerRetraining,
+    LowSpuriosityRetraining,
     ModelCard,
     Reweighing,
     ThresholdShift,
@@ -54,7 +55,7 @@ def fitted(kind=ImageClassifier, labels=Y, base=None, **parameters):
     base = ImageClassifier(max_epochs=1, batch_size=32, random_state=0) if base is None else base
     if kind is ImageClassifier:
         return base.fit(X, labels)
-    if kind is AttributionNoiseMitigator:
+    if kind in (AttributionNoiseMitigator, LowSpuriosityRetraining):
         regions = DenseRegionClassifier(RegionGrid((12, 16), 4, 4), 2, random_state=0).eval()
         parameters = {"region_classifier": regions, "random_state": 0} | parameters
     needs = {"validation": (X, labels)} if kind is ThresholdShift else {"sensitive_features": S}
