@@ -99,8 +99,8 @@ def fit_region_classifier(
     Of each pair of a label and a class of `within`, a fifth of the images is kept apart, and the training ends when the
     last third of its epochs has hardly raised the probability that random regions of these give to their image's label:
     by less than a tenth of what has been learnt before. While that is no better than chance, it takes all the epochs of
-    its recipe. Where no class has five images of each label, none are kept apart. It takes a fifth to a quarter of the
-    time of a whole training, which learns a little more; give `epochs` for that. On more images it lost too much.
+    its recipe. Where no class has five images of each label, none are kept apart. A whole training takes longer and
+    learns a little more; give `epochs` for that.
 
     Parameters
     ----------

@@ -1,6 +1,5 @@
-"""What the command inspect shows of find_confounders: the next command, a table and a figure."""
+"""What the command inspect shows: tables, figures and the command to run next."""
 
-import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,7 +9,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.table import Column, Table
 
 from captum_region import RegionAttribution, RegionClassifier
@@ -82,8 +80,8 @@ def target_and_confounder(
     return None
 
 
-def print_confounders(found: pd.DataFrame, cells: pd.DataFrame, target: str) -> None:
-    """Print a row for each attribute, with the counts of the value that is rarest in one class."""
+def confounders_table(found: pd.DataFrame, cells: pd.DataFrame, target: str) -> Table:
+    """Return a row for each attribute, with the counts of the value that is rarest in one class."""
     shown = Table("", "attribute", box=None)
     classes = list(cells["target"].unique())
     for header in ("V", "NMI", "p", "value", *(name_of(target, label) for label in classes), "smallest cell"):
@@ -106,7 +104,7 @@ def print_confounders(found: pd.DataFrame, cells: pd.DataFrame, target: str) -> 
         remarks = "; ".join(filter(None, [row["note"], missing]))
         style = "bold" if row["flagged"] else None
         shown.add_row("*" if row["flagged"] else "", str(name), *counts, remarks, style=style)
-    Console(width=None if sys.stdout.isatty() else 1000, markup=False).print(shown)
+    return shown
 
 
 class RankedImages(NamedTuple):
@@ -151,13 +149,13 @@ def rank_images(estimator: Any, regions: RegionClassifier, images: AttributeImag
     return RankedImages(images, ranking, gaps, names)
 
 
-def print_gaps(gaps: dict[str, RankingGap]) -> None:
-    """Print the accuracy at both ends of a ranking, a row for all classes and for each."""
+def gaps_table(gaps: dict[str, RankingGap]) -> Table:
+    """Return the accuracy at both ends of a ranking, a row for all classes and for each."""
     shown = Table("", *(Column(name, justify="right") for name in ("most", "least", "difference")), box=None)
     for name, gap in gaps.items():
         difference = f"{gap.difference:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"
         shown.add_row(name, f"{gap.top:.2f}", f"{gap.bottom:.2f}", difference)
-    Console(width=None if sys.stdout.isatty() else 1000, markup=False).print(shown)
+    return shown
 
 
 def draw_inspection(found: pd.DataFrame, cells: pd.DataFrame, target: str, threshold: float) -> Figure:

@@ -311,7 +311,7 @@ class AttributionNoiseMitigator(Trainer):
         self, X: ImageData, attribute: NDArray[Any], within: NDArray[Any], seed: int
     ) -> RegionClassifier:
         """Train a region classifier of the attribute within the classes of the other."""
-        return train_regions(
+        classifier, _ = train_regions(
             X,
             attribute,
             within,
@@ -320,6 +320,7 @@ class AttributionNoiseMitigator(Trainer):
             checkpoint_dir=_checkpoint_dir(self.estimator) if self.memory is None else self.memory,
             show_progress=self.show_progress,
         )
+        return classifier
 
     def _region_maps(self, X: ImageData, given: ArrayLike | RegionMaps | None, *, general: bool) -> Tensor:
         """Return maps N x rows x cols on the CPU, or only their mean, as 1 x rows x cols, where that will do."""

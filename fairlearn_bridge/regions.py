@@ -5,23 +5,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from captum_region import DenseRegionClassifier, RegionClassifier, RegionGrid, fit_region_classifier
+from captum_region import DenseRegionClassifier, RegionClassifier, RegionGrid, RegionTraining, fit_region_classifier
 from captum_region.batches import Checked, ImageData, check_images
 
 
 def train_regions(
     X: ImageData, attribute: NDArray[Any], within: NDArray[Any], *, random_state: int, **training: Any
-) -> RegionClassifier:
+) -> tuple[DenseRegionClassifier, RegionTraining]:
     """Train a region classifier of `attribute` within the classes of `within`; `training` is `fit_region_classifier`'s.
 
-    Plainly trained, it would find in biased data what goes along with the attribute.
+    Plainly trained, it would find in biased data what goes along with the attribute. Return it, and how it was trained.
     """
     height, width = X.shape[2:]
     grid = RegionGrid.for_images((height, width))
     classes = len(np.unique(attribute))
     classifier = DenseRegionClassifier(grid, classes, in_channels=X.shape[1], random_state=random_state)
-    fit_region_classifier(classifier, Checked(X), attribute, within=within, random_state=random_state, **training)
-    return classifier
+    options = {"within": within, "random_state": random_state, **training}
+    return classifier, fit_region_classifier(classifier, Checked(X), attribute, **options)
 
 
 def check_region_classifier(classifier: Any, X: ImageData, name: str = "region_classifier") -> None:

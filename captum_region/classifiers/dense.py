@@ -75,8 +75,8 @@ class DenseRegionClassifier(RegionClassifier):
     width : int, default=32
         Channels of the first convolution; the next ones have 2, 3, then 4 times as many.
     position_embedding : bool, default=True
-        Whether the network is told which region it sees, so that it can expect of each place what is usual there. Where
-        images are not aligned there is no such thing.
+        Whether the network knows which region it sees, so that it can expect of each place what is usual there. Where
+        images are not aligned, nothing is.
     class_names, in_channels
         As in `RegionClassifier`.
     random_state : int, NumPy generator or None

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,18 @@ def plain_name(text: str) -> str:
     'race=East_Asian____x'
     """
     return "".join(letter if letter.isalnum() or letter in "_-=" else "_" for letter in text)
+
+
+def check_place(out: Path, files: Iterable[str], folders: Iterable[str]) -> None:
+    """Raise ValueError now if something in `out` is in the way of results, rather than after the trainings."""
+    for name in files:
+        if (out / name).is_dir():
+            raise ValueError(f"{out / name} must be a file, it is a folder")
+    for name in (CHECKPOINTS, *folders):
+        if (out / name).exists() and not (out / name).is_dir():
+            raise ValueError(f"{out / name} must be a folder, it is a file")
+    if (out / CHECKPOINTS).is_symlink():  # it is removed in the end, which a link cannot be
+        raise ValueError(f"{out / CHECKPOINTS} must be a folder of its own, it is a link")
 
 
 @contextmanager

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 import typer
-from rich.console import Console
 from studies import table_of_seeds
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
 from captum_region.cli.options import Debug, Quiet, ReplaceFile, Seed, Size
-from captum_region.cli.running import check_file, errors_in_one_line
+from captum_region.cli.running import check_file, console, errors_in_one_line
 from captum_region.datasets import make_faces
 from captum_region.io.files import replacing
 from captum_region.saliency.localisation import pixel_auc
@@ -155,9 +154,7 @@ def main(
         measured = pd.concat(tables).drop(columns="seed").set_index("mitigator")
         for how_far, rows in measured.groupby("unaligned"):
             title = f"unaligned {how_far}, seeds: {seeds}"
-            Console(width=None if Console().is_terminal else 140).print(
-                table_of_seeds(rows.drop(columns="unaligned"), title)
-            )
+            console().print(table_of_seeds(rows.drop(columns="unaligned"), title))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import typer
 from PIL import features
-from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
@@ -26,7 +25,7 @@ from torch.nn import functional as F
 
 from captum_region.cli.options import AsJson, Cache, Data, Debug, Quiet, ReplaceFile, Root, Seed, Size
 from captum_region.cli.reading import Source
-from captum_region.cli.running import check_file, errors_in_one_line
+from captum_region.cli.running import check_file, console, errors_in_one_line
 from captum_region.datasets import make_faces
 from captum_region.io.files import write_json
 from captum_region.io.provenance import provenance
@@ -433,7 +432,6 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def print_results(results: dict[str, Any]) -> None:
     """Print a row for each degradation, and the comparisons."""
-    console = Console(width=None if Console().is_terminal else 160)
     for name, found in results["groupings"].items():
         groups = list(found["n"])
         headers = ["bpp", "PSNR", "range", *(f"drop: {group}" for group in groups), "bias", "corrected p"]
@@ -443,11 +441,11 @@ def print_results(results: dict[str, Any]) -> None:
             drops = [points(row[f"drop of {group}"]) for group in groups]
             bias = f"{points(row['bias'])} [{points(row['bias_low'])}, {points(row['bias_high'])}]"
             table.add_row(row["name"], *numbers, *drops, bias, p_value(row["p_holm"]))
-        console.print(table)
+        console().print(table)
         for row in found["comparisons"]:
             ends = f"[{points(row['low'])}, {points(row['high'])}]"
             words = f"{row['first']} minus {row['second']}: {points(row['difference'], signed=True)} {ends}"
-            console.print(f"{words}, corrected p {p_value(row['p_holm'])}", highlight=False)
+            console().print(f"{words}, corrected p {p_value(row['p_holm'])}")
 
 
 def configured(data: str, given: dict[str, Any]) -> StudyConfig:

@@ -12,14 +12,13 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
 from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
 from captum_region.classifiers import DenseRegionClassifier
 from captum_region.cli.options import AsJson, Debug, Quiet, Seed, Size
-from captum_region.cli.running import errors_in_one_line
+from captum_region.cli.running import console, errors_in_one_line
 from captum_region.datasets import make_faces
 from captum_region.saliency.methods import captum_methods
 from captum_region.saliency.study import WholeImageClassifier, grids_for
@@ -170,7 +169,7 @@ def main(
         for name, part in table.groupby("map", sort=False):
             columns = (part[key].dropna() for key in (*CUES, "accuracy"))
             shown.add_row(str(name), *map(_mean_and_spread, columns))
-        Console(width=None if Console().is_terminal else 120).print(shown)
+        console().print(shown)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 from scipy.stats import pearsonr
 
@@ -21,7 +20,7 @@ from captum_region.batches import batches
 from captum_region.calibration import balanced_subset, of_logits
 from captum_region.cli.options import AsJson, Cache, Data, Debug, Device, Quiet, ReplaceFile, Root, Seed
 from captum_region.cli.reading import Source
-from captum_region.cli.running import check_file, errors_in_one_line
+from captum_region.cli.running import check_file, console, errors_in_one_line
 from captum_region.confidence import negative_entropy
 from captum_region.datasets import Faces
 from captum_region.io.files import replacing
@@ -117,7 +116,7 @@ def main(
             typer.echo(text)
             return
         # A pipe has no width of its own, and 80 columns would cut the names.
-        Console(width=None if Console().is_terminal else 120).print(table)
+        console().print(table)
         typer.echo(f"correlation of the mean maps: {results['correlation_of_mean_maps']:.3f}")
 
 

@@ -20,7 +20,6 @@ import torch
 import typer
 from captum.attr import LayerGradCam, Occlusion, Saliency
 from PIL import features
-from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 from torch import Tensor, nn
@@ -31,7 +30,7 @@ from torchvision.models import resnet18
 from captum_region.channels import ChannelAttribution, SegmentationEvidence, segmentation_evidence
 from captum_region.classifiers import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier
 from captum_region.cli.options import AsJson, Debug, Device, Quiet, ReplaceFile
-from captum_region.cli.running import check_file, errors_in_one_line
+from captum_region.cli.running import check_file, console, errors_in_one_line
 from captum_region.confidence import negative_entropy
 from captum_region.datasets import make_faces
 from captum_region.first_layer import neutralize_first_layer
@@ -111,10 +110,10 @@ def algorithm_1(grid: RegionGrid, region_map: Tensor) -> Tensor:
 
 def seconds(run: Callable[[], Any], *, least: float = 0.0) -> float:
     """Return the time of one call: a single one, or the median of as many as fill `least` seconds."""
-    timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
     if least:
+        timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
         return float(timer.blocked_autorange(min_run_time=least).median)
-    start = time.perf_counter()  # `timeit` would warm up with two more calls, which here take a minute
+    start = time.perf_counter()  # Timer's `timeit` would warm up with two more calls, of the slowest ways
     run()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -498,9 +497,8 @@ def main(
         if as_json:
             typer.echo(text)
             return
-        console = Console(width=None if Console().is_terminal else 200)
-        console.print(table_of(pairs))
-        console.print(json.dumps(told), highlight=False)
+        console().print(table_of(pairs))
+        typer.echo(json.dumps(told))
 
 
 if __name__ == "__main__":

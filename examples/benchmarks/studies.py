@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from captum_region.cli.reading import Source
+from captum_region.cli.running import console
 from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData, split_data, synthetic_data
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ def run_study(
     else:
         images = Source(data, root, cache=cache, quiet=quiet).load(size)
         images = (images[0], None) if training_images_alone else images
-    console = Console(width=None if Console().is_terminal else 120)
     found = []
     for name in confounders or ("Blond_Hair", "Eyeglasses", "Smiling", "Wearing_Hat"):
         tables = []
@@ -69,7 +68,7 @@ def run_study(
             tables.append(study(config, drawn))
             found.append(tables[-1].reset_index().assign(confounder=name, seed=its_seed))
         if not as_json:
-            console.print(table_of_seeds(pd.concat(tables), f"{name}, seeds: {seeds}"))
+            console().print(table_of_seeds(pd.concat(tables), f"{name}, seeds: {seeds}"))
     if as_json:
         typer.echo(pd.concat(found).to_json(orient="records", indent=1, double_precision=15))
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from captum_region.io.digest import digest
-from captum_region.io.files import CHECKPOINTS, read_json, write_json, write_text
+from captum_region.io.files import read_json, write_json, write_text
 from captum_region.io.provenance import provenance
 from fairlearn_bridge.audit.engine import audit
 from fairlearn_bridge.audit.inputs import REFUSED
@@ -27,20 +27,11 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FILES = ("audit.json", "table.csv", "groups.csv", "drift.csv", "spectrum.csv", "predictions.csv", "report.html")
+FOLDERS = ("plots", "decoded")
 # Settings that change no result.
 _BESIDES = ("device", "n_jobs")
 # What rounding may change, with another number of threads.
 _TOLERANCE = 1e-3
-
-
-def check_place(out: Path) -> None:
-    """Raise ValueError now if something in `out` is in the way of the results, rather than after the audit."""
-    for name in FILES:
-        if (out / name).is_dir():
-            raise ValueError(f"{out / name} must be a file, it is a folder")
-    for name in (CHECKPOINTS, "plots", "decoded"):
-        if (out / name).exists() and not (out / name).is_dir():
-            raise ValueError(f"{out / name} must be a folder, it is a file")
 
 
 def results_of(run: AuditRun, train: AttributeImages, test: AttributeImages, title: str) -> dict[str, Any]:

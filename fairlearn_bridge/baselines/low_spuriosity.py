@@ -1,7 +1,7 @@
 """LowSpuriosityRetraining: the last layer retrained on images in which the spurious attribute hardly shows."""
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from numpy.typing import ArrayLike
 from sklearn.base import clone
@@ -119,9 +119,10 @@ class LowSpuriosityRetraining(HeadMitigator):
         self.estimator_ = clone(self.estimator).fit(X, labels)
         images = check_rows_or_images(self.estimator_, X, self.estimator_.image_shape_, reset=False)
         check_region_classifier(self.region_classifier, images)
-        self.region_classifier_ = self.region_classifier or train_regions(
-            images, sensitive, labels, epochs=self.region_epochs, random_state=draw_seed(self.random_state)
-        )
+        self.region_classifier_ = self.region_classifier
+        if self.region_classifier_ is None:
+            options: Any = {"epochs": self.region_epochs, "random_state": draw_seed(self.random_state)}
+            self.region_classifier_, _ = train_regions(images, sensitive, labels, **options)
         if self.value >= self.region_classifier_.num_classes:
             classes = self.region_classifier_.num_classes
             raise ValueError(f"value must be a class of the region classifier, below {classes}, got {self.value}")
@@ -129,6 +130,6 @@ class LowSpuriosityRetraining(HeadMitigator):
             RegionAttribution(self.region_classifier_), Checked(images), within=labels, target=self.value
         )
         self.sample_indices_ = ends_of(self.ranking_, self.share)[1]
-        features = last_features(self.estimator_, X)[self.sample_indices_]
+        features = last_features(self.estimator_, X[self.sample_indices_])
         self.heads_ = [fit_head(features, labels[self.sample_indices_], self.C)]
         return self

@@ -194,10 +194,10 @@ def pruning(
 
 def _audit(ctx: typer.Context, mode: str, **chosen: Any) -> None:
     """Run, or check, the audit of a command's options."""
-    from captum_region.io.files import locked
+    from captum_region.io.files import check_place, locked
     from captum_region.progress import stage
     from fairlearn_bridge.audit.decoded import Decoded
-    from fairlearn_bridge.audit.results import check_audit, check_place, write_audit
+    from fairlearn_bridge.audit.results import FILES, FOLDERS, check_audit, write_audit
     from fairlearn_bridge.audit.run import run_audit
 
     given = ctx.params
@@ -212,7 +212,7 @@ def _audit(ctx: typer.Context, mode: str, **chosen: Any) -> None:
             print_check(check_audit(config, train, test, out), given["as_json"])
             return
         with locked(out):
-            check_place(out)
+            check_place(out, FILES, FOLDERS)
             saved = Decoded(out / "decoded", test.attributes.index) if given.get("save_decoded") else None
             run = run_audit(
                 config, train, test, checkpoint_dir=out / CHECKPOINTS, on_images=saved, seconds=seconds, quiet=quiet

@@ -11,7 +11,7 @@ import typer
 
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source, classifier_at
-from captum_region.cli.running import check_out, errors_in_one_line
+from captum_region.cli.running import check_out, console, errors_in_one_line
 from captum_region.io.files import write_json, write_text
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ def inspect(
     """
     from captum_region.plotting import write_figure
     from fairlearn_bridge.inspecting import (
+        confounders_table,
         draw_inspection,
+        gaps_table,
         labels_of,
-        print_confounders,
-        print_gaps,
         target_and_confounder,
     )
     from fairlearn_bridge.inspection import cell_counts, find_confounders
@@ -118,11 +118,11 @@ def inspect(
         if as_json:
             typer.echo(json.dumps(result, indent=1))
             return
-        print_confounders(found, cells, target)
+        console().print(confounders_table(found, cells, target))
         _explain(threshold, result["cuts"], pair, command)
         if ranked is not None:
             typer.echo("\naccuracy of the model on the quarter in which the spurious attribute shows most, and least:")
-            print_gaps(ranked.gaps)
+            console().print(gaps_table(ranked.gaps))
 
 
 def _write_images(out: Path, measured: pd.DataFrame | None, ranked: RankedImages | None) -> None:

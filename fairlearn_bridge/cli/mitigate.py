@@ -82,10 +82,10 @@ def mitigate(
 
     Example: fairlearn-bridge mitigate --data table --root faces.csv --target smiling --confounder lighting --out model
     """
-    from captum_region.io.files import locked
+    from captum_region.io.files import check_place, locked
     from captum_region.progress import stage
     from fairlearn_bridge import mitigation as library
-    from fairlearn_bridge.mitigation.results import check_place
+    from fairlearn_bridge.mitigation.results import FILES, FOLDERS
 
     given = ctx.params
     out, quiet, as_json = given["out"], given["quiet"], given["as_json"]
@@ -99,7 +99,7 @@ def mitigate(
             print_check(library.check_mitigation(config, library.mitigation_data(config, *sets), out), as_json)
             return
         with locked(out):
-            check_place(out)
+            check_place(out, FILES, FOLDERS)
             found = library.mitigate(config, *sets, checkpoint_dir=out / CHECKPOINTS, seconds=seconds, quiet=quiet)
             title = f"{config.target} without {config.confounder}, on {given['data']}"
             library.write_mitigation(found, out, title=title)

@@ -115,11 +115,11 @@ def _caveats(config: ExperimentConfig, data: ExperimentData) -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """Return `value` as JSON has it, with None for NaN, which it does not know."""
+    """Return `value` as JSON has it, with None for what is not finite, which it does not know."""
     if isinstance(value, dict):
         return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
     if isinstance(value, np.generic):
         value = value.item()
-    return None if isinstance(value, float) and np.isnan(value) else value
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -8,7 +8,7 @@ import numpy as np
 
 from captum_region import save_classifier
 from captum_region.calibration import balanced_subset, measure_calibration
-from captum_region.io.files import CHECKPOINTS, locked, replacing, write_json, write_text
+from captum_region.io.files import CHECKPOINTS, check_place, locked, replacing, write_json, write_text
 from captum_region.progress import stage
 from fairlearn_bridge.experiment.configuration import ExperimentConfig
 from fairlearn_bridge.experiment.data import ExperimentData, samples_of
@@ -18,6 +18,8 @@ from fairlearn_bridge.experiment.training import train
 from fairlearn_bridge.metrics import alignment, summarize
 from fairlearn_bridge.report.page import draw_report
 from fairlearn_bridge.report.run import Run, run_of
+
+_FILES = ("results.json", "table.csv", "predictions.csv", "maps.npz", "report.html")
 
 
 def run_experiment(
@@ -61,20 +63,8 @@ def run_experiment(
         As `fit_mitigators`; ``out/checkpoints`` is kept.
     """
     with locked(out) as folder:
-        _check_place(folder)
+        check_place(folder, _FILES, ("plots", "region_classifier"))
         return _run(config, data, folder, title, {} if seconds is None else seconds, quiet)
-
-
-def _check_place(out: Path) -> None:
-    """Raise ValueError now if something in `out` is in the way of the results, rather than hours later."""
-    for name in ("results.json", "table.csv", "predictions.csv", "maps.npz", "report.html"):
-        if (out / name).is_dir():
-            raise ValueError(f"{out / name} must be a file, it is a folder")
-    for name in (CHECKPOINTS, "plots", "region_classifier"):
-        if (out / name).exists() and not (out / name).is_dir():
-            raise ValueError(f"{out / name} must be a folder, it is a file")
-    if (out / CHECKPOINTS).is_symlink():
-        raise ValueError(f"{out / CHECKPOINTS} must be a folder of its own, it is a link")
 
 
 def _run(

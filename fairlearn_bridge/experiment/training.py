@@ -8,13 +8,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, RegionTraining, fit_region_classifier
+from captum_region import DenseRegionClassifier, RegionAttribution, RegionTraining
 from captum_region.progress import stage
 from fairlearn_bridge.arms import Arm, build_arms
 from fairlearn_bridge.classifier import ImageClassifier
 from fairlearn_bridge.comparison import fit_mitigators
 from fairlearn_bridge.experiment.configuration import ExperimentConfig
 from fairlearn_bridge.experiment.data import ExperimentData, samples_of
+from fairlearn_bridge.regions import train_regions
 from fairlearn_bridge.report.run import missing_seeds
 from fairlearn_bridge.samples import Samples
 
@@ -75,13 +76,10 @@ def train(
         ImageClassifier(**parameters, random_state=0).initialize()
     biased, balanced, validation = (samples_of(config, part) for part in (data.biased, data.balanced, data.validation))
     with stage("training the region classifier", seconds, quiet):
-        grid = RegionGrid.for_images(data.biased.image_size)
-        classifier = DenseRegionClassifier(grid, 2, random_state=config.random_state)
-        training = fit_region_classifier(
-            classifier,
+        classifier, training = train_regions(
             biased.X,
             biased.confounder,
-            within=biased.y,
+            biased.y,
             validation=(validation.X, validation.confounder),
             epochs=config.region_epochs,
             random_state=config.random_state,

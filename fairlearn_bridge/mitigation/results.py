@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from captum_region import save_classifier
-from captum_region.io.files import CHECKPOINTS, read_json, write_json, write_text
+from captum_region.io.files import read_json, write_json, write_text
 from captum_region.io.provenance import provenance
 from fairlearn_bridge.arms import build_arms
 from fairlearn_bridge.deployment import ModelCard, load_mitigator, save_mitigator
+from fairlearn_bridge.experiment.results import plain
 from fairlearn_bridge.mitigation.data import cells_of, fingerprints, samples_of
 from fairlearn_bridge.mitigation.measures import LEVEL, sentences
 from fairlearn_bridge.mitigation.words import cells_of_one, limitations
@@ -34,16 +35,6 @@ FOLDERS = ("model", "region_classifier", "plots")
 _BESIDES = ("device", "n_jobs")
 # What rounding may change, with another number of threads.
 _TOLERANCE = 1e-3
-
-
-def check_place(out: Path) -> None:
-    """Raise ValueError now if something in `out` is in the way of the results, rather than after the trainings."""
-    for name in FILES:
-        if (out / name).is_dir():
-            raise ValueError(f"{out / name} must be a file, it is a folder")
-    for name in (CHECKPOINTS, *FOLDERS):
-        if (out / name).exists() and not (out / name).is_dir():
-            raise ValueError(f"{out / name} must be a folder, it is a file")
 
 
 def results_of(found: Mitigation, title: str) -> dict[str, Any]:
@@ -77,17 +68,7 @@ def results_of(found: Mitigation, title: str) -> dict[str, Any]:
         "skipped": skipped.to_dict("records"),
         "seconds": {name: round(value, 1) for name, value in found.seconds.items()},
     }
-    return {name: _plain(value) for name, value in results.items()}
-
-
-def _plain(value: Any) -> Any:
-    """Return `value` as JSON has it, with None for what is not finite."""
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {name: plain(value) for name, value in results.items()}
 
 
 def card_of(found: Mitigation, title: str) -> ModelCard:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, RegionTraining, fit_region_classifier
+from captum_region import DenseRegionClassifier, RegionAttribution, RegionTraining
 from captum_region.progress import stage
 from fairlearn_bridge.arms import Arm, build_arms
 from fairlearn_bridge.classifier import ImageClassifier
 from fairlearn_bridge.comparison import fit_mitigators
 from fairlearn_bridge.mitigation.data import MitigationData, samples_of, twins_of
+from fairlearn_bridge.regions import train_regions
 from fairlearn_bridge.samples import Samples
 
 if TYPE_CHECKING:
@@ -114,17 +115,11 @@ def _train_regions(
     config: MitigationConfig, train: Samples, validation: Samples, states: Path | None, quiet: bool
 ) -> tuple[DenseRegionClassifier, RegionTraining]:
     """Train a region classifier of the spurious attributes within the classes of the target."""
-    values = np.unique(train.confounder)
-    height, width = train.X.shape[2:]
-    classifier = DenseRegionClassifier(
-        RegionGrid.for_images((height, width)), len(values), random_state=config.random_state
-    )
-    known = np.isin(validation.confounder, values)
-    regions = fit_region_classifier(
-        classifier,
+    known = np.isin(validation.confounder, np.unique(train.confounder))
+    return train_regions(
         train.X,
         train.confounder,
-        within=train.y,
+        train.y,
         validation=(validation.X[known], validation.confounder[known]) if known.any() else None,
         epochs=config.region_epochs,
         random_state=config.random_state,
@@ -132,7 +127,6 @@ def _train_regions(
         checkpoint_dir=states,
         show_progress=not quiet,
     )
-    return classifier, regions
 
 
 def _joined(parts: list[Samples]) -> Samples:

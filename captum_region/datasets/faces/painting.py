@@ -113,8 +113,8 @@ def _paint_body(scene: Scene) -> None:
     scene = scene.rows(0.1, 0.9, 0.6)
     neck = scene.side - scene.cue("neck", 0.088, 0.112, 0.06, 0.15) - np.square(np.maximum(scene.y - 0.36, 0)) * 4
     shade = 0.62 + np.clip(scene.y * 2 - 0.5, 0, 0.3)
+    # Where a face that is not aligned shows more of it, the neck ends within the body, and the body goes on downwards.
     scene.fill(np.maximum(np.maximum(neck, 0.1 - scene.y), scene.y - 0.8), scene.skin * shade[:, None])
-    # Below the widest part the body goes on, where a face that is not aligned shows it.
     shoulders = ellipse(scene.x, np.minimum(scene.y - 0.74, 0), scene.between("shoulders", 0.4, 0.55), 0.36)
     neckline = ellipse(scene.x, scene.y - 0.36, 0.125, scene.between("neckline", 0.05, 0.16))
     scene.fill(np.maximum(shoulders, -neckline), scene.colour("shirt"))
