@@ -130,6 +130,6 @@ class LowSpuriosityRetraining(HeadMitigator):
             RegionAttribution(self.region_classifier_), Checked(images), within=labels, target=self.value
         )
         self.sample_indices_ = ends_of(self.ranking_, self.share)[1]
-        features = last_features(self.estimator_, X[self.sample_indices_])
+        features = last_features(self.estimator_, images[self.sample_indices_])
         self.heads_ = [fit_head(features, labels[self.sample_indices_], self.C)]
         return self
