@@ -331,7 +331,7 @@ def _measures(
         positive = (target == target.max()).to_numpy()
         for name, chosen in (("auc", np.ones_like(crossed)), ("crossed_auc", crossed)):
             if target[chosen].nunique() == 2:
-                values[name] = _auc(predictions["score"].to_numpy()[index][:, chosen], positive[chosen])
+                values[name] = area_under_roc(predictions["score"].to_numpy()[index][:, chosen], positive[chosen])
     if "flipped" in predictions:
         values["flip_rate"] = predictions["flipped"].to_numpy()[index].mean(1)
     return values
@@ -351,7 +351,7 @@ def stratified_resamples(
     return index
 
 
-def _auc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> Any:
+def area_under_roc(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> Any:
     """Return the area under the ROC along the last axis, for any number of resamples at once (Mann-Whitney's U)."""
     n_positive = int(positive.sum())
     ranks = rankdata(score, axis=-1)[..., positive].sum(-1)

@@ -1,16 +1,16 @@
 """How well a classifier would do on images missing from the training data, estimated from held-out ones."""
 
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from captum_region.batches import as_floats, take
 from captum_region.randomness import RandomState, draw_seed
-from fairlearn_bridge.metrics import alignment, stratified_resamples
+from fairlearn_bridge.metrics import alignment, area_under_roc, stratified_resamples
 from fairlearn_bridge.noise import transplant
 from fairlearn_bridge.samples import Samples
 
@@ -102,14 +102,18 @@ def estimate_crossed_auc(
     if missing := set(range(len(classifier.classes_))) - set(y):
         names = ", ".join(str(classifier.classes_[number]) for number in sorted(missing))
         raise ValueError(f"donors must show each value of the spurious attribute in a class besides {names}")
-    scores = probability[:, 1] if probability.shape[1] == 2 else probability
-
-    def auc(y: NDArray[np.intp], scores: NDArray[np.float64]) -> float:
-        return float(roc_auc_score(y, scores, multi_class="ovo"))
-
     strata = [np.flatnonzero(y == number) for number in np.unique(y)]
-    resampled = [auc(y, scores[drawn]) for drawn in stratified_resamples(strata, RESAMPLES, generator)]
-    return CrossedAUC(auc(y, scores), float(np.std(resampled)))
+    resampled = _mean_auc(probability[stratified_resamples(strata, RESAMPLES, generator)], y)
+    return CrossedAUC(float(_mean_auc(probability, y)), float(np.std(resampled)))
+
+
+def _mean_auc(probability: NDArray[np.float64], y: NDArray[np.intp]) -> Any:
+    """Return the mean area over pairs of classes, by the probability of either, for any number of resamples at once."""
+    areas = []
+    for pair in combinations(np.unique(y), 2):
+        of_pair = np.isin(y, pair)
+        areas += [area_under_roc(probability[..., of_pair, number], y[of_pair] == number) for number in pair]
+    return np.mean(areas, axis=0)
 
 
 def _estimate(
