@@ -36,7 +36,11 @@ def compare(
     images: Annotated[
         int, typer.Option(min=1, help="Train on at most this many images; the test has a quarter as many faces.")
     ] = 2000,
-    limit: Annotated[int, typer.Option(help="Compare on at most this many images.")] = 100,
+    limit: Annotated[int, typer.Option(help="Compare, and choose, on at most this many images.")] = 100,
+    choose: Annotated[
+        bool,
+        typer.Option(help="Choose each method's smoothing, and Occlusion's window, on other images; or use none."),
+    ] = True,
     without: Annotated[
         list[str] | None, typer.Option(help="Method to leave out, such as XRAI, which is slow; may be repeated.")
     ] = None,
@@ -60,9 +64,10 @@ def compare(
     """Compare region attribution with saliency methods, on images whose true regions are known.
 
     A saliency method explains one model, the region map the data: it also shows what a model does not use. So both a
-    model to explain and region classifiers are trained on the same images. --out gets table.csv, scores.csv (of each
-    image), comparison.json and a picture of the maps of each attribute. If the command was stopped, run it again with
-    --force: it resumes.
+    model to explain and region classifiers are trained on the same images. How strongly the maps of each method are
+    smoothed is chosen on images that are neither trained on nor compared. --out gets table.csv, scores.csv (of each
+    image), choice.csv, comparison.json and a picture of the maps of each attribute. If the command was stopped, run it
+    again with --force: it resumes.
 
     Example: captum-region compare --data faces --attribute Eyeglasses --attribute Smiling --seeds 3 --out compare
     """
@@ -75,7 +80,7 @@ def compare(
         if data != "faces" and (data != "table" or masks is None):
             raise ValueError("--data must be faces, whose true regions are known, or table with --masks")
         source = Source.of(ctx.params)
-        saved = ("data", "size", "images", "epochs", "region_epochs", "retrain_epochs", "quantile")
+        saved = ("data", "size", "images", "limit", "choose", "epochs", "region_epochs", "retrain_epochs", "quantile")
         results = StudyResults(settings={name: ctx.params[name] for name in saved} | {"skipped": [], "digests": {}})
         if results.reference in (without or ()):
             raise ValueError(f"--without must not name {results.reference}, which the others are compared with")
@@ -89,13 +94,13 @@ def compare(
         }
         with locked(out):
             for its_seed in range(seed, seed + seeds):
-                train, test = _read_images(source, size, images, its_seed)
-                results.settings["skipped"] = skipped_in(train)
-                digests = {"train": digest(train.images), "test": digest(test.images)}
+                parts = _read_images(source, size, images, its_seed, choose)
+                results.settings["skipped"] = skipped_in(parts["train"])
+                digests = {part: digest(its.images) for part, its in parts.items()}
                 results.settings["digests"][str(its_seed)] = digests
                 for name in attribute:
-                    results.studies[name, its_seed] = _study(train, test, name, seed=its_seed, **settings)
-                    results.write(out)
+                    results.studies[name, its_seed] = _study(parts, name, seed=its_seed, **settings)
+                results.write(out)
             shutil.rmtree(states)
         if as_json:
             typer.echo((out / "comparison.json").read_text(), nl=False)
@@ -105,15 +110,25 @@ def compare(
         typer.echo(f"+ and -: better and worse than {results.reference}, with a 95 % interval that does not contain 0")
 
 
-def _read_images(source: Source, size: int, count: int, seed: int) -> tuple[AttributeImages, AttributeImages]:
-    """Return at most `count` images to train on, and those to compare on; each seed draws new faces."""
+def _read_images(source: Source, size: int, count: int, seed: int, choose: bool) -> dict[str, AttributeImages]:
+    """Return at most `count` images to train on, those to compare on, and those to choose on, which others are not.
+
+    Each seed draws new faces; those to choose on are the same for all.
+    """
+    import numpy as np
+
     from captum_region.datasets import make_faces
 
     if source.data == "faces":
-        faces = make_faces(count, size, random_state=2 * seed)
-        return faces, make_faces(max(1, count // 4), size, random_state=2 * seed + 1)
+        few = max(1, count // 4)
+        parts: dict[str, AttributeImages] = {
+            "train": make_faces(count, size, random_state=2 * seed),
+            "test": make_faces(few, size, random_state=2 * seed + 1),
+        }
+        return parts | ({"choice": make_faces(few, size, random_state=np.random.default_rng([0, 0]))} if choose else {})
     train, test = set_apart(*source.load(size))
-    return train.subset(slice(count)), test
+    train, choice = set_apart(train, None) if choose else (train, None)
+    return {"train": train.subset(slice(count)), "test": test} | ({} if choice is None else {"choice": choice})
 
 
 def _read_masks(source: Source, column: str, size: int, chosen: AttributeImages) -> NDArray[np.bool_]:
@@ -134,13 +149,13 @@ def _read_masks(source: Source, column: str, size: int, chosen: AttributeImages)
     return bright[numbers]
 
 
-def _study(train: AttributeImages, test: AttributeImages, attribute: str, *, seed: int, **settings: Any) -> Study:
+def _study(parts: dict[str, Any], attribute: str, *, seed: int, **settings: Any) -> Study:
     """Run a study, with its warnings in a line each."""
     from captum_region.saliency import study_attribute
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RuntimeWarning)
-        study = study_attribute(train, test, attribute, seed=seed, **settings)
+        study = study_attribute(attribute=attribute, seed=seed, **parts, **settings)
     remarks = [str(warning.message) for warning in caught]
     remarks += [f"{method} was not run: {why}" for method, why in study.not_run.items()]
     for remark in remarks:

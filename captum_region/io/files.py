@@ -7,10 +7,13 @@ import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # How the names of incomplete files begin.
 PARTIAL = ".partial-"
@@ -150,6 +153,11 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> str:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
     return text
+
+
+def records(table: "pd.DataFrame") -> list[dict[Any, Any]]:
+    """Return the rows of a table as JSON values, which know no NaN."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 @contextmanager

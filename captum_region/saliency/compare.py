@@ -7,14 +7,14 @@ import time
 import tracemalloc
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -38,8 +38,8 @@ class SaliencyComparison:
     Attributes
     ----------
     scores : DataFrame
-        One row per method and image: ``method``, ``image``, the measures of `MEASURES`, and ``deletion`` and
-        ``insertion`` if a model was given; NaN where undefined.
+        One row per method and image: ``method``, ``image``, and the measures of `MEASURES`, NaN where undefined. If a
+        model was given also ``deletion``, ``insertion``, and ``right``, whether the model predicts the target.
     seconds : dict of str to float
         Time per image of each method, on this machine, in batches of ``batch_size``.
     memory : dict of str to int
@@ -76,8 +76,9 @@ def saliency_table(
     -------
     DataFrame
         One row per measure and method: ``mean``, ``std`` (over images), ``std_seeds`` (of the runs' means; NaN for one
-        run), ``difference`` (mean of method minus reference), ``low`` and ``high`` (its 95 % percentile bootstrap
-        interval). Images where either is undefined are left out of the difference.
+        run); if the scores have a column ``right``, ``mean_right`` and ``mean_wrong`` over the images of all runs that
+        the explained model gets right, or wrong; ``difference`` (mean of method minus reference), ``low`` and ``high``
+        (its 95 % percentile bootstrap interval). Images where either is undefined are left out of the difference.
 
     Raises
     ------
@@ -101,6 +102,9 @@ def saliency_table(
         differences = values.sub(values[reference], axis=0)
         found = [_bootstrap(differences[method].dropna(), resamples, generator) for method in methods]
         spread = pd.DataFrame({"mean": of_runs.mean(), "std": values.std(), "std_seeds": of_runs.std()})
+        if "right" in scores:
+            parts = {"mean_right": scores[scores["right"]], "mean_wrong": scores[~scores["right"]]}
+            spread = spread.assign(**{name: part.groupby("method")[measure].mean() for name, part in parts.items()})
         tables[measure] = spread.join(pd.DataFrame(found, methods, ["difference", "low", "high"]))
     return pd.concat(tables, names=["measure", "method"]).reset_index()
 
@@ -184,45 +188,29 @@ def compare_saliency(
     >>> bool(found.scores.groupby("method")["pixel_auc"].mean()["centre"] > 0.9)  # glasses are in the middle
     True
     """
-    images = check_images(images)
-    inside = np.asarray(truth, dtype=bool)
-    wanted = (len(images), *images.shape[2:])
-    if inside.shape != wanted or not len(images):
-        raise ValueError(f"truth must have shape {wanted}, a mask for each of at least one image; got {inside.shape}")
+    images, inside = checked_truth(images, truth)
     if not methods:
         raise ValueError("methods must hold at least one, got none")
-    targets = torch.as_tensor(np.broadcast_to(np.asarray(target), len(images)).copy())
-    parts = [as_floats(batch.to(device)) for batch in batches(images, batch_size)]
-    targets = targets.to(parts[0].device)
-    pairs = list(zip(parts, targets.split(batch_size), strict=True))
-    colour = torch.cat([part.mean((2, 3)) for part in parts]).mean(0)[:, None, None]
+    pairs = with_targets(images, target, batch_size, device)
+    colour = torch.cat([part.mean((2, 3)) for part, _ in pairs]).mean(0)[:, None, None]
+    right = None if model is None else _is_right(model, pairs)
     maps: dict[str, Tensor] = {}
     seconds, memory, tables = {}, {}, []
     with progress_bar(total=len(methods) * len(images), desc="saliency", unit="map", disable=not show_progress) as bar:
         for name, method in methods.items():
             bar.set_postfix_str(name)
-            found, took = [], 0.0
-            for part, its in pairs:
-                start = time.perf_counter()
-                values = method(part, its).detach().cpu()
-                took += time.perf_counter() - start
-                if values.shape != (len(part), *inside.shape[1:]):
-                    shape = tuple(values.shape)
-                    raise ValueError(f"methods[{name!r}] must give maps of {inside.shape[1:]}, got {shape}")
-                found.append(values.float())
-                bar.update(len(part))
-            maps[name], seconds[name] = torch.cat(found), took / len(images)
-            memory[name] = _peak_memory(method, parts[0][:1], targets[:1])
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="undefined for")  # reported once, below
-                measured = {measure: function(maps[name], inside) for measure, function in MEASURES.items()}
+            start = time.perf_counter()
+            maps[name] = run_method(name, method, pairs, bar)
+            seconds[name] = (time.perf_counter() - start) / len(images)
+            memory[name] = _peak_memory(method, pairs[0][0][:1], pairs[0][1][:1])
+            measured = {measure: quietly(measure, maps[name], inside) for measure in MEASURES}
             table = pd.DataFrame({"method": name, "image": range(len(images)), **measured})
             if model is not None:
                 changed = [
                     deletion_insertion(model, part, values.to(part.device), target=its, baseline=colour)
-                    for (part, its), values in zip(pairs, found, strict=True)
+                    for (part, its), values in zip(pairs, maps[name].split(batch_size), strict=True)
                 ]
-                table = table.join(pd.concat(changed, ignore_index=True))
+                table = table.join(pd.concat(changed, ignore_index=True)).assign(right=right)
             tables.append(table)
     scores = pd.concat(tables, ignore_index=True)
     undefined = scores[[*MEASURES]].isna().any(axis=1).groupby(scores["method"], sort=False).sum()
@@ -230,6 +218,51 @@ def compare_saliency(
         which = ", ".join(f"{name} ({count} of {len(images)} images)" for name, count in undefined.items() if count)
         warnings.warn(f"measures are NaN where a map or truth is constant: {which}", RuntimeWarning, stacklevel=2)
     return SaliencyComparison(scores, seconds, memory, maps)
+
+
+def checked_truth(images: ImageData, truth: ArrayLike) -> tuple[ImageData, NDArray[np.bool_]]:
+    """Return the checked images and masks; raise ValueError unless there is a mask for each of at least one image."""
+    images = check_images(images)
+    inside = np.asarray(truth, dtype=bool)
+    wanted = (len(images), *images.shape[2:])
+    if inside.shape != wanted or not len(images):
+        raise ValueError(f"truth must have shape {wanted}, a mask for each of at least one image; got {inside.shape}")
+    return images, inside
+
+
+def with_targets(
+    images: ImageData, target: ArrayLike, batch_size: int, device: str | torch.device | None
+) -> list[tuple[Tensor, Tensor]]:
+    """Return batches of images in [0, 1], each with its targets."""
+    targets = torch.as_tensor(np.broadcast_to(np.asarray(target), len(images)).copy())
+    parts = [as_floats(batch.to(device)) for batch in batches(images, batch_size)]
+    return list(zip(parts, targets.to(parts[0].device).split(batch_size), strict=True))
+
+
+def run_method(name: str, method: Method, pairs: Sequence[tuple[Tensor, Tensor]], bar: Any) -> Tensor:
+    """Return the maps of all images, on the CPU; raise ValueError if they are of another shape."""
+    found = []
+    for part, its in pairs:
+        values = method(part, its).detach().cpu()
+        if values.shape != (len(part), *part.shape[2:]):
+            wanted, shape = tuple(part.shape[2:]), tuple(values.shape)
+            raise ValueError(f"methods[{name!r}] must give maps of {wanted}, got {shape}")
+        found.append(values.float())
+        bar.update(len(part))
+    return torch.cat(found)
+
+
+def quietly(measure: str, maps: Tensor, inside: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return a measure of each map, without a warning where it is undefined."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="undefined for")
+        return MEASURES[measure](maps, inside)
+
+
+def _is_right(model: nn.Module, pairs: Sequence[tuple[Tensor, Tensor]]) -> NDArray[np.bool_]:
+    with torch.no_grad():
+        right: NDArray[np.bool_] = torch.cat([model(part).argmax(1) == its for part, its in pairs]).cpu().numpy()
+    return right
 
 
 class _NewTensors(TorchDispatchMode):

@@ -184,7 +184,7 @@ def _with_gradient(method: Method, images: Tensor, target: Tensor) -> Tensor:
 
 def _integrated(model: nn.Module, images: Tensor, baseline: Tensor | float, target: Tensor) -> Any:
     method = attr.IntegratedGradients(model)
-    return method.attribute(images, baseline, target, n_steps=32, internal_batch_size=256)
+    return method.attribute(images, baseline, target, n_steps=50, internal_batch_size=256)
 
 
 def _absolute(attributions: Tensor) -> Tensor:

@@ -11,21 +11,55 @@ import pandas as pd
 import torch
 from rich.table import Table
 
-from captum_region.io.files import plain_name, write_text
+from captum_region.io.files import plain_name, records, write_text
 from captum_region.io.provenance import joined, provenance
 from captum_region.saliency.compare import LESS_IS_BETTER, saliency_table
 from captum_region.saliency.study import Study, information_table
 
+# Without IoU, which follows from the rank accuracy.
 HEADINGS = {
     "pointing_game": "pointing game",
     "rank_accuracy": "relevance rank accuracy",
     "mass_accuracy": "relevance mass accuracy",
     "pixel_auc": "pixel AUC",
-    "iou": "IoU",
     "deletion": "deletion",
     "insertion": "insertion",
     "information_left": "ROAR accuracy",
 }
+
+# Not others to compare them with: the region maps in all forms, and images without a mask.
+OWN = ("RegionAttribution", "MultiScaleRegionAttribution", "nothing masked")
+
+
+def best_others(table: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """Return the best method that is not a region map, of each attribute and measure, and its distance from ours.
+
+    The best is found with the same images as its mean: that favours it a little.
+
+    Parameters
+    ----------
+    table : DataFrame
+        `StudyResults.table`.
+    reference : str
+        The method that its differences are taken from.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``attribute``, ``measure``, ``method``, ``mean``, ``reference`` (its mean), ``difference`` (the
+        reference minus the method), ``low`` and ``high``, its 95 % interval.
+    """
+    rows = []
+    for (attribute, measure), part in table.groupby(["attribute", "measure"], sort=False):
+        by_method = part.set_index("method")
+        means = by_method["mean"][[name.split(",")[0] not in OWN for name in by_method.index]].dropna()
+        if not len(means) or reference not in by_method.index:
+            continue
+        best = means.idxmin() if measure in LESS_IS_BETTER else means.idxmax()
+        row, own = (by_method.loc[str(name)] for name in (best, reference))
+        found = {"method": best, "mean": row["mean"], "reference": own["mean"], "difference": -row["difference"]}
+        rows.append({"attribute": attribute, "measure": measure} | found | {"low": -row["high"], "high": -row["low"]})
+    return pd.DataFrame(rows)
 
 
 @dataclass
@@ -74,6 +108,10 @@ class StudyResults:
         table = pd.concat(tables, ignore_index=True)
         return table[[*first, *table.columns.drop(first)]]
 
+    def choice(self) -> pd.DataFrame:
+        """Return `Study.choice` of all studies, with columns ``attribute`` and ``seed``."""
+        return self._joined(lambda study: study.choice)
+
     def cost(self) -> pd.DataFrame:
         """Return seconds and bytes of each method, the median over studies."""
         parts = [
@@ -83,7 +121,9 @@ class StudyResults:
         return pd.concat(parts).groupby(level=0, sort=False).median()
 
     def write(self, out: Path) -> None:
-        """Write comparison.json, table.csv, scores.csv and, of each attribute's first seed, maps_<attribute>.png.
+        """Write comparison.json, table.csv, scores.csv, choice.csv and, of each attribute, maps_<attribute>.png.
+
+        The pictures are those of each attribute's first seed.
 
         Parameters
         ----------
@@ -106,45 +146,65 @@ class StudyResults:
                     "accuracy": study.accuracy,
                     "region_accuracy": study.region_accuracy,
                     "images": len(study.images),
+                    "images_right": study.images_right,
+                    "choice": study.chosen(),
                     "not_run": study.not_run,
                     "information_left": dict(study.left.itertuples(index=False)),
                 }
                 for (attribute, seed), study in self.studies.items()
             ],
             "cost": cost.rename_axis("method").reset_index().to_dict("records"),
-            # JSON knows no NaN.
-            "table": table.astype(object).where(table.notna(), None).to_dict("records"),
+            "best_others": records(best_others(table, self.reference)),
+            "table": records(table),
         }
         write_text(out / "comparison.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
         write_text(out / "table.csv", table.to_csv(index=False))
         write_text(out / "scores.csv", self.scores().to_csv(index=False))
+        write_text(out / "choice.csv", self.choice().to_csv(index=False))
         for (attribute, _), study in self.studies.items():
             if attribute not in self._drawn:
                 _draw(study, out / f"maps_{plain_name(attribute)}.png")
                 self._drawn.add(attribute)
 
     def rich_tables(self) -> list[Table]:
-        """Return a table for each attribute; + and - mark methods significantly better or worse than the reference.
+        """Return a table for each attribute, and one of the best others.
 
-        Significantly: the 95 % interval of the difference does not contain 0.
+        + and - mark methods significantly better or worse than the reference: the 95 % interval of the difference does
+        not contain 0.
         """
         table, cost = self.table(), self.cost()
-        shown = []
-        for attribute, part in table.groupby("attribute", sort=False):
-            accuracies = [study.accuracy for (name, _), study in self.studies.items() if name == attribute]
-            title = f"{attribute}: explained model {sum(accuracies) / len(accuracies):.2f}, seeds: {len(accuracies)}"
-            measures = [name for name in HEADINGS if name in set(part["measure"])]
-            rich = Table("method", *(HEADINGS[name] for name in measures), "ms", "MB", title=title)
-            rich.columns[0].no_wrap = True
-            rows = part.set_index(["method", "measure"]).to_dict("index")
-            for method in part["method"].unique():
-                cells = [_cell(rows.get((method, measure)), measure) for measure in measures]
-                if method in cost.index:
-                    seconds, size = cost.loc[method, ["seconds", "bytes"]]
-                    cells += [f"{1e3 * seconds:.1f}", f"{size / 1e6:.1f}"]
-                rich.add_row(method, *cells)
-            shown.append(rich)
-        return shown
+        shown = [self._rich_table(str(name), part, cost) for name, part in table.groupby("attribute", sort=False)]
+        rich = Table("attribute", "measure", "best other", "its mean", self.reference, "difference [95 % interval]")
+        rich.title = f"{self.reference} and the best method that is not a region map"
+        for row in records(best_others(table, self.reference)):
+            if row["measure"] in HEADINGS:
+                difference, low, high = (f"{row[name]:+.3f}" for name in ("difference", "low", "high"))
+                names = row["attribute"], HEADINGS[row["measure"]], row["method"]
+                rich.add_row(*names, f"{row['mean']:.3f}", f"{row['reference']:.3f}", f"{difference} [{low}, {high}]")
+        return [*shown, rich]
+
+    def _rich_table(self, attribute: str, part: pd.DataFrame, cost: pd.DataFrame) -> Table:
+        studies = [study for (name, _), study in self.studies.items() if name == attribute]
+        accuracy = sum(study.accuracy for study in studies) / len(studies)
+        right, count = sum(study.images_right for study in studies), sum(len(study.images) for study in studies)
+        title = (
+            f"{attribute}: explained model {accuracy:.2f}, right on {right} of {count} images, seeds: {len(studies)}"
+        )
+        measures = [name for name in HEADINGS if name in set(part["measure"])]
+        columns = [HEADINGS[name] for name in measures] + ["rank acc., model right", "rank acc., model wrong"]
+        rich = Table("method", *columns, "ms", "MB", "chosen", title=title)
+        rich.columns[0].no_wrap = True
+        rows = part.set_index(["method", "measure"]).to_dict("index")
+        for method in part["method"].unique():
+            cells = [_cell(rows.get((method, measure)), measure) for measure in measures]
+            if method in cost.index:
+                split = rows[method, "rank_accuracy"]
+                cells += ["" if pd.isna(split[name]) else f"{split[name]:.3f}" for name in ("mean_right", "mean_wrong")]
+                seconds, size = cost.loc[method, ["seconds", "bytes"]]
+                cells += [f"{1e3 * seconds:.1f}", f"{size / 1e6:.1f}"]
+                cells.append("; ".join(dict.fromkeys(study.chosen().get(method, "") for study in studies)))
+            rich.add_row(method, *cells)
+        return rich
 
 
 def _draw(study: Study, path: Path) -> None:

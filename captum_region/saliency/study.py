@@ -18,9 +18,11 @@ from captum_region.datasets import AttributeImages, Faces
 from captum_region.grid import RegionGrid
 from captum_region.intervals import paired_differences
 from captum_region.io.checkpoint import classifier_digest
+from captum_region.io.files import records
 from captum_region.io.snapshot import Snapshots, table_of
 from captum_region.progress import progress_bar
 from captum_region.randomness import seeded
+from captum_region.saliency.choice import choose_methods, mean_of
 from captum_region.saliency.compare import SaliencyComparison, compare_saliency
 from captum_region.saliency.faithfulness import information_left
 from captum_region.saliency.methods import Method, captum_methods, floors, region_methods, superpixel_methods
@@ -88,6 +90,8 @@ class Study:
     left : DataFrame
         One row per method: ``method`` and its remove-and-retrain (ROAR) accuracy ``information_left`` (see
         `captum_region.saliency.faithfulness.information_left`); the first row is ``nothing masked``.
+    choice : DataFrame
+        The scores of `choose_methods`; without rows if nothing was chosen.
     accuracy, region_accuracy : float
         Balanced accuracy on the test images: of the explained model, and of the first region classifier, the mean over
         regions.
@@ -102,6 +106,7 @@ class Study:
 
     comparison: SaliencyComparison
     left: pd.DataFrame
+    choice: pd.DataFrame
     accuracy: float
     region_accuracy: float
     images: AttributeImages
@@ -109,12 +114,25 @@ class Study:
     not_run: dict[str, str]
     git: str | None = None
 
+    def chosen(self) -> dict[str, str]:
+        """Return of each method what was chosen, in words: the variant, if it has several, and the Gaussian's sigma."""
+        rows = records(self.choice[self.choice["chosen"].astype(bool)])
+        return {
+            row["method"]: ", ".join(filter(None, (row["variant"], f"sigma {row['sigma']:.3g} px"))) for row in rows
+        }
+
+    @property
+    def images_right(self) -> int:
+        """How many of the compared images the explained model gets right."""
+        return int(self.comparison.scores.groupby("image")["right"].first().sum())
+
 
 def study_attribute(
     train: AttributeImages,
     test: AttributeImages,
     attribute: str,
     *,
+    choice: AttributeImages | None = None,
     truth: Callable[[AttributeImages], ArrayLike] | None = None,
     limit: int = 100,
     without: Collection[str] = (),
@@ -139,11 +157,15 @@ def study_attribute(
         Square images.
     attribute : str
         A binary attribute, or attribute=value.
+    choice : AttributeImages, optional
+        Other images, on which `choose_methods` chooses how strongly each method is smoothed, and the window of
+        Occlusion: the patch of the first region classifier, of the second, or the mean of both. By default nothing is
+        smoothed, and the window is the first patch.
     truth : callable, optional
         Returns masks of shape (n, height, width) for n images that have the attribute; by default the truth of
         synthetic faces.
     limit : int, default=100
-        Compare on the first test images that have the attribute, at most this many.
+        Compare, and choose, on the first images that have the attribute, at most this many.
     without : collection of str, default=()
         Methods to leave out.
     epochs, region_epochs, retrain_epochs : int or None, default=20, 100 and 10
@@ -170,8 +192,8 @@ def study_attribute(
     Raises
     ------
     ValueError
-        If images are not square, no test image has the attribute, there is no truth, `limit` or `quantile` is out of
-        range, or `without` or `retrain` names an unknown method.
+        If images are not square, no image of `test` or `choice` has the attribute, there is no truth, `limit` or
+        `quantile` is out of range, or `without` or `retrain` names an unknown method.
 
     See Also
     --------
@@ -179,14 +201,12 @@ def study_attribute(
     """
     side = _side(train, limit, quantile)
     labels, expected = train.binary(attribute), test.binary(attribute)
-    with_it = test.subset(np.flatnonzero(expected)[:limit])
-    if not len(with_it):
-        raise ValueError(f"test must hold images with {attribute}, got none")
-    masks = np.asarray(_own_truth(with_it, attribute) if truth is None else truth(with_it), dtype=bool)
+    with_it, masks = _with_truth("test", test, attribute, truth, limit)
+    chosen_on = None if choice is None else _with_truth("choice", choice, attribute, truth, limit)
     model = WholeImageClassifier(side, seed).to(device)
     classifiers = [DenseRegionClassifier(grid, 2, random_state=seed).to(device) for grid in grids_for(side)]
     # Names are checked before hours of training.
-    made, not_run = _methods(model, classifiers, train.images[:1], seed)
+    made, not_run = _candidates(model, classifiers, train.images[:1], seed)
     _check_names("without", without, [*made, *not_run])
     kept = [name for name in made if name not in without]
     again = _chosen(retrain, kept)
@@ -194,7 +214,7 @@ def study_attribute(
         checkpoint_dir,
         seed,
         lambda: (
-            (train, labels, test.images, expected, masks, list(map(classifier_digest, classifiers))),
+            (train, labels, test.images, expected, masks, chosen_on, list(map(classifier_digest, classifiers))),
             (kept, again, epochs, region_epochs, quantile, retrain_epochs, seed),
         ),
     )
@@ -202,16 +222,16 @@ def study_attribute(
     if found is None:
         training: Any = {"random_state": seed, "checkpoint_dir": checkpoint_dir}
         shown: Any = {"show_progress": show_progress}
-        fit_region_classifier(model, train.images, labels, epochs=epochs, **training, **shown)
-        for classifier in classifiers:
-            fit_region_classifier(classifier, train.images, labels, epochs=region_epochs, **training, **shown)
-        made, _ = _methods(model, classifiers, train.images, seed)
-        methods = {name: made[name] for name in kept}
+        for classifier, passes in zip((model, *classifiers), (epochs, region_epochs, region_epochs), strict=True):
+            fit_region_classifier(classifier, train.images, labels, epochs=passes, **training, **shown)
+        made, _ = _candidates(model, classifiers, train.images, seed)
+        methods, scores = _choose({name: made[name] for name in kept}, chosen_on, device, show_progress)
         compared = compare_saliency(with_it.images, masks, methods, target=1, model=model, device=device, **shown)
         training |= {"epochs": retrain_epochs, "quantile": quantile, "device": device}
         sets = (train.images, labels), (test.images, expected)
         found = {
             "comparison": vars(compared),
+            "choice": scores,
             "left": _retrained({name: methods[name] for name in again}, model, sets, training, show_progress),
             "accuracy": _accuracy(model, test.images, expected),
             "region_accuracy": _accuracy(classifiers[0], test.images, expected),
@@ -220,7 +240,7 @@ def study_attribute(
     with snapshots.restoring():
         measured = found.pop("comparison")
         comparison = SaliencyComparison(**measured | {"scores": table_of(measured["scores"])})
-        found["left"] = table_of(found["left"])
+        found |= {name: table_of(found[name]) for name in ("choice", "left")}
         return Study(comparison, images=with_it, truth=masks, not_run=not_run, git=snapshots.git, **found)
 
 
@@ -236,20 +256,36 @@ def _side(train: AttributeImages, limit: int, quantile: float) -> int:
     return height
 
 
-def _own_truth(images: AttributeImages, attribute: str) -> NDArray[np.bool_]:
-    if not isinstance(images, Faces):
+def _with_truth(
+    name: str,
+    images: AttributeImages,
+    attribute: str,
+    truth: Callable[[AttributeImages], ArrayLike] | None,
+    limit: int,
+) -> tuple[AttributeImages, NDArray[np.bool_]]:
+    """Return the first images that have the attribute, and where it shows in them."""
+    with_it = images.subset(np.flatnonzero(images.binary(attribute))[:limit])
+    if not len(with_it):
+        raise ValueError(f"{name} must hold images with {attribute}, got none")
+    if truth is not None:
+        return with_it, np.asarray(truth(with_it), dtype=bool)
+    if not isinstance(with_it, Faces):
         raise ValueError("truth must be given: only for synthetic faces is it known where an attribute shows")
-    return images.truth(attribute)
+    return with_it, with_it.truth(attribute)
 
 
-def _methods(
+def _candidates(
     model: WholeImageClassifier, region_classifiers: Sequence[RegionClassifier], images: ImageData, seed: int
-) -> tuple[dict[str, Method], dict[str, str]]:
-    """Return all methods, and those that cannot run with the reason."""
+) -> tuple[dict[str, dict[str, Method]], dict[str, str]]:
+    """Return the variants of all methods, the usual one first, and the methods that cannot run with the reason."""
     background = as_floats(take(images, slice(64)).to(model.device))
-    patch = region_classifiers[0].grid.patch_size
-    window, stride = max(1, patch // 2), max(1, patch // 4)
-    methods = captum_methods(model, model.last, background=background, window=window, stride=stride, random_state=seed)
+    occlusions = {}
+    for grid in (classifier.grid for classifier in region_classifiers):
+        window, stride = grid.patch_size, max(1, grid.patch_size // 2)
+        options: Any = {"background": background, "window": window, "stride": stride, "random_state": seed}
+        methods = captum_methods(model, model.last, **options)
+        occlusions[f"{window} px"] = methods["Occlusion"]
+    occlusions[" and ".join(occlusions)] = mean_of(list(occlusions.values()))
     not_run = {}
     try:
         methods |= superpixel_methods(model, background=background, random_state=seed)
@@ -258,7 +294,22 @@ def _methods(
     methods |= region_methods(RegionAttribution(region_classifiers[0]), images)
     several = MultiScaleRegionAttribution(region_classifiers)
     methods |= region_methods(several, images, name="MultiScaleRegionAttribution")
-    return methods | floors(seed), not_run
+    candidates = {name: {"": method} for name, method in methods.items()}
+    return candidates | {"Occlusion": occlusions} | {name: {"": floor} for name, floor in floors(seed).items()}, not_run
+
+
+def _choose(
+    candidates: dict[str, dict[str, Method]],
+    chosen_on: tuple[AttributeImages, NDArray[np.bool_]] | None,
+    device: str | torch.device,
+    show_progress: bool,
+) -> tuple[dict[str, Method], pd.DataFrame]:
+    """Return the method to compare of each name, and the scores of the choice."""
+    if chosen_on is None:
+        usual = {name: next(iter(variants.values())) for name, variants in candidates.items()}
+        return usual, pd.DataFrame(columns=["method", "variant", "sigma", "score", "chosen"])
+    images, masks = chosen_on
+    return choose_methods(images.images, masks, candidates, target=1, device=device, show_progress=show_progress)
 
 
 def _chosen(retrain: str | Collection[str], methods: list[str]) -> list[str]:

@@ -13,14 +13,13 @@ from rich.table import Table
 
 from captum_region.evaluation import check_evaluating, device_of
 from captum_region.first_layer import channel_normalization, find_first_layer, neutralize_first_layer
-from captum_region.io.files import write_json, write_text
+from captum_region.io.files import records, write_json, write_text
 from captum_region.io.provenance import provenance
 from captum_region.page import number
 from captum_region.progress import progress_bar
 from captum_region.segmentation import segmentation_scores
 from captum_region.segmentation.scores import mean_dice
 from captum_region.slices.measures import How, Method, attention, stacks_of
-from captum_region.slices.results import records
 from captum_region.stacks import SliceWindows
 
 if TYPE_CHECKING:

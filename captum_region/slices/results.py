@@ -11,7 +11,7 @@ import pandas as pd
 from rich.table import Table
 
 from captum_region.intervals import paired_differences
-from captum_region.io.files import write_json, write_text
+from captum_region.io.files import records, write_json, write_text
 from captum_region.io.provenance import provenance
 from captum_region.page import listed, number
 
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     import os
 
     from captum_region.slices.measures import Example
-
-
-def records(table: pd.DataFrame) -> list[dict[Any, Any]]:
-    """Return the rows of a table as JSON values, which know no NaN."""
-    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,11 +154,7 @@ class FirstLayerComparison:
             "reference": self.reference,
             **made,
             "git": self.git,
-            # JSON knows no NaN.
-            **{
-                name: table.astype(object).where(table.notna(), None).to_dict("records")
-                for name, table in tables.items()
-            },
+            **{name: records(table) for name, table in tables.items()},
         }
         for name, table in tables.items():
             write_text(out / f"{name}.csv", table.to_csv(index=False))

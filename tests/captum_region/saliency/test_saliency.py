@@ -90,6 +90,26 @@ def test_the_table_pairs_by_image_and_weighs_runs_equally():
     assert table.loc["b", ["low", "high"]].to_list() == pytest.approx([0.1, 0.2])
 
 
+def test_images_that_the_model_gets_wrong_are_told_apart():
+    truth = np.zeros((4, 6, 6), bool)
+    truth[:, :3] = True
+    images = torch.zeros(4, 3, 6, 6)
+    images[:3, 0] = 1  # the model says class 1 of the first three
+    maps = torch.zeros(4, 6, 6)
+    maps[[0, 3], :3] = 1
+    maps[1:3, 3:] = 1
+    model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
+    torch.nn.init.zeros_(model[2].weight)
+    with torch.no_grad():
+        model[2].weight[1, 0] = 1
+        model[2].bias.copy_(torch.tensor([0.5, 0.0]))
+    found = compare_saliency(images, truth, {"half": lambda batch, target: maps}, target=1, model=model)
+    assert found.scores["right"].to_list() == [True, True, True, False]
+    row = found.table("half").set_index("measure").loc["pixel_auc"]
+    assert (row["mean"], row["mean_right"], row["mean_wrong"]) == pytest.approx((0.5, 1 / 3, 1))
+    assert "mean_right" not in saliency_table(found.scores.drop(columns="right"), "half")
+
+
 def test_a_bootstrap_interval_is_that_of_the_mean():
     rng = np.random.default_rng(0)
     values = rng.normal(0.3, 1, 400)

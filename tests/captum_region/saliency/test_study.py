@@ -1,6 +1,7 @@
 """The study on synthetic faces, small: every method is measured in every way, and the results are whole."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -14,11 +15,12 @@ from captum_region.cli import app
 from captum_region.datasets import AttributeImages, make_faces
 from captum_region.io.digest import digest
 from captum_region.saliency.methods import floors
-from captum_region.saliency.results import StudyResults
+from captum_region.saliency.results import StudyResults, best_others
 from captum_region.saliency.study import SLOW, information_table, study_attribute
 
 TRAIN, TEST = make_faces(60, 16, random_state=0), make_faces(24, 16, random_state=1)
 QUICK = {"epochs": 1, "region_epochs": 1, "retrain_epochs": 1, "limit": 5, "without": ("XRAI",)}
+COSTLY = ["XRAI", "KernelShap", "Occlusion", "GradientShap", "IntegratedGradients", "GuidedGradCam"]
 
 
 # A network that has seen 60 faces once gives Grad-CAM maps of zeros.
@@ -51,12 +53,29 @@ def test_every_method_is_measured_in_every_way(tmp_path):
     assert table.loc[("pixel_auc", "Saliency"), "mean"] == pytest.approx(by_hand)
     with Image.open(tmp_path / "maps_Blond_Hair.png") as picture:
         assert picture.width < picture.height  # a row a method, a column an image
-    (rich,) = results.rich_tables()
+    rich, best = results.rich_tables()
+    assert best.row_count == 7  # of each measure but IoU, which follows from the rank accuracy
     assert rich.row_count == len(names) + 1
 
     again = study_attribute(TRAIN, TEST, "Blond_Hair", seed=1, **(QUICK | {"retrain": "none"}))
     assert again.left.empty
     assert again.comparison.scores.equals(study.comparison.scores)
+
+
+def test_the_best_other_is_no_region_map():
+    rows = [
+        ("RegionAttribution, mean", 0.9, 0.1),
+        ("A", 0.5, -0.3),
+        ("B", 0.6, -0.2),
+        ("MultiScaleRegionAttribution", 0.8, 0),
+    ]
+    table = pd.DataFrame(rows, columns=["method", "mean", "difference"])
+    table = table.assign(low=table["difference"] - 0.1, high=table["difference"] + 0.2, attribute="hat")
+    table = pd.concat([table.assign(measure="pixel_auc"), table.assign(measure="deletion")])
+    found = best_others(table, "MultiScaleRegionAttribution").set_index("measure")
+    assert found["method"].to_dict() == {"pixel_auc": "B", "deletion": "A"}  # a low deletion is better
+    row = found.loc["pixel_auc", ["mean", "reference", "difference", "low", "high"]]
+    assert row.to_list() == pytest.approx([0.6, 0.8, 0.2, 0.0, 0.3])
 
 
 def test_information_left_is_compared_by_seed():
@@ -85,6 +104,7 @@ def test_information_left_is_compared_by_seed():
         ({"test": TEST.subset(~TEST.binary("Smiling"))}, "test must hold images with Smiling"),
         ({"train": make_faces(4, (16, 20), random_state=0)}, "train must hold square images, got 16 x 20"),
         ({"test": AttributeImages(TEST.images, TEST.attributes)}, "truth must be given"),
+        ({"choice": TEST.subset(~TEST.binary("Smiling"))}, "choice must hold images with Smiling"),
         ({"limit": -3}, "limit must be at least 1, got -3"),
         ({"quantile": 1.0, "epochs": 0}, r"quantile must lie in \[0, 1\), got 1.0"),  # a training tells of its epochs
     ],
@@ -112,7 +132,7 @@ def test_unknown_methods_are_named_in_the_error(changed, words):
 def test_a_stopped_comparison_resumes(command, interrupted, states, documented, listed, tmp_path):
     out = tmp_path / "out"
     common = ["--size", 16, "--images", 40, "--epochs", 1, "--region-epochs", 1, "--limit", 3]
-    common += ["--without", "XRAI", "--without", "KernelShap", "--retrain", "none"]
+    common += [*(word for name in COSTLY for word in ("--without", name)), "--retrain", "none"]
     common += ["--data", "faces", "--attribute", "Smiling", "--seeds", 2, "--out", out]
     # The first seed's three classifiers and what was found with them.
     told = interrupted(lambda: len(states(out)) >= 4, "captum_region", "compare", *common, "--quiet")
@@ -124,18 +144,25 @@ def test_a_stopped_comparison_resumes(command, interrupted, states, documented, 
     results = json.loads((out / "comparison.json").read_text())
     assert [study["images"] for study in results["studies"]] == [3, 3]
     drawn = make_faces(40, 16, random_state=2), make_faces(10, 16, random_state=3)
-    assert results["digests"]["1"] == dict(zip(("train", "test"), (digest(f.images) for f in drawn), strict=True))
+    digests = results["digests"]
+    assert [digests["1"][part] for part in ("train", "test")] == [digest(faces.images) for faces in drawn]
+    # Each seed has images of its own, but for those to choose on.
+    assert len({digest for its in digests.values() for digest in its.values()}) == 5
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # maps of an untrained classifier are flat
 def test_a_kept_study_is_read_and_that_of_another_seed_is_not(tmp_path):
     train, test = make_faces(40, 16, random_state=0), make_faces(20, 16, random_state=1)
-    without = ["XRAI", "KernelShap", "Occlusion", "GradientShap", "IntegratedGradients", "GuidedGradCam"]
-    options = {"limit": 2, "epochs": 1, "region_epochs": 1, "without": without, "retrain": "none"}
-    options |= {"checkpoint_dir": tmp_path}
+    options = {"limit": 2, "epochs": 1, "region_epochs": 1, "without": COSTLY[:2] + COSTLY[3:], "retrain": "none"}
+    options |= {"checkpoint_dir": tmp_path, "choice": make_faces(8, 16, random_state=2)}
     first, again, other = (study_attribute(train, test, "Smiling", seed=seed, **options) for seed in (0, 0, 1))
     pd.testing.assert_frame_equal(first.comparison.scores, again.comparison.scores)
     assert again.comparison.seconds == first.comparison.seconds  # read: measured anew they would differ
+    pd.testing.assert_frame_equal(first.choice, again.choice)
+    assert first.choice.groupby("method")["chosen"].sum().eq(1).all()
+    assert set(first.choice["variant"]) == {"", "4 px", "2 px", "4 px and 2 px"}  # the windows of Occlusion
+    assert set(first.chosen()) == set(first.comparison.maps)
+    assert re.fullmatch(r"\d px( and \d px)?, sigma [\d.]+ px", first.chosen()["Occlusion"])
     assert not other.comparison.maps["random"].equal(first.comparison.maps["random"])
 
 
@@ -159,7 +186,8 @@ def test_compare_takes_masks_from_a_table(command, refused, tmp_path):
     pd.DataFrame(rows, columns=["image", "mask", "hat"]).to_csv(tmp_path / "table.csv", index=False)
     options = ["--root", tmp_path / "table.csv", "--attribute", "hat", "--size", 20, "--epochs", 1, "--retrain", "none"]
     options += ["--region-epochs", 1]
-    options += ["--without", "XRAI", "--without", "KernelShap", "--cache", tmp_path / "cache", "--quiet"]
+    options += [word for name in COSTLY for word in ("--without", name)]
+    options += ["--no-choose", "--cache", tmp_path / "cache", "--quiet"]
     out = tmp_path / "out"
     command("captum_region", "compare", "--data", "table", "--masks", "mask", "--out", out, *options)
     scores = pd.read_csv(out / "scores.csv").set_index(["method", "image"])
