@@ -1,5 +1,6 @@
 """What several tests use."""
 
+import gc
 import json
 import os
 import pickle
@@ -30,7 +31,7 @@ from captum_region.io.digest import digest_of
 # alone draws the same cases in each run.
 UNHURRIED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("quick", max_examples=30, derandomize=True, **UNHURRIED)
-settings.register_profile("thorough", max_examples=500, **UNHURRIED)
+settings.register_profile("thorough", max_examples=150, **UNHURRIED)
 settings.load_profile("quick")
 
 torch.set_num_threads(1)  # if something has imported it before
@@ -38,6 +39,12 @@ torch.set_num_threads(1)  # if something has imported it before
 ROOT = Path(__file__).parents[1]
 # Seconds after which a process is taken to hang: far more than it needs on a busy machine.
 HANGS = 500
+
+
+def pytest_collection_finish():
+    """Spare garbage collections the million objects of what was imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -73,7 +80,7 @@ class _Forked:
         give_up = time.monotonic() + timeout
         while self.poll() is None:
             assert time.monotonic() < give_up
-            time.sleep(0.005)
+            time.sleep(0.02)
         return self.returncode
 
     def communicate(self, timeout=HANGS):
@@ -244,7 +251,7 @@ pid, start = begun(folder + "/whole"), time.monotonic()
 assert os.waitpid(pid, 0)[1] == 0
 duration = time.monotonic() - start
 rng, runs, kills = random.Random(0), 0, 0
-while kills < 10:
+while kills < 5:
     pid, start = begun(f"{folder}/cut{runs}"), time.monotonic()
     moment = start + rng.uniform(0, duration)
     while time.monotonic() < moment and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
@@ -262,7 +269,7 @@ assert os.waitpid(child(f"{folder}/cut{runs}"), 0)[1] == 0
 
 @pytest.fixture(scope="session")
 def kill_and_resume(forked):
-    """Kill ``work(out)``, which `code` defines, ten times at random moments after `out` is there, and run it again.
+    """Kill ``work(out)``, which `code` defines, five times at random moments after `out` is there, and run it again.
 
     Return the folders of an undisturbed run and of those that were run until they were complete.
     """

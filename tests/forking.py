@@ -4,11 +4,14 @@ conftest.py starts it and writes a line of JSON for each request; it answers wit
 arguments, a working directory, an environment and output of its own, and ends as a new interpreter would.
 """
 
+import atexit
+import gc
 import json
 import os
 import runpy
 import signal
 import sys
+import threading
 import warnings
 
 with warnings.catch_warnings():
@@ -51,6 +54,26 @@ def run(program, *arguments):
         runpy.run_path(program, run_name="__main__")
 
 
+def end_after(to_run):
+    """Run what a request asks for, and end as a new interpreter would, but for the seconds of freeing all modules."""
+    code = 0
+    try:
+        run(*to_run)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if code and not isinstance(error.code, int):
+            print(error.code, file=sys.stderr)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        code = 1
+    # As multiprocessing ends what it forks.
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def serve():
     """Answer requests until there are no more; in a child, return the request that it is to run."""
     ended = {}
@@ -74,5 +97,8 @@ def serve():
     return None
 
 
-if __name__ == "__main__" and (to_run := serve()) is not None:
-    run(*to_run)
+if __name__ == "__main__":
+    gc.collect()
+    gc.freeze()  # what was imported is neither looked through nor copied by collections in what is forked
+    if (to_run := serve()) is not None:
+        end_after(to_run)

@@ -84,18 +84,21 @@ INSPECT = (fairlearn_bridge, "inspect")
         (TRAIN, ["--attribute", "height [cm]"], "training.json"),
         (ATTRIBUTE, ["--by", "height [cm]"], "maps.json"),
         (CALIBRATE, ["--attribute", "Male"], "calibration.json"),
-        pytest.param(RUN, ["--confounder", "smiling/[/bold]"], "results.json", marks=pytest.mark.slow),
         pytest.param(RUN, ["--confounder", "height [cm]=<b>tall</b>"], "results.json", marks=pytest.mark.slow),
         pytest.param(SWEEP, ["--confounder", "smiling/[/bold]"], "sweep.json", marks=pytest.mark.slow),
         pytest.param(COMPARE, ["--attribute", "smiling/[/bold]"], "comparison.json", marks=pytest.mark.slow),
     ],
 )
-def test_damaged_images_are_an_error_or_listed_as_skipped(command, options, results, run, attributes):
-    table = {name: [*values, values[0]] for name, values in attributes.items()}
-    table["image"][-1] = "broken.png"
-    table["mask"] = ["0.png"] * len(table["image"])  # one for all
+def test_image_columns_of_another_name_and_damaged_images(command, options, results, run, attributes):
+    table = {"photo" if name == "image" else name: [*values, values[0]] for name, values in attributes.items()}
+    table["photo"][-1] = "broken.png"
+    table["mask"] = ["0.png"] * len(table["photo"])  # one for all
     if results == "results.json" and "tall" in options[1]:
         table["height [cm]"][:COUNT] = np.where(np.arange(COUNT) // 2 % 2, "<b>tall</b>", "$x_{")
+    done, _ = run(*command, table, *options, check=2)
+    assert "no column 'image'; its columns are 'photo', 'Male'" in done.stderr
+    assert "name another with --image-column" in done.stderr
+    options = [*options, "--image-column", "photo"]
     done, out = run(*command, table, *options, check=2)
     assert done.stderr.startswith("error: ")
     assert "broken.png: not an image of a supported format" in done.stderr
@@ -109,6 +112,14 @@ def test_damaged_images_are_an_error_or_listed_as_skipped(command, options, resu
     assert len(pages) == (results == "results.json")
     assert not any("<b>tall" in page for page in pages)
     assert all("&lt;b&gt;tall" in page for page in pages if "tall" in options[1])
+
+
+def test_inspect_takes_an_image_column_of_another_name(run, attributes):
+    table = {"photo" if name == "image" else name: values for name, values in attributes.items()}
+    done, _ = run(*INSPECT, table, "--target", "Male", check=2)
+    assert "name another with --image-column" in done.stderr
+    _, out = run(*INSPECT, table, "--target", "Male", "--image-column", "photo", "--force")
+    assert (out / "inspect.json").exists()
 
 
 def test_inspect_lists_skipped_file_names(tmp_path):
@@ -197,28 +208,6 @@ def test_a_damaged_checkpoint_is_one_line(name, folder, run, attributes, tmp_pat
     done, _ = run(captum_region, f"attribute {tmp_path / 'saved'}", attributes, check=2)
     assert len(done.stderr.strip().splitlines()) == 1
     assert str(tmp_path / "saved") in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("command", "options", "results"),
-    [
-        (TRAIN, ["--attribute", "Male"], "training.json"),
-        (ATTRIBUTE, ["--by", "Male", "--limit", "8"], "maps.json"),
-        (CALIBRATE, ["--attribute", "Male", "--limit", "8"], "calibration.json"),
-        (INSPECT, ["--target", "Male"], "inspect.json"),
-        pytest.param(RUN, ["--confounder", "smiling/[/bold]"], "results.json", marks=pytest.mark.slow),
-        pytest.param(SWEEP, ["--confounder", "smiling/[/bold]"], "sweep.json", marks=pytest.mark.slow),
-        pytest.param(COMPARE, ["--attribute", "Male"], "comparison.json", marks=pytest.mark.slow),
-    ],
-)
-def test_an_image_column_of_another_name(command, options, results, run, attributes):
-    table = {"photo" if name == "image" else name: values for name, values in attributes.items()}
-    table["mask"] = ["0.png"] * COUNT
-    done, _ = run(*command, table, *options, check=2)
-    assert "no column 'image'; its columns are 'photo', 'Male'" in done.stderr
-    assert "name another with --image-column" in done.stderr
-    _, out = run(*command, table, *options, "--image-column", "photo", "--force")
-    assert (out / results).exists()
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 import importlib
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,7 +23,7 @@ MODULES = (
 
 
 @pytest.fixture
-def built(tmp_path):
+def built(tmp_path, forked):
     """Build the pages of a copy, for Sphinx writes beside its sources; without running examples, in a plain theme."""
     copy = tmp_path
     shutil.copytree(ROOT / "docs", copy / "docs", ignore=shutil.ignore_patterns("_build", "gallery", "generated"))
@@ -33,9 +31,10 @@ def built(tmp_path):
     for name in ("README.md", "CHANGELOG.md"):
         shutil.copy(ROOT / name, copy)
     pages = copy / "pages"
-    build = [sys.executable, "-m", "sphinx", "-q", "-W", "-D", "plot_gallery=0", "-D", "html_theme=basic"]
-    done = subprocess.run([*build, copy / "docs", pages], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    build = ["-m", "sphinx", "-q", "-W", "-D", "plot_gallery=0", "-D", "html_theme=basic"]
+    with forked(*build, copy / "docs", pages) as process:
+        _, stderr = process.communicate()
+    assert process.returncode == 0, stderr
     return pages
 
 

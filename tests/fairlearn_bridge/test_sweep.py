@@ -17,7 +17,7 @@ from fairlearn_bridge.sweep import SweepResults, run_sweep
 
 SETTINGS = """
 confounder = ["Blond_Hair", "Eyeglasses"]
-schemes = "general_transplant,specific_noise,general_mask@random"
+schemes = "specific_noise,general_mask@random"
 quantile = [0.7, 0.5]
 train-size = 120
 test_per_cell = 15
@@ -54,11 +54,7 @@ def test_a_sweep_writes_what_it_says(swept, documented, listed):
     assert {path.name for path in (out / "plots").iterdir()} == plots
     table = pd.read_csv(out / "table.csv").set_index(["confounder", "mitigator", "measure"]).sort_index()
     arms = {"original", "balanced", "threshold shifted"}
-    arms |= {
-        f"{scheme} {q}"
-        for scheme in ("general_transplant", "specific_noise", "general_mask@random")
-        for q in (0.5, 0.7)
-    }
+    arms |= {f"{scheme} {q}" for scheme in ("specific_noise", "general_mask@random") for q in (0.5, 0.7)}
     for confounder in ("Blond_Hair", "Eyeglasses"):
         assert set(table.loc[confounder].index.get_level_values("mitigator")) == arms
     assert (table.loc["Blond_Hair", "original"]["difference"] == 0).all()
@@ -67,7 +63,7 @@ def test_a_sweep_writes_what_it_says(swept, documented, listed):
     # Table 1 shows, of each scheme, the quantile with the best worst-group accuracy on the validation images.
     validation = pd.read_csv(out / "validation.csv").set_index(["confounder", "mitigator"])["worst_cell"]
     table1 = pd.read_csv(out / "table1.csv")
-    assert len(table1) == 2 * 3
+    assert len(table1) == 2 * 2
     for row in table1.to_dict("records"):
         confounder, best = row["confounder"], f"{row['scheme']} {row['quantile']:g}"
         assert validation[confounder, best] == max(validation[confounder, f"{row['scheme']} {q}"] for q in (0.5, 0.7))
