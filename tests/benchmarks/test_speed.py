@@ -9,11 +9,12 @@ from speed import Pair, algorithm_1, patch_by_patch
 from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionGrid
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", [DenseRegionClassifier, PatchRegionClassifier])
-def test_forward_grid_equals_the_plain_loop(kind):
+@pytest.mark.parametrize(
+    ("kind", "options"), [(DenseRegionClassifier, {}), (PatchRegionClassifier, {"backbone": "shufflenet_v2_x0_5"})]
+)
+def test_forward_grid_equals_the_plain_loop(kind, options):
     grid = RegionGrid((36, 42), 8, 1)  # enough regions for the copy that is made for inference
-    classifier = kind(grid, 3, random_state=0).eval()
+    classifier = kind(grid, 3, random_state=0, **options).eval()
     for module in classifier.modules():
         if isinstance(module, torch.nn.BatchNorm2d):  # such as a mistake in folding it in would show
             module.running_mean.normal_(0, 0.1, generator=torch.Generator().manual_seed(0))

@@ -206,9 +206,10 @@ def test_the_chosen_scheme_and_quantile_take_the_shortcut_away(region_classifier
     assert np.array_equal(plain.predict_proba(X), mitigator.predict_proba(X))
     assert not hasattr(plain, "selection_")
     few = clone(mitigator).set_params(scheme="general_noise", quantile=[0.85, 1.0])
-    in_processes = clone(few).set_params(n_jobs=2)
+    beside = clone(few).set_params(n_jobs=2)
     alone = few.fit(X, y, sensitive_features=confounder).selection_
-    weighted = in_processes.fit(X, y, sensitive_features=confounder, sample_weight=np.ones(400))
+    with joblib.parallel_config(backend="threading"):  # processes take seconds to begin
+        weighted = beside.fit(X, y, sensitive_features=confounder, sample_weight=np.ones(400))
     assert weighted.selection_.equals(alone)
 
 
