@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -213,11 +213,11 @@ def region_methods(
     --------
     captum_methods, superpixel_methods, floors : More methods of the same form.
     """
-    mean = cache(lambda: attribution.mean_pixels(images))  # only if it is asked for: it needs a map of every image
+    mean = attribution.mean_pixels(images)
     return {
         name: lambda batch, target: attribution.pixel_map(batch),
         f"{name}, evidence": lambda batch, target: attribution.pixel_map(batch, target),
-        f"{name}, mean": lambda batch, target: mean().to(batch.device).expand(len(batch), -1, -1),
+        f"{name}, mean": lambda batch, target: mean.to(batch.device).expand(len(batch), -1, -1),
     }
 
 

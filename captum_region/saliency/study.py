@@ -206,7 +206,7 @@ def study_attribute(
     model = WholeImageClassifier(side, seed).to(device)
     classifiers = [DenseRegionClassifier(grid, 2, random_state=seed).to(device) for grid in grids_for(side)]
     # Names are checked before hours of training.
-    made, not_run = _candidates(model, classifiers, train.images[:1], seed)
+    made, not_run = _candidates(model, classifiers, train.images[:1], train.images[:1], seed)
     _check_names("without", without, [*made, *not_run])
     kept = [name for name in made if name not in without]
     again = _chosen(retrain, kept)
@@ -224,7 +224,9 @@ def study_attribute(
         shown: Any = {"show_progress": show_progress}
         for classifier, passes in zip((model, *classifiers), (epochs, region_epochs, region_epochs), strict=True):
             fit_region_classifier(classifier, train.images, labels, epochs=passes, **training, **shown)
-        made, _ = _candidates(model, classifiers, train.images, seed)
+        # The mean map takes a map of every image.
+        averaged = train.images if any(name.endswith(", mean") for name in kept) else train.images[:1]
+        made, _ = _candidates(model, classifiers, train.images, averaged, seed)
         methods, scores = _choose({name: made[name] for name in kept}, chosen_on, device, show_progress)
         compared = compare_saliency(with_it.images, masks, methods, target=1, model=model, device=device, **shown)
         training |= {"epochs": retrain_epochs, "quantile": quantile, "device": device}
@@ -275,9 +277,16 @@ def _with_truth(
 
 
 def _candidates(
-    model: WholeImageClassifier, region_classifiers: Sequence[RegionClassifier], images: ImageData, seed: int
+    model: WholeImageClassifier,
+    region_classifiers: Sequence[RegionClassifier],
+    images: ImageData,
+    averaged: ImageData,
+    seed: int,
 ) -> tuple[dict[str, dict[str, Method]], dict[str, str]]:
-    """Return the variants of all methods, the usual one first, and the methods that cannot run with the reason."""
+    """Return the variants of all methods, the usual one first, and the methods that cannot run with the reason.
+
+    The mean region map is that of the images `averaged`.
+    """
     background = as_floats(take(images, slice(64)).to(model.device))
     occlusions = {}
     for grid in (classifier.grid for classifier in region_classifiers):
@@ -291,9 +300,9 @@ def _candidates(
         methods |= superpixel_methods(model, background=background, random_state=seed)
     except ImportError as error:
         not_run = dict.fromkeys(("KernelShap", "XRAI"), str(error))
-    methods |= region_methods(RegionAttribution(region_classifiers[0]), images)
+    methods |= region_methods(RegionAttribution(region_classifiers[0]), averaged)
     several = MultiScaleRegionAttribution(region_classifiers)
-    methods |= region_methods(several, images, name="MultiScaleRegionAttribution")
+    methods |= region_methods(several, averaged, name="MultiScaleRegionAttribution")
     candidates = {name: {"": method} for name, method in methods.items()}
     return candidates | {"Occlusion": occlusions} | {name: {"": floor} for name, floor in floors(seed).items()}, not_run
 
