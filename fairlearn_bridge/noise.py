@@ -337,10 +337,14 @@ class AttributionNoise:
             return additive_noise(images, mask, generator, std=self.noise_std)
         assert self.donors_ is not None
         donor = self.donors_.draw(index, generator)
-        mask = mask | self._masks(donor, images.device)
         chosen = torch.rand(len(images), generator=generator, device=images.device) < self.transplant_share
-        donors = as_floats(take(self.donors_.images, donor.numpy())).to(images)
-        return transplant(images, donors, mask & chosen[:, None, None, None], edge=self.edge)
+        perturbed = images.clone()
+        if chosen.any():  # the others need no donor's pixels: half of the time
+            donor = donor[chosen.cpu()]
+            donors = as_floats(take(self.donors_.images, donor.numpy())).to(images)
+            where = mask[chosen] | self._masks(donor, images.device)
+            perturbed[chosen] = transplant(images[chosen], donors, where, edge=self.edge)
+        return perturbed
 
     def _masks(self, index: Tensor, device: torch.device) -> Tensor:
         """Return the mask of each image at `index`, N x 1 x height x width."""

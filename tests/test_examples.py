@@ -159,6 +159,15 @@ def test_seeds_on_dask_example(run, tmp_path):
     assert re.search(r"^general_transplant( +[\d.]+){4}$", printed, re.MULTILINE)
 
 
+@pytest.mark.slow
+def test_own_loop_example(run, tmp_path):
+    printed = run("plot_own_loop.py")
+    found = re.findall(r"^[\w ]+: .* dark-haired woman ([\d.]+), blond man ([\d.]+)$", printed, re.MULTILINE)
+    as_they_are, perturbed = (sum(map(float, cells)) / 2 for cells in found)
+    assert perturbed > as_they_are + 0.1
+    assert {path.name for path in tmp_path.glob("*.png")} == {"own_loop.png", "own_loop_faces.png"}
+
+
 def test_every_example_is_tested():
     tested = set(re.findall(r"\w+\.py", Path(__file__).read_text()))
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested

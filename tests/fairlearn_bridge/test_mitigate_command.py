@@ -1,6 +1,8 @@
 """fairlearn-bridge mitigate as a user runs it, on tiny faces and on a table of images."""
 
 import json
+import random
+import time
 
 import numpy as np
 import pandas as pd
@@ -73,13 +75,23 @@ def test_it_writes_every_documented_file(done, documented, listed):
 
 
 @pytest.mark.slow
-def test_a_stopped_mitigation_resumes_and_ends_with_the_same_results(done, command, interrupted, states, tmp_path):
+def test_a_mitigation_stopped_and_killed_resumes_and_ends_with_the_same_results(
+    done, command, forked, interrupted, states, tmp_path
+):
     whole, _ = done
     out = tmp_path / "model"
-    told = interrupted(lambda: len(states(out)) >= 2, "fairlearn_bridge", "mitigate", *FACES, "--out", out)
+    run = ["fairlearn_bridge", "mitigate", *FACES, "--out", out]
+    told = interrupted(lambda: len(states(out)) >= 1, *run)
     assert told.startswith(f"stopped: {out / 'checkpoints'} keeps what was done, and the same command with --force")
     assert not (out / "model").exists()
-    process = command("fairlearn_bridge", "mitigate", *FACES, "--out", out, "--force", "--quiet")
+    # At the end of the block it is killed, at any moment, unless it was faster than the first.
+    seconds = sum(json.loads((whole / "results.json").read_text())["seconds"].values())
+    moment = time.monotonic() + random.SystemRandom().uniform(0, seconds / 2)
+    with forked("-m", *run, "--force") as process:
+        while time.monotonic() < moment and process.poll() is None:
+            time.sleep(0.005)
+        assert process.poll() in (None, 0), process.communicate()
+    process = command(*run, "--force", "--quiet")
     assert "specific_transplant" in process.stdout
     assert not (out / "checkpoints").exists()
     for name in ("table.csv", "groups.csv", "predictions.csv", "model/weights.safetensors"):
