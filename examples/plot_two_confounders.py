@@ -18,10 +18,10 @@ from captum_region.plotting import plot_maps
 from fairlearn_bridge import AttributionNoiseMitigator, ImageClassifier
 
 rng = np.random.default_rng(0)
-male, often = rng.random(1000) < 0.5, rng.random(1000) < 2 / 3
+male, often = rng.random(800) < 0.5, rng.random(800) < 2 / 3
 cues = ["Blond_Hair", "Wearing_Hat"]
 train = make_faces(
-    1000, size=24, attributes={"Male": male, "Blond_Hair": ~male & often, "Wearing_Hat": male & often}, random_state=0
+    800, size=24, attributes={"Male": male, "Blond_Hair": ~male & often, "Wearing_Hat": male & often}, random_state=0
 )
 test = make_faces(400, size=24, random_state=1)
 print(train.attributes.groupby("Male")[cues].mean().round(2))
@@ -30,7 +30,7 @@ print(train.attributes.groupby("Male")[cues].mean().round(2))
 # The same transplants twice: over what tells the hair, and over what tells hair or hat.
 classifier = ImageClassifier(max_epochs=8, batch_size=32, random_state=0)
 mitigator = AttributionNoiseMitigator(
-    classifier, region_epochs=10, scheme="general_transplant", quantile=0.5, random_state=0
+    classifier, region_epochs=8, scheme="general_transplant", quantile=0.5, random_state=0
 )
 treated = {"hair alone": ["Blond_Hair"], "hair and hat": cues}
 models = {"nothing": classifier.fit(train.images, male)}

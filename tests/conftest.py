@@ -46,6 +46,11 @@ def pytest_collection():
     gc.disable()
 
 
+def pytest_collection_modifyitems(items):
+    """Put the longest tests first: at the end the processes share short ones."""
+    items.sort(key=lambda item: item.path.name != "test_examples.py")
+
+
 def pytest_collection_finish():
     """Collect garbage, but not among what was imported."""
     gc.freeze()
