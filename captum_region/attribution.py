@@ -290,8 +290,7 @@ class MultiScaleRegionAttribution(Attribution):  # type: ignore[misc]
     """The mean of several region attributions with different patch sizes: small ones localise, large ones recognise.
 
     Not in the paper. Attributes that show in texture or colour (hair) are localised better with small patches; those
-    that show in a shape (the sex) need large ones. On each attribute of the synthetic faces, the mean was about as good
-    as the better of the two (docs/results/maps.md).
+    that show in a shape (the sex) need large ones. docs/results/maps.md compares the mean with the large patch alone.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from captum_region.saliency.localisation import MEASURES
 from captum_region.saliency.methods import Method
 
 # Of the shorter side of the images; without smoothing first, which wins a tie.
-SIGMAS = (0, 1 / 48, 1 / 24, 1 / 16, 1 / 12, 1 / 8)
+SIGMAS = (0, 1 / 48, 1 / 24, 1 / 16, 1 / 12, 1 / 8, 1 / 6, 1 / 4)
 
 
 def smoothed(method: Method, sigma: float) -> Method:
@@ -88,8 +88,8 @@ def choose_methods(
     candidates : mapping of str to mapping of str to callable
         The variants of each method, by name: (images in [0, 1], targets) -> maps.
     sigmas : sequence of float, optional
-        Standard deviations of the Gaussians in pixels, see `smoothed`; by default 0, 1/48, 1/24, 1/16, 1/12 and 1/8 of
-        the shorter side of the images.
+        Standard deviations of the Gaussians in pixels, see `smoothed`; by default 0, 1/48, 1/24, 1/16, 1/12, 1/8, 1/6
+        and 1/4 of the shorter side of the images.
     measure : str, default="rank_accuracy"
         A name in `captum_region.saliency.localisation.MEASURES`; its mean over the images decides, where an undefined
         value counts as 0. Of equals the first is taken.
@@ -119,7 +119,7 @@ def choose_methods(
     >>> variants = {"red": lambda images, targets: images[:, 0], "dark": lambda images, targets: -images.mean(1)}
     >>> methods, scores = choose_methods(faces.images, faces.truth("Eyeglasses"), {"colour": variants}, target=1)
     >>> list(methods), len(scores), int(scores["chosen"].sum())
-    (['colour'], 12, 1)
+    (['colour'], 16, 1)
     """
     images, inside = checked_truth(images, truth)
     if measure not in MEASURES:

@@ -22,7 +22,7 @@ from captum_region.io.files import records
 from captum_region.io.snapshot import Snapshots, table_of
 from captum_region.progress import progress_bar
 from captum_region.randomness import seeded
-from captum_region.saliency.choice import choose_methods, mean_of
+from captum_region.saliency.choice import SIGMAS, choose_methods, mean_of
 from captum_region.saliency.compare import SaliencyComparison, compare_saliency
 from captum_region.saliency.faithfulness import information_left
 from captum_region.saliency.methods import Method, captum_methods, floors, region_methods, superpixel_methods
@@ -215,7 +215,7 @@ def study_attribute(
         seed,
         lambda: (
             (train, labels, test.images, expected, masks, chosen_on, list(map(classifier_digest, classifiers))),
-            (kept, again, epochs, region_epochs, quantile, retrain_epochs, seed),
+            (kept, again, SIGMAS, epochs, region_epochs, quantile, retrain_epochs, seed),
         ),
     )
     found = snapshots.load()

@@ -48,7 +48,7 @@ def test_noise_is_smoothed_and_the_better_variant_chosen():
     }
     target = torch.tensor([1, 1])
     methods, scores = choose_methods(IMAGES, TRUTH, candidates, target=1, batch_size=2)
-    assert len(scores) == 5 * 6
+    assert len(scores) == 5 * 8
     chosen = scores[scores["chosen"]].set_index("method")
     assert chosen.index.to_list() == ["noisy", "exact", "empty"]
     assert chosen.loc["noisy", "variant"] == "both"
