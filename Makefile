@@ -1,5 +1,5 @@
 # make demo: set up, run the main job on synthetic faces, name the report to open.  make test: set up, run the tests,
-# those of properties with 150 drawn cases each, the same in each run; `pytest` alone draws 30, and
+# those of properties with 100 drawn cases each, the same in each run; `pytest` alone draws 30, and
 # `pytest -m "not slow"` leaves the long tests out.
 # make docs: set up, build the documentation and run the examples for it; then open docs/_build/html/index.html.
 # make bench: how fast it is against what it replaces, as ratios; 10 to 40 minutes with nothing else running.

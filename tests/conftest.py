@@ -31,7 +31,7 @@ from captum_region.io.digest import digest_of
 # alone draws the same cases in each run.
 UNHURRIED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("quick", max_examples=30, derandomize=True, **UNHURRIED)
-settings.register_profile("thorough", max_examples=150, **UNHURRIED)
+settings.register_profile("thorough", max_examples=100, **UNHURRIED)
 settings.load_profile("quick")
 
 torch.set_num_threads(1)  # if something has imported it before
