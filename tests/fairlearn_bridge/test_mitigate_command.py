@@ -86,7 +86,7 @@ def test_a_mitigation_stopped_and_killed_resumes_and_ends_with_the_same_results(
     assert not (out / "model").exists()
     # At the end of the block it is killed, at any moment, unless it was faster than the first.
     seconds = sum(json.loads((whole / "results.json").read_text())["seconds"].values())
-    moment = time.monotonic() + random.SystemRandom().uniform(0, seconds / 2)
+    moment = time.monotonic() + random.uniform(0, seconds / 2)
     with forked("-m", *run, "--force") as process:
         while time.monotonic() < moment and process.poll() is None:
             time.sleep(0.005)
