@@ -108,20 +108,8 @@ def test_bad_parameters_are_named(weights, tmp_path, trap):
 
 @pytest.mark.slow
 def test_a_backbone_from_the_command_line(weights, tmp_path, refused, command):
-    options = ["demo", "--size", 16, "--train-size", 60, "--test-per-cell", 4, "--others", "none", "--epochs", 1]
-    options += [
-        "--schemes",
-        "general_noise",
-        "--region-epochs",
-        1,
-        "--seeds",
-        1,
-        "--jobs",
-        1,
-        "--quiet",
-        "--out",
-        tmp_path / "out",
-    ]
+    options = ["mitigate", "--size", 16, "--train-size", 80, "--scheme", "general_noise", "--others", "none"]
+    options += ["--epochs", 1, "--region-epochs", 1, "--jobs", 1, "--quiet", "--out", tmp_path / "out"]
     assert "--backbone must be given" in refused(app, *options, "--freeze")
     assert "--backbone must be" in refused(app, *options, "--backbone", "resnet")
     assert "--weights must be those of resnet34" in refused(
