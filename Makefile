@@ -2,7 +2,8 @@
 # those of properties with 100 drawn cases each, the same in each run; `pytest` alone draws 30, and
 # `pytest -m "not slow"` leaves the long tests out.
 # make docs: set up, build the documentation and run the examples for it; then open docs/_build/html/index.html.
-# make bench: how fast it is against what it replaces, as ratios; 10 to 40 minutes with nothing else running.
+# make bench: how fast it is against what it replaces, as ratios, with nothing else running; one pair trains by the
+# paper's recipe, which takes long.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

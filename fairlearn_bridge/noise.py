@@ -339,7 +339,7 @@ class AttributionNoise:
         donor = self.donors_.draw(index, generator)
         chosen = torch.rand(len(images), generator=generator, device=images.device) < self.transplant_share
         perturbed = images.clone()
-        if chosen.any():  # the others need no donor's pixels: half of the time
+        if chosen.any():  # the others need no donor's pixels
             donor = donor[chosen.cpu()]
             donors = as_floats(take(self.donors_.images, donor.numpy())).to(images)
             where = mask[chosen] | self._masks(donor, images.device)

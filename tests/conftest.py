@@ -27,8 +27,7 @@ from typer.testing import CliRunner
 
 from captum_region.io.digest import digest_of
 
-# `make test` takes the second, with which property tests take half a minute. A busy machine is no error, and `pytest`
-# alone draws the same cases in each run.
+# `make test` takes the second. A busy machine is no error, and `pytest` alone draws the same cases in each run.
 UNHURRIED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("quick", max_examples=30, derandomize=True, **UNHURRIED)
 settings.register_profile("thorough", max_examples=100, **UNHURRIED)
@@ -42,7 +41,7 @@ HANGS = 500
 
 
 def pytest_collection():
-    """Collect no garbage while a million objects are imported, which stay."""
+    """Collect no garbage while modules are imported, which stay."""
     gc.disable()
 
 

@@ -61,9 +61,7 @@ def end_after(to_run):
     try:
         run(*to_run)
     except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-        if code and not isinstance(error.code, int):
-            print(error.code, file=sys.stderr)
+        code = error.code or 0
     except BaseException:
         sys.excepthook(*sys.exc_info())
         code = 1

@@ -32,7 +32,7 @@ def new_app(name: str, description: str, *commands: Callable[..., None]) -> type
         if show_version:
             typer.echo(f"{name} {version('captum-region')}")
             raise typer.Exit
-        # Python ends by going through all objects several times; with torch loaded that takes two seconds.
+        # Python ends by going through all objects several times; with torch loaded that takes seconds.
         atexit.register(gc.freeze)
 
     for command in commands:

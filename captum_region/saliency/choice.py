@@ -127,7 +127,7 @@ def choose_methods(
     if empty := [name for name, variants in candidates.items() if not variants]:
         raise ValueError(f"candidates must hold at least one variant of each method, got none of {', '.join(empty)}")
     widths = [share * min(inside.shape[1:]) for share in SIGMAS] if sigmas is None else list(sigmas)
-    if not widths or min(widths) < 0:
+    if not widths or not all(0 <= width < np.inf for width in widths):
         raise ValueError(f"sigmas must hold numbers of pixels, 0 or above, got {widths}")
     pairs = with_targets(images, target, batch_size, device)
     count = sum(map(len, candidates.values())) * len(images)

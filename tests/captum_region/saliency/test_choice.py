@@ -68,6 +68,7 @@ def test_noise_is_smoothed_and_the_better_variant_chosen():
         ({"candidates": {"a": {}}}, "candidates must hold at least one variant of each method, got none of a"),
         ({"sigmas": []}, "sigmas must hold"),
         ({"sigmas": [0, -1]}, "sigmas must hold"),
+        ({"sigmas": [0, np.nan]}, "sigmas must hold"),
         ({"measure": "insertion"}, "measure must be one of pointing_game, .* got 'insertion'"),
         ({"candidates": {"a": {"": lambda images, target: images}}}, r"methods\['a'\] must give maps of \(24, 24\)"),
     ],

@@ -188,7 +188,7 @@ def test_compare_takes_masks_from_a_table(command, refused, tmp_path):
         rows.append((f"{number}.png", f"{number}_mask.png", bool(faces.binary("Wearing_Hat")[number])))
     rows.append(("broken.png", "0_mask.png", True))
     (tmp_path / "broken.png").write_bytes(b"no image")
-    pd.DataFrame(rows, columns=["photo", "mask", "hat"]).to_csv(tmp_path / "table.csv", index=False)
+    pd.DataFrame(rows, columns=["photo", "mask", "hat/[/bold]"]).to_csv(tmp_path / "table.csv", index=False)
     options = [
         "--root",
         tmp_path / "table.csv",
@@ -196,7 +196,7 @@ def test_compare_takes_masks_from_a_table(command, refused, tmp_path):
         "photo",
         "--skip-damaged",
         "--attribute",
-        "hat",
+        "hat/[/bold]",
         "--size",
         20,
         "--epochs",
@@ -208,8 +208,9 @@ def test_compare_takes_masks_from_a_table(command, refused, tmp_path):
     options += [word for name in COSTLY for word in ("--without", name)]
     options += ["--no-choose", "--cache", tmp_path / "cache", "--quiet"]
     out = tmp_path / "out"
-    command("captum_region", "compare", "--data", "table", "--masks", "mask", "--out", out, *options)
+    done = command("captum_region", "compare", "--data", "table", "--masks", "mask", "--out", out, *options)
     assert [row["image"] for row in json.loads((out / "comparison.json").read_text())["skipped"]] == ["broken.png"]
+    assert "hat/[/bold]: explained model" in done.stdout
     scores = pd.read_csv(out / "scores.csv").set_index(["method", "image"])
     # The centre needs no training: its area under the ROC is that of the masks as they were drawn.
     _, apart = next(GroupShuffleSplit(1, test_size=0.2, random_state=0).split(range(50), groups=range(50)))
