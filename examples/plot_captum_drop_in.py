@@ -25,7 +25,7 @@ faces = make_faces(500, size=32, random_state=0)
 hat = faces.binary("Wearing_Hat")
 model = ImageClassifier(max_epochs=8, batch_size=32, random_state=0).fit(faces.images, hat).module_.eval()
 classifier = DenseRegionClassifier(RegionGrid(32, patch_size=8, stride=2), num_classes=2, random_state=0)
-fit_region_classifier(classifier, faces.images, hat, epochs=20, random_state=0)
+fit_region_classifier(classifier, faces.images, hat, epochs=12, random_state=0)
 
 # %%
 # The same call
@@ -36,7 +36,7 @@ test = make_faces(3, size=32, attributes={"Wearing_Hat": 1.0}, random_state=1)
 images = torch.from_numpy(test.images) / 255
 methods = {
     "IntegratedGradients": (IntegratedGradients(model), {}),
-    "Occlusion": (Occlusion(model), {"sliding_window_shapes": (3, 8, 8), "strides": (3, 2, 2)}),
+    "Occlusion": (Occlusion(model), {"sliding_window_shapes": (3, 8, 8), "strides": (3, 2, 2), "perturbations_per_eval": 16}),
     "RegionAttribution": (RegionAttribution(classifier), {}),
 }
 attributions = {name: method.attribute(images, target=1, **options) for name, (method, options) in methods.items()}

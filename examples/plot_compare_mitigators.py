@@ -27,7 +27,7 @@ from fairlearn_bridge import (
 )
 from fairlearn_bridge.plotting import plot_trade_off
 
-faces = make_faces(2200, size=32, random_state=0)
+faces = make_faces(2200, size=24, random_state=0)
 male, blond = faces.binary("Male"), faces.binary("Blond_Hair")
 split = confounded_split(male, blond, train_size=700, test_per_cell=100, validation_per_cell=50, random_state=0)
 train = Samples(faces.images[split.biased], male[split.biased], blond[split.biased])
@@ -41,9 +41,9 @@ test = Samples(
 # One region classifier, trained within the women, serves both transplants. ``elsewhere`` is the control of the method:
 # it transplants as large an area, but not where the map is high. If it did as well, the map would be worth nothing.
 # ``threshold shifted`` is the control of every measure that a threshold decides.
-classifier = DenseRegionClassifier(RegionGrid.for_images(32), num_classes=2, random_state=0)
+classifier = DenseRegionClassifier(RegionGrid.for_images(24), num_classes=2, random_state=0)
 fit_region_classifier(classifier, train.X, train.confounder, within=train.y, epochs=15, random_state=0)
-original = ImageClassifier(max_epochs=8, batch_size=32)
+original = ImageClassifier(max_epochs=8, batch_size=24)
 transplant = AttributionNoiseMitigator(
     original, region_classifier=classifier, scheme="general_transplant", quantile=0.5
 )

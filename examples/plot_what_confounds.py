@@ -24,7 +24,7 @@ generator = np.random.default_rng(0)
 male = generator.random(1500) < 0.5
 goes_against = generator.random((2, 1500)) < 0.15
 blond, smiling = male == goes_against
-faces = make_faces(1500, 32, attributes={"Male": male, "Blond_Hair": blond, "Smiling": smiling}, random_state=0)
+faces = make_faces(1500, 24, attributes={"Male": male, "Blond_Hair": blond, "Smiling": smiling}, random_state=0)
 
 # %%
 # Both are flagged, with nearly the same Cramér's V. A column whose values are all different is not compared.
@@ -44,7 +44,7 @@ figure.savefig("what_confounds.png", dpi=110)
 # how often does its prediction change (the counterfactual flip rate)? Of two attributes that are equally associated
 # with the target, it uses the one that is easier to see.
 classifier = ImageClassifier(max_epochs=8, batch_size=32, random_state=0).fit(faces.images, male)
-test = make_faces(300, 32, random_state=1)
+test = make_faces(300, 24, random_state=1)
 answers = classifier.predict(test.images)
 toggled = [name for name in found.index if name != "number"]
 flip_rate = pd.Series({name: (classifier.predict(test.twin(name)) != answers).mean() for name in toggled})

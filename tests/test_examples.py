@@ -33,7 +33,7 @@ def rows(printed, *names):
 def test_first_map_example(run, tmp_path):
     printed = run("plot_first_map.py")
     assert (tmp_path / "first_map.png").stat().st_size > 1000
-    assert float(re.search(r"detector of pixels of glasses: ([\d.]+)", printed)[1]) > 0.85
+    assert float(re.search(r"detector of pixels of hats: ([\d.]+)", printed)[1]) > 0.85
 
 
 @pytest.mark.slow
