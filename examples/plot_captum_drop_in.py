@@ -34,9 +34,10 @@ fit_region_classifier(classifier, faces.images, hat, epochs=12, random_state=0)
 # speaks for a hat and against it. Without, it is the confidence.
 test = make_faces(3, size=32, attributes={"Wearing_Hat": 1.0}, random_state=1)
 images = torch.from_numpy(test.images) / 255
+windows = {"sliding_window_shapes": (3, 8, 8), "strides": (3, 2, 2), "perturbations_per_eval": 16}
 methods = {
     "IntegratedGradients": (IntegratedGradients(model), {}),
-    "Occlusion": (Occlusion(model), {"sliding_window_shapes": (3, 8, 8), "strides": (3, 2, 2), "perturbations_per_eval": 16}),
+    "Occlusion": (Occlusion(model), windows),
     "RegionAttribution": (RegionAttribution(classifier), {}),
 }
 attributions = {name: method.attribute(images, target=1, **options) for name, (method, options) in methods.items()}
