@@ -169,12 +169,11 @@ def worker(launcher, rank):
 
 
 @pytest.mark.slow
-def test_the_command_train_in_two_processes(source, tmp_path, launched, listed):
+def test_the_command_train_in_two_processes(source, tmp_path, in_two, listed):
     options = [*map(str, source), "--attribute", "hat", "--size", "20", "--epochs", "3", "--json", "--out"]
-    with launched("-m", "captum_region", "train", *options, tmp_path / "two") as process:
-        stdout, stderr = process.communicate(timeout=500)
-    assert process.returncode == 0, stderr
-    assert stdout == (tmp_path / "two" / "training.json").read_text()  # printed once
+    (stdout, _), (of_other, _) = in_two("-m", "captum_region", "train", *options, tmp_path / "two")
+    assert stdout == (tmp_path / "two" / "training.json").read_text()
+    assert of_other == ""  # printed once
     assert CliRunner().invoke(app, ["train", *options, str(tmp_path / "one")]).exit_code == 0
     assert listed(tmp_path / "one") == listed(tmp_path / "two")
     history, alone = (pd.read_csv(tmp_path / name / "history.csv") for name in ("two", "one"))
