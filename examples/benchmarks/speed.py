@@ -129,9 +129,9 @@ class _Way(NamedTuple):
 
 
 def _ways_to_map(
-    dense: DenseRegionClassifier, patch: RegionClassifier, face: Tensor, bfloat16: bool
+    dense: DenseRegionClassifier, patch: RegionClassifier, face: Tensor, bfloat16: bool, least: float
 ) -> dict[str, _Way]:
-    """Return the ways to map one face, and a batch of 8 images."""
+    """Return the ways to map one face, and a batch of 8 images; the quick ones are repeated for `least` seconds."""
     grid, device = dense.grid, face.device
     images = torch.rand(8, 3, *grid.image_size, generator=torch.Generator().manual_seed(0)).to(device)
     explained = resnet18(weights=None).eval().to(device)
@@ -154,27 +154,34 @@ def _ways_to_map(
     ways = {
         "loop": _Way(no_grad(by_loop, face)),
         "grid": _Way(no_grad(patch.forward_grid, face)),
-        "dense": _Way(no_grad(dense.forward_grid, face), least=1),
+        "dense": _Way(no_grad(dense.forward_grid, face), least=least),
         "occlusion": _Way(lambda: occlusion.attribute(images[:1], target=0, **window)),
     }
     if bfloat16:
         ways["loop, bfloat16"] = _Way(no_grad(by_loop, face, cast=True))
         ways["grid, bfloat16"] = _Way(no_grad(patch.forward_grid, face, cast=True))
-    ways["dense, batch of 8"] = _Way(no_grad(dense.forward_grid, images), 8, least=1)
-    ways["grad_cam"] = _Way(lambda: grad_cam.attribute(images, target), 8, least=1)
+    ways["dense, batch of 8"] = _Way(no_grad(dense.forward_grid, images), 8, least=least)
+    ways["grad_cam"] = _Way(lambda: grad_cam.attribute(images, target), 8, least=least)
     if bfloat16:
-        ways["dense, batch of 8, bfloat16"] = _Way(no_grad(dense.forward_grid, images, cast=True), 8, least=1)
+        ways["dense, batch of 8, bfloat16"] = _Way(no_grad(dense.forward_grid, images, cast=True), 8, least=least)
     return ways
 
 
 def time_maps(
-    grid: RegionGrid, rounds: int, device: torch.device, *, faces: int, bfloat16: bool, show_progress: bool
+    grid: RegionGrid,
+    rounds: int,
+    device: torch.device,
+    *,
+    faces: int,
+    bfloat16: bool,
+    least: float,
+    show_progress: bool,
 ) -> Iterator[Pair]:
     """Time the map of an image by every way, and yield the pairs."""
     face = torch.from_numpy(make_faces(1, grid.image_size[0], random_state=1).images).to(device)
     dense = DenseRegionClassifier(grid, 2, random_state=0).eval().to(device)
     patch = _trained_a_little(PatchRegionClassifier(grid, 2, random_state=0), faces, device, show_progress)
-    ways = _ways_to_map(dense, patch, face, bfloat16)
+    ways = _ways_to_map(dense, patch, face, bfloat16, least)
     with FlopCounterMode(display=False) as counter:
         ways["dense"].run()
     dense_gmac = counter.get_total_flops() / 2e9
@@ -186,7 +193,7 @@ def time_maps(
     for _ in range(rounds):
         for name, way in ways.items():
             times[name].append(seconds(way.run, least=way.least) / way.images)
-        rates = [seconds(run, least=0.3) / gmac for gmac, run in convolutions]
+        rates = [seconds(run, least=least) / gmac for gmac, run in convolutions]
         times["convolution"].append(min(rates) * dense_gmac)
     by_loop = negative_entropy(ways["loop"].run()).flatten().cpu()
     notes = {}
@@ -249,15 +256,15 @@ def _convolutions(device: torch.device) -> Iterator[tuple[float, Callable[[], An
         yield 8 * 9 * channels**2 * size**2 / 1e9, partial(_without_gradient, convolution, features)
 
 
-def time_to_pixels(grid: RegionGrid, rounds: int) -> Iterator[Pair]:
+def time_to_pixels(grid: RegionGrid, rounds: int, *, least: float) -> Iterator[Pair]:
     """Time Algorithm 1 against its literal loop, on one map and on a batch of 64."""
     maps = torch.rand(64, *grid.shape, generator=torch.Generator().manual_seed(0))
     difference = float((grid.to_pixels(maps[0]) - algorithm_1(grid, maps[0])).abs().max())
     slow, single, batch = [], [], []
     for _ in range(rounds):
         slow.append(seconds(lambda: algorithm_1(grid, maps[0])))
-        single.append(seconds(lambda: grid.to_pixels(maps[0]), least=0.2))
-        batch.append(seconds(lambda: grid.to_pixels(maps), least=0.2) / 64)
+        single.append(seconds(lambda: grid.to_pixels(maps[0]), least=least))
+        batch.append(seconds(lambda: grid.to_pixels(maps), least=least) / 64)
     note = f"largest difference {difference:.1e}"
     yield Pair("e. Algorithm 1", "region by region, as printed", "to_pixels, one map", slow, single, 500, note=note)
     yield Pair("e. Algorithm 1, batch", "region by region, as printed", "to_pixels, a map of 64", slow, batch, 500)
@@ -329,7 +336,7 @@ def _training_step(network: nn.Module, optimizer: torch.optim.Optimizer, inputs:
     optimizer.step()
 
 
-def time_slices(rounds: int, device: torch.device, *, windows: int, size: int) -> Iterator[Pair]:
+def time_slices(rounds: int, device: torch.device, *, windows: int, size: int, least: float) -> Iterator[Pair]:
     """Time shares of attribution by channel against the attribution alone, and training with a neutral first layer.
 
     The network is small, so that the package's own work counts.
@@ -350,8 +357,8 @@ def time_slices(rounds: int, device: torch.device, *, windows: int, size: int) -
         times[0].append(seconds(lambda: saliency_in_batches(evidence, stacks)) / windows)
         times[1].append(seconds(lambda: by_channel.attribute(stacks)) / windows)
         for taken, step in zip(times[2:], steps, strict=False):
-            taken.append(seconds(step, least=0.5) / len(inputs))
-        times[4].append(seconds(lambda: neutralize_first_layer(network), least=0.1))
+            taken.append(seconds(step, least=least) / len(inputs))
+        times[4].append(seconds(lambda: neutralize_first_layer(network), least=least))
     plain = "Captum's Saliency in batches of 16, maps kept"
     yield Pair("h. shares by channel", plain, f"ChannelAttribution, {windows} windows", times[0], times[1], 0.9)
     note = f"neutralising takes {1e3 * float(np.median(times[4])):.2g} ms"
@@ -459,6 +466,9 @@ def main(
     bfloat16: Annotated[
         bool | None, typer.Option(help="Also under bfloat16 autocast; by default where the device has units for it.")
     ] = None,
+    least: Annotated[
+        float, typer.Option(min=0.001, help="Seconds for which each quick way is repeated in a round.")
+    ] = 0.5,
     only: Annotated[str | None, typer.Option(help="maps, pixels, training, slices or audit; all by default.")] = None,
     images: Annotated[int, typer.Option(min=20, help="Training faces, windows of slices, audited faces.")] = 1000,
     epochs: Annotated[int | None, typer.Option(help="Epochs of the paper's recipe; its 90 by default.")] = None,
@@ -478,11 +488,17 @@ def main(
         halved = told["bfloat16_units"] if bfloat16 is None else bfloat16
         parts: dict[str, Callable[[], Iterable[Pair]]] = {
             "maps": lambda: time_maps(
-                grid, rounds, where, faces=min(images, 300), bfloat16=halved, show_progress=not quiet
+                grid,
+                rounds,
+                where,
+                faces=min(images, 300),
+                bfloat16=halved,
+                least=least,
+                show_progress=not quiet,
             ),
-            "pixels": lambda: time_to_pixels(grid, rounds),
+            "pixels": lambda: time_to_pixels(grid, rounds, least=least),
             "training": lambda: [time_training(where, rounds, images=images, epochs=epochs, show_progress=not quiet)],
-            "slices": lambda: time_slices(rounds, where, windows=images, size=size),
+            "slices": lambda: time_slices(rounds, where, windows=images, size=size, least=least),
             "audit": lambda: [time_audit(rounds, images=images, size=size)],
         }
         if only is not None and only not in parts:
