@@ -24,8 +24,12 @@ class Picture:
 
 def embedded(picture: Picture) -> tuple[bytes, dict[str, Any]]:
     """Return a picture as PNG, and as what a page needs to show it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes long to import
+
     figure, buffer = picture.figure, io.BytesIO()
-    figure.savefig(buffer, facecolor="white", dpi=160, format="png", metadata={"Software": None})
+    figure.set(dpi=160, facecolor="white")
+    # Not savefig, which draws twice, at first only to lay it out.
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
     words = {"name": picture.name, "alt": picture.alt, "caption": picture.caption}
     return buffer.getvalue(), {**words, "source": data_url(buffer.getvalue()), "width": width, "height": height}
