@@ -48,7 +48,7 @@ figure.savefig("saliency.png", bbox_inches="tight")
 # should: each shows what its model uses. The region map shows the data, in which either cue is enough. From so few
 # small faces it finds the hat and hardly the mouth; from 2,000 of 48 px it finds both: areas under the ROC 0.98, 0.76
 # (`python examples/benchmarks/cues.py --seeds 1`).
-cues = study_cues(size=32, images=600, epochs=15, region_epochs=8)
+cues = study_cues(size=32, images=600, epochs=15, region_epochs=8, methods=["LayerGradCam"])
 print(cues.table.round(2).to_string(index=False))
 
 # %%

@@ -29,7 +29,8 @@ def embedded(picture: Picture) -> tuple[bytes, dict[str, Any]]:
     figure, buffer = picture.figure, io.BytesIO()
     figure.set(dpi=160, facecolor="white")
     # Not savefig, which draws twice, at first only to lay it out.
-    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.print_png(buffer, metadata={"Software": None})
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
     words = {"name": picture.name, "alt": picture.alt, "caption": picture.caption}
     return buffer.getvalue(), {**words, "source": data_url(buffer.getvalue()), "width": width, "height": height}

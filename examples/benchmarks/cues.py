@@ -25,6 +25,8 @@ from captum_region.saliency.study import WholeImageClassifier, grids_for
 from captum_region.training import fit_region_classifier
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -63,6 +65,7 @@ def study_cues(
     images: int = 2000,
     epochs: int = 20,
     region_epochs: int = 100,
+    methods: Sequence[str] = ("LayerGradCam", "Occlusion"),
     show_progress: bool = False,
 ) -> CuesStudy:
     """Give an attribute two redundant cues, and compare the maps of two models with those of the data.
@@ -81,6 +84,8 @@ def study_cues(
         Faces in each of the three training sets; a tenth as many are mapped.
     epochs, region_epochs : int, default=20 and 100
         Of the models, and of the region classifiers.
+    methods : sequence of str, default=("LayerGradCam", "Occlusion")
+        Of `captum_region.saliency.captum_methods`, which explain the models.
     show_progress : bool, default=False
         Progress bars on stderr.
 
@@ -105,12 +110,12 @@ def study_cues(
             model, faces.images, has_it, epochs=epochs, random_state=seed, show_progress=show_progress
         )
         background = torch.from_numpy(both.images[:64]).float() / 255
-        methods = captum_methods(model, model.last, background=background, window=size // 8, stride=size // 16)
+        explain = captum_methods(model, model.last, background=background, window=size // 8, stride=size // 16)
         with torch.no_grad():
             predicted = model(torch.from_numpy(test.images).float() / 255).argmax(1).numpy()
-        for name in ("LayerGradCam", "Occlusion"):
+        for name in methods:
             row = f"{name}, model of {cue}"
-            maps[row] = methods[name](pixels, target)
+            maps[row] = explain[name](pixels, target)
             accuracy[row] = float((predicted == new).mean())
     classifiers = [DenseRegionClassifier(grid, 2, random_state=seed) for grid in grids_for(size)]
     for classifier in classifiers:
