@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from captum_region.plotting import drawn, image_array
+from captum_region.plotting import drawn, image_array, print_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,9 @@ def png_source(image: ArrayLike) -> str:
 def plot_tag(plot: Callable[[list[Axes]], object], words: str, *, count: int = 1) -> str:
     """Return what `plot` draws on `count` axes as an HTML image with `words` as its alternative text."""
     buffer = io.BytesIO()
-    drawn((3.4 * count, 2.7), plot, ncols=count).savefig(buffer, format="png", dpi=100, facecolor="white")
+    figure = drawn((3.4 * count, 2.7), plot, ncols=count)
+    figure.set_facecolor("white")
+    print_png(figure, buffer, dpi=100)
     return f'<img src="{data_url(buffer.getvalue())}" alt="{escape(words)}">'
 
 

@@ -15,6 +15,7 @@ from captum_region.io.files import replacing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
     import pandas as pd
     from matplotlib.axes import Axes
@@ -519,7 +520,16 @@ def drawn(size: tuple[float, float], draw: Callable[[list[Axes]], object], **gri
 def write_figure(path: Path, figure: Figure, *, dpi: int = 150) -> None:
     """Write a figure as a whole PNG file, or nothing."""
     with replacing(path) as beside:
-        figure.savefig(beside, dpi=dpi, format="png")
+        print_png(figure, beside, dpi=dpi)
+
+
+def print_png(figure: Figure, file: Path | BinaryIO, *, dpi: int, metadata: dict[str, Any] | None = None) -> None:
+    """Write a figure as PNG, as its ``savefig`` would, which draws twice: at first only to lay it out."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(dpi)
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.print_png(file, metadata=metadata)
 
 
 @styled()

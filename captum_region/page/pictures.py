@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from captum_region.html import data_url
+from captum_region.plotting import print_png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,13 +25,9 @@ class Picture:
 
 def embedded(picture: Picture) -> tuple[bytes, dict[str, Any]]:
     """Return a picture as PNG, and as what a page needs to show it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes long to import
-
     figure, buffer = picture.figure, io.BytesIO()
-    figure.set(dpi=160, facecolor="white")
-    # Not savefig, which draws twice, at first only to lay it out.
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.print_png(buffer, metadata={"Software": None})
+    figure.set_facecolor("white")
+    print_png(figure, buffer, dpi=160, metadata={"Software": None})
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
     words = {"name": picture.name, "alt": picture.alt, "caption": picture.caption}
     return buffer.getvalue(), {**words, "source": data_url(buffer.getvalue()), "width": width, "height": height}
