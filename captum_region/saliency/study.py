@@ -25,7 +25,7 @@ from captum_region.randomness import seeded
 from captum_region.saliency.choice import SIGMAS, choose_methods, mean_of
 from captum_region.saliency.compare import SaliencyComparison, compare_saliency
 from captum_region.saliency.faithfulness import information_left
-from captum_region.saliency.methods import Method, captum_methods, floors, region_methods, superpixel_methods
+from captum_region.saliency.methods import Method, captum_methods, floors, forms_of, superpixel_methods
 from captum_region.training import fit_region_classifier, region_accuracy
 
 # Their maps take hundreds of passes, or seconds (XRAI); ROAR needs a map of every training image.
@@ -300,9 +300,14 @@ def _candidates(
         methods |= superpixel_methods(model, background=background, random_state=seed)
     except ImportError as error:
         not_run = dict.fromkeys(("KernelShap", "XRAI"), str(error))
-    methods |= region_methods(RegionAttribution(region_classifiers[0]), averaged)
-    several = MultiScaleRegionAttribution(region_classifiers)
-    methods |= region_methods(several, averaged, name="MultiScaleRegionAttribution")
+    first, several = RegionAttribution(region_classifiers[0]), MultiScaleRegionAttribution(region_classifiers)
+    # A map of every image: once of each classifier, though the two smooth differently.
+    means = [part.mean_map(averaged) for part in several.attributions]
+    in_pixels = [
+        part.grid.to_pixels(mean, sigma=part.sigma) for part, mean in zip(several.attributions, means, strict=True)
+    ]
+    methods |= forms_of(first, first.grid.to_pixels(means[0], sigma=first.sigma), "RegionAttribution")
+    methods |= forms_of(several, torch.stack(in_pixels).mean(0), "MultiScaleRegionAttribution")
     candidates = {name: {"": method} for name, method in methods.items()}
     return candidates | {"Occlusion": occlusions} | {name: {"": floor} for name, floor in floors(seed).items()}, not_run
 
