@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import pandas as pd
 import typer
+from studies import markdown, rounded
 
 from captum_region.cli.options import Debug
 from captum_region.cli.running import errors_in_one_line
@@ -59,27 +60,11 @@ def split_table(found: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(columns, index=index)
 
 
-def markdown(table: pd.DataFrame, corner: str) -> str:
-    """Return a table in Markdown, under the name of its first column."""
-    lines = [[corner, *table.columns], ["---", *["---:"] * table.shape[1]]]
-    lines += [[str(name), *row] for name, row in zip(table.index, table.to_numpy().tolist(), strict=True)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def tables(found: dict[str, Any]) -> list[str]:
     """Return the three tables, in the order of the page."""
     three = localisation_table(found), best_table(found), split_table(found)
     corners = "relevance rank accuracy / pixel AUC", f"`{found['reference']}` minus the best other", "right / wrong"
     return [markdown(table, corner) for table, corner in zip(three, corners, strict=True)]
-
-
-def rounded(found: Any) -> Any:
-    """Return results with numbers to four digits: what is kept is read by people too."""
-    if isinstance(found, dict):
-        return {name: rounded(value) for name, value in found.items()}
-    if isinstance(found, list):
-        return [rounded(value) for value in found]
-    return float(f"{found:.4g}") if isinstance(found, float) else found
 
 
 def main(

@@ -83,3 +83,19 @@ def table_of_seeds(found: pd.DataFrame, title: str) -> Table:
         spread = (f"{mean:.2f}" + ("" if pd.isna(std) else f" ± {std:.2f}") for mean, std in cells)
         shown.add_row(str(row), *(text.replace("nan", "") for text in spread))
     return shown
+
+
+def markdown(table: pd.DataFrame, corner: str) -> str:
+    """Return a table in Markdown, under the name of its first column."""
+    lines = [[corner, *table.columns], ["---", *["---:"] * table.shape[1]]]
+    lines += [[str(name), *row] for name, row in zip(table.index, table.to_numpy().tolist(), strict=True)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def rounded(found: Any) -> Any:
+    """Return results with numbers to four digits: what is kept is read by people too."""
+    if isinstance(found, dict):
+        return {name: rounded(value) for name, value in found.items()}
+    if isinstance(found, list):
+        return [rounded(value) for value in found]
+    return float(f"{found:.4g}") if isinstance(found, float) else found

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from saliency_tables import best_table, localisation_table, rounded, split_table, tables
+from saliency_tables import best_table, localisation_table, split_table, tables
+from studies import rounded
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,52 @@
+"""The benchmark on CelebA: the choice on validation images, and the table of what was kept."""
+
+import json
+from pathlib import Path
+
+import celeba_study
+import pytest
+from celeba_study import families, study_celeba, table_of
+from studies import markdown
+
+from captum_region.datasets import make_faces
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_family_has_as_many_variants():
+    by_family = families("small", "cpu")
+    assert {len(variants) for variants in by_family.values()} == {4}
+    names = [f"{family}: {variant}" for family, variants in by_family.items() for variant in variants]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.slow
+def test_the_variant_is_chosen_on_validation_images_and_trained_with_more_seeds(monkeypatch):
+    monkeypatch.setitem(celeba_study.EPOCHS, "small", 1)
+    train, test = make_faces(160, 16, random_state=0), make_faces(80, 16, random_state=1)
+    only = ("ERM", "GroupDRO", "transplant + GroupDRO")
+    found = study_celeba(train, test, network="small", seeds=2, only=only, region_epochs=2)
+    assert sum(found["images"]["train"].values()) + sum(found["images"]["validation"].values()) == 160
+    assert found["images"]["test"].keys() == {"blond man", "blond woman", "not blond man", "not blond woman"}
+    assert len(found["variants"]) == 12
+    best = {}
+    for row in found["variants"]:
+        best[row["family"]] = max(best.get(row["family"], 0), row["worst_cell"])
+    assert found["reference"] == max(("ERM", "GroupDRO"), key=best.__getitem__)
+    for row in found["rows"]:
+        its = [one for one in found["variants"] if one["family"] == row["family"] and one["variant"] == row["variant"]]
+        assert its[0]["worst_cell"] == best[row["family"]]
+        assert row["accuracy"]["seeds"] == 2
+    assert [(row["family"], row["decision"]) for row in found["rows"]] == [
+        (family, decision) for decision in ("likeliest class", "threshold") for family in only
+    ]
+    # A threshold changes no ranking.
+    halves = found["rows"][:3], found["rows"][3:]
+    assert [row["crossed_auc"] for row in halves[0]] == [row["crossed_auc"] for row in halves[1]]
+    assert list(table_of(found).index) == list(only)
+
+
+def test_the_page_has_the_table_of_the_results_beside_it():
+    results = ROOT / "docs" / "results"
+    found = json.loads((results / "celeba.json").read_text())
+    assert markdown(table_of(found), "mitigator") in (results / "celeba.md").read_text()
