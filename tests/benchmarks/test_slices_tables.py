@@ -1,0 +1,38 @@
+"""The tables of what first layers do, against the page that shows them."""
+
+import json
+from pathlib import Path
+
+from slices_tables import table_of, tables
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_table_has_the_values_of_the_results():
+    rows = {
+        "dice": [(0.5, 0.25, 0.0, 0.0, 0.0), (0.75, 0.125, 0.25, -0.125, 0.625)],
+        "asymmetry_before": [(-0.5, 0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.5, 0.5, 0.5)],
+        "asymmetry_after": [(-0.25, 0.125, 0.0, 0.0, 0.0), (0.0625, 0.25, 0.3, 0.1, 0.5)],
+        "swap_change_after": [(0.0156, 0.0, 0.0, 0.0, 0.0), (0.002, 0.0, 0.0, 0.0, 0.0)],
+        "share_previous_after": [(0.5, 0.0, 0.0, 0.0, 0.0), (0.25, 0.0, 0.0, 0.0, 0.0)],
+        "share_centre_after": [(0.125, 0.0, 0.0, 0.0, 0.0), (0.75, 0.0, 0.0, 0.0, 0.0)],
+    }
+    names = ("mean", "std_seeds", "difference", "low", "high")
+    summary = [
+        {"measure": measure, "arm": arm, **dict(zip(names, values, strict=True))}
+        for measure, arms in rows.items()
+        for arm, values in zip(("pretrained", "reflect"), arms, strict=True)
+    ]
+    shares = {"share_previous_after": 0, "share_centre_after": 0}
+    found = {"summary": summary, "runs": [{"arm": "pretrained", **shares}, {"arm": "reflect", **shares}]}
+    assert table_of(found).to_numpy().tolist() == [
+        ["0.500 ± 0.250", "", "-0.50", "-0.25 ± 0.12", "0.016", "0.50 0.12"],
+        ["0.750 ± 0.125", "+0.250 [-0.125, +0.625]", "+0.00", "+0.06 ± 0.25", "0.002", "0.25 0.75"],
+    ]
+
+
+def test_the_page_has_the_tables_of_the_results_beside_it():
+    results = ROOT / "docs" / "results"
+    page = (results / "slices.md").read_text()
+    for table in tables(json.loads((results / "slices.json").read_text())):
+        assert table in page
