@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from captum_region import RegionAttribution
 from captum_region.datasets import Faces
 from captum_region.datasets.faces import ATTRIBUTES
 from captum_region.page import Picture, listed, number
+from fairlearn_bridge.inspecting import RankedImages
+from fairlearn_bridge.inspection import name_of
 from fairlearn_bridge.mitigation.data import cells_of, samples_of
 from fairlearn_bridge.mitigation.measures import CHOSEN, LIKELIEST
 from fairlearn_bridge.mitigation.words import cells_of_one, names_of, rows_of, shown_name, value_of
 from fairlearn_bridge.noise import AttributionNoise
 from fairlearn_bridge.plotting import BASELINE, Interval, plot_losses
 from fairlearn_bridge.report.figures import dot_plot, map_figure, scheme_strip, sheet
+from fairlearn_bridge.report.words import with_interval
+from fairlearn_bridge.spuriosity import rank_by_evidence, ranking_gap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,6 +101,40 @@ def map_pictures(found: Mitigation) -> Iterator[Picture]:
         "guess, 1 is certain.",
     )
     yield _examples(found)
+    if found.trained.classifier.num_classes == 2 and min(np.unique(_labels(found), return_counts=True)[1]) > 1:
+        yield _ends(found)
+
+
+def _labels(found: Mitigation) -> NDArray[Any]:
+    """Return the classes of the test images."""
+    return samples_of(found.config, found.data.test).y
+
+
+def _ends(found: Mitigation) -> Picture:
+    """Return the test images in which the spurious attribute shows most and least, with the accuracy on both."""
+    test, config, labels = found.data.test, found.config, _labels(found)
+    ranking = rank_by_evidence(RegionAttribution(found.trained.classifier), test.images, within=labels)
+    of_test = found.predictions[found.predictions["set"] == "test"]
+    gaps = {}
+    for name in ("original", config.scheme):
+        rows = of_test[of_test["mitigator"] == name].sort_values("image")
+        right = (rows["decided"] == rows["target"]).to_numpy(bool)
+        gaps[shown_name(name)] = ranking_gap(ranking, right)
+    names = {label: name_of(config.target, label) for label in np.unique(labels)}
+    # The region classifier is for the second value.
+    shown = name_of(config.confounder, np.unique(samples_of(config, found.data.train).confounder)[1])
+    words = [
+        f"{name} {number(gap.top)} and {number(gap.bottom)}, "
+        f"a difference of {with_interval(Interval(gap.difference, gap.low, gap.high), signed=True)}"
+        for name, gap in gaps.items()
+    ]
+    return Picture(
+        "ranking",
+        RankedImages(test, ranking, gaps, names).draw(),
+        f"Strips of test images of each class, those in which {shown} shows most and those in which it shows least.",
+        f"Test images of each class in which the region classifier finds {shown} most and least, without "
+        f"its labels. Accuracy on the quarter of each class at both ends: {'; '.join(words)}.",
+    )
 
 
 def _examples(found: Mitigation) -> Picture:

@@ -287,12 +287,15 @@ def test_the_page_says_what_was_found(found, folder):
     ):
         assert words in text
     assert "nan" not in text.lower().replace("dominan", "")[: text.index("How it was run")].split()
-    assert page.count("data:image/png") == 5
+    assert page.count("data:image/png") == 6
+    strips = re.search(r"Accuracy on the quarter of each class at both ends: (.+?)\.</figcaption>", text, re.DOTALL)
+    assert strips[1].count("a difference of ") == 2
     assert {path.stem for path in (out / "plots").iterdir()} == {
         "accuracy_by_cell",
         "worst_group",
         "region_map",
         "training_images",
+        "ranking",
         "training_losses",
     }
 
