@@ -21,7 +21,7 @@ from .inspection import cell_counts, find_confounders
 from .metrics import measure, pareto_front, signed_gap, summarize
 from .mitigation import Mitigation, MitigationConfig, MitigationData, mitigate
 from .mitigator import AttributionNoiseMitigator
-from .noise import AttributionNoise, additive_noise, grey_out, quantile_mask
+from .noise import AttributionNoise, additive_noise, grey_out, published_noise, quantile_mask
 from .perturbed import PerturbedDataset, fit_noise
 from .pretrained import PretrainedClassifier
 from .protocol import ConfoundedSplit, confounded_split
@@ -74,6 +74,7 @@ __all__ = [
     "measure",
     "mitigate",
     "pareto_front",
+    "published_noise",
     "quantile_mask",
     "rank_by_evidence",
     "ranking_gap",

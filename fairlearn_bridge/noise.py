@@ -38,8 +38,8 @@ def grey_out(images: Tensor, mask: Tensor, generator: torch.Generator) -> Tensor
 def additive_noise(images: Tensor, mask: Tensor, generator: torch.Generator, *, std: float = 0.5) -> Tensor:
     """Return `images` with Gaussian noise of `std` added where `mask` is True, brought back to [0, 1].
 
-    De Coninck et al. 2024, section 4.1. Their code added it to normalised images and then clipped whole images,
-    which also blackened all that was darker than the mean; this touches the mask alone.
+    De Coninck et al. 2024, section 4.1. Their code did something else, see `published_noise`; this touches the mask
+    alone.
 
     Parameters
     ----------
@@ -52,10 +52,51 @@ def additive_noise(images: Tensor, mask: Tensor, generator: torch.Generator, *, 
 
     See Also
     --------
-    grey_out, transplant : The other perturbations.
+    grey_out, published_noise, transplant : The other perturbations.
     """
     noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
     return torch.where(mask, (images + std * noise).clamp(0, 1), images)
+
+
+def published_noise(
+    images: Tensor, mask: Tensor, generator: torch.Generator, *, std: float = 0.5, mean: float = 0.5, scale: float = 0.5
+) -> Tensor:
+    """Return `images` as the published code of De Coninck et al. 2024 perturbs them, for comparison.
+
+    It adds the noise to normalised images, ``(images - mean) / scale``, and then clips whole images to [0, 1]: with the
+    noise in the mask, all that is darker than the mean becomes the mean, all over the image. So the classifier is
+    trained on other images than it sees later, mask or not.
+
+    Parameters
+    ----------
+    images : Tensor, shape (N, C, height, width)
+        Floats in [0, 1].
+    mask : bool Tensor, shape (N or 1, 1, height, width)
+    generator : torch.Generator
+        Draws the noise; on the device of `images`.
+    std : float, default=0.5
+        Of the noise, in units of normalised images.
+    mean, scale : float, default=0.5
+        Of the normalisation.
+
+    Returns
+    -------
+    Tensor, shape (N, C, height, width)
+        In [0, 1], from `mean` on.
+
+    See Also
+    --------
+    additive_noise : What the paper's text describes.
+
+    Examples
+    --------
+    >>> image, nowhere = torch.tensor([0.2, 0.5, 0.8]).view(1, 1, 1, 3), torch.zeros(1, 1, 1, 3, dtype=torch.bool)
+    >>> published_noise(image, nowhere, torch.Generator()).flatten()
+    tensor([0.5000, 0.5000, 0.8000])
+    """
+    noise = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
+    clipped = ((images - mean) / scale + std * noise * mask).clamp(0, 1)
+    return (clipped * scale + mean).clamp(0, 1)
 
 
 # Of the image's smaller side, the blur of a transplant's edges: soft over about twice that.
@@ -199,8 +240,9 @@ class AttributionNoise:
     noise_std : float, default=0.5
         Standard deviation of the noise, for images in [0, 1].
     perturbation : callable, optional
-        (images, mask, generator) -> images, used in place of the scheme's: float images in [0, 1], N x C x H x W, a
-        bool mask, N x 1 x H x W, and the generator to draw from. The scheme then decides the reach alone.
+        (images, mask, generator) -> images, such as `published_noise`, used in place of the scheme's: float images in
+        [0, 1], N x C x H x W, a bool mask, N x 1 x H x W, and the generator to draw from. The scheme then decides the
+        reach alone.
     control : {"elsewhere", "random"}, optional
         Change other pixels than those found, as many of them: ``elsewhere`` moves the masks, as they are, to where the
         mean mask overlaps itself least, ``random`` scatters them. Where these do as well, the map adds nothing.

@@ -12,6 +12,7 @@ from fairlearn_bridge.noise import (
     AttributionNoise,
     additive_noise,
     grey_out,
+    published_noise,
     quantile_mask,
     shift_elsewhere,
     transplant,
@@ -132,6 +133,22 @@ def test_masks_and_noise_by_hand(images, maps):
     assert torch.equal(
         fitted("general_noise", maps, images, noise_std=0.0)(images, torch.arange(6), generator()), images
     )
+
+
+def test_published_noise_by_hand(images, maps):
+    nowhere, everything = (torch.full((6, 1, 10, 12), value) for value in (False, True))
+    # Without noise, what is darker than the mean becomes the mean, all over the image.
+    assert torch.equal(published_noise(images, nowhere, generator()), images.clamp(min=0.5))
+    assert torch.equal(published_noise(images, everything, generator(), std=0.0), images.clamp(min=0.5))
+    narrow = published_noise(images, nowhere, generator(), mean=0.25, scale=0.25)
+    torch.testing.assert_close(narrow, images.clamp(0.25, 0.5))
+    bright = torch.full((200, 1, 20, 20), 0.75)
+    noisy = published_noise(bright, torch.ones_like(bright, dtype=torch.bool), generator(), std=0.1)
+    assert noisy.std().item() == pytest.approx(0.05, abs=1e-3)  # images have half of the scale of normalised ones
+    noise = AttributionNoise("specific_noise", 0.5, perturbation=published_noise).fit(maps)
+    changed = noise(images, torch.arange(6), generator()) != images.clamp(min=0.5)
+    assert not changed[~noise.mask_[:, None].expand_as(changed)].any()
+    assert changed.any()
 
 
 def test_noise_is_fresh_in_each_call_and_equal_for_equal_generators(images, maps):
