@@ -202,9 +202,14 @@ class StudyResults:
                 cells += ["" if pd.isna(split[name]) else f"{split[name]:.3f}" for name in ("mean_right", "mean_wrong")]
                 seconds, size = cost.loc[method, ["seconds", "bytes"]]
                 cells += [f"{1e3 * seconds:.1f}", f"{size / 1e6:.1f}"]
-                cells.append("; ".join(dict.fromkeys(study.chosen().get(method, "") for study in studies)))
+                choices = [study.chosen()[method] for study in studies if method in study.chosen()]
+                cells.append("; ".join(dict.fromkeys(map(_in_words, choices))))
             rich.add_row(method, *cells)
         return rich
+
+
+def _in_words(choice: dict[str, Any]) -> str:
+    return ", ".join(filter(None, (choice["variant"], f"sigma {choice['sigma']:.3g} px")))
 
 
 def _draw(study: Study, path: Path) -> None:

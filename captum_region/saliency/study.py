@@ -114,12 +114,10 @@ class Study:
     not_run: dict[str, str]
     git: str | None = None
 
-    def chosen(self) -> dict[str, str]:
-        """Return of each method what was chosen, in words: the variant, if it has several, and the Gaussian's sigma."""
+    def chosen(self) -> dict[str, dict[str, Any]]:
+        """Return of each method what was chosen: the ``variant``, empty of one alone, and ``sigma`` in pixels."""
         rows = records(self.choice[self.choice["chosen"].astype(bool)])
-        return {
-            row["method"]: ", ".join(filter(None, (row["variant"], f"sigma {row['sigma']:.3g} px"))) for row in rows
-        }
+        return {row["method"]: {"variant": row["variant"], "sigma": row["sigma"]} for row in rows}
 
     @property
     def images_right(self) -> int:

@@ -25,8 +25,8 @@ def localisation_table(found: dict[str, Any]) -> pd.DataFrame:
     table = pd.DataFrame(found["table"]).set_index(["measure", "method", "attribute"])["mean"]
     rank, area = (table[name].unstack(sort=False) for name in ("rank_accuracy", "pixel_auc"))
     shown: pd.DataFrame = rank.map("{:.2f} / ".format) + area.map("{:.2f}".format)
-    settings = pd.DataFrame([study["choice"] for study in found["studies"]])
-    sigmas = settings.map(lambda words: float(words.rpartition("sigma ")[2].removesuffix(" px")))
+    choices = [{name: one["sigma"] for name, one in study["choice"].items()} for study in found["studies"]]
+    sigmas = pd.DataFrame(choices)
     shown["sigma, px"] = sigmas.min().map("{:.2g}".format) + " to " + sigmas.max().map("{:.2g}".format)
     return shown
 

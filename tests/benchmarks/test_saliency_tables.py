@@ -25,9 +25,9 @@ def test_values_are_those_of_the_results():
             "images": 5,
             "images_right": 4,
             "accuracy": 0.75,
-            "choice": {"A": choice, "ours": "sigma 0 px"},
+            "choice": {"A": {"variant": variant, "sigma": sigma}, "ours": {"variant": "", "sigma": 0.0}},
         }
-        for choice in ("4 px, sigma 0.833 px", "sigma 2 px")
+        for variant, sigma in (("4 px", 0.8333), ("", 2.0))
     ]
     found = {"table": rows, "best_others": best, "studies": studies, "reference": "ours"}
     assert localisation_table(found).loc["A"].to_list() == ["0.25 / 0.25", "0.83 to 2"]
