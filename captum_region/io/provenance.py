@@ -1,6 +1,7 @@
 """What a result depends on besides its settings: the command, the versions, the state of the code."""
 
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -19,10 +20,12 @@ def provenance() -> dict[str, Any]:
     """Return the command, the time, the versions and the code's state in git, as JSON values.
 
     ``git`` is the commit of the code, with ``-dirty`` appended if files differ from it, or None if the package is not
-    a git checkout.
+    a git checkout. The command can be pasted into a shell.
     """
+    program = Path(sys.argv[0])
+    called = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([*called, *sys.argv[1:]]),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "git": git_state(),
