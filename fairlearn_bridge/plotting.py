@@ -325,6 +325,7 @@ def plot_ranking(
         name = str(label) if names is None else names[label]
         for ax, end, positions in zip(pair, ("most", "least"), (ordered[label], ordered[label][::-1]), strict=True):
             show_image(ax, torch.cat(list(take(images, positions[:count].to_numpy())), -1))
+            ax.set_anchor("W")  # where the layout leaves room for the title
             add_row_title(ax, f"{name}, {end}")
     return figure_of(flat[0])
 

@@ -113,7 +113,10 @@ def _labels(found: Mitigation) -> NDArray[Any]:
 def _ends(found: Mitigation) -> Picture:
     """Return the test images in which the spurious attribute shows most and least, with the accuracy on both."""
     test, config, labels = found.data.test, found.config, _labels(found)
-    ranking = rank_by_evidence(RegionAttribution(found.trained.classifier), test.images, within=labels)
+    values = np.unique(samples_of(config, found.data.train).confounder).tolist()
+    value = values.index(config.confounder) if config.confounder in values else 1  # not where it is absent
+    attribution = RegionAttribution(found.trained.classifier)
+    ranking = rank_by_evidence(attribution, test.images, within=labels, target=value)
     of_test = found.predictions[found.predictions["set"] == "test"]
     gaps = {}
     for name in ("original", config.scheme):
@@ -121,8 +124,6 @@ def _ends(found: Mitigation) -> Picture:
         right = (rows["decided"] == rows["target"]).to_numpy(bool)
         gaps[shown_name(name)] = ranking_gap(ranking, right)
     names = {label: name_of(config.target, label) for label in np.unique(labels)}
-    # The region classifier is for the second value.
-    shown = name_of(config.confounder, np.unique(samples_of(config, found.data.train).confounder)[1])
     words = [
         f"{name} {number(gap.top)} and {number(gap.bottom)}, "
         f"a difference of {with_interval(Interval(gap.difference, gap.low, gap.high), signed=True)}"
@@ -131,8 +132,9 @@ def _ends(found: Mitigation) -> Picture:
     return Picture(
         "ranking",
         RankedImages(test, ranking, gaps, names).draw(),
-        f"Strips of test images of each class, those in which {shown} shows most and those in which it shows least.",
-        f"Test images of each class in which the region classifier finds {shown} most and least, without "
+        f"Strips of test images of each class, those in which {values[value]} shows most and those in which it "
+        "shows least.",
+        f"Test images of each class in which the region classifier finds {values[value]} most and least, without "
         f"its labels. Accuracy on the quarter of each class at both ends: {'; '.join(words)}.",
     )
 
