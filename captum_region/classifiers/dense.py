@@ -25,7 +25,9 @@ class _Convolution(NamedTuple):
 def plan_convolutions(patch_size: int, stride: int) -> list[_Convolution]:
     """Choose unpadded convolutions that turn a k x k patch into one pixel and use each of its pixels.
 
-    On a patch they step by 2 until 8 pixels or fewer are left, then shrink by kernels of 3. On a whole image, a step
+    On a patch they step by 2 until 6 pixels or fewer are left, then shrink by kernels of 3; of a patch of 8 pixels or
+    fewer the first does not step. Later steps cost two to three times as much, and the networks classified regions no
+    better (docs/results/maps.md). On a whole image, a step
     beyond the grid's stride becomes a dilation of the following convolutions, and the stride of the last one is chosen
     so that the outputs are one stride of the grid apart.
 
@@ -42,9 +44,9 @@ def plan_convolutions(patch_size: int, stride: int) -> list[_Convolution]:
     plan: list[_Convolution] = []
     while left > 1:
         even = left % 2 == 0
-        # Kernels of 3 (for an even number of pixels 4) at stride 2 leave no pixel out. Of 8 pixels or fewer, an even
-        # number takes its kernel of 2 first: 4 pixels go as 2 x 2, then 3 x 3.
-        kernel, step = (3 + even, 2) if left > 8 else (3 - even, 1)
+        # Kernels of 3 (for an even number of pixels 4) at stride 2 leave no pixel out. Without a step, an even number
+        # takes its kernel of 2 first: 4 pixels go as 2 x 2, then 3 x 3.
+        kernel, step = (3 + even, 2) if left > 6 and (plan or patch_size > 8) else (3 - even, 1)
         last = left == kernel
         dense = stride // dense_step if last else math.gcd(step, stride // dense_step)
         plan.append(_Convolution(kernel, step, dense, patch_step // dense_step))
@@ -63,8 +65,8 @@ class DenseRegionClassifier(RegionClassifier):
     "a trous" algorithm). The region's embedding, if there is one, is added to its features before a head of 1 x 1
     convolutions.
 
-    One map of a 128 px image (k = 32, stride 2, 49 x 49 regions) takes 0.96 GMAC, where the paper's ResNet18 takes 2401
-    passes of 0.56 GMAC; one of a 64 px image (k = 16, stride 1, 49 x 49 regions) takes 0.53 GMAC. In eval mode each
+    One map of a 128 px image (k = 32, stride 2, 49 x 49 regions) takes 0.56 GMAC, where the paper's ResNet18 takes 2401
+    passes of 0.56 GMAC; one of a 64 px image (k = 16, stride 1, 49 x 49 regions) takes 0.22 GMAC. In eval mode each
     normalisation is folded into its convolution. ``examples/benchmarks/speed.py`` times it.
 
     Parameters

@@ -20,7 +20,7 @@ from captum_region.grid import RegionGrid
 from captum_region.io.digest import digest, digest_of, is_the_users
 from captum_region.io.files import read_json, replacing_folder
 
-FORMAT = 1
+FORMAT = 2
 KINDS = {kind.__name__: kind for kind in (DenseRegionClassifier, PatchRegionClassifier)}
 
 
