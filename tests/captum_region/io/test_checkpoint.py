@@ -82,7 +82,7 @@ def test_loading_a_users_backbone_needs_that_backbone(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        *(("format", value, "version .*, this package reads version 1") for value in (2, None, "1", True, 1.0, [1])),
+        *(("format", value, "version .*, this package reads version 2") for value in (1, 3, None, "2", True, 2.0, [2])),
         *(("kind", value, "does not describe") for value in ("os.system", None, 1, ["a"], {"a": 1}, "../x")),
         *(("patch_size", value, "does not describe") for value in ("8", 8.0, True, None, [8], -1, 10**9, 10**400)),
         *(("image_size", value, "does not describe") for value in ([16], 16, "16", [16.0, 20], [[16], [20]], [NAN, 1])),
@@ -109,7 +109,7 @@ def test_false_descriptions_are_refused(key, value, words, tmp_path):
         load_classifier(tmp_path / "saved")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 10**5, "\xff", '{"format": 1}'])
+@pytest.mark.parametrize("text", ["", "{", "[" * 10**5, "\xff", '{"format": 2}'])
 def test_files_that_are_not_descriptions_are_refused(text, tmp_path):
     save_classifier(DenseRegionClassifier(GRID, 2, random_state=0), tmp_path)
     (tmp_path / "classifier.json").write_bytes(text.encode("latin-1"))
