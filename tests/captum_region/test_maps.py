@@ -92,10 +92,10 @@ def test_means_are_exact(attribution, images, tmp_path):
 
 
 def test_a_target_gives_its_evidence(attribution, images, tmp_path):
-    maps = attribute_dataset(attribution, images, tmp_path, target=1)
-    np.testing.assert_array_equal(maps.maps, attribution.region_map(images, 1).half().numpy())
+    maps = attribute_dataset(attribution, images, tmp_path, target=0)
+    np.testing.assert_array_equal(maps.maps, attribution.region_map(images, 0).half().numpy())
     assert maps.maps.min() < 0
-    same = attribute_dataset(attribution, images, tmp_path, target=np.int64(1))
+    same = attribute_dataset(attribution, images, tmp_path, target=np.int64(0))
     assert same.description == maps.description
 
 
