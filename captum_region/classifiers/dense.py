@@ -26,8 +26,8 @@ def plan_convolutions(patch_size: int, stride: int) -> list[_Convolution]:
     """Choose unpadded convolutions that turn a k x k patch into one pixel and use each of its pixels.
 
     On a patch they step by 2 until 6 pixels or fewer are left, then shrink by kernels of 3; of a patch of 8 pixels or
-    fewer the first does not step. Later steps cost two to three times as much, and the networks classified regions no
-    better (docs/results/maps.md). On a whole image, a step
+    fewer the first does not step. Later steps cost more, and the networks classified regions no better
+    (docs/results/maps.md). On a whole image, a step
     beyond the grid's stride becomes a dilation of the following convolutions, and the stride of the last one is chosen
     so that the outputs are one stride of the grid apart.
 

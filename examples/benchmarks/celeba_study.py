@@ -2,7 +2,7 @@
 
 ``python examples/benchmarks/celeba_study.py --root data --out celeba.json`` gives every family of mitigators equally
 many variants, chooses one of each by the first seed's validation images, trains it with more seeds, and measures it on
-CelebA's validation partition, which nothing was chosen by. A study that was stopped resumes.
+CelebA's validation partition, which nothing was chosen by. With --checkpoints, a study that was stopped resumes.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ MEASURES = ("accuracy", "worst_cell", "auc", "crossed_auc")
 def families(network: str, device: str) -> dict[str, dict[str, Any]]:
     """Return the mitigators by family and variant: four variants of each family.
 
-    Where a mitigator has a parameter of its own that decides, its published values are tried, else learning rates.
-    `transplant` and its combinations try both schemes with half and a third of the pixels.
+    Half of them try epochs and a parameter of the mitigator's own, or the learning rate where it has none. `transplant`
+    and its combinations try both schemes, with 50 and 30 % of the pixels.
     """
     epochs = EPOCHS[network]
     pretrained: Any = {"module": network, "module__weights": network} if network != "small" else {}
@@ -94,10 +94,12 @@ def families(network: str, device: str) -> dict[str, dict[str, Any]]:
             for scheme in ("general_noise", "specific_noise", "general_mask", "specific_mask")
         },
     }
-    combined: dict[str, Any] = {"": lambda one: one, " + reweighing": Reweighing, " + resampling": BalancedResampling}
-    for name, make in {**combined, " + GroupDRO": GroupDRO}.items():
+    trained = {"": longer[epochs]}
+    combined = {"reweighing": Reweighing, "resampling": BalancedResampling, "GroupDRO": GroupDRO}
+    trained |= {f" + {name}": make(longer[epochs]) for name, make in combined.items()}
+    for name, estimator in trained.items():
         found[f"transplant{name}"] = {
-            f"{scheme} {quantile:g}": AttributionNoiseMitigator(make(longer[epochs]), scheme=scheme, quantile=quantile)
+            f"{scheme} {quantile:g}": AttributionNoiseMitigator(estimator, scheme=scheme, quantile=quantile)
             for scheme, quantile in schemes
         }
     return found
@@ -149,13 +151,18 @@ def study_celeba(
         each variant with the first seed, at the threshold chosen on them; ``reference``, the published family with the
         highest; ``rows``, a row a family and decision: what `summarize` gives, differences to the reference included.
     """
+    by_family = families(network, device)
+    published = [name for name in by_family if not name.startswith("transplant")]
+    if only and (not {*only} <= {*by_family} or not {*only} & {*published}):
+        every = ", ".join(by_family)
+        raise ValueError(f"only must be of {every}, and one of them without transplants, got {', '.join(only)}")
     labels = [train.binary(name) for name in (TARGET, SPURIOUS)]
     split = holdout_split(*labels, validation=validation, test=0, identities=train.identities, random_state=seed)
     parts = {"train": train.subset(split.train), "validation": train.subset(split.validation), "test": test}
     sets = {name: Samples(one.images, one.binary(TARGET), one.binary(SPURIOUS)) for name, one in parts.items()}
     candidates = {
         (family, variant): mitigator
-        for family, variants in families(network, device).items()
+        for family, variants in by_family.items()
         for variant, mitigator in variants.items()
         if not only or family in only
     }
@@ -169,8 +176,7 @@ def study_celeba(
     later = [train_seed(chosen, its_seed) for its_seed in range(seed + 1, seed + seeds)]
     is_chosen = pd.MultiIndex.from_frame(first[["family", "variant"]]).isin(list(chosen))
     found = pd.concat([first[is_chosen], *later])
-    published = best[~best["family"].str.startswith("transplant")].set_index("family")["worst_cell"]
-    reference = str(published.idxmax())
+    reference = str(best[best["family"].isin(published)].set_index("family")["worst_cell"].idxmax())
     rows = _measured(found, alignment(sets["train"].y, sets["train"].confounder), reference)
     counts = {name: _cells(one) for name, one in sets.items()}
     return {"images": counts, "variants": records(tried), "reference": reference, "rows": rows}
@@ -210,6 +216,10 @@ def _trained(
             **{name: np.concatenate([getattr(one, name) for one in held_out]) for name in ("X", "y", "confounder")}
         ),
         fit_params={"region_maps": maps},
+        # It retrains the last layer alone, of the ERM baseline with the same seed.
+        reuse={
+            f"DFR: {name}": f"ERM: {name}" for of, name in mitigators if of == "DFR" and ("ERM", name) in mitigators
+        },
         random_states=(seed,),
         n_jobs=n_jobs,
         checkpoint_dir=states,

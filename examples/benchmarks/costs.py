@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from dataclasses import asdict
@@ -24,7 +23,7 @@ from speed import Pair, environment
 from captum_region.cli.options import AsJson, Debug, Quiet, ReplaceFile
 from captum_region.cli.running import check_file, console, errors_in_one_line
 from captum_region.datasets import make_faces
-from captum_region.io.files import replacing
+from captum_region.io.files import write_json
 from fairlearn_bridge import AttributionNoise, AttributionNoiseMitigator, ImageClassifier, MitigationConfig, mitigate
 from fairlearn_bridge.mitigation import synthetic_parts
 
@@ -173,11 +172,11 @@ def main(
                 if not quiet:
                     typer.echo(f"{name} is timed", err=True)
         result = {"environment": environment(torch.device("cpu")), "pairs": [asdict(pair) for pair in pairs]}
-        out.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(result, indent=1)
-        with replacing(out) as path:
-            path.write_text(text + "\n")
-        typer.echo(text) if as_json else console().print(table_of(pairs))
+        text = write_json(out, result)
+        if as_json:
+            typer.echo(text, nl=False)
+        else:
+            console().print(table_of(pairs))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from captum_region.confidence import negative_entropy
 from captum_region.datasets import make_faces
 from captum_region.first_layer import neutralize_first_layer
 from captum_region.grid import RegionGrid
-from captum_region.io.files import replacing
+from captum_region.io.files import write_json
 from captum_region.training import fit_region_classifier, region_accuracy
 from fairlearn_bridge import ImageClassifier
 from fairlearn_bridge.audit import PCACodec, PillowCodec, audit
@@ -509,12 +509,9 @@ def main(
         pairs = [pair for name, time_part in parts.items() if only in (None, name) for pair in time_part()]
         pairs.sort(key=lambda pair: pair.name)
         result = {"environment": told, "grid": repr(grid), "pairs": [asdict(pair) for pair in pairs]}
-        out.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(result, indent=1)
-        with replacing(out) as path:
-            path.write_text(text + "\n")
+        text = write_json(out, result)
         if as_json:
-            typer.echo(text)
+            typer.echo(text, nl=False)
             return
         console().print(table_of(pairs))
         typer.echo(json.dumps(told))

@@ -24,15 +24,15 @@ def test_every_family_has_as_many_variants():
 def test_the_variant_is_chosen_on_validation_images_and_trained_with_more_seeds(monkeypatch):
     monkeypatch.setitem(celeba_study.EPOCHS, "small", 1)
     train, test = make_faces(160, 16, random_state=0), make_faces(80, 16, random_state=1)
-    only = ("ERM", "GroupDRO", "transplant + GroupDRO")
+    only = ("ERM", "GroupDRO", "DFR", "transplant + GroupDRO")
     found = study_celeba(train, test, network="small", seeds=2, only=only, region_epochs=2)
     assert sum(found["images"]["train"].values()) + sum(found["images"]["validation"].values()) == 160
     assert found["images"]["test"].keys() == {"blond man", "blond woman", "not blond man", "not blond woman"}
-    assert len(found["variants"]) == 12
+    assert len(found["variants"]) == 16
     best = {}
     for row in found["variants"]:
         best[row["family"]] = max(best.get(row["family"], 0), row["worst_cell"])
-    assert found["reference"] == max(("ERM", "GroupDRO"), key=best.__getitem__)
+    assert found["reference"] == max(("ERM", "GroupDRO", "DFR"), key=best.__getitem__)
     for row in found["rows"]:
         its = [one for one in found["variants"] if one["family"] == row["family"] and one["variant"] == row["variant"]]
         assert its[0]["worst_cell"] == best[row["family"]]
@@ -41,9 +41,16 @@ def test_the_variant_is_chosen_on_validation_images_and_trained_with_more_seeds(
         (family, decision) for decision in ("likeliest class", "threshold") for family in only
     ]
     # A threshold changes no ranking.
-    halves = found["rows"][:3], found["rows"][3:]
+    halves = found["rows"][:4], found["rows"][4:]
     assert [row["crossed_auc"] for row in halves[0]] == [row["crossed_auc"] for row in halves[1]]
     assert list(table_of(found).index) == list(only)
+
+
+@pytest.mark.parametrize("only", [("ERM", "SVM"), ("transplant",)])
+def test_unknown_families_and_none_to_compare_with_are_refused(only):
+    faces = make_faces(20, 16, random_state=0)
+    with pytest.raises(ValueError, match=r"only must be of ERM, reweighing, .* without transplants, got"):
+        study_celeba(faces, faces, network="small", only=only)
 
 
 def test_the_page_has_the_table_of_the_results_beside_it():
