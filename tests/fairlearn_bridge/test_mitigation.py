@@ -289,6 +289,7 @@ def test_the_page_says_what_was_found(found, folder):
     assert "nan" not in text.lower().replace("dominan", "")[: text.index("How it was run")].split()
     assert page.count("data:image/png") == 6
     strips = re.search(r"Accuracy on the quarter of each class at both ends: (.+?)\.</figcaption>", text, re.DOTALL)
+    assert "the region classifier finds Blond_Hair most and least" in text  # not where it is absent
     assert strips[1].count("a difference of ") == 2
     assert {path.stem for path in (out / "plots").iterdir()} == {
         "accuracy_by_cell",
