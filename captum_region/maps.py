@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from contextlib import ExitStack
 from dataclasses import asdict
 from html import escape
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from captum_region.attribution import RegionAttribution
-from captum_region.batches import batches, check_images, take
+from captum_region.batches import Checked, batches, check_images, take
 from captum_region.classifiers import RegionClassifier
 from captum_region.datasets.images import AttributeImages
 from captum_region.display import RegionMapDisplay
@@ -27,7 +28,8 @@ from captum_region.io.arrays import open_array, write_header
 from captum_region.io.checkpoint import classifier_digest
 from captum_region.io.digest import digest, is_the_users
 from captum_region.io.files import locked, read_json, replacing, write_json
-from captum_region.parallel import Processes, autocast, check_mixed_precision
+from captum_region.parallel import Processes
+from captum_region.precision import Precision, autocast, check_mixed_precision, choose_precision
 from captum_region.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -217,8 +219,11 @@ def attribute_dataset(
         A class, as in `RegionAttribution.attribute`.
     batch_size : int, default=16
         Images at a time. 16 was fastest on a CPU, whose caches hold the features of so many; a GPU wants more.
-    mixed_precision : {"no", "bf16"}, default="no"
-        "bf16" runs the classifier in bfloat16: faster on processors with units for it, and slightly less exact.
+    mixed_precision : {"no", "bf16", "auto"}, default="no"
+        "bf16" runs the classifier in bfloat16: faster on processors with units for it, and slightly less exact. "auto"
+        does so where the device has units for it and the ranks of a few maps agree to 0.999, see
+        `captum_region.precision.choose_precision`; the description says what was taken (``mixed_precision``) and why
+        (``mixed_precision_reason``). A run that resumes keeps to what it began with, on another machine too.
     accelerator : accelerate.Accelerator, optional
         For several processes, on one machine or on several that share `folder`. Each calls this with the same
         arguments; they divide the images and write the same bytes as one process on such a device. A run may resume
@@ -250,11 +255,12 @@ def attribute_dataset(
         if not isinstance(target, int | np.integer) or isinstance(target, bool) or not 0 <= target < count:
             raise ValueError(f"target must be None or one of the classes 0 to {count - 1}, got {target!r}")
         target = int(target)
-    mixed_precision = check_mixed_precision(mixed_precision, accelerator)
+    mixed_precision = check_mixed_precision(mixed_precision, accelerator, ("no", "bf16", "auto"))
     if accelerator is not None:
         classifier.to(accelerator.device)
     processes = Processes(accelerator)
     show_progress = show_progress and processes.is_main
+    precision = processes.from_main(lambda: _precision(attribution, images, Path(folder), target, mixed_precision))
     description = processes.from_main(
         lambda: {
             "format": FORMAT,
@@ -263,7 +269,8 @@ def attribute_dataset(
             "class_names": classifier.class_names,
             **_identity(attribution, images, show_progress=show_progress),
             "target": target,
-            "mixed_precision": mixed_precision,
+            "mixed_precision": precision.mixed_precision,
+            "mixed_precision_reason": precision.reason,
             "skipped": skipped,
             "done": 0,
         }
@@ -271,6 +278,9 @@ def attribute_dataset(
     with ExitStack() as stack:
         # The main process holds the lock for all of them.
         done = processes.from_main(lambda: _claim(stack.enter_context(locked(folder)), description, batch_size))
+        if show_progress and mixed_precision == "auto":
+            why = f", because {precision.reason}" if precision.reason else ", as in the maps that are there"
+            print(f"mixed precision: {precision.mixed_precision}{why}", file=sys.stderr)
         _write_maps(attribution, images, Path(folder), description, done, batch_size, processes, show_progress)
     return RegionMaps(folder, sigma=attribution.sigma)
 
@@ -299,6 +309,19 @@ def _identity(attribution: RegionAttribution, images: ImageData, *, show_progres
         "data": digest(images, show_progress=show_progress),
         "confidence": name if has_name else digest(attribution.confidence),
     }
+
+
+def _precision(
+    attribution: RegionAttribution, images: ImageData, folder: Path, target: int | None, mixed_precision: str
+) -> Precision:
+    """Return what the maps are computed in; with "auto" that of the maps in `folder`, if it holds some."""
+    if (folder / "maps.json").exists():
+        found = _read_description(folder)
+        if mixed_precision in ("auto", found["mixed_precision"]):
+            return Precision(found["mixed_precision"], found["mixed_precision_reason"])
+    if mixed_precision == "auto":
+        return choose_precision(attribution, Checked(images), target)
+    return Precision(mixed_precision, None)
 
 
 def _claim(folder: Path, description: dict[str, Any], batch_size: int) -> int:
@@ -395,7 +418,8 @@ def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / "maps.json"
     description = read_json(path, FORMAT)
     try:
-        description.setdefault("mixed_precision", "no")  # which older stores do not say
+        # Older stores say neither.
+        description = {"mixed_precision": "no", "mixed_precision_reason": None} | description
         done, count, names, *_ = (description[key] for key in ("done", "images", "class_names", *_IDENTITY))
         if not (type(done) is type(count) is int and 0 <= done <= count):
             raise ValueError(f"done must be an integer of at most images, got {done!r} of {count!r}")

@@ -145,26 +145,6 @@ class Processes:
         return context
 
 
-def check_mixed_precision(mixed_precision: str, accelerator: Accelerator | None) -> str:
-    """Return the accelerator's mixed precision if it has one, else the one given.
-
-    Raises
-    ------
-    ValueError
-        If it is neither "no" nor "bf16".
-    """
-    if accelerator is not None and accelerator.mixed_precision != "no":
-        mixed_precision = accelerator.mixed_precision
-    if mixed_precision not in ("no", "bf16"):
-        raise ValueError(f"mixed_precision must be 'no' or 'bf16', got {mixed_precision!r}")
-    return mixed_precision
-
-
-def autocast(device: torch.device, mixed_precision: str) -> AbstractContextManager[Any]:
-    """Return torch's context for "bf16"; for "no" a null context, in which a user's own autocast stays in force."""
-    return nullcontext() if mixed_precision == "no" else torch.autocast(device.type, torch.bfloat16)
-
-
 class _Sum(torch.autograd.Function):
     """The sum over the processes, whose gradient is summed too."""
 

@@ -19,8 +19,9 @@ from captum_region.classifiers import Recipe, RegionClassifier
 from captum_region.html import plot_tag
 from captum_region.io.checkpoint import classifier_digest
 from captum_region.io.snapshot import Snapshots, random_states, set_random_states
-from captum_region.parallel import Processes, autocast, check_mixed_precision, joint_batch_norm
+from captum_region.parallel import Processes, joint_batch_norm
 from captum_region.plotting import plot_history
+from captum_region.precision import autocast, check_mixed_precision
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed, seeded, set_seed
 from captum_region.training_data import TrainingData, draw_order, training_data

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, Subset
 from captum_region.batches import ImageData, as_floats, check_weights, take
 from captum_region.io.snapshot import Snapshots, random_states, set_random_states
 from captum_region.labels import check_classes
+from captum_region.precision import has_bfloat16_units
 from captum_region.randomness import RandomState, draw_seed, seeded
 from fairlearn_bridge.pretrained import PretrainedClassifier
 from fairlearn_bridge.validation import check_rows_or_images, from_names
@@ -104,11 +105,6 @@ def _is_checked(X: Any) -> bool:
 def _as_it_is(batch: Any) -> Any:
     """Return what ``__getitems__`` gives, which is a whole batch."""
     return batch
-
-
-def _gains_from_bfloat16(device: torch.device) -> bool:
-    """Return whether a device has units for bfloat16; others emulate it, slower than float32."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
 
 
 class _KeepState(Callback):  # type: ignore[misc]
@@ -502,7 +498,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
     def infer(self, x: Mapping[str, Tensor] | Tensor, **fit_params: Any) -> Any:
         """Run the module on images in [0, 1]."""
         images = self._images(x)
-        if self.mixed_precision == "no" or not _gains_from_bfloat16(images.device):
+        if self.mixed_precision == "no" or images.device.type != "cuda" or not has_bfloat16_units(images.device):
             return self.module_(images, **fit_params)
         with torch.autocast(images.device.type, torch.bfloat16):
             outputs = self.module_(images, **fit_params)

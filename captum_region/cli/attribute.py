@@ -38,7 +38,14 @@ def attribute(
     ] = "negative_entropy",
     batch_size: Annotated[int, typer.Option(help="Images at a time; more may be faster on a GPU.")] = 16,
     device: opt.LaunchedDevice = None,
-    mixed_precision: opt.MixedPrecision = "no",
+    mixed_precision: Annotated[
+        str,
+        opt.choice(
+            "bf16 computes in bfloat16, no in float32; auto in bfloat16 where the processor or GPU has units for it "
+            "and a few maps keep the ranks of their regions (to 0.999), and says which.",
+            *("no", "bf16", "auto"),
+        ),
+    ] = "no",
     cache: opt.Cache = None,
     skip_damaged: opt.SkipDamaged = False,
     force: opt.Force = False,

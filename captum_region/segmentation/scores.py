@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from captum_region.evaluation import device_of, evaluating
-from captum_region.parallel import autocast, check_mixed_precision
+from captum_region.precision import autocast, check_mixed_precision
 from captum_region.progress import progress_bar
 from captum_region.stacks.windows import as_windows
 

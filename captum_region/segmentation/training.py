@@ -14,7 +14,7 @@ from torch.utils.data import default_collate
 
 from captum_region.io.digest import digest, is_the_users
 from captum_region.io.snapshot import Snapshots, random_states, set_random_states
-from captum_region.parallel import check_mixed_precision
+from captum_region.precision import check_mixed_precision
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed, seeded
 from captum_region.segmentation.scores import check_classes_of, mean_dice, run, segmentation_scores

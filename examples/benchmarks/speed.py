@@ -36,6 +36,7 @@ from captum_region.datasets import make_faces
 from captum_region.first_layer import neutralize_first_layer
 from captum_region.grid import RegionGrid
 from captum_region.io.files import write_json
+from captum_region.precision import has_bfloat16_units
 from captum_region.training import fit_region_classifier, region_accuracy
 from fairlearn_bridge import ImageClassifier
 from fairlearn_bridge.audit import PCACodec, PillowCodec, audit
@@ -433,16 +434,15 @@ def time_audit(rounds: int, *, images: int, size: int) -> Pair:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Return what the times depend on: processor, threads, versions."""
-    processor, flags = platform.processor() or platform.machine(), ""
+    processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
-        told = {name.strip(): value.strip() for name, _, value in lines}
-        processor, flags = told.get("model name", processor), told.get("flags", "")
+        processor = {name.strip(): value.strip() for name, _, value in lines}.get("model name", processor)
     return {
         "processor": processor,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "bfloat16_units": device.type == "cuda" or "amx_bf16" in flags or "avx512_bf16" in flags,
+        "bfloat16_units": has_bfloat16_units(device),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("captum-region", "torch", "torchvision", "captum")},

@@ -118,7 +118,8 @@ def test_a_stopped_attribute_resumes_and_leaves_the_same_store(
     assert 0 < json.loads((stopped / "maps.json").read_text())["done"] < 300
     assert "holds files already" in refused(app, "attribute", *options, "--quiet")
     assert "computes the rest" in refused(app, "attribute", *options, "--quiet", "--check")
-    command("captum_region", "attribute", *options, "--force")
+    done = command("captum_region", "attribute", *options, "--mixed-precision", "auto", "--force")
+    assert "mixed precision: no, as in the maps that are there" in done.stderr
     assert store.read_bytes() == whole
     assert "another confidence" in refused(app, "attribute", *options, "--confidence", "margin", "--force", "--quiet")
     before = written(store)

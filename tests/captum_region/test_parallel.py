@@ -20,6 +20,7 @@ from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, 
 from captum_region import fit_region_classifier as fit
 from captum_region.cli import app
 from captum_region.datasets import make_faces
+from captum_region.precision import choose_precision
 
 GRID = RegionGrid(16, 8, 4)
 
@@ -98,6 +99,8 @@ if __name__ == "__main__":
     train(out, accelerator, rank)
     attribute(out / "begun by one", accelerator)
     classifier = attribute(out / "begun by two", accelerator, stop=True)
+    options = {"mixed_precision": "auto", "accelerator": accelerator}
+    attribute_dataset(RegionAttribution(classifier), IMAGES, out / "auto", **options)
     attribution = RegionAttribution(classifier, "margin")
     try:
         attribute_dataset(attribution, IMAGES, out / "begun by one", accelerator=accelerator)
@@ -141,6 +144,9 @@ def test_two_processes_train_and_map_as_one(tmp_path, in_two, monkeypatch):
     assert json.loads((two / "begun by two" / "maps.json").read_text())["done"] == 20  # a round of 16, then a batch
     work["attribute"](two / "begun by two", None)
     assert (two / "begun by two" / "maps.npy").read_bytes() == whole
+    auto = json.loads((two / "auto" / "maps.json").read_text())
+    chosen = choose_precision(RegionAttribution(work["attribute"](one / "maps", None)), work["IMAGES"])
+    assert (auto["mixed_precision"], auto["mixed_precision_reason"], auto["done"]) == (*chosen, 61)
     for rank in (0, 1):
         assert "maps of another confidence" in (two / f"refused {rank}").read_text()
 
