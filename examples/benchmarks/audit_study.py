@@ -6,19 +6,17 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import shutil
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import pandas as pd
 import typer
-from PIL import features
+from audit_degradations import calibration_set, chosen, distortions_and_pruning, formats, learned, names_for
+from audit_summary import CONTROL, results_of
 from rich.table import Table
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,45 +26,21 @@ from captum_region.cli.reading import Source
 from captum_region.cli.running import check_file, console, errors_in_one_line
 from captum_region.datasets import make_faces
 from captum_region.io.files import write_json
-from captum_region.io.provenance import provenance
-from captum_region.randomness import seeded
 from fairlearn_bridge import ImageClassifier
-from fairlearn_bridge.audit import (
-    Distortion,
-    ModelCodec,
-    PCACodec,
-    PillowCodec,
-    Pruning,
-    audit,
-    quality_for_rate,
-    statistics,
-    train_codec,
-)
+from fairlearn_bridge.audit import audit
 from fairlearn_bridge.audit.words import p_value, points
 from fairlearn_bridge.classifier import SmallCNN
 from fairlearn_bridge.samples import groups_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Iterator, Sequence
 
     from captum_region.datasets import AttributeImages
     from fairlearn_bridge.audit import DegradationAudit
 
 PARTS = ("codecs", "pca", "neural", "distortions", "pruning")
-# JPEG is twice: with the chroma at a half of the resolution, as is usual, and in full.
-FORMATS = {
-    "jpeg 4:2:0": PillowCodec("jpeg", 50, "4:2:0"),
-    "jpeg 4:4:4": PillowCodec("jpeg", 50, "4:4:4"),
-    "webp": PillowCodec("webp", 50),
-    **({"avif": PillowCodec("avif", 50)} if features.check("avif") else {}),
-    "jpeg2000": PillowCodec("jpeg2000", 50),
-}
-SETS = ("unbalanced", "balanced")
-# Images on which rates are measured, equally many of each group.
-_CALIBRATED_ON = 40
-_AGES = {"under 20": (0, 20), "20 to 39": (20, 40), "40 and over": (40, 200)}
+# Added to the seed of a classifier that is trained anew.
+_ANEW = 1000
 
 
 @dataclass(frozen=True)
@@ -88,6 +62,8 @@ class StudyConfig:
         Images that codecs learn from, at most.
     components, steps : int
         Of principal components, and of the training of a neural codec.
+    retrain : tuple of str
+        Degradations for which the classifier is trained anew, on images degraded so.
     shrink : int
         The classifier sees images that are smaller by this factor; codecs do not.
     epochs, draws, seeds, seed : int
@@ -102,7 +78,8 @@ class StudyConfig:
     neural_bpp: tuple[float, ...] = (0.15, 0.3)
     learned_from: int = 800
     components: int = 128
-    steps: int = 800
+    steps: int = 1000
+    retrain: tuple[str, ...] = ()
     shrink: int = 1
     epochs: int = 10
     draws: int = 2000
@@ -131,11 +108,14 @@ class Study:
     ----------
     audits : list of DegradationAudit
         One a seed.
+    retrained : list of DegradationAudit
+        One a seed, with shares, of the degradations for which the classifier was trained anew, and of the control.
     rates : list of dict
         ``codec``, ``bpp``, the ``seed`` of one that learns, and what was ``reached`` on training images, or why not.
     """
 
     audits: list[DegradationAudit] = field(default_factory=list)
+    retrained: list[DegradationAudit] = field(default_factory=list)
     rates: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -167,227 +147,31 @@ def study_audits(
         The same each time, with one more seed.
     """
     study = Study()
-    calibration = train.images[training_set(train, config, "balanced", 0, _CALIBRATED_ON)]
-    shared: dict[str, Any] = {}
-    for name, codec in FORMATS.items() if "codecs" in config.parts else ():
-        shared |= _at_rates(name, codec, config.bpp, calibration, study.rates)
+    calibration = calibration_set(train, config)
+    shared, others = formats(config, calibration, study.rates), distortions_and_pruning(config, train)
     for seed in range(config.seed, config.seed + config.seeds):
         options: dict[str, Any] = {"random_state": seed, "checkpoint_dir": checkpoint_dir}
+        of_seed = dict(learned(config, train, seed, calibration, study.rates, checkpoint_dir, show_progress))
+        degradations = shared | of_seed | others
+        retrained = chosen(degradations, config.retrain)
         settings: dict[str, Any] = {"max_epochs": config.epochs, "batch_size": 64, "module__by": config.shrink}
         classifier = ImageClassifier(Shrinking, **settings, **options)
         classifier.fit(train.images, train.labels(config.target))
-        learned = _learned(config, train, seed, calibration, study.rates, checkpoint_dir, show_progress)
-        degradations = shared | dict(learned)
-        if "distortions" in config.parts:
-            kinds: dict[str, list[float]] = {
-                "blur": [1, 2],
-                "noise": [0.05, 0.1],
-                "contrast": [0.5],
-                "downsampling": [2],
-            }
-            degradations |= {kind: Distortion(kind, severities) for kind, severities in kinds.items()}
-        if "pruning" in config.parts:
-            some = train.images[:400]
-            kept = Pruning([0.5, 0.7, 0.9], reestimate_on=None)
-            degradations |= {"pruned": kept, "pruned, statistics anew": Pruning([0.5, 0.7, 0.9], reestimate_on=some)}
+        given = classifier, test, groups_of(test, config.groups[:1])
+        # The seeds are drawn together.
+        options |= {"target": config.target, "n_bootstrap": 1, "n_permutations": 1, "show_progress": show_progress}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of small groups, and of a target that is the group
-            found = audit(
-                degradations,
-                classifier,
-                test,
-                groups_of(test, config.groups[:1]),
-                target=config.target,
-                embed="classifier",
-                n_bootstrap=1,  # the seeds are drawn together
-                n_permutations=1,
-                show_progress=show_progress,
-                **options,
-            )
-        study.audits.append(found)
+            study.audits.append(audit(degradations, *given, embed="classifier", **options))
+            if retrained:
+                # With the same seed the control would be the same classifier again.
+                classifier.set_params(random_state=seed + _ANEW)
+                study.retrained.append(audit({CONTROL: _as_they_are} | retrained, *given, train=train, **options))
         yield study
 
 
-def _learned(
-    config: StudyConfig,
-    train: AttributeImages,
-    seed: int,
-    calibration: Any,
-    rates: list[dict[str, Any]],
-    checkpoint_dir: Path | None,
-    show_progress: bool,
-) -> Iterator[tuple[str, Any]]:
-    """Yield the codecs that learn, of a seed, with their names, and note the rates that they reach."""
-    for kind in SETS:
-        images = train.images[training_set(train, config, kind, seed, config.learned_from)]
-        if "pca" in config.parts:
-            most = min(config.components, len(images), int(np.prod(images.shape[1:])))
-            pca = PCACodec(most, random_state=seed).fit(images)
-            yield from _at_rates(f"pca, {kind}", pca, config.pca_bpp, calibration, rates, seed=seed)
-        if "neural" in config.parts:
-            from compressai.models import ScaleHyperprior  # type: ignore[import-not-found, unused-ignore]  # optional
-
-            with seeded(seed):
-                model = ScaleHyperprior(24, 36)
-            options: dict[str, Any] = {"random_state": seed, "checkpoint_dir": checkpoint_dir}
-            for bpp in config.neural_bpp:  # the second training starts from what the first has learnt
-                train_codec(model, images, bpp, steps=config.steps, show_progress=show_progress, **options)
-                yield f"neural, {kind} at {bpp:g}", ModelCodec(model, f"neural, {kind}", severity=bpp)
-
-
-def _at_rates(
-    name: str, codec: Any, wanted: Sequence[float], calibration: Any, rates: list[dict[str, Any]], **of: Any
-) -> Iterator[tuple[str, Any]]:
-    """Yield a codec at each rate that it reaches."""
-    for bpp in wanted:
-        row = {"codec": name, "bpp": bpp, **of}
-        try:
-            reached = quality_for_rate(codec, calibration, bpp)
-        except ValueError as error:
-            if "the lowest found" not in str(error):
-                raise
-            rates.append(row | {"reached": None, "why": str(error)})
-            continue
-        rates.append(row | {"reached": reached.rate, "quality": reached.quality})
-        yield f"{name} at {bpp:g}", reached.codec
-
-
-def training_set(train: AttributeImages, config: StudyConfig, kind: str, seed: int, count: int) -> NDArray[np.intp]:
-    """Return the positions of the images that a codec learns from: as many as there are, at most `count`."""
-    labels = groups_of(train, config.groups[:1])
-    names = np.unique(labels).tolist()
-    shares = dict.fromkeys(names, 1 / len(names))
-    unbalanced = {name: 0.8 if name == config.majority else 0.2 / (len(names) - 1) for name in names}
-    # Both sets are of the size that both can have.
-    limits = [(labels == name).sum() / max(shares[name], unbalanced[name]) for name in names]
-    size = int(min(count, *limits))
-    chosen = unbalanced if kind == "unbalanced" else shares
-    generator = np.random.default_rng((seed, SETS.index(kind)))
-    parts = [generator.permutation(np.flatnonzero(labels == name))[: round(chosen[name] * size)] for name in names]
-    return generator.permutation(np.concatenate(parts))
-
-
-def by_case(study: Study, groups: NDArray[Any], config: StudyConfig) -> pd.DataFrame:
-    """Return a row for each degradation, all seeds together: of each image the mean over the classifiers is drawn.
-
-    Parameters
-    ----------
-    study : Study
-    groups : ndarray of shape (N,)
-    config : StudyConfig
-
-    Returns
-    -------
-    DataFrame, indexed by name
-        ``bpp``, ``psnr``, ``frechet``, ``accuracy``, ``drop``; ``psnr_range`` over groups; ``psnr_auc``, how well a low
-        PSNR tells which decisions are lost, 0.5 if not at all; ``bias`` with its bootstrap interval, ``bias_sd`` of the
-        seeds, ``p`` of a permutation of the groups and ``p_holm``; ``worst`` and ``best`` group, and ``lowest_psnr``;
-        ``drop of G`` and ``psnr of G`` of each group; ``others``, the mean drop of all groups but the majority minus
-        the majority's, with its interval.
-    """
-    names, codes = np.unique(groups.astype(str), return_inverse=True)
-    cases = names_of(study)
-    drops = np.stack([_drops(found, cases) for found in study.audits])
-    of_group = np.stack([drops[:, codes == code].mean(1) for code in range(len(names))], axis=1)  # seeds, groups, cases
-    by_seed = statistics.spread(of_group, axis=1)
-    means, values = of_group.mean(0), drops.mean(0)
-    drawn = statistics.bootstrap_means(values, codes, config.draws, np.random.default_rng(0))
-    null = statistics.permuted_means(values, codes, config.draws, np.random.default_rng(1))
-    p = statistics.p_values(statistics.spread(means, axis=0), statistics.spread(null, axis=1))
-    low, high = statistics.percentiles(statistics.spread(drawn, axis=1), 0.95)
-    corrected = statistics.holm(p)
-    rows = {}
-    tables = [found.table() for found in study.audits]
-    for case, name in enumerate(cases):
-        of_images = np.mean([found.outcomes[name].psnr for found in study.audits], axis=0)
-        psnr = [of_images[codes == code].mean() for code in range(len(names))]
-        row = _qualities(study, tables, name)
-        row |= {"drop": values[:, case].mean(), "psnr_range": np.ptp(psnr), "bias": np.ptp(means[:, case])}
-        row |= {"bias_low": low[case], "bias_high": high[case], "p": p[case], "p_holm": corrected[case]}
-        row["bias_sd"] = by_seed[:, case].std(ddof=1) if len(by_seed) > 1 else np.nan
-        row |= {"worst": names[means[:, case].argmax()], "best": names[means[:, case].argmin()]}
-        row["lowest_psnr"] = names[np.argmin(psnr)] if np.isfinite(psnr).all() else None
-        row |= {f"drop of {group}": means[code, case] for code, group in enumerate(names)}
-        row |= {f"psnr of {group}": psnr[code] for code, group in enumerate(names)}
-        if config.majority in names:
-            weights = np.where(names == config.majority, -1.0, 1 / (len(names) - 1))
-            ends = statistics.percentiles(drawn[:, :, case] @ weights, 0.95)
-            row |= dict(zip(("others", "others_low", "others_high"), (means[:, case] @ weights, *ends), strict=True))
-        rows[name] = row
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
-
-
-def compared(study: Study, groups: NDArray[Any], config: StudyConfig) -> pd.DataFrame:
-    """Return how much larger the bias of one degradation is than that of another, all seeds together.
-
-    Of codecs that learnt from unbalanced and from balanced images at one rate, and of JPEG with and without chroma
-    subsampling. ``p`` is of a permutation in which both are exchanged in each image, see `DegradationAudit.compare`.
-    """
-    names = names_of(study)
-    pairs = []
-    for name in names:
-        for first, second in (("unbalanced", "balanced"), ("4:2:0", "4:4:4")):
-            other = name.replace(first, second) if f" {first}" in name else name
-            if other != name and other in names:
-                pairs.append((name, other))
-    _, codes = np.unique(groups.astype(str), return_inverse=True)
-    values = np.mean([_drops(found, names) for found in study.audits], axis=0)
-    drawn = statistics.bootstrap_means(values, codes, config.draws, np.random.default_rng(0))
-    biases = statistics.spread(drawn, axis=1)
-    rows = []
-    for pair in pairs:
-        columns = [names.index(name) for name in pair]
-        both = values[:, columns]
-        means = np.stack([both[codes == code].mean(0) for code in range(codes.max() + 1)])
-        first, second = statistics.spread(means, axis=0)
-        centred = (both - both.mean(0))[..., None]
-        null = statistics.swapped_means(centred, codes, config.draws, np.random.default_rng(2))[..., 0]
-        swapped = statistics.spread(null, axis=1)
-        p = statistics.p_values([abs(first - second)], np.abs(swapped[:, :1] - swapped[:, 1:]))
-        low, high = statistics.percentiles(biases[:, columns[0]] - biases[:, columns[1]], 0.95)
-        row = {"first": pair[0], "second": pair[1], "difference": first - second, "low": low, "high": high}
-        rows.append(row | {"p": float(p[0])})
-    table = pd.DataFrame(rows)
-    return table.assign(p_holm=statistics.holm(table["p"])) if rows else table
-
-
-def names_of(study: Study) -> list[str]:
-    """Return the degradations that all seeds have: a rate may be reached in some only."""
-    return [name for name in study.audits[0].names if all(name in found.names for found in study.audits)]
-
-
-def _drops(found: DegradationAudit, names: list[str]) -> NDArray[np.float64]:
-    """Return what each image loses in each case, N x cases: 1 if its decision was right and no longer is."""
-    was_right = found.classes[found.original.predicted] == found.target
-    is_right = [found.classes[found.outcomes[name].predicted] == found.target for name in names]
-    drops: NDArray[np.float64] = was_right[:, None].astype(float) - np.stack(is_right, axis=1)
-    return drops
-
-
-def _qualities(study: Study, tables: list[Any], name: str) -> dict[str, Any]:
-    """Return the rate and the quality of all images, the mean over seeds."""
-    rows = []
-    for found, table in zip(study.audits, tables, strict=True):
-        row = table.loc[name]
-        outcome = found.outcomes[name]
-        kept = found.classes[found.original.predicted] == found.target
-        lost = found.classes[outcome.predicted][kept] != found.target[kept]
-        auc = np.nan
-        if 0 < lost.sum() < len(lost) and np.isfinite(outcome.psnr).all():
-            auc = roc_auc_score(lost, -outcome.psnr[kept])
-        measures = ("bpp", "psnr", "frechet", "accuracy", "flips")
-        rows.append({key: row.get(key, np.nan) for key in measures} | {"psnr_auc": auc})
-    return {str(key): value for key, value in pd.DataFrame(rows).astype(float).mean().items()}
-
-
-def groupings(test: AttributeImages, names: Sequence[str]) -> Mapping[str, NDArray[Any]]:
-    """Return the group of each image by each attribute, and by ``age_band`` where ages are known."""
-    found: dict[str, NDArray[Any]] = {name: groups_of(test, (name,)) for name in names}
-    if "age" in test.attributes:
-        ages = test.attributes["age"].to_numpy(float)
-        bands = [(ages >= low) & (ages < high) for low, high in _AGES.values()]
-        found["age_band"] = np.select(bands, [*_AGES], "")
-    return found
+def _as_they_are(images: Any) -> Any:
+    return images
 
 
 def read(
@@ -402,32 +186,6 @@ def read(
         parts = train_test_split(np.arange(len(train)), test_size=0.3, stratify=groups, random_state=0)
         train, test = (train.subset(part) for part in parts)
     return train.subset(slice(counts[0])), test.subset(slice(counts[1]))
-
-
-def results_of(study: Study, config: StudyConfig, train: AttributeImages, test: AttributeImages) -> dict[str, Any]:
-    """Return what was found, as JSON holds it."""
-    right = [found.classes[found.original.predicted] == found.target for found in study.audits]
-    found: dict[str, Any] = {}
-    for name, groups in groupings(test, config.groups).items():
-        by_group = pd.Series(np.mean(right, axis=0)).groupby(groups)
-        found[name] = {
-            "n": by_group.size().to_dict(),
-            "accuracy": by_group.mean().to_dict(),
-            "degradations": _records(by_case(study, groups, config).reset_index()),
-            "comparisons": _records(compared(study, groups, config)),
-        }
-    return {
-        **provenance(),
-        "config": asdict(config),
-        "images": {"train": len(train), "test": len(test), "size": list(test.image_size)},
-        "accuracy": [float(each.mean()) for each in right],
-        "rates": study.rates,
-        "groupings": found,
-    }
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return list(json.loads(table.to_json(orient="records", double_precision=15)))
 
 
 def print_results(results: dict[str, Any]) -> None:
@@ -464,7 +222,10 @@ def configured(data: str, given: dict[str, Any]) -> StudyConfig:
     given_as: dict[str, Any] = {
         name: tuple(each) if isinstance(each, list) else each for name, each in settings.items()
     }
-    return StudyConfig(**given_as)
+    config = StudyConfig(**given_as)
+    if unknown := {*config.retrain} - {*names_for(config)}:
+        raise ValueError(f"--retrain must be of {', '.join(names_for(config))}, got {', '.join(sorted(unknown))}")
+    return config
 
 
 def main(
@@ -477,12 +238,16 @@ def main(
     bpp: Annotated[list[float] | None, typer.Option(help="Bits per pixel of formats, again for more.")] = None,
     pca_bpp: Annotated[list[float] | None, typer.Option(help="Of principal components, again for more.")] = None,
     neural_bpp: Annotated[list[float] | None, typer.Option(help="Of neural codecs, again for more.")] = None,
+    retrain: Annotated[
+        list[str] | None, typer.Option(help="Degradation to train the classifier anew for, such as 'blur 2'; again.")
+    ] = None,
     size: Size = 128,
     images: Annotated[int, typer.Option(min=60, help="Training images at most.")] = 3000,
     test_images: Annotated[int, typer.Option(min=60, help="Audited images at most.")] = 1500,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of the classifier.")] = 10,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the training of a neural codec.")] = 800,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of 4 images of the training of a neural codec.")] = 1000,
     shrink: Annotated[int, typer.Option(min=1, help="The classifier sees images smaller by this factor.")] = 1,
+    draws: Annotated[int, typer.Option(min=1, help="Draws of the bootstrap, and of permutations.")] = 2000,
     seeds: Annotated[int, typer.Option(min=1, help="Runs with seeds --seed, --seed + 1 ...")] = 3,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="File for the results, JSON.")] = Path("audit_study.json"),
@@ -503,8 +268,8 @@ def main(
         check_file(out, force)
         out.parent.mkdir(parents=True, exist_ok=True)
         names = {"target": target, "groups": groups, "parts": part, "majority": majority, "bpp": bpp}
-        numbers = {"shrink": shrink, "epochs": epochs, "steps": steps, "seeds": seeds, "seed": seed}
-        config = configured(data, names | {"pca_bpp": pca_bpp, "neural_bpp": neural_bpp} | numbers)
+        numbers = {"shrink": shrink, "epochs": epochs, "steps": steps, "seeds": seeds, "seed": seed, "draws": draws}
+        config = configured(data, names | {"pca_bpp": pca_bpp, "neural_bpp": neural_bpp, "retrain": retrain} | numbers)
         train, test = read(Source(data, root, cache=cache, quiet=quiet), size, config, (images, test_images))
         results: dict[str, Any] = {}
         for study in study_audits(config, train, test, checkpoint_dir=kept, show_progress=not quiet):
