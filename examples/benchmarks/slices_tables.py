@@ -24,21 +24,31 @@ KEPT = ("settings", "created", "versions", "runs", "summary")
 def table_of(found: dict[str, Any]) -> pd.DataFrame:
     """Return Dice with its paired difference, asymmetry, swap test and shares of each arm: means over seeds."""
     summary: Any = pd.DataFrame(found["summary"]).set_index(["measure", "arm"])
-    shares = [name for name in found["runs"][0] if name.startswith("share_") and name.endswith("_after")]
+    measured = [name.removesuffix("_after") for name in found["runs"][0] if name.endswith("_after")]
+    shares = [f"{name}_after" for name in measured if name.startswith("share_")]
+    pairs = [name for name in measured if name.startswith("asymmetry")]
     shown: dict[str, dict[str, str]] = {}
     for arm in dict.fromkeys(row["arm"] for row in found["runs"]):
         of_arm = summary.xs(arm, level="arm")
-        dice, after = of_arm.loc["dice"], of_arm.loc["asymmetry_after"]
+        dice = of_arm.loc["dice"]
         words = "{difference:+.3f} [{low:+.3f}, {high:+.3f}]".format(**dice)
         shown[arm] = {
             "Dice": "{mean:.3f} ± {std_seeds:.3f}".format(**dice),
             "difference": words if shown else "",
-            "A before": f"{of_arm.loc['asymmetry_before', 'mean']:+.2f}",
-            "A after": "{mean:+.2f} ± {std_seeds:.2f}".format(**after),
+            **{
+                f"{_label(pair, pairs)} {stage}": words.format(**of_arm.loc[f"{pair}_{stage}"])
+                for pair in pairs
+                for stage, words in (("before", "{mean:+.2f}"), ("after", "{mean:+.2f} ± {std_seeds:.2f}"))
+            },
             "swap": f"{of_arm.loc['swap_change_after', 'mean']:.3f}",
             "shares": " ".join(f"{of_arm.loc[name, 'mean']:.2f}" for name in shares),
         }
     return pd.DataFrame(shown).T
+
+
+def _label(pair: str, pairs: list[str]) -> str:
+    """Return A, or which pair's A if the windows have several."""
+    return "A" if len(pairs) == 1 else f"A ±{pairs.index(pair) + 1}"
 
 
 def tables(found: dict[str, Any]) -> list[str]:

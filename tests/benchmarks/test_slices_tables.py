@@ -23,12 +23,24 @@ def test_the_table_has_the_values_of_the_results():
         for measure, arms in rows.items()
         for arm, values in zip(("pretrained", "reflect"), arms, strict=True)
     ]
-    shares = {"share_previous_after": 0, "share_centre_after": 0}
-    found = {"summary": summary, "runs": [{"arm": "pretrained", **shares}, {"arm": "reflect", **shares}]}
-    assert table_of(found).to_numpy().tolist() == [
+    measures = {"asymmetry_after": 0, "share_previous_after": 0, "share_centre_after": 0}
+    found = {"summary": summary, "runs": [{"arm": "pretrained", **measures}, {"arm": "reflect", **measures}]}
+    table = table_of(found)
+    assert [*table] == ["Dice", "difference", "A before", "A after", "swap", "shares"]
+    assert table.to_numpy().tolist() == [
         ["0.500 ± 0.250", "", "-0.50", "-0.25 ± 0.12", "0.016", "0.50 0.12"],
         ["0.750 ± 0.125", "+0.250 [-0.125, +0.625]", "+0.00", "+0.06 ± 0.25", "0.002", "0.25 0.75"],
     ]
+    # A window of five slices has a second pair.
+    further = {"asymmetry_2_before": 0.75, "asymmetry_2_after": 0.5}
+    summary += [
+        {"measure": measure, "arm": arm, "mean": mean, "std_seeds": 0.25, "difference": 0, "low": 0, "high": 0}
+        for measure, mean in further.items()
+        for arm in ("pretrained", "reflect")
+    ]
+    table = table_of({"summary": summary, "runs": [{**run, "asymmetry_2_after": 0} for run in found["runs"]]})
+    assert [*table][2:6] == ["A ±1 before", "A ±1 after", "A ±2 before", "A ±2 after"]
+    assert table.loc["pretrained"].tolist()[2:6] == ["-0.50", "-0.25 ± 0.12", "+0.75", "+0.50 ± 0.25"]
 
 
 def test_the_page_has_the_tables_of_the_results_beside_it():
