@@ -122,7 +122,7 @@ class DenseRegionClassifier(RegionClassifier):
             epochs=8,
             batch_size=32,
             positions_per_image=2,
-            lr=2e-3,
+            lr=4e-3,
             weight_decay=0.01,
             schedule="average",
             min_steps=4800,
