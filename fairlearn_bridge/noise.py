@@ -412,10 +412,17 @@ class _Donors:
 
     def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return the position of a donor for each image at `index`."""
-        classes = self.classes[index.cpu()]
-        probability = self.probability[classes].to(generator.device)
-        values = torch.multinomial(probability, 1, generator=generator).squeeze(1).cpu()
+        return self.draw_with(self.draw_values(index, generator), index, generator)
+
+    def draw_values(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the spurious value, as its place in sorted order, that each image at `index` is to get."""
+        probability = self.probability[self.classes[index.cpu()]].to(generator.device)
+        return torch.multinomial(probability, 1, generator=generator).squeeze(1).cpu()
+
+    def draw_with(self, values: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the position of a donor with the value wanted for each image at `index`."""
         chance = torch.rand(len(index), generator=generator, device=generator.device, dtype=torch.float64).cpu()
+        classes = self.classes[index.cpu()]
         pools = [self.pools[c][v] for c, v in zip(classes.tolist(), values.tolist(), strict=True)]
         drawn = [pool[int(where * len(pool))] for pool, where in zip(pools, chance.tolist(), strict=True)]
         return torch.tensor(np.array(drawn, dtype=np.int64))

@@ -9,13 +9,21 @@ import pandas as pd
 import typer
 from rich.table import Table
 
+from captum_region import RegionAttribution
 from captum_region.cli.reading import Source
 from captum_region.cli.running import console
+from captum_region.io.files import records
+from fairlearn_bridge import Samples, fit_mitigators
 from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData, split_data, synthetic_data
+from fairlearn_bridge.regions import train_regions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
+
+    from torch import Tensor
+
+    from captum_region import RegionClassifier
 
 Target = Annotated[str, typer.Option(help="Binary attribute to classify, or attribute=value.")]
 Confounders = Annotated[list[str] | None, typer.Option(help="Again for more; the paper's four by default.")]
@@ -42,11 +50,11 @@ def run_study(
     quiet: bool,
     training_images_alone: bool = False,
     **settings: Any,
-) -> None:
+) -> pd.DataFrame:
     """Print what `study` measures of each confounder: the mean over seeds and its spread, or all of it as JSON.
 
     With `training_images_alone` no image of a test partition is used: the test sets come from the train partition
-    too.
+    too. Returned is all of it, with the columns ``confounder`` and ``seed``.
     """
     images = None
     if data == "faces":
@@ -69,8 +77,71 @@ def run_study(
             found.append(tables[-1].reset_index().assign(confounder=name, seed=its_seed))
         if not as_json:
             console().print(table_of_seeds(pd.concat(tables), f"{name}, seeds: {seeds}"))
+    whole = pd.concat(found, ignore_index=True)
     if as_json:
-        typer.echo(pd.concat(found).to_json(orient="records", indent=1, double_precision=15))
+        typer.echo(whole.to_json(orient="records", indent=1, double_precision=15))
+    return whole
+
+
+def fit_one_seed(
+    mitigators: Callable[[RegionClassifier, Tensor], Mapping[str, Any]],
+    train: Samples,
+    test: Samples,
+    seed: int,
+    *,
+    region_epochs: int | None,
+    device: str,
+    checkpoint_dir: Path | None,
+    quiet: bool,
+    fit_params: Mapping[str, Any] | None = None,
+    **fitting: Any,
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Train a region classifier with a seed, and with it what `mitigators` makes of it and of the training maps.
+
+    Parameters
+    ----------
+    mitigators : callable
+        (region classifier, maps of the training images) -> mitigators by name.
+    train, test : Samples
+    seed : int
+    region_epochs, device, checkpoint_dir, quiet
+        See `fairlearn_bridge.fit_mitigators` and `captum_region.fit_region_classifier`.
+    fit_params, **fitting
+        Of `fit_mitigators`.
+
+    Returns
+    -------
+    predictions : DataFrame
+        As `fit_mitigators` gives them.
+    not_run : dict
+        Why mitigators could not run, by name.
+    """
+    how: Any = {"epochs": region_epochs, "device": device, "checkpoint_dir": checkpoint_dir, "show_progress": not quiet}
+    classifier, _ = train_regions(train.X, train.confounder, train.y, random_state=seed, **how)
+    maps = RegionAttribution(classifier).region_map(train.X, show_progress=not quiet)
+    predictions, trainings = fit_mitigators(
+        mitigators(classifier.cpu(), maps),
+        train,
+        test,
+        fit_params={"region_maps": maps.numpy(), **(fit_params or {})},
+        random_states=[seed],
+        checkpoint_dir=checkpoint_dir,
+        show_progress=not quiet,
+        **fitting,
+    )
+    missing = trainings[trainings["status"] != "done"]
+    not_run = dict(zip(missing["mitigator"], missing["status"] + ": " + missing["reason"], strict=True))
+    for name, reason in not_run.items():
+        console().print(f"{name}, seed {seed}: {reason}")
+    return predictions, not_run
+
+
+def statistics_of(table: pd.DataFrame, measures: Iterable[str]) -> list[dict[str, Any]]:
+    """Return a row a mitigator of what `summarize` gives, with the statistics of each measure, as JSON values."""
+    return [
+        {"mitigator": name, **{each: records(values[each].to_frame().T)[0] for each in measures if each in values}}
+        for name, values in table.iterrows()
+    ]
 
 
 def table_of_seeds(found: pd.DataFrame, title: str) -> Table:
