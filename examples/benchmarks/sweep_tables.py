@@ -1,0 +1,76 @@
+"""The tables of docs/results/mitigation.md on several spurious attributes, from what ``fairlearn-bridge sweep`` found.
+
+``python examples/benchmarks/sweep_tables.py runs/headline --keep docs/results/headline.json`` prints them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+from studies import markdown, rounded
+
+from captum_region.cli.options import Debug
+from captum_region.cli.running import errors_in_one_line
+from captum_region.io.files import records, write_text
+
+MEASURES = {
+    "accuracy": "accuracy",
+    "gap": "gap",
+    "worst_cell": "worst group",
+    "crossed_auc": "bias-conflicting AUC",
+}
+NAMES = {"original": "ERM baseline", "balanced": "balanced data"}
+STATISTICS = ("mean", "std", "seeds", "difference", "difference_low", "difference_high")
+KEPT = ("target", "quantiles", "config", "random_states", "data", "command", "created", "versions", "git")
+
+
+def results_of(folder: Path) -> dict[str, Any]:
+    """Return what a sweep's folder holds: its settings and provenance, and a row a mitigator and measure."""
+    found = json.loads((folder / "sweep.json").read_text())
+    table = pd.read_csv(folder / "table.csv")
+    of_tables = table[table["measure"].isin(MEASURES)]
+    shown = records(of_tables[["confounder", "mitigator", "measure", *STATISTICS]])
+    return {**{name: found[name] for name in KEPT if name in found}, "table": shown}
+
+
+def table_of(found: dict[str, Any]) -> pd.DataFrame:
+    """Return a row a spurious attribute and mitigator: means, spreads, intervals of the difference to the ERM baseline.
+
+    Of the baseline there is no difference.
+    """
+    shown: dict[tuple[str, str], dict[str, str]] = {}
+    for row in found["table"]:
+        name = NAMES.get(row["mitigator"], row["mitigator"])
+        words = "{mean:.2f}".format(**row) + ("" if row["std"] is None else " ± {std:.2f}".format(**row))
+        if row["mitigator"] != "original" and row["difference"] is not None:
+            words += " [{difference_low:+.2f}, {difference_high:+.2f}]".format(**row)
+        shown.setdefault((row["confounder"], name), {})[MEASURES[row["measure"]]] = words
+    table = pd.DataFrame(list(shown.values()), columns=list(MEASURES.values())).astype(object).fillna("")
+    table.insert(0, "", [name for _, name in shown])
+    attributes = pd.Series([confounder for confounder, _ in shown])
+    table.index = pd.Index(attributes.where(~attributes.duplicated(), ""))
+    return table
+
+
+def main(
+    folder: Annotated[Path, typer.Argument(help="The --out of fairlearn-bridge sweep.")],
+    keep: Annotated[Path | None, typer.Option(help="Also write the values, to four digits, to this file.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Print a table in Markdown.
+
+    Example: python examples/benchmarks/sweep_tables.py runs/headline
+    """
+    with errors_in_one_line(debug):
+        found = results_of(folder)
+        if keep is not None:
+            write_text(keep, json.dumps(rounded(found)) + "\n")
+        typer.echo(markdown(table_of(found), ""))
+
+
+if __name__ == "__main__":
+    typer.run(main)
