@@ -90,7 +90,9 @@ def audit(
         *unrecoverable*, which a classifier trained on degraded images loses too, and *recoverable*, what it wins back.
         They say what training can mend, not whose fault it is: a codec trained on one group can put all its harm into
         the recoverable share. A function that returns the images as they are is the control: its shares are the effect
-        of training anew. All images of one degradation, as uint8, are in memory then. A mitigator needs `Samples`.
+        of training anew. Give a trained classifier another `random_state` first, by ``set_params``, or the control is
+        the same classifier again. All images of one degradation, as uint8, are in memory then. A mitigator needs
+        `Samples`.
     embed : "classifier", nn.Module or callable, optional
         Measure realism too: a network or function of images that gives features, N x D, or what goes into the last
         linear layer of the classifier's network. By it and by the spectrum, originals and degraded images are compared
