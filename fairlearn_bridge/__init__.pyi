@@ -22,6 +22,7 @@ from .metrics import measure, pareto_front, signed_gap, summarize
 from .mitigation import Mitigation, MitigationConfig, MitigationData, mitigate
 from .mitigator import AttributionNoiseMitigator
 from .noise import AttributionNoise, additive_noise, grey_out, published_noise, quantile_mask
+from .overlap import AttributeOverlap, attribute_overlap, map_overlap
 from .perturbed import PerturbedDataset, fit_noise
 from .pretrained import PretrainedClassifier
 from .protocol import ConfoundedSplit, confounded_split
@@ -34,6 +35,7 @@ __all__ = [
     "JTT",
     "AcceleratedImageClassifier",
     "AdversarialLastLayer",
+    "AttributeOverlap",
     "AttributionNoise",
     "AttributionNoiseMitigator",
     "BalancedResampling",
@@ -60,6 +62,7 @@ __all__ = [
     "SmallCNN",
     "ThresholdShift",
     "additive_noise",
+    "attribute_overlap",
     "cell_counts",
     "compare_mitigators",
     "confounded_split",
@@ -71,6 +74,7 @@ __all__ = [
     "grey_out",
     "holdout_split",
     "load_mitigator",
+    "map_overlap",
     "measure",
     "mitigate",
     "pareto_front",

@@ -9,14 +9,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from rich.table import Column, Table
 
 from captum_region import RegionAttribution, RegionClassifier
 from captum_region.datasets import AttributeImages, property_attribute
 from captum_region.datasets.properties import NUMERIC
-from captum_region.plotting import drawn, literal
+from captum_region.plotting import drawn, literal, plot_maps
 from fairlearn_bridge.experiment import ExperimentConfig, split_data
 from fairlearn_bridge.inspection import name_of
+from fairlearn_bridge.noise import quantile_mask
+from fairlearn_bridge.overlap import AttributeOverlap, attribute_overlap
 from fairlearn_bridge.plotting import plot_cells, plot_confounders, plot_ranking
 from fairlearn_bridge.spuriosity import RankingGap, rank_by_evidence, ranking_gap
 
@@ -156,6 +159,56 @@ def gaps_table(gaps: dict[str, RankingGap]) -> Table:
         difference = f"{gap.difference:+.2f} [{gap.low:+.2f}, {gap.high:+.2f}]"
         shown.add_row(name, f"{gap.top:.2f}", f"{gap.bottom:.2f}", difference)
     return shown
+
+
+class Overlaps(NamedTuple):
+    """Of each spurious attribute how far its information and the target's lie in the same places."""
+
+    target: str
+    mean_image: NDArray[np.uint8]
+    found: dict[str, AttributeOverlap]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The numbers of each attribute."""
+        return [
+            {"attribute": name, "quantile": one.quantile, "overlap": one.overlap, "chance": one.chance}
+            for name, one in self.found.items()
+        ]
+
+    def table(self) -> Table:
+        """Return a row for each attribute."""
+        shown = Table("", *(Column(name, justify="right") for name in ("overlap", "by chance")), box=None)
+        for row in self.rows:
+            shown.add_row(row["attribute"], f"{row['overlap']:.2f}", f"{row['chance']:.2f}")
+        return shown
+
+    def draw(self) -> Figure:
+        """Draw the target's map and the attribute's side by side, with the edge of what would be perturbed in both."""
+        height, width = self.mean_image.shape[1:]
+
+        def draw(axes: list[Axes]) -> None:
+            for left, right, (name, one) in zip(axes[::2], axes[1::2], self.found.items(), strict=True):
+                maps = {f"{self.target}: {one.overlap:.0%} of it inside": one.target_map}
+                maps[f"{name}: {one.chance:.0%} of the pixels inside"] = one.spurious_map
+                plot_maps(maps, images=self.mean_image, axes=[left, right], share_scale=False)
+                for ax in (left, right):
+                    ax.contour(quantile_mask(one.spurious_map, one.quantile), [0.5], colors="white", linewidths=1)
+
+        return drawn((7.0, 3.0 * height / width * len(self.found)), draw, nrows=len(self.found), ncols=2)
+
+
+def find_overlaps(images: AttributeImages, target: str, names: Sequence[str], **options: Any) -> Overlaps:
+    """Measure the overlap of the target with each of the attributes `names`; `options` are `attribute_overlap`'s.
+
+    Images in which the target or the attribute is missing are left out.
+    """
+    found = {}
+    for name in names:
+        columns = [each if each in images.attributes else each.partition("=")[0] for each in (target, name)]
+        known = images.attributes[[each for each in columns if each in images.attributes]].notna().all(axis=1)
+        found[name] = attribute_overlap(images.subset(known.to_numpy()), target, name, **options)
+    return Overlaps(target, images.images.mean(0).round().astype(np.uint8), found)
 
 
 def draw_inspection(found: pd.DataFrame, cells: pd.DataFrame, target: str, threshold: float) -> Figure:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from captum_region.cli import options as opt
-from captum_region.cli.reading import Source, classifier_at
+from captum_region.cli.reading import Source, classifier_at, with_properties
 from captum_region.cli.running import check_out, console, errors_in_one_line
-from captum_region.io.files import write_json, write_text
+from captum_region.io.files import CHECKPOINTS, write_json, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fairlearn_bridge.inspecting import RankedImages
+    from fairlearn_bridge.inspecting import Overlaps, RankedImages
 
 
 def inspect(
@@ -60,6 +62,25 @@ def inspect(
             "folder of run or of captum-region train. Its last class is taken."
         ),
     ] = None,
+    overlap: Annotated[
+        list[str] | None,
+        opt.attributes(
+            "Spurious attribute, or attribute=value, of which to measure before any mitigation how much of what the "
+            "images say of the target would be perturbed with it; may be repeated. Trains two region classifiers each."
+        ),
+    ] = None,
+    mask_quantile: Annotated[
+        float | None,
+        typer.Option(help="With --overlap, pixels above this quantile of its map would be perturbed; by default 0.5."),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="With --overlap, side in pixels that images are resized to; by default 64.")
+    ] = None,
+    region_epochs: Annotated[
+        int | None,
+        typer.Option(help="With --overlap, epochs of the region classifiers; by default as in their recipe."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="With --overlap, the random seed; by default 0.")] = None,
     skip_damaged: opt.SkipDamaged = False,
     force: opt.Force = False,
     as_json: opt.AsJson = False,
@@ -68,9 +89,10 @@ def inspect(
 ) -> None:
     """Find the attributes that are associated with the target in the training images, and so could be shortcuts.
 
-    Only labels are read, and images with --images or --model alone. --out gets inspect.csv, inspect.json (what --json
-    prints) and inspect.png; with --images properties.csv too, with --model ranking.csv and ranking.png, strips of the
-    images at both ends. The attributes of synthetic faces are independent, so that none of them is flagged.
+    Only labels are read, and images with --images, --model or --overlap alone. --out gets inspect.csv, inspect.json
+    (what --json prints) and inspect.png; with --images properties.csv too, with --model ranking.csv and ranking.png,
+    strips of the images at both ends, with --overlap overlap.csv and overlap.png, the maps of both. The attributes of
+    synthetic faces are independent, so that none of them is flagged.
 
     Example: fairlearn-bridge inspect --data celeba --root DATA --target Male
     """
@@ -78,13 +100,13 @@ def inspect(
     from fairlearn_bridge.inspecting import (
         confounders_table,
         draw_inspection,
-        gaps_table,
         labels_of,
         target_and_confounder,
     )
     from fairlearn_bridge.inspection import cell_counts, find_confounders
 
-    with errors_in_one_line(debug):
+    states = None if out is None else out / CHECKPOINTS
+    with errors_in_one_line(debug, resumes=states):
         if out is not None:
             check_out(out, force)
         source = Source(data, root, image_column, skip_damaged=skip_damaged, quiet=quiet)
@@ -98,6 +120,8 @@ def inspect(
         cells = cell_counts(attributes[found.index[found["cramers_v"].notna()]], labels)
         pair = target_and_confounder(found, cells, target, train, test)
         command = None if pair is None else _run_command(data, root, image_column, *pair)
+        training = {"quantile": mask_quantile, "size": size, "region_epochs": region_epochs, "random_state": seed}
+        overlaps = _overlaps(source, target, overlap or [], states, training)
         result = {
             "target": target,
             "images": len(train),
@@ -108,24 +132,25 @@ def inspect(
             "cuts": train.attrs.get("cuts", {}),
             "next": command,
             "ranking": None if ranked is None else {name: gap._asdict() for name, gap in ranked.gaps.items()},
+            "overlaps": None if overlaps is None else overlaps.rows,
             "skipped": [row for part in (train, test) if part is not None for row in part.attrs.get("skipped", ())],
         }
         if out is not None:
             write_json(out / "inspect.json", result)
             write_text(out / "inspect.csv", found.to_csv())
-            _write_images(out, measured, ranked)
+            _write_images(out, measured, ranked, overlaps)
             write_figure(out / "inspect.png", draw_inspection(found, cells, target, threshold))
         if as_json:
             typer.echo(json.dumps(result, indent=1))
             return
         console().print(confounders_table(found, cells, target))
         _explain(threshold, result["cuts"], pair, command)
-        if ranked is not None:
-            typer.echo("\naccuracy of the model on the quarter in which the spurious attribute shows most, and least:")
-            console().print(gaps_table(ranked.gaps))
+        _print_measured(target, ranked, overlaps)
 
 
-def _write_images(out: Path, measured: pd.DataFrame | None, ranked: RankedImages | None) -> None:
+def _write_images(
+    out: Path, measured: pd.DataFrame | None, ranked: RankedImages | None, overlaps: Overlaps | None
+) -> None:
     """Write what was found by looking at the images."""
     from captum_region.plotting import write_figure
 
@@ -134,6 +159,12 @@ def _write_images(out: Path, measured: pd.DataFrame | None, ranked: RankedImages
     if ranked is not None:
         write_text(out / "ranking.csv", ranked.ranking.to_csv(index=False))
         write_figure(out / "ranking.png", ranked.draw())
+    if overlaps is not None:
+        import pandas as pd
+
+        write_text(out / "overlap.csv", pd.DataFrame(overlaps.rows).to_csv(index=False))
+        write_figure(out / "overlap.png", overlaps.draw())
+        shutil.rmtree(out / CHECKPOINTS)
 
 
 def _explain(threshold: float, cuts: dict[str, float], pair: tuple[str, str] | None, command: str | None) -> None:
@@ -148,6 +179,18 @@ def _explain(threshold: float, cuts: dict[str, float], pair: tuple[str, str] | N
         typer.echo("nothing flagged has enough images of each cell for fairlearn-bridge run")
     else:
         typer.echo(f"next, to train without {pair[0]} with {pair[1]}, rare in these images:\n{command}")
+
+
+def _print_measured(target: str, ranked: RankedImages | None, overlaps: Overlaps | None) -> None:
+    """Print what was found by looking at the images."""
+    from fairlearn_bridge.inspecting import gaps_table
+
+    if ranked is not None:
+        typer.echo("\naccuracy of the model on the quarter in which the spurious attribute shows most, and least:")
+        console().print(gaps_table(ranked.gaps))
+    if overlaps is not None:
+        typer.echo(f"\nshare of what the images say of {target} that lies where the attribute would be perturbed:")
+        console().print(overlaps.table())
 
 
 def _ranked(source: Source, model: Path | None, regions: Path | None, target: str) -> RankedImages | None:
@@ -169,6 +212,22 @@ def _ranked(source: Source, model: Path | None, regions: Path | None, target: st
             f"{size[0]} x {size[1]}, --regions for {wanted[0]} x {wanted[1]}"
         )
     return rank_images(estimator, classifier, source.load_part(wanted[0], len(source.parts[1:2])), target)
+
+
+def _overlaps(
+    source: Source, target: str, names: list[str], states: Path | None, training: dict[str, Any]
+) -> Overlaps | None:
+    """Return the overlap of the target with each of the attributes, if there are some."""
+    from fairlearn_bridge.inspecting import find_overlaps
+
+    given = {name: value for name, value in training.items() if value is not None}
+    if not names:
+        if given:
+            raise ValueError("--mask-quantile, --size, --region-epochs and --seed are for --overlap: give them with it")
+        return None
+    (images,) = with_properties([(replace(source, named=(target, *names)), 0)], given.pop("size", 64))
+    options = {"random_state": 0, "checkpoint_dir": states, "show_progress": not source.quiet} | given
+    return find_overlaps(images, target, names, **options)
 
 
 def _read(
