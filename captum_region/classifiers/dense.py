@@ -78,7 +78,7 @@ class DenseRegionClassifier(RegionClassifier):
         Channels of the first convolution; the next ones have 2, 3, then 4 times as many.
     position_embedding : bool, default=True
         Whether the network knows which region it sees, so that it can expect of each place what is usual there. Where
-        images are not aligned, nothing is.
+        images are not aligned, nothing is; on synthetic faces it did no harm there (docs/results/mitigation.md).
     class_names, in_channels
         As in `RegionClassifier`.
     random_state : int, NumPy generator or None

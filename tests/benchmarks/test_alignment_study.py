@@ -11,7 +11,7 @@ def test_the_command_measures_each_scheme_with_and_without_positions(command, tm
     sizes = ["--size", 16, "--train-size", 60, "--test-per-cell", 6, "--epochs", 1, "--region-epochs", 1]
     options = [*sizes, "--seeds", 1, "--unaligned", 0.5, "--quiet", "--out", tmp_path / "alignment.json"]
     assert "unaligned 0.5" in command("examples/benchmarks/alignment_study.py", *options).stdout
-    rows = {row["mitigator"]: row for row in json.loads((tmp_path / "alignment.json").read_text())}
+    rows = {row["mitigator"]: row for row in json.loads((tmp_path / "alignment.json").read_text())["rows"]}
     schemes = [scheme + kind for kind in ("", ", no positions") for scheme in SCHEMES]
     assert list(rows) == ["original", "balanced", *schemes]
     assert len({tuple(row[name] for name in MEASURES) for row in rows.values()}) > 5
