@@ -1,6 +1,7 @@
 """The tables of docs/results/audits.md, from what the study of audits found.
 
-``python examples/benchmarks/audit_tables.py utkface.json celeba.json --keep docs/results/audits.json`` prints them.
+``python examples/benchmarks/audit_tables.py utkface.json celeba.json --keep audits.json`` prints them. With ``--shares
+retrained.json`` also the shares of a study that retrained, and nothing else of it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ _KEPT = ("config", "created", "versions", "images", "accuracy", "rates", "groupi
 # What tables of the groupings after the first need.
 _OF_FURTHER = ("name", "drop", "bias", "bias_low", "bias_high", "p", "p_holm", "worst", "best")
 _LEVEL = 0.05
+# A summary of fewer degradations of images says nothing.
+_SUMMARIZED = 10
 
 
 def audited(found: dict[str, Any]) -> pd.DataFrame:
@@ -115,9 +118,10 @@ def summarized(found: dict[str, Any]) -> pd.DataFrame:
 
 def tables(found: dict[str, Any]) -> list[str]:
     """Return the tables of a study."""
-    made = [
+    is_long = len(_first(found)["degradations"]) >= _SUMMARIZED
+    made: list[tuple[Any, str]] = [
         (audited(found), "degradation"),
-        (summarized(found), "all degradations together"),
+        (summarized(found) if is_long else [], "all degradations together"),
         (compared(found), "pair"),
         (divided(found), "degradation"),
         (further(found), "groups"),
@@ -133,6 +137,12 @@ def kept(found: dict[str, Any]) -> dict[str, Any]:
         groupings[name] = groupings[name] | {"degradations": rows, "comparisons": [], "shares": []}
     chosen: dict[str, Any] = rounded({part: found[part] for part in _KEPT if part in found})
     return chosen
+
+
+def shares_alone(found: dict[str, Any]) -> dict[str, Any]:
+    """Return the shares of a study without its other results, which another study has."""
+    name, first = next(iter(found["groupings"].items()))
+    return found | {"groupings": {name: first | {"degradations": [], "comparisons": []}}}
 
 
 def points(value: float, *, signed: bool = False) -> str:
@@ -154,6 +164,9 @@ def _interval(row: dict[str, Any], name: str) -> str:
 def main(
     results: Annotated[list[Path], typer.Argument(help="JSON of audit_study.py; again for more.")],
     keep: Annotated[Path | None, typer.Option(help="Also write the values, to four digits, to this file.")] = None,
+    shares: Annotated[
+        list[Path] | None, typer.Option(help="JSON of which only the shares of retraining are shown; again for more.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Print tables in Markdown.
@@ -162,6 +175,7 @@ def main(
     """
     with errors_in_one_line(debug):
         found = {path.stem: kept(json.loads(path.read_text())) for path in results}
+        found |= {path.stem: kept(shares_alone(json.loads(path.read_text()))) for path in shares or ()}
         if keep is not None:
             write_text(keep, json.dumps(found) + "\n")
         for name, one in found.items():

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from audit_tables import audited, compared, divided, further, kept, summarized, tables
+from audit_tables import audited, compared, divided, further, kept, shares_alone, summarized, tables
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,8 +93,16 @@ def test_what_is_kept_gives_the_same_tables_and_names_no_place(found):
 
 
 def test_a_study_without_pairs_shares_or_further_groups_has_fewer_tables(found):
-    found["groupings"] = {"race": found["groupings"]["race"] | {"comparisons": [], "shares": []}}
-    assert len(tables(found)) == 2
+    few = found["groupings"]["race"] | {"comparisons": [], "shares": []}
+    assert len(tables(found | {"groupings": {"race": few}})) == 1
+    many = few | {"degradations": few["degradations"] * 4}
+    assert len(tables(found | {"groupings": {"race": many}})) == 2
+
+
+def test_of_a_study_that_retrained_the_shares_can_be_kept_alone(found):
+    shares = tables(found)[2]
+    assert "of it recoverable" in shares
+    assert tables(kept(shares_alone(found))) == [shares]
 
 
 def test_the_page_has_the_tables_of_the_results_beside_it():
