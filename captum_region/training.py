@@ -253,7 +253,7 @@ def region_accuracy(
 
 # A training that may end early has epochs of at least so many steps, and so many before it may.
 _STEPS, _LEAST = 64, 384
-# Of the average of the weights, over about 50 steps, of which it takes every fourth: more cost time and change nothing.
+# Of the average of the weights, over about 50 steps, of which it takes every fourth, to save time.
 _EVERY, _DECAY = 4, 0.98**4
 # It ends when it has learnt something, more than this probability above chance (what shows in few regions is learnt
 # late), and its last epochs have added less than this share of that.
