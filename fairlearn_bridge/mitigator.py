@@ -220,7 +220,8 @@ class AttributionNoiseMitigator(Trainer):
         self.region_map_: NDArray[np.float32] = maps.double().mean(0).float().numpy()
         self.pixel_map_: NDArray[np.float32] = grid.to_pixels(torch.from_numpy(self.region_map_)).numpy()
         if self.protect_target:
-            target_map = self._target_map(X, labels, confounder, seed)
+            # Of one seed both would begin with the same weights, and what the maps have of chance would be alike.
+            target_map = self._target_map(X, labels, confounder, draw_seed(np.random.default_rng(seed)))
             self.target_pixel_map_: NDArray[np.float32] = target_map.numpy()
         noise = candidates[0]
         if len(candidates) > 1:

@@ -156,6 +156,16 @@ def test_protect_target_spares_the_regions_of_the_target():
     assert trained.target_region_classifier_.grid == RegionGrid.for_images(16)
 
 
+def test_the_region_classifiers_of_attribute_and_target_begin_with_weights_of_their_own():
+    X, y, confounder = biased(60)
+    short = clone(BASE).set_params(max_epochs=1)
+    fitted = AttributionNoiseMitigator(short, protect_target=1.0, region_epochs=1, random_state=0)
+    fitted.fit(X, y, sensitive_features=confounder)
+    trained = fitted.region_classifier_, fitted.target_region_classifier_
+    first, second = (one.convolutions[0].weight.detach().flatten().numpy() for one in trained)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.5  # of the same weights nearly 1, after so short a training
+
+
 def test_apply_at_predict_hides_the_region_in_prediction(region_classifier):
     X, y, confounder = biased(200)
     mitigator = AttributionNoiseMitigator(
