@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
@@ -19,7 +20,6 @@ from fairlearn_bridge.regions import train_regions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
 
     from torch import Tensor
 
@@ -31,6 +31,7 @@ TrainSize = Annotated[int | None, typer.Option(help="Images of each training set
 TestPerCell = Annotated[int | None, typer.Option(help="Test images a cell. Faces: 182 by default.")]
 RegionEpochs = Annotated[int | None, typer.Option(help="Epochs of region classifiers; by default the recipe's.")]
 Seeds = Annotated[int, typer.Option(help="Runs with seeds --seed, --seed + 1 ...")]
+Keep = Annotated[Path | None, typer.Option(help="Folder for the states of trainings; a stopped run resumes.")]
 
 
 def run_study(

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 import typer
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from studies import Confounders, RegionEpochs, Seeds, Target, TestPerCell, TrainSize, run_study
+from studies import Confounders, Keep, RegionEpochs, Seeds, Target, TestPerCell, TrainSize, run_study
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
 from captum_region.batches import as_floats
@@ -183,9 +183,7 @@ def main(
     seeds: Seeds = 3,
     seed: Seed = 0,
     jobs: Annotated[int | None, typer.Option(help="Trainings side by side; as many as processors by default.")] = None,
-    keep: Annotated[
-        Path | None, typer.Option(help="Folder for the states of trainings; a stopped run resumes.")
-    ] = None,
+    keep: Keep = None,
     cache: Cache = None,
     as_json: AsJson = False,
     quiet: Quiet = False,

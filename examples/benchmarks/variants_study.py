@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 import typer
 from skorch.callbacks import Callback
-from studies import Confounders, RegionEpochs, Seeds, Target, TestPerCell, TrainSize, markdown, rounded, run_study
+from studies import Confounders, Keep, RegionEpochs, Seeds, Target, TestPerCell, TrainSize, markdown, rounded, run_study
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
@@ -293,9 +293,7 @@ def main(
     seeds: Seeds = 3,
     seed: Seed = 0,
     jobs: Annotated[int | None, typer.Option(help="Trainings at a time; as many as processors, 1 on a GPU.")] = None,
-    keep: Annotated[
-        Path | None, typer.Option(help="Folder for the states of trainings; a stopped run resumes.")
-    ] = None,
+    keep: Keep = None,
     out: Annotated[Path | None, typer.Option(help="JSON file of every value, with versions and settings.")] = None,
     device: Device = "cpu",
     cache: Cache = None,
