@@ -1,6 +1,7 @@
 """The tables of docs/results/mitigation.md on several spurious attributes, from what ``fairlearn-bridge sweep`` found.
 
-``python examples/benchmarks/sweep_tables.py runs/headline --keep docs/results/headline.json`` prints them.
+``python examples/benchmarks/sweep_tables.py runs/headline --keep docs/results/headline.json`` prints them; of several
+folders, which may be of one attribute each, one below the other.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ def results_of(folder: Path) -> dict[str, Any]:
     return {**{name: found[name] for name in KEPT if name in found}, "table": shown}
 
 
-def table_of(found: dict[str, Any]) -> pd.DataFrame:
+def table_of(found: list[dict[str, Any]]) -> pd.DataFrame:
     """Return a row a spurious attribute and mitigator: means, spreads, intervals of the difference to the ERM baseline.
 
     Of the baseline there is no difference.
     """
     shown: dict[tuple[str, str], dict[str, str]] = {}
-    for row in found["table"]:
+    for row in (row for sweep in found for row in sweep["table"]):
         name = NAMES.get(row["mitigator"], row["mitigator"])
         words = "{mean:.2f}".format(**row) + ("" if row["std"] is None else " ± {std:.2f}".format(**row))
         if row["mitigator"] != "original" and row["difference"] is not None:
@@ -57,7 +58,7 @@ def table_of(found: dict[str, Any]) -> pd.DataFrame:
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="The --out of fairlearn-bridge sweep.")],
+    folders: Annotated[list[Path], typer.Argument(help="The --out of fairlearn-bridge sweep; again for more.")],
     keep: Annotated[Path | None, typer.Option(help="Also write the values, to four digits, to this file.")] = None,
     debug: Debug = False,
 ) -> None:
@@ -66,7 +67,7 @@ def main(
     Example: python examples/benchmarks/sweep_tables.py runs/headline
     """
     with errors_in_one_line(debug):
-        found = results_of(folder)
+        found = [results_of(folder) for folder in folders]
         if keep is not None:
             write_text(keep, json.dumps(rounded(found)) + "\n")
         typer.echo(markdown(table_of(found), ""))

@@ -32,6 +32,7 @@ from captum_region import (
 from captum_region.batches import as_floats, batches, take
 from captum_region.cli.options import AsJson, Cache, Data, Debug, Device, Quiet, ReplaceFile, Root, Seed, Size
 from captum_region.cli.running import check_file, errors_in_one_line
+from captum_region.intervals import paired_differences
 from captum_region.io.files import records, write_json
 from captum_region.io.provenance import provenance
 from captum_region.saliency.study import grids_for
@@ -133,10 +134,11 @@ def features_of(images: ImageData, device: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Setting:
-    """What variants are made of: the biased images, their maps, and the trainings' settings."""
+    """What variants are made of: the training images, their maps, and the trainings' settings."""
 
     config: ExperimentConfig
     biased: Samples
+    balanced: Samples
     checkpoint_dir: Path | None
     show_progress: bool
 
@@ -147,10 +149,14 @@ class Setting:
         return ImageClassifier(max_epochs=round(longer * config.epochs), batch_transform=noise, **settings)
 
     def noise(self, maps: Tensor | None = None, kind: Any = AttributionNoise, **changes: Any) -> Any:
-        """Return a fitted perturbation of the configuration's quantile."""
+        """Return a perturbation of the biased images, with the configuration's quantile."""
         made = kind(**{"scheme": SCHEME, "quantile": self.config.quantile} | changes)
-        return made.fit(
-            self.maps if maps is None else maps, self.biased.X, self.biased.confounder, labels=self.biased.y
+        return _fitted(made, self.biased, self.maps if maps is None else maps)
+
+    def balanced_noise(self) -> AttributionNoise:
+        """Return the same of the balanced images."""
+        return _fitted(
+            AttributionNoise(SCHEME, quantile=self.config.quantile), self.balanced, self._maps(self.balanced)
         )
 
     def alike(self, embedding: Tensor) -> AttributionNoise:
@@ -162,13 +168,16 @@ class Setting:
     @cached_property
     def maps(self) -> Tensor:
         """The pixel maps of the biased images, N x height x width."""
-        return RegionAttribution(self._regions).pixel_map(self.biased.X, show_progress=self.show_progress)
+        return self._maps(self.biased)
 
     @cached_property
     def scaled_maps(self) -> Tensor:
         """The same by patches of two sizes."""
         both = [self._regions, self._trained(grids_for(self.biased.X.shape[-1])[1])]
         return MultiScaleRegionAttribution(both).pixel_map(self.biased.X, show_progress=self.show_progress)
+
+    def _maps(self, samples: Samples) -> Tensor:
+        return RegionAttribution(self._regions).pixel_map(samples.X, show_progress=self.show_progress)
 
     @cached_property
     def _regions(self) -> DenseRegionClassifier:
@@ -191,10 +200,16 @@ class Setting:
         return classifier
 
 
+def _fitted(noise: AttributionNoise, samples: Samples, maps: Tensor) -> AttributionNoise:
+    return noise.fit(maps, samples.X, samples.confounder, labels=samples.y)
+
+
 VARIANTS: dict[str, Callable[[Setting], Any]] = {
     "ERM": lambda setting: setting.classifier(),
     "balanced": lambda setting: setting.classifier(),
     "base": lambda setting: setting.classifier(setting.noise()),
+    # With nothing to mitigate: what transplants take of the target itself, where it shares the region.
+    "balanced, base": lambda setting: setting.classifier(setting.balanced_noise()),
     "several scales": lambda setting: setting.classifier(setting.noise(setting.scaled_maps)),
     "wide edges": lambda setting: setting.classifier(setting.noise(edge=WIDE)),
     # Half of the images are changed: as many epochs longer, or until as many have been seen unchanged.
@@ -246,7 +261,7 @@ def study_variants(
     if unknown := [name for name in names if name not in VARIANTS]:
         raise ValueError(f"variant must be of {', '.join(VARIANTS)}, got {', '.join(unknown)}")
     biased, balanced, test = (samples_of(config, part) for part in (data.biased, data.balanced, data.test))
-    setting = Setting(config, biased, checkpoint_dir, show_progress)
+    setting = Setting(config, biased, balanced, checkpoint_dir, show_progress)
     table = compare_mitigators(
         {name: VARIANTS[name](setting) for name in names},
         biased,
@@ -262,7 +277,10 @@ def study_variants(
 
 
 def table_of(found: dict[str, Any]) -> pd.DataFrame:
-    """Return a row a variant, a column a spurious attribute: the means over seeds, and of the first their spread."""
+    """Return a row a variant, a column a spurious attribute: the means over seeds, and of the first their spread.
+
+    The last column is the difference of the bias-conflicting AUC to that of the base, paired by attribute and seed.
+    """
     rows = pd.DataFrame(found["rows"])
     by_cell: Any = rows.groupby(["variant", "confounder"], sort=False)[list(MEASURES)]
     mean, spread = by_cell.mean(), by_cell.std()
@@ -274,6 +292,11 @@ def table_of(found: dict[str, Any]) -> pd.DataFrame:
         shown.setdefault(variant, {})[confounder] = " / ".join([words, *(f"{one:.2f}" for one in others)])
     for variant, of_variant in rows.groupby("variant", sort=False)[list(MEASURES)].mean().iterrows():
         shown[str(variant)]["mean"] = " / ".join(f"{one:.2f}" for one in of_variant)
+    values = rows.pivot(index=["confounder", "seed"], columns="variant", values=MEASURES[0])
+    if "base" in values and len(values) > 1:
+        for variant, row in paired_differences(values, "base").drop("base").iterrows():
+            shown[str(variant)]["minus base"] = "{difference:+.3f} [{low:+.3f}, {high:+.3f}]".format(**row)
+        shown["base"]["minus base"] = ""
     return pd.DataFrame(shown).T
 
 

@@ -20,13 +20,16 @@ def test_the_table_has_the_values_of_the_sweep(tmp_path, capsys):
     (tmp_path / "sweep.json").write_text(json.dumps({"target": "Male", "quantiles": [0.7], "seconds": {}}))
     found = results_of(tmp_path)
     assert found.keys() == {"target", "quantiles", "table"}
-    table = table_of(found)
+    table = table_of([found])
     assert table.index.tolist() == ["Hat", "", "Smile"]
     assert table.to_numpy().tolist() == [
         ["ERM baseline", "0.75 ± 0.12", "", "", "0.50 ± 0.25"],
         ["general_mask 0.7", "0.70 [-0.12, +0.03]", "", "", "0.75 [+0.12, +0.38]"],
         ["balanced data", "", "-0.12 ± 0.50", "", ""],
     ]
-    main(tmp_path, tmp_path / "kept.json")
+    main([tmp_path], tmp_path / "kept.json")
     assert table_of(json.loads((tmp_path / "kept.json").read_text())).equals(table)
+    both = table_of([found, {"table": [{**row, "confounder": "Glasses"} for row in found["table"]]}])
+    assert both.index.tolist() == ["Hat", "", "Smile", "Glasses", "", ""]
+    assert both.iloc[:3].equals(table)
     assert "| Hat | ERM baseline | 0.75 ± 0.12 |  |  | 0.50 ± 0.25 |" in capsys.readouterr().out

@@ -74,6 +74,19 @@ def test_averaged_weights_are_the_mean_of_the_last_epochs(tmp_path):
             torch.testing.assert_close(value, (ends[0][name] + ends[1][name]) / 2)
 
 
+def test_the_table_pairs_variants_with_the_base_by_attribute_and_seed():
+    values = {"base": (0.8, 0.9, 0.6, 0.7), "longer": (0.9, 1.0, 0.7, 0.8), "ERM": (0.5, 0.5, 0.4, 0.3)}
+    rows = [
+        {"variant": name, "confounder": "Hat" if at < 2 else "Smile", "seed": at % 2, **dict.fromkeys(MEASURES, value)}
+        for name, of_runs in values.items()
+        for at, value in enumerate(of_runs)
+    ]
+    table = table_of({"rows": rows})
+    # Student's t with 3 degrees of freedom has its 97.5 % quantile at 3.182; of 0.3, 0.4, 0.2, 0.4 the sem is 0.0479.
+    assert table["minus base"].tolist() == ["", "+0.100 [+0.100, +0.100]", "-0.325 [-0.477, -0.173]"]
+    assert table.loc["ERM", ["Hat", "mean"]].tolist() == ["0.50 ± 0.00 / 0.50 / 0.50", "0.42 / 0.42 / 0.42"]
+
+
 @pytest.mark.slow
 def test_the_command_measures_each_variant(command, tmp_path):
     sizes = ["--size", 16, "--train-size", 120, "--test-per-cell", 15, "--epochs", 2, "--region-epochs", 1]
