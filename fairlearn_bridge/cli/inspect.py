@@ -119,7 +119,12 @@ def inspect(
             raise ValueError("; ".join(f"{name}: {note}" for name, note in found["note"].items()))
         cells = cell_counts(attributes[found.index[found["cramers_v"].notna()]], labels)
         pair = target_and_confounder(found, cells, target, train, test)
-        command = None if pair is None else _run_command(data, root, image_column, *pair)
+        following = {}
+        if found["flagged"].any():
+            following["mitigate"] = target, str(found.index[found["flagged"]][0])
+        if pair is not None:
+            following["run"] = pair
+        commands = {name: _command(name, data, root, image_column, *of) for name, of in following.items()}
         training = {"quantile": mask_quantile, "size": size, "region_epochs": region_epochs, "random_state": seed}
         overlaps = _overlaps(source, target, overlap or [], states, training)
         result = {
@@ -130,7 +135,7 @@ def inspect(
             "attributes": json.loads(found.reset_index().to_json(orient="records")),
             "cells": json.loads(cells.to_json(orient="records")),
             "cuts": train.attrs.get("cuts", {}),
-            "next": command,
+            "next": commands,
             "ranking": None if ranked is None else {name: gap._asdict() for name, gap in ranked.gaps.items()},
             "overlaps": None if overlaps is None else overlaps.rows,
             "skipped": [row for part in (train, test) if part is not None for row in part.attrs.get("skipped", ())],
@@ -144,7 +149,7 @@ def inspect(
             typer.echo(json.dumps(result, indent=1))
             return
         console().print(confounders_table(found, cells, target))
-        _explain(threshold, result["cuts"], pair, command)
+        _explain(threshold, result["cuts"], commands, following)
         _print_measured(target, ranked, overlaps)
 
 
@@ -167,7 +172,9 @@ def _write_images(
         shutil.rmtree(out / CHECKPOINTS)
 
 
-def _explain(threshold: float, cuts: dict[str, float], pair: tuple[str, str] | None, command: str | None) -> None:
+def _explain(
+    threshold: float, cuts: dict[str, float], commands: dict[str, str], following: dict[str, tuple[str, str]]
+) -> None:
     """Print what the columns are, and what to do next."""
     typer.echo("V: Cramer's V; NMI: normalised mutual information; p: adjusted for the number of attributes")
     typer.echo("value: the rarest one in some class; the number of images of each class that have it")
@@ -175,10 +182,14 @@ def _explain(threshold: float, cuts: dict[str, float], pair: tuple[str, str] | N
     if cuts:
         values = ", ".join(f"{name} {cut:.4g}" for name, cut in cuts.items())
         typer.echo(f"@: above the quantile, or at it where that is the greatest value: {values}")
-    if pair is None:
-        typer.echo("nothing flagged has enough images of each cell for fairlearn-bridge run")
-    else:
-        typer.echo(f"next, to train without {pair[0]} with {pair[1]}, rare in these images:\n{command}")
+    if not following:
+        typer.echo("nothing flagged: there is no shortcut to mitigate")
+    for name, (target, confounder) in following.items():
+        what = {
+            "mitigate": f"next, to train a classifier of these images without the shortcut {confounder}",
+            "run": f"or to compare mitigators, without training images that have both {target} and {confounder}",
+        }[name]
+        typer.echo(f"{what}:\n{commands[name]}")
 
 
 def _print_measured(target: str, ranked: RankedImages | None, overlaps: Overlaps | None) -> None:
@@ -248,7 +259,8 @@ def _read(
     return train, test, measured
 
 
-def _run_command(data: str, root: Path, image_column: str | None, target: str, confounder: str) -> str:
+def _command(name: str, data: str, root: Path, image_column: str | None, target: str, confounder: str) -> str:
     options = ["--data", data, "--root", str(root), "--target", target, "--confounder", confounder]
     options += [] if image_column is None else ["--image-column", image_column]
-    return shlex.join(["fairlearn-bridge", "run", *options, "--out", f"runs/{confounder}"])
+    out = "mitigated" if name == "mitigate" else f"runs/{confounder}"
+    return shlex.join(["fairlearn-bridge", name, *options, "--out", out])

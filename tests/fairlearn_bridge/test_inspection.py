@@ -264,7 +264,7 @@ def own(tmp_path_factory):
 
 class TestCommand:
     @pytest.mark.slow
-    def test_inspect_names_the_command_to_run_next(self, command, own, tmp_path, documented, listed):
+    def test_inspect_names_the_commands_to_run_next(self, command, own, tmp_path, documented, listed):
         out = tmp_path / "inspected"
         arguments = ["inspect", "--data", "table", "--root", own, "--target", "Male", "--out", out]
         done = command("fairlearn_bridge", *arguments)
@@ -279,7 +279,10 @@ class TestCommand:
         table = pd.read_csv(out / "inspect.csv", index_col="attribute")
         assert table.index[table["flagged"]].tolist() == ["beard", "hair", "tie"]
         written = json.loads((out / "inspect.json").read_text())
-        assert written["next"] == shlex.join(following)
+        # Mitigate needs no bearded woman.
+        options[-1], mitigated = "beard", done.stdout.splitlines()[-3]
+        assert mitigated == shlex.join(["fairlearn-bridge", "mitigate", *options, "--out", "mitigated"])
+        assert written["next"] == {"mitigate": mitigated, "run": shlex.join(following)}
         cells = pd.DataFrame(written["cells"])
         hair = cells[cells["attribute"] == "hair"].set_index(["target", "value"])["images"]
         assert hair.to_dict() == pd.read_csv(own).groupby(["Male", "hair"]).size().to_dict()
@@ -290,7 +293,7 @@ class TestCommand:
         found = json.loads(CliRunner().invoke(app, ["inspect", *options]).stdout)
         assert {row["attribute"] for row in found["attributes"]} == {"Male", "tie", "beard", "hat"}
         assert not any(row["flagged"] for row in found["attributes"])
-        assert (found["next"], found["images"], found["target_missing"]) == (None, 800, 0)
+        assert (found["next"], found["images"], found["target_missing"]) == ({}, 800, 0)
 
     def test_a_negated_target_is_replaced_by_the_confounders_other_value(self, own):
         """More men than women are dark: for "not hair=dark" run has no name, so its confounder is not to be a man."""
