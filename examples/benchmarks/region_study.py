@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -15,13 +15,14 @@ import torch
 import typer
 from scipy.stats import pearsonr
 from sklearn.metrics import roc_auc_score
-from studies import Confounders, RegionEpochs, Seeds, Target, TestPerCell, TrainSize, run_study
+from studies import Confounders, Out, RegionEpochs, Seeds, Target, TestPerCell, TrainSize, markdown, run_study
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
 from captum_region.batches import batches
-from captum_region.cli.options import AsJson, Cache, Data, Debug, Device, Quiet, Root, Seed, Size
-from captum_region.cli.running import errors_in_one_line
+from captum_region.cli.options import Cache, Data, Debug, Device, Quiet, ReplaceFile, Root, Seed, Size
+from captum_region.cli.running import check_file, errors_in_one_line
 from captum_region.datasets import Faces
+from captum_region.io.files import write_json
 from captum_region.saliency.localisation import pixel_auc
 from fairlearn_bridge.experiment import samples_of
 from fairlearn_bridge.noise import quantile_mask
@@ -34,10 +35,16 @@ if TYPE_CHECKING:
     from fairlearn_bridge.samples import Samples
 
 TRAININGS = ("unbiased", "biased, within classes", "biased, plain")
+MEASURES = {
+    "accuracy": "mean balanced accuracy",
+    "leak": "leak",
+    "correlation": "correlation with the unbiased map",
+    "iou": "overlap of the masks (IoU)",
+}
 
 
 def study_region_training(
-    config: ExperimentConfig, data: ExperimentData, *, quantile: float = 0.7, show_progress: bool = False
+    config: ExperimentConfig, data: ExperimentData, *, show_progress: bool = False
 ) -> pd.DataFrame:
     """Train a region classifier of the confounder in three ways and compare their maps.
 
@@ -47,11 +54,10 @@ def study_region_training(
     Parameters
     ----------
     config : ExperimentConfig
-        Its target, confounder, ``region_epochs``, ``random_state`` and ``device`` count.
+        Its target, confounder, ``region_epochs``, ``random_state``, ``device`` and ``quantile``, of the masks that are
+        compared, count.
     data : ExperimentData
         From `split_data` or `synthetic_data`. Maps are of its test images, equally many of each cell.
-    quantile : float, default=0.7
-        Of the masks that are compared, in [0, 1].
     show_progress : bool, default=False
         Progress bars on stderr.
 
@@ -83,7 +89,7 @@ def study_region_training(
         )
         attribution = RegionAttribution(classifier)
         maps[name] = attribution.mean_map(test.X).cpu()
-        masks[name] = quantile_mask(grid.to_pixels(maps[name]), quantile)
+        masks[name] = quantile_mask(grid.to_pixels(maps[name]), config.quantile)
         rows[name] = _of_probabilities(_probabilities(classifier, test), test)
         rows[name]["correlation"] = float(pearsonr(maps[name].flatten(), maps[TRAININGS[0]].flatten()).statistic)
         both, either = masks[name] & masks[TRAININGS[0]], masks[name] | masks[TRAININGS[0]]
@@ -111,6 +117,21 @@ def _of_probabilities(probability: NDArray[np.float64], test: Samples) -> dict[s
     return {"accuracy": float(accuracy), "leak": float(np.mean(leaks))}
 
 
+def table_of(found: dict[str, Any]) -> pd.DataFrame:
+    """Return a row a spurious attribute, a column a measure: mean and spread over seeds, of each of `TRAININGS`."""
+    rows = pd.DataFrame(found["rows"])
+    by_training: Any = rows.groupby(["confounder", "training"], sort=False)
+    means, spreads = (getattr(by_training[[*MEASURES]], name)() for name in ("mean", "std"))
+    shown: dict[str, dict[str, str]] = {}
+    for (confounder, training), mean in means.iterrows():
+        of_confounder = shown.setdefault(confounder, {})
+        for name, title in MEASURES.items():
+            spread = spreads.loc[(confounder, training), name]
+            words = f"{mean[name]:.2f}" + ("" if pd.isna(spread) else f" ± {spread:.2f}")
+            of_confounder[title] = f"{of_confounder[title]} / {words}" if title in of_confounder else words
+    return pd.DataFrame(shown).T
+
+
 def main(
     data: Data = "faces",
     root: Root = Path(),
@@ -123,9 +144,10 @@ def main(
     quantile: Annotated[float, typer.Option(help="Of the masks that are compared.")] = 0.7,
     seeds: Seeds = 3,
     seed: Seed = 0,
+    out: Out = None,
     device: Device = "cpu",
     cache: Cache = None,
-    as_json: AsJson = False,
+    force: ReplaceFile = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -134,8 +156,10 @@ def main(
     Example: python examples/benchmarks/region_study.py --data faces --confounder Blond_Hair --seeds 1
     """
     with errors_in_one_line(debug):
-        run_study(
-            partial(study_region_training, quantile=quantile, show_progress=not quiet),
+        if out is not None:
+            check_file(out, force)
+        found = run_study(
+            partial(study_region_training, show_progress=not quiet),
             data,
             root,
             target,
@@ -146,11 +170,14 @@ def main(
             seeds=seeds,
             seed=seed,
             cache=cache,
-            as_json=as_json,
             quiet=quiet,
+            quantile=quantile,
             region_epochs=region_epochs,
             device=device,
         )
+        if out is not None:
+            write_json(out, found)
+        typer.echo(markdown(table_of(found), " / ".join(TRAININGS)))
 
 
 if __name__ == "__main__":

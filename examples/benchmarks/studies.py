@@ -14,6 +14,7 @@ from captum_region import RegionAttribution
 from captum_region.cli.reading import Source
 from captum_region.cli.running import console
 from captum_region.io.files import records
+from captum_region.io.provenance import provenance
 from fairlearn_bridge import Samples, fit_mitigators
 from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData, split_data, synthetic_data
 from fairlearn_bridge.regions import train_regions
@@ -31,6 +32,7 @@ TrainSize = Annotated[int | None, typer.Option(help="Images of each training set
 TestPerCell = Annotated[int | None, typer.Option(help="Test images a cell. Faces: 182 by default.")]
 RegionEpochs = Annotated[int | None, typer.Option(help="Epochs of region classifiers; by default the recipe's.")]
 Seeds = Annotated[int, typer.Option(help="Runs with seeds --seed, --seed + 1 ...")]
+Out = Annotated[Path | None, typer.Option(help="JSON file of every value, with versions and settings.")]
 Keep = Annotated[Path | None, typer.Option(help="Folder for the states of trainings; a stopped run resumes.")]
 
 
@@ -47,15 +49,14 @@ def run_study(
     seeds: int,
     seed: int,
     cache: Path | None,
-    as_json: bool,
     quiet: bool,
     training_images_alone: bool = False,
-    **settings: Any,
-) -> pd.DataFrame:
-    """Print what `study` measures of each confounder: the mean over seeds and its spread, or all of it as JSON.
+    **training: Any,
+) -> dict[str, Any]:
+    """Return what `study` measures of each confounder and seed, as JSON values.
 
     With `training_images_alone` no image of a test partition is used: the test sets come from the train partition
-    too. Returned is all of it, with the columns ``confounder`` and ``seed``.
+    too. Beside versions, ``settings`` are those given, ``rows`` those of `study` with ``confounder`` and ``seed``.
     """
     images = None
     if data == "faces":
@@ -64,24 +65,20 @@ def run_study(
     else:
         images = Source(data, root, cache=cache, quiet=quiet).load(size)
         images = (images[0], None) if training_images_alone else images
+    drawing: Any = {"train_size": train_size, "test_per_cell": test_per_cell}
     found = []
     for name in confounders or ("Blond_Hair", "Eyeglasses", "Smiling", "Wearing_Hat"):
-        tables = []
         for its_seed in range(seed, seed + seeds):
-            config = ExperimentConfig(
-                target, name, train_size=train_size, test_per_cell=test_per_cell, random_state=its_seed, **settings
-            )
+            config = ExperimentConfig(target, name, random_state=its_seed, **drawing, **training)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # a balanced set that is not quite: as good as it gets
                 drawn = synthetic_data(config, size) if images is None else split_data(config, *images)
-            tables.append(study(config, drawn))
-            found.append(tables[-1].reset_index().assign(confounder=name, seed=its_seed))
-        if not as_json:
-            console().print(table_of_seeds(pd.concat(tables), f"{name}, seeds: {seeds}"))
-    whole = pd.concat(found, ignore_index=True)
-    if as_json:
-        typer.echo(whole.to_json(orient="records", indent=1, double_precision=15))
-    return whole
+            found.append(study(config, drawn).reset_index().assign(confounder=name, seed=its_seed))
+    training.pop("n_jobs", None)  # which changes nothing
+    settings = {"data": data, "target": target, "size": size, **drawing, **training, "seeds": seeds, "seed": seed}
+    rows = records(pd.concat(found, ignore_index=True))
+    kept: dict[str, Any] = rounded({"settings": settings, "rows": rows, **provenance()})
+    return kept
 
 
 def fit_one_seed(

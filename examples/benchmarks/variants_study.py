@@ -1,4 +1,4 @@
-"""What could make transplants better: masks of several scales, longer training, averaged weights, other donors.
+"""What decides how well a transplant works: where it is, whose, how often, and how long the classifier trains.
 
 ``python examples/benchmarks/variants_study.py --data celeba --root DATA --out variants.json`` trains and compares, on
 images of the train partition alone. With --keep, a study that was stopped resumes, and one with more seeds or variants
@@ -8,17 +8,18 @@ trains those alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import joblib
+import numpy as np
 import pandas as pd
 import torch
 import typer
 from skorch.callbacks import Callback
-from studies import Confounders, Keep, RegionEpochs, Seeds, Target, TestPerCell, TrainSize, markdown, rounded, run_study
+from studies import Confounders, Keep, Out, RegionEpochs, Seeds, Target, TestPerCell, TrainSize, markdown, run_study
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
@@ -30,16 +31,15 @@ from captum_region import (
     fit_region_classifier,
 )
 from captum_region.batches import as_floats, batches, take
-from captum_region.cli.options import AsJson, Cache, Data, Debug, Device, Quiet, ReplaceFile, Root, Seed, Size
+from captum_region.cli.options import Cache, Data, Debug, Device, Quiet, ReplaceFile, Root, Seed, Size
 from captum_region.cli.running import check_file, errors_in_one_line
 from captum_region.intervals import paired_differences
-from captum_region.io.files import records, write_json
-from captum_region.io.provenance import provenance
+from captum_region.io.files import write_json
 from captum_region.saliency.study import grids_for
 from captum_region.segmentation.weights import PACKAGED
 from fairlearn_bridge import AttributionNoise, ImageClassifier, PretrainedClassifier, compare_mitigators
 from fairlearn_bridge.experiment import samples_of
-from fairlearn_bridge.noise import transplant
+from fairlearn_bridge.noise import protect, transplant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,16 +148,13 @@ class Setting:
         settings: Any = {"batch_size": config.batch_size, "lr": config.lr, "device": config.device} | changes
         return ImageClassifier(max_epochs=round(longer * config.epochs), batch_transform=noise, **settings)
 
-    def noise(self, maps: Tensor | None = None, kind: Any = AttributionNoise, **changes: Any) -> Any:
-        """Return a perturbation of the biased images, with the configuration's quantile."""
+    def noise(
+        self, maps: Tensor | None = None, kind: Any = AttributionNoise, of: Samples | None = None, **changes: Any
+    ) -> Any:
+        """Return a perturbation of the biased images with these maps, their own by default, or `of` others."""
         made = kind(**{"scheme": SCHEME, "quantile": self.config.quantile} | changes)
-        return _fitted(made, self.biased, self.maps if maps is None else maps)
-
-    def balanced_noise(self) -> AttributionNoise:
-        """Return the same of the balanced images."""
-        return _fitted(
-            AttributionNoise(SCHEME, quantile=self.config.quantile), self.balanced, self._maps(self.balanced)
-        )
+        samples = self.biased if of is None else of
+        return made.fit(self.maps if maps is None else maps, samples.X, samples.confounder, labels=samples.y)
 
     def alike(self, embedding: Tensor) -> AttributionNoise:
         """Return a perturbation with donors whose embedding is alike."""
@@ -168,29 +165,42 @@ class Setting:
     @cached_property
     def maps(self) -> Tensor:
         """The pixel maps of the biased images, N x height x width."""
-        return self._maps(self.biased)
+        return self._maps(self._regions, self.biased)
+
+    @cached_property
+    def balanced_maps(self) -> Tensor:
+        """Those of the balanced images."""
+        return self._maps(self._regions, self.balanced)
 
     @cached_property
     def scaled_maps(self) -> Tensor:
-        """The same by patches of two sizes."""
-        both = [self._regions, self._trained(grids_for(self.biased.X.shape[-1])[1])]
+        """Those of the biased images by patches of two sizes."""
+        both = [self._regions, self._trained(grids_for(self.biased.X.shape[-1])[1], self.biased)]
         return MultiScaleRegionAttribution(both).pixel_map(self.biased.X, show_progress=self.show_progress)
 
-    def _maps(self, samples: Samples) -> Tensor:
-        return RegionAttribution(self._regions).pixel_map(samples.X, show_progress=self.show_progress)
+    @cached_property
+    def protected_maps(self) -> Tensor:
+        """Those of the biased images, low where they tell much about the target."""
+        biased = self.biased
+        of_target = self._trained(self._regions.grid, replace(biased, y=biased.confounder, confounder=biased.y))
+        return protect(self.maps, self._maps(of_target, biased).mean(0))
 
     @cached_property
     def _regions(self) -> DenseRegionClassifier:
-        return self._trained(grids_for(self.biased.X.shape[-1])[0])
+        return self._trained(grids_for(self.biased.X.shape[-1])[0], self.biased)
 
-    def _trained(self, grid: RegionGrid) -> DenseRegionClassifier:
+    def _maps(self, regions: DenseRegionClassifier, samples: Samples) -> Tensor:
+        return RegionAttribution(regions).pixel_map(samples.X, show_progress=self.show_progress)
+
+    def _trained(self, grid: RegionGrid, samples: Samples) -> DenseRegionClassifier:
+        """Return a region classifier of the spurious attribute, trained within the classes."""
         seed = self.config.random_state
         classifier = DenseRegionClassifier(grid, 2, random_state=seed)
         fit_region_classifier(
             classifier,
-            self.biased.X,
-            self.biased.confounder,
-            within=self.biased.y,
+            samples.X,
+            samples.confounder,
+            within=samples.y,
             epochs=self.config.region_epochs,
             random_state=seed,
             device=self.config.device,
@@ -200,27 +210,50 @@ class Setting:
         return classifier
 
 
-def _fitted(noise: AttributionNoise, samples: Samples, maps: Tensor) -> AttributionNoise:
-    return noise.fit(maps, samples.X, samples.confounder, labels=samples.y)
+def _with(**changes: Any) -> Callable[[Setting], Any]:
+    """Return what makes a classifier with the base's perturbation, changed in one thing."""
+    return lambda setting: setting.classifier(setting.noise(**changes))
+
+
+def _of(make: Callable[[Samples], dict[str, Any]]) -> Callable[[Setting], Any]:
+    """Return the same with donors drawn by other labels."""
+    return lambda setting: setting.classifier(setting.noise(of=replace(setting.biased, **make(setting.biased))))
+
+
+def _random_donors(samples: Samples) -> dict[str, Any]:
+    values = np.random.default_rng(0).integers(2, size=len(samples.y))
+    return {"confounder": values, "y": np.zeros_like(values)}
 
 
 VARIANTS: dict[str, Callable[[Setting], Any]] = {
     "ERM": lambda setting: setting.classifier(),
     "balanced": lambda setting: setting.classifier(),
-    "base": lambda setting: setting.classifier(setting.noise()),
+    "base": _with(),
     # With nothing to mitigate: what transplants take of the target itself, where it shares the region.
-    "balanced, base": lambda setting: setting.classifier(setting.balanced_noise()),
+    "balanced, base": lambda setting: setting.classifier(setting.noise(setting.balanced_maps, of=setting.balanced)),
+    # Where: how much of the image, whose map, which edges.
+    **{f"quantile {quantile:g}": _with(quantile=quantile) for quantile in (0.3, 0.7, 0.85)},
+    "mean map": _with(scheme="general_transplant"),
     "several scales": lambda setting: setting.classifier(setting.noise(setting.scaled_maps)),
-    "wide edges": lambda setting: setting.classifier(setting.noise(edge=WIDE)),
-    # Half of the images are changed: as many epochs longer, or until as many have been seen unchanged.
-    "1.5 times the epochs": lambda setting: setting.classifier(setting.noise(), longer=1.5),
-    "twice the epochs": lambda setting: setting.classifier(setting.noise(), longer=2),
-    "averaged weights": lambda setting: setting.classifier(setting.noise(), callbacks=[("average", AverageWeights())]),
-    "mean of three donors": lambda setting: setting.classifier(setting.noise(kind=SeveralDonors)),
+    "target protected": lambda setting: setting.classifier(setting.noise(setting.protected_maps)),
+    "hard edges": _with(edge=0.0),
+    "wide edges": _with(edge=WIDE),
+    # From whom.
+    "donors of any class": _of(lambda samples: {"y": np.zeros_like(samples.y)}),
+    # Each value a class of its own: what it lacks is the other value.
+    "donors of the other value": _of(lambda samples: {"y": samples.confounder}),
+    "random donors": _of(_random_donors),
+    "mean of three donors": _with(kind=SeveralDonors),
     "donors alike in pixels": lambda setting: setting.classifier(setting.alike(pixels_of(setting.biased.X))),
     "donors alike in features": lambda setting: setting.classifier(
         setting.alike(features_of(setting.biased.X, setting.config.device))
     ),
+    # How often, and how long: half of the images are changed; as many epochs longer, or until as many have been seen
+    # unchanged.
+    **{f"share {share:g}": _with(transplant_share=share) for share in (0.25, 0.75)},
+    "1.5 times the epochs": lambda setting: setting.classifier(setting.noise(), longer=1.5),
+    "twice the epochs": lambda setting: setting.classifier(setting.noise(), longer=2),
+    "averaged weights": lambda setting: setting.classifier(setting.noise(), callbacks=[("average", AverageWeights())]),
     # What helps without transplants as well is none of theirs.
     "ERM, twice the epochs": lambda setting: setting.classifier(longer=2),
     "ERM, averaged weights": lambda setting: setting.classifier(callbacks=[("average", AverageWeights())]),
@@ -317,11 +350,10 @@ def main(
     seed: Seed = 0,
     jobs: Annotated[int | None, typer.Option(help="Trainings at a time; as many as processors, 1 on a GPU.")] = None,
     keep: Keep = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file of every value, with versions and settings.")] = None,
+    out: Out = None,
     device: Device = "cpu",
     cache: Cache = None,
     force: ReplaceFile = False,
-    as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -333,41 +365,31 @@ def main(
         if out is not None:
             check_file(out, force)
         names = tuple(variant or VARIANTS)
-        training: dict[str, Any] = {
-            "quantile": quantile,
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "region_epochs": region_epochs,
-        }
-        drawn: dict[str, Any] = {
-            "size": size,
-            "train_size": train_size,
-            "test_per_cell": test_per_cell,
-            "seeds": seeds,
-            "seed": seed,
-        }
         found = run_study(
             partial(study_variants, names=names, checkpoint_dir=keep, show_progress=not quiet),
             data,
             root,
             target,
             confounder,
-            **drawn,
+            size=size,
+            train_size=train_size,
+            test_per_cell=test_per_cell,
+            seeds=seeds,
+            seed=seed,
             cache=cache,
-            as_json=as_json,
             quiet=quiet,
             training_images_alone=True,
             validation_per_cell=0,
-            **training,
+            quantile=quantile,
+            epochs=epochs,
+            batch_size=batch_size,
+            region_epochs=region_epochs,
             n_jobs=jobs or (joblib.cpu_count() if device == "cpu" else 1),
             device=device,
         )
-        settings = {"data": data, "target": target, **drawn, **training, "device": device}
-        kept = {"settings": settings, "rows": records(found), **provenance()}
         if out is not None:
-            write_json(out, rounded(kept))
-        if not as_json:
-            typer.echo(markdown(table_of(kept), "bias-conflicting AUC / worst group / accuracy"))
+            write_json(out, found)
+        typer.echo(markdown(table_of(found), "bias-conflicting AUC / worst group / accuracy"))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """What region classifiers learn from biased data."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
-from region_study import TRAININGS, _of_probabilities, study_region_training
+from region_study import MEASURES, TRAININGS, _of_probabilities, study_region_training, table_of
 
 from captum_region.datasets import AttributeImages
 from fairlearn_bridge import Samples
@@ -45,3 +47,19 @@ def test_plain_training_on_biased_data_leaks_the_target():
     assert within["correlation"] > max(0.95, plain["correlation"])
     assert within["iou"] > plain["iou"]
     assert list(table) == ["accuracy", "leak", "correlation", "iou"]  # no truth, no localisation
+
+
+def test_the_command_keeps_each_value_and_prints_their_table(command, tmp_path):
+    options = ["--confounder", "Blond_Hair", "--size", 16, "--train-size", 120, "--test-per-cell", 15, "--quiet"]
+    options += ["--region-epochs", 1, "--seeds", 2, "--out", tmp_path / "found.json"]
+    done = command("examples/benchmarks/region_study.py", *options)
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [(row["seed"], row["training"]) for row in found["rows"]] == [(s, t) for s in (0, 1) for t in TRAININGS]
+    assert found["settings"]["region_epochs"] == 1
+    assert "versions" in found
+    table = table_of(found)
+    assert table.columns.tolist() == [*MEASURES.values()]
+    leaks = [np.array([row["leak"] for row in found["rows"] if row["training"] == name]) for name in TRAININGS]
+    words = " / ".join(f"{each.mean():.2f} ± {each.std(ddof=1):.2f}" for each in leaks)
+    assert table.loc["Blond_Hair", "leak"] == words
+    assert words in done.stdout

@@ -98,8 +98,9 @@ def test_the_command_measures_each_variant(command, tmp_path):
     done = command("examples/benchmarks/variants_study.py", *options, *chosen)
     found = json.loads((tmp_path / "found.json").read_text())
     assert [row["variant"] for row in found["rows"]] == names == list(table_of(found).index)
-    assert len({tuple(row[name] for name in MEASURES) for row in found["rows"]}) > 6
-    assert len(list((tmp_path / "kept").glob("*.pt"))) == 2 + len(names)  # region classifiers, and trainings
+    assert len({tuple(row[name] for name in MEASURES) for row in found["rows"]}) > 12
+    # Region classifiers, of two sizes and of the target, and trainings.
+    assert len(list((tmp_path / "kept").glob("*.pt"))) == 3 + len(names)
     assert "| mean of three donors |" in done.stdout
     assert found["settings"]["quantile"] == 0.5
     # One more trains that alone.
