@@ -55,7 +55,16 @@ def with_properties(
     return whole
 
 
-def target_and_confounder(
+def commands_to_follow(
+    found: pd.DataFrame, cells: pd.DataFrame, target: str, train: pd.DataFrame, test: pd.DataFrame | None
+) -> dict[str, tuple[str, str]]:
+    """Return what to run next, with its target and confounder: ``mitigate``, if something is flagged; ``run``."""
+    flagged, pair = found.index[found["flagged"]], _target_and_confounder(found, cells, target, train, test)
+    following = {"mitigate": (target, str(flagged[0]))} if len(flagged) else {}
+    return following if pair is None else following | {"run": pair}
+
+
+def _target_and_confounder(
     found: pd.DataFrame, cells: pd.DataFrame, target: str, train: pd.DataFrame, test: pd.DataFrame | None
 ) -> tuple[str, str] | None:
     """Return options for ``run``: the first flagged attribute with enough images of each cell; None if there is none.

@@ -98,10 +98,10 @@ def inspect(
     """
     from captum_region.plotting import write_figure
     from fairlearn_bridge.inspecting import (
+        commands_to_follow,
         confounders_table,
         draw_inspection,
         labels_of,
-        target_and_confounder,
     )
     from fairlearn_bridge.inspection import cell_counts, find_confounders
 
@@ -118,12 +118,7 @@ def inspect(
         if found["cramers_v"].isna().all():
             raise ValueError("; ".join(f"{name}: {note}" for name, note in found["note"].items()))
         cells = cell_counts(attributes[found.index[found["cramers_v"].notna()]], labels)
-        pair = target_and_confounder(found, cells, target, train, test)
-        following = {}
-        if found["flagged"].any():
-            following["mitigate"] = target, str(found.index[found["flagged"]][0])
-        if pair is not None:
-            following["run"] = pair
+        following = commands_to_follow(found, cells, target, train, test)
         commands = {name: _command(name, data, root, image_column, *of) for name, of in following.items()}
         training = {"quantile": mask_quantile, "size": size, "region_epochs": region_epochs, "random_state": seed}
         overlaps = _overlaps(source, target, overlap or [], states, training)
