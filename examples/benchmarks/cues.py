@@ -12,14 +12,16 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from rich.table import Table
 from sklearn.metrics import roc_auc_score
+from studies import Out, Seeds, markdown, rounded
 
 from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
 from captum_region.classifiers import DenseRegionClassifier
-from captum_region.cli.options import AsJson, Debug, Quiet, Seed, Size
-from captum_region.cli.running import console, errors_in_one_line
+from captum_region.cli.options import Debug, Quiet, ReplaceFile, Seed, Size
+from captum_region.cli.running import check_file, errors_in_one_line
 from captum_region.datasets import make_faces
+from captum_region.io.files import records, write_json
+from captum_region.io.provenance import provenance
 from captum_region.saliency.methods import captum_methods
 from captum_region.saliency.study import WholeImageClassifier, grids_for
 from captum_region.training import fit_region_classifier
@@ -142,39 +144,44 @@ def _auc(maps: Tensor, truth: dict[str, NDArray[np.bool_]], cue: str) -> float:
     return float(np.mean(areas))
 
 
-def _mean_and_spread(values: pd.Series[float]) -> str:
-    if values.empty:
-        return ""
-    return f"{values.mean():.2f}" + (f" ± {values.std():.2f}" if len(values) > 1 else "")
+def table_of(found: dict[str, Any]) -> pd.DataFrame:
+    """Return a row a map: mean and spread over seeds of its pixel AUC of each cue, and of its model's accuracy."""
+    rows = pd.DataFrame(found["rows"])
+    by_map: Any = rows.groupby("map", sort=False)[[*CUES, "accuracy"]]
+    means, spreads = by_map.mean(), by_map.std()
+    words: pd.DataFrame = means.map("{:.2f}".format) + spreads.map(lambda one: "" if pd.isna(one) else f" ± {one:.2f}")
+    return words.where(means.notna(), "").rename(columns={"accuracy": "accuracy of the model"})
 
 
 def main(
     size: Size = 48,
     images: Annotated[int, typer.Option(help="Faces in each training set.")] = 2000,
-    seeds: Annotated[int, typer.Option(help="Runs with seeds --seed, --seed + 1 ...")] = 3,
+    epochs: Annotated[int, typer.Option(help="Of the models.", min=1)] = 20,
+    region_epochs: Annotated[int, typer.Option(help="Of the region classifiers.", min=1)] = 100,
+    seeds: Seeds = 3,
     seed: Seed = 0,
-    as_json: AsJson = False,
+    out: Out = None,
+    force: ReplaceFile = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Show two models of an attribute with two redundant cues, and the region map of the same data.
 
-    Example: python examples/benchmarks/cues.py --seeds 1 --json
+    Example: python examples/benchmarks/cues.py --seeds 1 --out cues.json
     """
     with errors_in_one_line(debug):
+        if out is not None:
+            check_file(out, force)
+        settings: Any = {"size": size, "images": images, "epochs": epochs, "region_epochs": region_epochs}
         tables = [
-            study_cues(seed=its, size=size, images=images, show_progress=not quiet).table.assign(seed=its)
-            for its in range(seed, seed + seeds)
+            study_cues(seed=its_seed, **settings, show_progress=not quiet).table.assign(seed=its_seed)
+            for its_seed in range(seed, seed + seeds)
         ]
-        table = pd.concat(tables)
-        if as_json:
-            typer.echo(table.to_json(orient="records", indent=1, double_precision=15))
-            return
-        shown = Table("map", *CUES, "accuracy of the model", title=f"pixel AUC of each cue, {seeds} seeds")
-        for name, part in table.groupby("map", sort=False):
-            columns = (part[key].dropna() for key in (*CUES, "accuracy"))
-            shown.add_row(str(name), *map(_mean_and_spread, columns))
-        console().print(shown)
+        settings |= {"seeds": seeds, "seed": seed}
+        found = rounded({"settings": settings, "rows": records(pd.concat(tables)), **provenance()})
+        if out is not None:
+            write_json(out, found)
+        typer.echo(markdown(table_of(found), "pixel AUC"))
 
 
 if __name__ == "__main__":
