@@ -1,36 +1,47 @@
-"""Whether one region classifier is as good as another: accuracy, calibration, localisation, on the same images.
+"""Whether the dense kind is as good as the patch kind: accuracy, calibration, localisation, on the same images.
 
-``python examples/benchmarks/kinds.py PATCH DENSE --data celeba --root DATA --attribute Eyeglasses`` compares two
-that ``captum-region train`` has made.
+``python examples/benchmarks/kinds.py --data celeba --root DATA --out kinds.json`` trains the paper's ResNet18, which
+sees a patch at a time, and the dense network, each by its own recipe, and compares them. With --keep, a study that was
+stopped resumes.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import pandas as pd
 import torch
 import typer
-from rich.table import Table
 from scipy.stats import pearsonr
+from studies import Keep, Out, Seeds, markdown, rounded
 
+from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionGrid, fit_region_classifier
 from captum_region.batches import batches
 from captum_region.calibration import balanced_subset, of_logits
-from captum_region.cli.options import AsJson, Cache, Data, Debug, Device, Quiet, ReplaceFile, Root, Seed
-from captum_region.cli.reading import Source
-from captum_region.cli.running import check_file, console, errors_in_one_line
+from captum_region.cli.options import Cache, Data, Debug, Device, Quiet, ReplaceFile, Root, Seed, Size
+from captum_region.cli.reading import Source, set_apart
+from captum_region.cli.running import check_file, errors_in_one_line
 from captum_region.confidence import negative_entropy
 from captum_region.datasets import Faces
-from captum_region.io.files import replacing
+from captum_region.io.files import write_json
+from captum_region.io.provenance import provenance
 from captum_region.saliency.localisation import pixel_auc, rank_accuracy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from captum_region.classifiers import RegionClassifier
+    from captum_region import RegionClassifier
     from captum_region.datasets import AttributeImages
+
+KINDS: dict[str, Any] = {"patch": PatchRegionClassifier, "dense": DenseRegionClassifier}
+MEASURES = {
+    "accuracy": "mean balanced accuracy",
+    "calibration_error": "calibration error",
+    "top_inside": "top pixels inside the truth",
+    "pixel_auc": "pixel AUC",
+}
 
 
 def measure_classifier(
@@ -72,52 +83,126 @@ def measure_classifier(
     return measures, maps.double().mean(0).float().numpy()
 
 
+def study_kinds(
+    train: AttributeImages,
+    test: AttributeImages,
+    attribute: str,
+    seed: int,
+    *,
+    stride: int = 2,
+    epochs: dict[str, int | None] | None = None,
+    limit: int = 400,
+    checkpoint_dir: Path | None = None,
+    device: str = "cpu",
+    show_progress: bool = False,
+) -> list[dict[str, Any]]:
+    """Train both kinds by their recipes and measure them on the same images.
+
+    Parameters
+    ----------
+    train, test : AttributeImages
+    attribute : str
+        Or attribute=value.
+    seed : int
+    stride : int, default=2
+        Of the regions.
+    epochs : dict of kind to int, optional
+        By default each kind's own.
+    limit : int, default=400
+        Test images at most, equally many of each class.
+    checkpoint_dir : path, optional
+        Keeps what is done.
+    device : str, default="cpu"
+    show_progress : bool, default=False
+
+    Returns
+    -------
+    list of dict
+        A row a kind: what `measure_classifier` gives, ``train_images`` and ``test_images``, and ``correlation``
+        (Pearson) of its mean map with that of the first kind.
+    """
+    usual = RegionGrid.for_images(train.image_size)
+    grid = RegionGrid(usual.image_size, usual.patch_size, stride)
+    chosen = test.subset(balanced_subset(test.labels(attribute), limit=limit, random_state=seed))
+    rows: list[dict[str, Any]] = []
+    mean_maps = []
+    for kind, make in KINDS.items():
+        classifier = make(grid, 2, random_state=seed)
+        fit_region_classifier(
+            classifier,
+            train.images,
+            train.labels(attribute),
+            epochs=None if epochs is None else epochs[kind],
+            random_state=seed,
+            device=device,
+            checkpoint_dir=checkpoint_dir,
+            show_progress=show_progress,
+        )
+        measures, mean_map = measure_classifier(classifier, chosen, attribute, show_progress=show_progress)
+        mean_maps.append(mean_map.ravel())
+        counts = {"train_images": len(train), "test_images": len(chosen)}
+        correlation = float(pearsonr(mean_maps[0], mean_maps[-1]).statistic)
+        rows.append({"kind": kind, "seed": seed, **measures, **counts, "correlation": correlation})
+    return rows
+
+
+def table_of(found: dict[str, Any]) -> pd.DataFrame:
+    """Return a row an attribute, a column a measure: means over seeds, patch / dense; the correlation of mean maps."""
+    by_kind: Any = pd.DataFrame(found["rows"]).groupby(["attribute", "kind"], sort=False)
+    shown: dict[str, dict[str, str]] = {}
+    for (attribute, kind), mean in by_kind.mean(numeric_only=True).iterrows():
+        cells = shown.setdefault(attribute, {})
+        for name, title in MEASURES.items():
+            if name in mean and not pd.isna(mean[name]):
+                words = f"{mean[name]:.3f}"
+                cells[title] = words if kind == next(iter(KINDS)) else f"{cells[title]} / {words}"
+        cells["correlation of the mean maps"] = f"{mean['correlation']:.2f}"
+    return pd.DataFrame(shown).T
+
+
 def main(
-    first: Annotated[Path, typer.Argument(help="A checkpoint folder, or the --out of captum-region train.")],
-    second: Annotated[Path, typer.Argument(help="Another, of the same attribute and grid.")],
-    data: Data,
-    attribute: Annotated[str, typer.Option(help="The attribute that both were trained on, or attribute=value.")],
-    out: Annotated[Path, typer.Option(help="File for the results, JSON.")] = Path("kinds.json"),
+    data: Data = "faces",
     root: Root = Path(),
-    limit: Annotated[int, typer.Option(help="Use at most this many images, equally many of each class.")] = 400,
+    attribute: Annotated[list[str] | None, typer.Option(help="Again for more; those of the paper by default.")] = None,
+    size: Size = 32,
+    stride: Annotated[int, typer.Option(help="Step between regions.", min=1)] = 2,
+    images: Annotated[int | None, typer.Option(help="Training images; all if not given.")] = 3000,
+    limit: Annotated[int, typer.Option(help="Test images at most, equally many of each class.")] = 400,
+    patch_epochs: Annotated[int | None, typer.Option(help="By default the recipe's.")] = None,
+    dense_epochs: Annotated[int | None, typer.Option(help="By default the recipe's.")] = None,
+    seeds: Seeds = 1,
     seed: Seed = 0,
+    keep: Keep = None,
+    out: Out = None,
     device: Device = "cpu",
     cache: Cache = None,
     force: ReplaceFile = False,
-    as_json: AsJson = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Compare two region classifiers on the images that the data set keeps apart from training.
+    """Train the patch and the dense kind on the same images, and compare them on those kept apart.
 
-    Example: python examples/benchmarks/kinds.py PATCH DENSE --data celeba --root DATA --attribute Eyeglasses
+    Example: python examples/benchmarks/kinds.py --data celeba --root DATA --attribute Eyeglasses --out kinds.json
     """
     with errors_in_one_line(debug):
-        check_file(out, force)
-        results: dict[str, Any] = {"attribute": attribute, "classifiers": []}
-        mean_maps = []
-        table = Table(title=f"{data}, {attribute}")
-        for folder in (first, second):
-            classifier, images = Source(data, root, cache=cache, quiet=quiet).load_for(folder, held_out=True)
-            chosen = images.subset(balanced_subset(images.labels(attribute), limit=limit, random_state=seed))
-            measures, mean_map = measure_classifier(classifier.to(device), chosen, attribute, show_progress=not quiet)
-            mean_maps.append(mean_map.ravel())
-            if not table.columns:
-                for column in ("", "images", *measures):
-                    table.add_column(column)
-            table.add_row(type(classifier).__name__, str(len(chosen)), *(f"{value:.3f}" for value in measures.values()))
-            results["classifiers"].append({"kind": type(classifier).__name__, "images": len(chosen), **measures})
-        results["correlation_of_mean_maps"] = float(pearsonr(*mean_maps).statistic)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(results, indent=1)
-        with replacing(out) as path:
-            path.write_text(text + "\n")
-        if as_json:
-            typer.echo(text)
-            return
-        # A pipe has no width of its own, and 80 columns would cut the names.
-        console().print(table)
-        typer.echo(f"correlation of the mean maps: {results['correlation_of_mean_maps']:.3f}")
+        if out is not None:
+            check_file(out, force)
+        train, test = set_apart(*Source(data, root, cache=cache, quiet=quiet).load(size))
+        train = train.subset(slice(images))
+        settings: Any = {"stride": stride, "epochs": {"patch": patch_epochs, "dense": dense_epochs}, "limit": limit}
+        rows = [
+            {"attribute": name, **row}
+            for name in attribute or ("Blond_Hair", "Eyeglasses", "Smiling", "Wearing_Hat")
+            for its_seed in range(seed, seed + seeds)
+            for row in study_kinds(
+                train, test, name, its_seed, **settings, checkpoint_dir=keep, device=device, show_progress=not quiet
+            )
+        ]
+        settings |= {"data": data, "size": size, "images": len(train), "seeds": seeds, "seed": seed, "device": device}
+        found = rounded({"settings": settings, "rows": rows, **provenance()})
+        if out is not None:
+            write_json(out, found)
+        typer.echo(markdown(table_of(found), " / ".join(KINDS)))
 
 
 if __name__ == "__main__":

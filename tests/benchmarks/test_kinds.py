@@ -1,18 +1,17 @@
 """Two region classifiers side by side."""
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
-from kinds import measure_classifier
+from kinds import KINDS, MEASURES, measure_classifier, table_of
 
 from captum_region import (
     DenseRegionClassifier,
     RegionAttribution,
     RegionGrid,
-    fit_region_classifier,
-    save_classifier,
 )
 from captum_region.calibration import measure_calibration
 from captum_region.datasets import make_faces
@@ -36,17 +35,18 @@ def test_measures_agree_with_calibration_and_attribution():
 
 
 @pytest.mark.slow
-def test_the_command_compares_two_classifiers(tmp_path, command):
-    faces = make_faces(200, 24, random_state=0)
-    for seed in (0, 1):
-        classifier = DenseRegionClassifier(RegionGrid.for_images(24), 2, random_state=seed)
-        fit_region_classifier(classifier, faces, "Eyeglasses", epochs=1, random_state=seed)
-        save_classifier(classifier, tmp_path / f"{seed}")
-    out = tmp_path / "kinds.json"
-    options = ["--data", "faces", "--attribute", "Eyeglasses", "--limit", "60", "--quiet", "--out", out]
-    done = command("examples/benchmarks/kinds.py", tmp_path / "0", tmp_path / "1", *options)
-    results = json.loads(out.read_text())
-    assert [entry["images"] for entry in results["classifiers"]] == [60, 60]
-    assert set(results["classifiers"][0]) >= {"accuracy", "calibration_error", "top_inside", "pixel_auc"}
-    assert -1 <= results["correlation_of_mean_maps"] <= 1
-    assert f"{results['correlation_of_mean_maps']:.3f}" in done.stdout
+def test_the_command_compares_both_kinds(tmp_path, command):
+    options = ["--size", 16, "--images", 60, "--patch-epochs", 1, "--dense-epochs", 1, "--limit", 40, "--quiet"]
+    options += ["--attribute", "Eyeglasses", "--attribute", "Smiling", "--keep", tmp_path / "kept"]
+    done = command("examples/benchmarks/kinds.py", *options, "--out", tmp_path / "kinds.json")
+    found = json.loads((tmp_path / "kinds.json").read_text())
+    assert [(row["attribute"], row["kind"]) for row in found["rows"]] == list(product(("Eyeglasses", "Smiling"), KINDS))
+    assert {(row["train_images"], row["test_images"]) for row in found["rows"]} == {(60, 40)}
+    assert len(list((tmp_path / "kept").glob("*.pt"))) == 4
+    patch, dense = found["rows"][:2]
+    assert (patch["correlation"], dense["correlation"] < 1) == (1, True)
+    table = table_of(found)
+    assert table.columns.tolist() == [*MEASURES.values(), "correlation of the mean maps"]
+    assert table.loc["Eyeglasses", "pixel AUC"] == f"{patch['pixel_auc']:.3f} / {dense['pixel_auc']:.3f}"
+    assert table.loc["Eyeglasses", "correlation of the mean maps"] == f"{dense['correlation']:.2f}"
+    assert "| Smiling | " in done.stdout
