@@ -21,12 +21,14 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from numpy.polynomial import Polynomial
 from PIL import Image
+from studies import rounded
 
 from captum_region import DenseRegionClassifier, RegionGrid, save_classifier
 from captum_region.cli.options import Debug, Force
 from captum_region.cli.running import check_out, errors_in_one_line
 from captum_region.datasets import make_faces
-from captum_region.io.files import replacing
+from captum_region.io.files import replacing, write_json
+from captum_region.io.provenance import provenance
 from captum_region.plotting import STYLE
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False)
@@ -103,8 +105,7 @@ def grow(
             "mb_at_none": float(fits["peak"].coef[0]),
             "mb_a_thousand_images": float(1000 * fits["peak"].coef[1]),
         }
-        with replacing(out / "growth.json") as path:
-            path.write_text(json.dumps(result, indent=1) + "\n")
+        write_json(out / "growth.json", rounded(result | {"size": size, **provenance()}))
         with rc_context(STYLE):
             figure = Figure(figsize=(7, 2.8), layout="constrained")
             for ax, name, values, label in zip(
