@@ -1,6 +1,7 @@
 """UTKFace: the draw of biased images, and the command on a folder of such files."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from utkface_study import (
     draw_sets,
     main,
     table_of,
+    tables,
     with_attributes,
     without_repeats,
 )
@@ -115,3 +117,10 @@ def test_the_command_measures_each_task(command, tmp_path):
     assert gender["images"]["biased"].keys() == {"Male, not young", "not Male, young", "not Male, not young"}
     assert len(race["images"]["test"]) == 6
     assert "| specific_transplant@random 0.7 |" in done.stdout
+
+
+def test_the_page_has_the_tables_of_the_results_beside_it():
+    results = Path(__file__).parents[2] / "docs" / "results"
+    page = (results / "utkface.md").read_text()
+    for table in tables(json.loads((results / "utkface.json").read_text())):
+        assert table in page
