@@ -36,6 +36,7 @@ from fairlearn_bridge.schemes import is_automatic
 FORMAT = 1
 # Table 1 shows the quantile with the best worst-group accuracy on the validation images.
 CRITERION = "worst_cell"
+DIFFERENCE = ("difference", "difference_low", "difference_high")
 COLUMNS = ("accuracy", "accuracy[True]", "accuracy[False]", "gap", "worst_cell", "crossed_auc")
 
 
@@ -48,7 +49,7 @@ class SweepResults:
     table : DataFrame
         A row a spurious attribute, mitigator and measure, on the test images: ``confounder``, ``mitigator``,
         ``scheme`` and ``quantile`` (missing where there is none), ``measure``, and the statistics of `summarize`, with
-        differences to the ERM baseline.
+        differences to the ERM baseline and, as ``balanced_difference`` and so on, to balanced data.
     validation : DataFrame
         A row a spurious attribute and mitigator: each measure's mean over seeds on the validation images.
     trainings : DataFrame
@@ -230,6 +231,9 @@ def _sweep_one(
     is_test = predictions["image"] < len(test.X)
     with stage("measuring", seconds, quiet):
         table = flat_table(summarize(predictions[is_test], aligned=aligned, reference="original"))
+        if "balanced" in set(table["mitigator"]):
+            other = flat_table(summarize(predictions[is_test], aligned=aligned, reference="balanced"))
+            table[[f"balanced_{name}" for name in DIFFERENCE]] = other[[*DIFFERENCE]]
     chosen = {f"{scheme} {quantile:g}": (scheme, quantile) for scheme in config.schemes for quantile in quantiles}
     chosen |= {scheme: (scheme, np.nan) for scheme in config.schemes if is_automatic(scheme)}
     for at, column in enumerate(("scheme", "quantile")):

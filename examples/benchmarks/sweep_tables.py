@@ -17,6 +17,7 @@ from studies import markdown, rounded
 from captum_region.cli.options import Debug
 from captum_region.cli.running import errors_in_one_line
 from captum_region.io.files import records, write_text
+from fairlearn_bridge.sweep import DIFFERENCE
 
 MEASURES = {
     "accuracy": "accuracy",
@@ -25,7 +26,8 @@ MEASURES = {
     "crossed_auc": "bias-conflicting AUC",
 }
 NAMES = {"original": "ERM baseline", "balanced": "balanced data"}
-STATISTICS = ("mean", "std", "seeds", "difference", "difference_low", "difference_high")
+STATISTICS = ("mean", "std", "seeds", *(f"{of}{name}" for of in ("", "balanced_") for name in DIFFERENCE))
+MINUS_BALANCED = "bias-conflicting AUC, minus balanced"
 KEPT = ("target", "quantiles", "config", "random_states", "data", "command", "created", "versions", "git")
 
 
@@ -41,7 +43,7 @@ def results_of(folder: Path) -> dict[str, Any]:
 def table_of(found: list[dict[str, Any]]) -> pd.DataFrame:
     """Return a row a spurious attribute and mitigator: means, spreads, intervals of the difference to the ERM baseline.
 
-    Of the baseline there is no difference.
+    Of the baseline there is no difference. The last column is the difference to balanced data.
     """
     shown: dict[tuple[str, str], dict[str, str]] = {}
     for row in (row for sweep in found for row in sweep["table"]):
@@ -49,8 +51,13 @@ def table_of(found: list[dict[str, Any]]) -> pd.DataFrame:
         words = "{mean:.2f}".format(**row) + ("" if row["std"] is None else " ± {std:.2f}".format(**row))
         if row["mitigator"] != "original" and row["difference"] is not None:
             words += " [{difference_low:+.2f}, {difference_high:+.2f}]".format(**row)
-        shown.setdefault((row["confounder"], name), {})[MEASURES[row["measure"]]] = words
-    table = pd.DataFrame(list(shown.values()), columns=list(MEASURES.values())).astype(object).fillna("")
+        cells = shown.setdefault((row["confounder"], name), {})
+        cells[MEASURES[row["measure"]]] = words
+        if row["measure"] == "crossed_auc" and row["mitigator"] != "balanced":
+            low, middle, high = (row.get(f"balanced_difference{end}") for end in ("_low", "", "_high"))
+            cells[MINUS_BALANCED] = "" if middle is None else f"{middle:+.2f} [{low:+.2f}, {high:+.2f}]"
+    columns = [*MEASURES.values(), MINUS_BALANCED]
+    table = pd.DataFrame(list(shown.values()), columns=columns).astype(object).fillna("")
     table.insert(0, "", [name for _, name in shown])
     attributes = pd.Series([confounder for confounder, _ in shown])
     table.index = pd.Index(attributes.where(~attributes.duplicated(), ""))

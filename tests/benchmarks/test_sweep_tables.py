@@ -5,13 +5,14 @@ import json
 from sweep_tables import main, results_of, table_of
 
 TABLE = """\
-confounder,mitigator,scheme,quantile,kind,measure,mean,std,low,high,seeds,difference,difference_low,difference_high
-Hat,original,,,reference,accuracy,0.75,0.125,0.7,0.8,2,0.0,0.0,0.0
-Hat,original,,,reference,auc,0.75,0.125,0.7,0.8,2,0.0,0.0,0.0
-Hat,original,,,reference,crossed_auc,0.5,0.25,0.4,0.6,2,0.0,0.0,0.0
-Hat,general_mask 0.7,general_mask,0.7,scheme,accuracy,0.7,,0.6,0.8,1,-0.05,-0.125,0.03
-Hat,general_mask 0.7,general_mask,0.7,scheme,crossed_auc,0.75,,0.7,0.8,1,0.25,0.125,0.375
-Smile,balanced,,,reference,gap,-0.125,0.5,-0.3,0.1,2,,,
+confounder,mitigator,scheme,quantile,kind,measure,mean,std,low,high,seeds,difference,difference_low,difference_high,\
+balanced_difference,balanced_difference_low,balanced_difference_high
+Hat,original,,,reference,accuracy,0.75,0.125,0.7,0.8,2,0.0,0.0,0.0,-0.1,-0.2,0.0
+Hat,original,,,reference,auc,0.75,0.125,0.7,0.8,2,0.0,0.0,0.0,-0.1,-0.2,0.0
+Hat,original,,,reference,crossed_auc,0.5,0.25,0.4,0.6,2,0.0,0.0,0.0,-0.375,-0.5,-0.25
+Hat,general_mask 0.7,general_mask,0.7,scheme,accuracy,0.7,,0.6,0.8,1,-0.05,-0.125,0.03,,,
+Hat,general_mask 0.7,general_mask,0.7,scheme,crossed_auc,0.75,,0.7,0.8,1,0.25,0.125,0.375,-0.125,-0.25,0.0
+Smile,balanced,,,reference,gap,-0.125,0.5,-0.3,0.1,2,,,,0.0,0.0,0.0
 """
 
 
@@ -23,13 +24,13 @@ def test_the_table_has_the_values_of_the_sweep(tmp_path, capsys):
     table = table_of([found])
     assert table.index.tolist() == ["Hat", "", "Smile"]
     assert table.to_numpy().tolist() == [
-        ["ERM baseline", "0.75 ± 0.12", "", "", "0.50 ± 0.25"],
-        ["general_mask 0.7", "0.70 [-0.12, +0.03]", "", "", "0.75 [+0.12, +0.38]"],
-        ["balanced data", "", "-0.12 ± 0.50", "", ""],
+        ["ERM baseline", "0.75 ± 0.12", "", "", "0.50 ± 0.25", "-0.38 [-0.50, -0.25]"],
+        ["general_mask 0.7", "0.70 [-0.12, +0.03]", "", "", "0.75 [+0.12, +0.38]", "-0.12 [-0.25, +0.00]"],
+        ["balanced data", "", "-0.12 ± 0.50", "", "", ""],
     ]
     main([tmp_path], tmp_path / "kept.json")
     assert table_of(json.loads((tmp_path / "kept.json").read_text())).equals(table)
     both = table_of([found, {"table": [{**row, "confounder": "Glasses"} for row in found["table"]]}])
     assert both.index.tolist() == ["Hat", "", "Smile", "Glasses", "", ""]
     assert both.iloc[:3].equals(table)
-    assert "| Hat | ERM baseline | 0.75 ± 0.12 |  |  | 0.50 ± 0.25 |" in capsys.readouterr().out
+    assert "| Hat | ERM baseline | 0.75 ± 0.12 |  |  | 0.50 ± 0.25 | -0.38 [-0.50, -0.25] |" in capsys.readouterr().out

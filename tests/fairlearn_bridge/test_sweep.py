@@ -58,6 +58,10 @@ def test_a_sweep_writes_what_it_says(swept, documented, listed):
     for confounder in ("Blond_Hair", "Eyeglasses"):
         assert set(table.loc[confounder].index.get_level_values("mitigator")) == arms
     assert (table.loc["Blond_Hair", "original"]["difference"] == 0).all()
+    assert (table.loc["Blond_Hair", "balanced"]["balanced_difference_high"] == 0).all()
+    both = table.loc["Eyeglasses", "original"], table.loc["Eyeglasses", "balanced"]
+    for name, other in (("", ""), ("_low", "_high")):
+        np.testing.assert_allclose(both[0][f"balanced_difference{name}"], -both[1][f"difference{other}"], atol=1e-12)
     random = table.loc[("Eyeglasses", "general_mask@random 0.5", "accuracy")]
     assert (random["scheme"], random["quantile"], random["kind"]) == ("general_mask@random", 0.5, "control")
     # Table 1 shows, of each scheme, the quantile with the best worst-group accuracy on the validation images.
