@@ -36,7 +36,8 @@ def results_of(folder: Path) -> dict[str, Any]:
     found = json.loads((folder / "sweep.json").read_text())
     table = pd.read_csv(folder / "table.csv")
     of_tables = table[table["measure"].isin(MEASURES)]
-    shown = records(of_tables[["confounder", "mitigator", "measure", *STATISTICS]])
+    # Without balanced data there is no difference to them.
+    shown = records(of_tables.reindex(columns=["confounder", "mitigator", "measure", *STATISTICS]))
     return {**{name: found[name] for name in KEPT if name in found}, "table": shown}
 
 

@@ -33,4 +33,7 @@ def test_the_table_has_the_values_of_the_sweep(tmp_path, capsys):
     both = table_of([found, {"table": [{**row, "confounder": "Glasses"} for row in found["table"]]}])
     assert both.index.tolist() == ["Hat", "", "Smile", "Glasses", "", ""]
     assert both.iloc[:3].equals(table)
+    without = [line.rsplit(",", 3)[0] for line in TABLE.splitlines()]
+    (tmp_path / "table.csv").write_text("\n".join(without))
+    assert table_of([results_of(tmp_path)]).iloc[:, -1].tolist() == ["", "", ""]
     assert "| Hat | ERM baseline | 0.75 ± 0.12 |  |  | 0.50 ± 0.25 | -0.38 [-0.50, -0.25] |" in capsys.readouterr().out
