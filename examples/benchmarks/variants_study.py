@@ -229,8 +229,16 @@ VARIANTS: dict[str, Callable[[Setting], Any]] = {
     "ERM": lambda setting: setting.classifier(),
     "balanced": lambda setting: setting.classifier(),
     "base": _with(),
-    # With nothing to mitigate: what transplants take of the target itself, where it shares the region.
+    # With nothing to mitigate: what transplants cost, and what the rest of the face can tell, if the region is always
+    # somebody else's.
     "balanced, base": lambda setting: setting.classifier(setting.noise(setting.balanced_maps, of=setting.balanced)),
+    "balanced, region of anybody": lambda setting: setting.classifier(
+        setting.noise(
+            setting.balanced_maps,
+            of=replace(setting.balanced, **_random_donors(setting.balanced)),
+            transplant_share=1.0,
+        )
+    ),
     # Where: how much of the image, whose map, which edges.
     **{f"quantile {quantile:g}": _with(quantile=quantile) for quantile in (0.3, 0.7, 0.85)},
     "mean map": _with(scheme="general_transplant"),
