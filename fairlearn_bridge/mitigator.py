@@ -61,8 +61,8 @@ class AttributionNoiseMitigator(Trainer):
     scheme : str or sequence of str, default="specific_transplant"
         See `AttributionNoise`; the paper's are ``general_noise``, ``general_mask``, ``specific_noise`` and
         ``specific_mask``. Of several, one is chosen; ``"auto"`` stands for ``general_transplant``, ``general_mask`` and
-        ``general_noise``. On CelebA, at 0.7, ``specific_transplant`` raised the bias-conflicting AUC of all four
-        spurious attributes and the paper's noise that of one (docs/results/mitigation.md); at 0.5 it is not measured.
+        ``general_noise``. On CelebA ``specific_transplant`` raised the bias-conflicting AUC of all four spurious
+        attributes and the paper's noise that of one (docs/results/mitigation.md).
     quantile : float, sequence of float or "auto", default=0.5
         See `AttributionNoise`. Of several, one is chosen; ``"auto"`` stands for 0.3, 0.5, 0.6, 0.7, 0.8, 0.9 and 1, at
         which nothing is perturbed. Where there is a choice of schemes or quantiles, each is trained on a part of the
@@ -73,9 +73,8 @@ class AttributionNoiseMitigator(Trainer):
     protect_target : float, default=0
         Spare pixels that show the target: its mean map, with this weight, is subtracted from the spurious attribute's
         maps, see `fairlearn_bridge.noise.protect`, before the most informative pixels are taken. Above 0, a second
-        region classifier is trained for it, to predict `y` within the spurious attribute's values. It raised the
-        bias-conflicting AUC for none of CelebA's four spurious attributes by more than 0.01, and lowered it for smiling
-        (docs/results/mitigation.md).
+        region classifier is trained for it, to predict `y` within the spurious attribute's values. On CelebA it changed
+        the bias-conflicting AUC of no spurious attribute for certain (docs/results/mitigation.md).
     target_region_classifier : RegionClassifier, optional
         The second region classifier, if it is already trained.
     apply_at_predict : bool, default=False

@@ -1,10 +1,12 @@
 """Variants of transplants: donors, averaged weights, and the command that compares them."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from studies import markdown
 from variants_study import MEASURES, VARIANTS, AlikeDonors, AverageWeights, SeveralDonors, pixels_of, table_of
 
 from fairlearn_bridge import AttributionNoise, ImageClassifier
@@ -117,3 +119,11 @@ def test_an_unknown_variant_is_refused_in_one_line(command, tmp_path):
     options = ["--size", 16, "--train-size", 24, "--test-per-cell", 2, "--seeds", 1, "--quiet"]
     failed = command("examples/benchmarks/variants_study.py", *options, "--variant", "better", check=2)
     assert "variant must be of ERM, balanced, base," in failed.stderr
+
+
+def test_the_page_has_the_table_of_the_results_beside_it():
+    results = Path(__file__).parents[2] / "docs" / "results"
+    found = json.loads((results / "variants.json").read_text())
+    assert {row["variant"] for row in found["rows"]} == {*VARIANTS}
+    title = "bias-conflicting AUC / worst group / accuracy"
+    assert markdown(table_of(found), title) in (results / "mitigation.md").read_text()
