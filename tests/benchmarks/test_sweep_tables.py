@@ -1,7 +1,9 @@
 """The table of a sweep, from the files of its folder."""
 
 import json
+from pathlib import Path
 
+from studies import markdown
 from sweep_tables import main, results_of, table_of
 
 TABLE = """\
@@ -37,3 +39,9 @@ def test_the_table_has_the_values_of_the_sweep(tmp_path, capsys):
     (tmp_path / "table.csv").write_text("\n".join(without))
     assert table_of([results_of(tmp_path)]).iloc[:, -1].tolist() == ["", "", ""]
     assert "| Hat | ERM baseline | 0.75 ± 0.12 |  |  | 0.50 ± 0.25 | -0.38 [-0.50, -0.25] |" in capsys.readouterr().out
+
+
+def test_the_page_has_the_table_of_the_results_beside_it():
+    results = Path(__file__).parents[2] / "docs" / "results"
+    table = table_of(json.loads((results / "headline.json").read_text()))
+    assert markdown(table, "") in (results / "mitigation.md").read_text()
