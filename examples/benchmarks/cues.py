@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -13,7 +14,6 @@ import pandas as pd
 import torch
 import typer
 from sklearn.metrics import roc_auc_score
-from studies import Out, Seeds, markdown, rounded
 
 from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
 from captum_region.classifiers import DenseRegionClassifier
@@ -158,9 +158,9 @@ def main(
     images: Annotated[int, typer.Option(help="Faces in each training set.")] = 2000,
     epochs: Annotated[int, typer.Option(help="Of the models.", min=1)] = 20,
     region_epochs: Annotated[int, typer.Option(help="Of the region classifiers.", min=1)] = 100,
-    seeds: Seeds = 3,
+    seeds: Annotated[int, typer.Option(help="Runs with seeds --seed, --seed + 1 ...")] = 3,
     seed: Seed = 0,
-    out: Out = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file of every value, with versions and settings.")] = None,
     force: ReplaceFile = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -169,6 +169,8 @@ def main(
 
     Example: python examples/benchmarks/cues.py --seeds 1 --out cues.json
     """
+    from studies import markdown, rounded  # which an example, that imports this module, does not find
+
     with errors_in_one_line(debug):
         if out is not None:
             check_file(out, force)
