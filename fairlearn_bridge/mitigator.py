@@ -74,8 +74,8 @@ class AttributionNoiseMitigator(Trainer):
     protect_target : float, default=0
         Spare pixels that show the target: its mean map, with this weight, is subtracted from the spurious attribute's
         maps, see `fairlearn_bridge.noise.protect`, before the most informative pixels are taken. Above 0, a second
-        region classifier is trained for it, to predict `y` within the spurious attribute's values. On CelebA it changed
-        the bias-conflicting AUC of no spurious attribute for certain (docs/results/mitigation.md).
+        region classifier is trained for it, to predict `y` within the spurious attribute's values. On CelebA it did
+        not change the bias-conflicting AUC for certain, the mean of four attributes (docs/results/mitigation.md).
     target_region_classifier : RegionClassifier, optional
         The second region classifier, if it is already trained.
     apply_at_predict : bool, default=False

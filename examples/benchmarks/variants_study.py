@@ -182,7 +182,9 @@ class Setting:
     def protected_maps(self) -> Tensor:
         """Those of the biased images, low where they tell much about the target."""
         biased = self.biased
-        of_target = self._trained(self._regions.grid, replace(biased, y=biased.confounder, confounder=biased.y))
+        reversed_roles = replace(biased, y=biased.confounder, confounder=biased.y)
+        # Of one seed both would begin with the same weights, and what the maps have of chance would be alike.
+        of_target = self._trained(self._regions.grid, reversed_roles, self.config.random_state + 1000)
         return protect(self.maps, self._maps(of_target, biased).mean(0))
 
     @cached_property
@@ -192,9 +194,9 @@ class Setting:
     def _maps(self, regions: DenseRegionClassifier, samples: Samples) -> Tensor:
         return RegionAttribution(regions).pixel_map(samples.X, show_progress=self.show_progress)
 
-    def _trained(self, grid: RegionGrid, samples: Samples) -> DenseRegionClassifier:
+    def _trained(self, grid: RegionGrid, samples: Samples, seed: int | None = None) -> DenseRegionClassifier:
         """Return a region classifier of the spurious attribute, trained within the classes."""
-        seed = self.config.random_state
+        seed = self.config.random_state if seed is None else seed
         classifier = DenseRegionClassifier(grid, 2, random_state=seed)
         fit_region_classifier(
             classifier,
