@@ -178,7 +178,7 @@ def _explain(
         values = ", ".join(f"{name} {cut:.4g}" for name, cut in cuts.items())
         typer.echo(f"@: above the quantile, or at it where that is the greatest value: {values}")
     if not following:
-        typer.echo("nothing flagged: there is no shortcut to mitigate")
+        typer.echo("nothing flagged among these attributes")
     for name, (target, confounder) in following.items():
         what = {
             "mitigate": f"next, to train a classifier of these images without the shortcut {confounder}",
