@@ -26,6 +26,7 @@ from fairlearn_bridge.baselines import NotApplicableError
 from fairlearn_bridge.deployment.folder import WEIGHTS, save_mitigator
 from fairlearn_bridge.metrics import alignment, check_summary, summarize
 from fairlearn_bridge.samples import Samples
+from fairlearn_bridge.validation import class_positions
 
 
 class NoneCouldRunError(RuntimeError, ValueError):
@@ -317,7 +318,9 @@ def _fit_and_predict(
     start = time.perf_counter()
     estimator.fit(train.X, train.y, **params)
     seconds = time.perf_counter() - start
-    predicted, score = _predict(estimator, test.X, test.confounder, seed)
+    predicted, probability = _predict(estimator, test.X, test.confounder, seed)
+    classes = getattr(estimator, "classes_", None)  # in an order of their own, as skorch allows
+    score = probability[:, -1 if classes is None else int(class_positions(estimator, np.unique(train.y)[-1:])[0])]
     if not np.isfinite(score).all():
         raise FloatingPointError("it predicts probabilities that are not finite, its training has diverged")
     if test.y.dtype == bool:  # fairlearn's reductions predict it as 0 and 1
@@ -346,7 +349,7 @@ def _fit_and_predict(
 
 
 def _predict(estimator: Any, X: ImageData, confounder: NDArray[Any], seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return labels and the probability of the last class; methods that take sensitive features get `confounder`.
+    """Return labels and the probability of each class; methods that take sensitive features get `confounder`.
 
     Most find the labels by the probabilities, which are therefore computed first and then handed to them: the images
     go through the network once.
@@ -368,6 +371,6 @@ def _predict(estimator: Any, X: ImageData, confounder: NDArray[Any], seed: int) 
 
     setattr(estimator, name, remembered)
     try:
-        return np.asarray(call(estimator.predict)), np.asarray(probability)[:, -1]
+        return np.asarray(call(estimator.predict)), np.asarray(probability)
     finally:
         setattr(estimator, name, soft) if own else delattr(estimator, name)

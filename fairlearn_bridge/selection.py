@@ -13,6 +13,7 @@ from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.metrics import alignment, area_under_roc, stratified_resamples
 from fairlearn_bridge.noise import transplant
 from fairlearn_bridge.samples import Samples
+from fairlearn_bridge.validation import class_positions
 
 RESAMPLES = 200
 _BATCH = 1024  # images that are floats at a time
@@ -85,7 +86,7 @@ def estimate_crossed_auc(
         raise ValueError(f"held_out must hold images of every class, missing: {', '.join(map(str, absent))}")
     generator = np.random.default_rng(draw_seed(random_state))
     answers = _log_probability(classifier, held_out.X)
-    code = np.searchsorted(classifier.classes_, held_out.y)
+    code = class_positions(classifier, held_out.y)
     aligned = alignment(donors.y, donors.confounder)
     labels, found = [], []
     for number, label in enumerate(classifier.classes_):

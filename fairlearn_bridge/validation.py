@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.validation import validate_data
@@ -15,6 +15,22 @@ from captum_region.batches import Checked, ImageData, check_images
 from captum_region.datasets import AttributeImages, from_dataset
 from captum_region.datasets.conversion import is_dataset
 from captum_region.labels import check_classes
+
+
+def class_positions(classifier: Any, labels: ArrayLike) -> NDArray[np.intp]:
+    """Return the position of each label in a fitted classifier's ``classes_``, which need not be sorted.
+
+    Raises
+    ------
+    ValueError
+        If a label is none of them.
+    """
+    classes, labels = np.asarray(classifier.classes_), np.asarray(labels)
+    order = np.argsort(classes)
+    positions = order[np.searchsorted(classes, labels, sorter=order).clip(max=len(classes) - 1)]
+    if unknown := set(labels[classes[positions] != labels].tolist()):
+        raise ValueError(f"labels must be of the classifier's classes, {classes.tolist()}, got {sorted(unknown)} too")
+    return np.asarray(positions)
 
 
 def check_number(name: str, value: Any, low: float, high: float = math.inf, *, inside: bool = False) -> None:

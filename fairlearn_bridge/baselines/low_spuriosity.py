@@ -13,7 +13,7 @@ from fairlearn_bridge.baselines.base import labels_of
 from fairlearn_bridge.baselines.last_layer import HeadMitigator, fit_head, last_features
 from fairlearn_bridge.regions import check_region_classifier, train_regions
 from fairlearn_bridge.spuriosity import ends_of, rank_by_evidence
-from fairlearn_bridge.validation import check_number, check_rows_or_images, check_sensitive, from_names
+from fairlearn_bridge.validation import check_number, check_rows_or_images, check_sensitive, class_positions, from_names
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -131,5 +131,5 @@ class LowSpuriosityRetraining(HeadMitigator):
         )
         self.sample_indices_ = ends_of(self.ranking_, self.share)[1]
         features = last_features(self.estimator_, images[self.sample_indices_])
-        self.heads_ = [fit_head(features, labels[self.sample_indices_], self.C)]
+        self.heads_ = [fit_head(features, class_positions(self.estimator_, labels)[self.sample_indices_], self.C)]
         return self

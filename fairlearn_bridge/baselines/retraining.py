@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from captum_region.batches import ImageData, batches
 from fairlearn_bridge.baselines.base import Mitigator, labels_of
 from fairlearn_bridge.classifier import BatchTransform
-from fairlearn_bridge.validation import check_number, check_rows_or_images
+from fairlearn_bridge.validation import check_number, check_rows_or_images, class_positions
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -150,7 +150,7 @@ class MaskTune(Mitigator):
         layers = [layer for layer in fitted.module_.modules() if isinstance(layer, nn.Conv2d)]
         if not layers:
             raise ValueError("estimator must have a module with a convolution, it has none")
-        target = torch.from_numpy(np.searchsorted(fitted.classes_, labels))
+        target = torch.from_numpy(class_positions(fitted, labels))
         fitted.module_.eval()
         grad_cam = LayerGradCam(fitted.infer, layers[-1])
         masks = []

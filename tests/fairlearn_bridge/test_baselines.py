@@ -107,6 +107,23 @@ def test_a_mitigator_is_an_estimator(name):
     np.testing.assert_array_equal(again.predict_proba(X[:7]), probability)
 
 
+@pytest.mark.parametrize("name", MITIGATORS)
+def test_classes_may_be_in_an_order_of_their_own_and_more_than_occur(name):
+    X, y, shortcut = faces()
+    words = np.array(["man", "woman"])[y]
+    mitigator = clone(MITIGATORS[name]).set_params(estimator__classes=["woman", "child", "man"])
+    mitigator.fit(X, words, sensitive_features=shortcut)
+    probability = mitigator.predict_proba(X)
+    assert probability.shape == (len(X), 3)
+    np.testing.assert_allclose(probability.sum(1), 1)
+    assert mitigator.score(X, words) > (0.45 if name == "JTT" else 0.9)  # it weights the few conflicting ones by 40
+    # The score of a comparison is the probability of the class that comes last when sorted, as its AUC takes it.
+    samples = Samples(X, words, shortcut)
+    predictions, _ = fit_mitigators({name: FrozenEstimator(mitigator)}, samples, samples)
+    known = {"sensitive_features": shortcut} if name == "correlation" else {}
+    np.testing.assert_array_equal(predictions["score"], mitigator.predict_proba(X, **known)[:, 0])
+
+
 @pytest.mark.parametrize(
     "name", ["reweighing", "resampling", "group DRO", "JTT", "LfF", "last layer", "correlation", "adversary"]
 )
@@ -173,7 +190,7 @@ def test_bad_sensitive_features_are_named(name):
         (EmbeddingCorrelationRemoval(BASE, alpha=1.5), r"alpha must be a number in \[0, 1\], got 1.5"),
         (AdversarialLastLayer(BASE, constraints="parity"), "constraints must be 'equalized_odds' or .* got 'parity'"),
         (AdversarialLastLayer(BASE, alpha=-1), r"alpha must be a number in \[0, inf\), got -1"),
-        (AdversarialLastLayer(BASE, epochs=0), r"epochs must be a number in \[1, inf\), got 0"),
+        (AdversarialLastLayer(BASE, max_iter=0), r"max_iter must be a number in \[1, inf\), got 0"),
     ],
 )
 def test_bad_parameters_are_named(mitigator, words):
@@ -385,6 +402,19 @@ def test_the_adversary_hides_the_sensitive_feature_from_the_score(original):
     assert told_of_shortcut(fitted) < 0.25
     other = clone(fitted).set_params(random_state=1).fit(X, y, sensitive_features=shortcut)
     assert not np.array_equal(other.predict_proba(X), fitted.predict_proba(X))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_adversarys_game_is_played_to_its_end_whichever_label_sorts_first(original, turned):
+    X, y, shortcut = faces()
+    X_test, y_test, shortcut_test = faces(400, seed=1, crossed=0.5)
+    fitted = AdversarialLastLayer(FrozenEstimator(original), random_state=0)
+    fitted.fit(X, y ^ turned, sensitive_features=shortcut)
+    crossed = y_test != shortcut_test
+    assert fitted.score(X, y ^ turned) > 0.95
+    assert fitted.score(X_test[crossed], y_test[crossed] ^ turned) > 0.95
+    with pytest.raises(ValueError, match=r"labels must be of the classifier's classes, \[0, 1\], got \[2\] too"):
+        fitted.fit(X, y + 1, sensitive_features=shortcut)
 
 
 def test_the_adversary_takes_any_number_of_classes():

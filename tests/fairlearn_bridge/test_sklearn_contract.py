@@ -152,7 +152,7 @@ ESTIMATORS = [
     SuppliedLastLayerRetraining(LEARNER, draws=2, random_state=0),
     SuppliedLowSpuriosityRetraining(LEARNER, region_epochs=1, share=0.5, random_state=0),
     SuppliedEmbeddingCorrelationRemoval(LEARNER),
-    SuppliedAdversarialLastLayer(LEARNER, epochs=20, batch_size=32, lr=0.01, random_state=0),
+    SuppliedAdversarialLastLayer(LEARNER, max_iter=100, batch_size=32, lr=0.01, random_state=0),
     SuppliedThresholdShift(LEARNER),
 ]
 
