@@ -3,7 +3,7 @@
 ``python examples/benchmarks/table1_study.py --root DATA --device cuda --checkpoints kept --out table1.json`` trains the
 paper's network by its recipe with each scheme and quantile, with noise as the text has it and as the published code
 had it, and with controls: images that are as bright, clipping alone, other pixels, a shifted threshold. With
---checkpoints, a study that was stopped resumes, and one with more seeds trains those alone.
+--checkpoints, a study that was stopped resumes, and one with more seeds or arms trains those alone.
 """
 
 from __future__ import annotations
@@ -129,6 +129,7 @@ def study_table1(
     data: ExperimentData,
     quantiles: tuple[float, ...] = (0.6, 0.7, 0.8),
     *,
+    only: tuple[str, ...] = (),
     checkpoint_dir: Path | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
@@ -142,6 +143,8 @@ def study_table1(
     data : ExperimentData
         From `split_data` or `synthetic_data`. Thresholds are chosen on its validation images.
     quantiles : tuple of float
+    only : tuple of str
+        Names of arms, to train beside the ERM baselines and balanced data; by default all.
     checkpoint_dir : path, optional
         Keeps what is done.
     quiet : bool, default=True
@@ -155,7 +158,7 @@ def study_table1(
         a row a mitigator and decision: what `summarize` gives, with differences to the ERM baseline of as many epochs.
     """
     seeds = range(config.random_state, config.random_state + config.seeds)
-    found = [_trained(config, data, quantiles, seed, checkpoint_dir, quiet) for seed in seeds]
+    found = [_trained(config, data, quantiles, only, seed, checkpoint_dir, quiet) for seed in seeds]
     predictions = pd.concat([one[0] for one in found], ignore_index=True)
     epochs, brightness = found[0][1], found[0][2]
     biased = samples_of(config, data.biased)
@@ -180,6 +183,7 @@ def _trained(
     config: ExperimentConfig,
     data: ExperimentData,
     quantiles: tuple[float, ...],
+    only: tuple[str, ...],
     seed: int,
     states: Path | None,
     quiet: bool,
@@ -197,7 +201,7 @@ def _trained(
         shown = np.linspace(0, len(biased.y) - 1, min(SHOWN, len(biased.y))).astype(int)
         brightness.update(_brightness(named, biased, regions.grid.to_pixels(maps[shown]), shown, seed))
         images = as_floats(torch.from_numpy(biased.X[shown]))
-        found = _arms(config, named, regions, images, brightness)
+        found = _arms(config, named, regions, images, brightness, only)
         epochs.update({name: count for name, (_, count) in found.items()})
         return {name: mitigator for name, (mitigator, _) in found.items()}
 
@@ -241,6 +245,7 @@ def _arms(
     regions: RegionClassifier,
     images: Tensor,
     brightness: dict[str, float],
+    only: tuple[str, ...],
 ) -> dict[str, tuple[Any, int]]:
     """Return mitigators and their epochs: references, the shifted threshold, what is perturbed, what is as bright."""
 
@@ -256,6 +261,7 @@ def _arms(
         arms[f"ERM, {epochs} epochs"] = classifier(epochs), epochs
         arms[f"balanced, {epochs} epochs"] = classifier(epochs), epochs
         arms[f"threshold shifted, {epochs} epochs"] = ThresholdShift(classifier(epochs)), epochs
+    references = len(arms)
     for name, parameters in named.items():
         epochs = epochs_of(parameters)
         mitigator = AttributionNoiseMitigator(classifier(epochs), region_classifier=regions, **parameters)
@@ -263,7 +269,10 @@ def _arms(
     for name in (one.replace("@random", "") for one in named if "@random" in one and "transplant" not in one):
         epochs = epochs_of(named[name])
         arms[f"as bright as {name}"] = classifier(epochs, shift_to(images, brightness[name])), epochs
-    return arms
+    known = list(arms)[references:]
+    if not {*only} <= {*known}:
+        raise ValueError(f"--arm must be of {', '.join(known)}, got {', '.join(only)}")
+    return {name: arm for name, arm in arms.items() if not only or name not in known or name in only}
 
 
 def _decided(predictions: pd.DataFrame, test: int) -> dict[str, pd.DataFrame]:
@@ -367,6 +376,10 @@ def main(
         int | None, typer.Option(help="By default what the data allow, up to the paper's 182. Faces: 182.")
     ] = None,
     quantile: Annotated[list[float] | None, typer.Option(help="Again for more; 0.6, 0.7, 0.8 by default.")] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help="Again for more; beside the ERM baselines and balanced data. By default all."),
+    ] = None,
     epochs: Annotated[int, typer.Option(help="With masks; with noise and transplants twice as many.", min=1)] = 10,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-5,
     region_epochs: Annotated[int | None, typer.Option(help="By default the recipe's.")] = None,
@@ -405,7 +418,7 @@ def main(
             warnings.simplefilter("ignore", UserWarning)  # a balanced set that is not quite: as in the paper
             read = None if faces else Source(data, root, cache=cache, quiet=quiet).load(size)
             drawn = synthetic_data(config, size) if read is None else split_data(config, *read)
-        found = study_table1(config, drawn, quantiles, checkpoint_dir=checkpoints, quiet=quiet)
+        found = study_table1(config, drawn, quantiles, only=tuple(arm or ()), checkpoint_dir=checkpoints, quiet=quiet)
         kept = ("confounder", "train_size", "epochs", "batch_size", "lr", "region_epochs", "seeds", "random_state")
         settings = {name: value for name, value in asdict(config).items() if name in kept}
         settings |= {"data": data, "size": size, "quantiles": list(quantiles), "device": device}
