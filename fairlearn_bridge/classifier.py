@@ -3,7 +3,7 @@
 import copy
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from skorch.dataset import Dataset as NeuralNetDataset
 from skorch.utils import to_device
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Subset
 
 from captum_region.batches import ImageData, as_floats, check_weights, take
 from captum_region.io.snapshot import Snapshots, random_states, set_random_states
@@ -95,6 +95,16 @@ class _Samples(Dataset[Any]):
         inputs = {"images": take(self.images, rows), "index": torch.from_numpy(rows)}
         inputs["weight"] = torch.from_numpy(self.weight[rows])
         return inputs, torch.from_numpy(self.target[rows])
+
+
+class _Pairs(BatchSampler):
+    """Batches, of which a last one of a single image is joined to the one before: batch normalisation needs two."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = list(super().__iter__())
+        if len(batches) > 1 and len(batches[-1]) == 1:
+            batches[-2:] = [batches[-2] + batches[-1]]
+        yield from batches
 
 
 def _is_checked(X: Any) -> bool:
@@ -494,6 +504,19 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         if self.predict_nonlinearity == "auto" and not isinstance(self.criterion_, nn.NLLLoss):
             nonlinearity = partial(torch.softmax, dim=1)
         return lambda outputs: nonlinearity(outputs.double())
+
+    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
+        """Return skorch's iterator over batches; in training none is of one image, but where there is only one."""
+        loader = super().get_iterator(dataset, training=training)
+        size = getattr(loader, "batch_size", None) or 0
+        if not training or type(loader) is not DataLoader or not 1 < size < len(dataset) or len(dataset) % size != 1:
+            return loader
+        given = self.get_params_for("iterator_train")
+        # Processes share batches of equal size, over which their batch normalisation is joint.
+        if given.get("drop_last") or hasattr(self, "accelerator"):
+            return loader
+        kept = {name: value for name, value in given.items() if name not in ("batch_size", "shuffle", "sampler")}
+        return DataLoader(dataset, batch_sampler=_Pairs(loader.sampler, size, drop_last=False), **kept)
 
     def infer(self, x: Mapping[str, Tensor] | Tensor, **fit_params: Any) -> Any:
         """Run the module on images in [0, 1]."""

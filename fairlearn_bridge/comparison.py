@@ -261,7 +261,7 @@ def _fit_chain(
             results = [(table_of(table), row | {"git": kept.git}) for table, row in found or []]
             # A folder may have got the model of another training since.
             models = {name: row.get("model") for _, row in results if (name := row["mitigator"]) in places}
-        if results and all(model == _model_in(places[name]) for name, model in models.items()):
+        if results and all(model and model == _model_in(places[name]) for name, model in models.items()):
             shutil.rmtree(states, ignore_errors=True)  # a stop may have come between the result and this
             return results
         results = []

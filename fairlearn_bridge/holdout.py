@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
-from captum_region.labels import check_classes, hold_out
+from captum_region.labels import check_classes
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.validation import check_number, check_sensitive
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+
+# Persons are split into at most so many parts, unless the share is smaller; some parts are held out.
+_PARTS = 10
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,8 @@ def holdout_split(
     """Split images into training, validation and test sets that all have the same shares of each cell.
 
     No image is left out. A cell is a combination of the target and the spurious attribute. With `identities`, no person
-    is in two of the sets, and the shares are as near as whole persons allow; without, each set has its share of each
-    cell, rounded down, so that a tiny cell stays in the training set.
+    is in two of the sets, and the shares are as near as tenths and whole persons allow; without, each set has its share
+    of each cell, rounded down, so that a tiny cell stays in the training set.
 
     Parameters
     ----------
@@ -71,7 +75,7 @@ def holdout_split(
     Raises
     ------
     ValueError
-        If an argument does not fit, or there are too few persons.
+        If an argument does not fit, an identity is missing, or there are too few persons.
 
     See Also
     --------
@@ -94,30 +98,49 @@ def holdout_split(
     if identities is not None and np.shape(identities) != labels.shape:
         raise ValueError(f"identities must have shape {labels.shape}, got {np.shape(identities)}")
     persons = None if identities is None else pd.factorize(np.asarray(identities))[0]
+    if persons is not None and (unknown := int((persons < 0).sum())):
+        raise ValueError(f"identities must be known of all images, {unknown} of {len(labels)} are missing")
     generator = np.random.default_rng(draw_seed(random_state))
     left, parts = np.arange(len(labels)), {}
     for name, share in (("test", test), ("validation", validation)):
-        share *= len(labels) / max(len(left), 1)  # of what is left
-        is_held = _held(name, cells[left], None if persons is None else persons[left], share, draw_seed(generator))
+        wanted, seed = share * np.bincount(cells), draw_seed(generator)
+        if persons is None or share == 0:
+            is_held = _held(cells[left], wanted, seed)
+        else:
+            share *= len(labels) / max(len(left), 1)  # of what is left
+            is_held = _held_persons(name, cells[left], persons[left], wanted, share, seed)
         parts[name], left = left[is_held], left[~is_held]
     return HoldoutSplit(left, **parts)
 
 
-def _held(name: str, cells: NDArray[Any], persons: NDArray[Any] | None, share: float, seed: int) -> NDArray[np.bool_]:
-    """Return which images to hold out, of each cell the given share."""
-    if persons is None or share == 0:
-        return hold_out(cells, cells, share, seed)
+def _held(cells: NDArray[Any], wanted: NDArray[np.float64], seed: int) -> NDArray[np.bool_]:
+    """Return which images to hold out, of each cell the wanted number, rounded down."""
+    shuffled = pd.Series(cells).sample(frac=1, random_state=seed)
+    is_held = shuffled.groupby(shuffled).cumcount() < shuffled.map(dict(enumerate(np.floor(wanted + 1e-9))))
+    return np.asarray(is_held.sort_index())
+
+
+def _held_persons(
+    name: str, cells: NDArray[Any], persons: NDArray[Any], wanted: NDArray[np.float64], share: float, seed: int
+) -> NDArray[np.bool_]:
+    """Return which images to hold out, all of a person or none, of each cell about the wanted number."""
     parts = max(2, round(min(1 / share, len(cells) + 1)))
     if (count := len(np.unique(persons))) < parts:
         raise ValueError(f"identities must name at least {parts} persons to keep some for {name}, got {count}")
     if (most := int(np.bincount(cells).max())) < parts:
         raise ValueError(f"target must have a cell of at least {parts} images to split, the largest has {most}")
+    # The share as so many of so many parts, of which there cannot be more than persons.
+    part = Fraction(share).limit_denominator(min(max(parts, _PARTS), count, most))
+    taken, parts = (part.numerator, part.denominator) if 0 < part < 1 else (1, parts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of cells with fewer images than there are parts
         folds = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)
-        # It balances the cells of all its parts; where persons differ in their numbers of images, one may be off.
         every = [chosen for _, chosen in folds.split(cells, cells, persons)]
-    wanted = share * np.bincount(cells)
-    chosen = min(every, key=lambda one: np.abs(np.bincount(cells[one], minlength=len(wanted)) - wanted).sum())
-    is_held: NDArray[np.bool_] = np.isin(np.arange(len(cells)), chosen)
+    # It balances the cells of all its parts; where persons differ in their numbers of images, some may be off.
+    is_held, held = np.zeros(len(cells), bool), np.zeros(len(wanted))
+    for number in range(1, taken + 1):
+        sizes = [held + np.bincount(cells[one], minlength=len(wanted)) for one in every]
+        best = int(np.argmin([np.abs(size - wanted * number / taken).sum() for size in sizes]))
+        held = sizes[best]
+        is_held[every.pop(best)] = True
     return is_held

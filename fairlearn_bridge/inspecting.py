@@ -58,9 +58,10 @@ def with_properties(
 def commands_to_follow(
     found: pd.DataFrame, cells: pd.DataFrame, target: str, train: pd.DataFrame, test: pd.DataFrame | None
 ) -> dict[str, tuple[str, str]]:
-    """Return what to run next, with its target and confounder: ``mitigate``, if something is flagged; ``run``."""
-    flagged, pair = found.index[found["flagged"]], _target_and_confounder(found, cells, target, train, test)
-    following = {"mitigate": (target, str(flagged[0]))} if len(flagged) else {}
+    """Return what to run next, with its target and confounder: ``mitigate``, of what it can be run for; ``run``."""
+    pair = _target_and_confounder(found, cells, target, train, test)
+    learnable = found.index[found["flagged"] & (found["note"] == "") & (found["missing"] == 0)]
+    following = {"mitigate": (target, str(learnable[0]))} if len(learnable) else {}
     return following if pair is None else following | {"run": pair}
 
 

@@ -198,6 +198,8 @@ class AttributionNoiseMitigator(Trainer):
         TypeError, ValueError
             If a parameter or the data do not fit, by name.
         """
+        for name in ("target_region_classifier_", "target_pixel_map_", "selection_"):  # not all fits have them
+            vars(self).pop(name, None)
         candidates = self._candidates()
         resolve_confidence(self.confidence)  # or a wrong name would be found after the regions' training
         if region_maps is not None and self.region_classifier is None:
@@ -297,7 +299,7 @@ class AttributionNoiseMitigator(Trainer):
                 scheme=noise.scheme,
                 quantile=noise.quantile,
                 region_classifier=self.region_classifier_,
-                target_region_classifier=getattr(self, "target_region_classifier_", None),
+                target_region_classifier=self.target_region_classifier_ if self.protect_target else None,
                 random_state=None if self.random_state is None else seed,
             )
             candidate.fit(train.X, train.y, sensitive_features=train.confounder, region_maps=maps, **weights)

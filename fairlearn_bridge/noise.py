@@ -410,6 +410,10 @@ class _Donors:
             for c in range(len(counts))
         ]
 
+    def __deepcopy__(self, memo: Any) -> Self:
+        """Return itself, which nothing changes: a clone of an estimator must not copy all training images."""
+        return self
+
     def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
         """Return the position of a donor for each image at `index`."""
         return self.draw_with(self.draw_values(index, generator), index, generator)

@@ -136,6 +136,8 @@ def confounded_split(
     person = np.arange(count) if identities is None else np.asarray(identities)
     if person.shape != (count,):
         raise ValueError(f"identities must have shape ({count},), got {person.shape}")
+    if unknown := int(pd.isna(person).sum()):
+        raise ValueError(f"identities must be known of all images, {unknown} of {count} are missing")
     for_training, for_test = (
         np.ones(count, bool) if pool is None else _boolean(name, pool, count)
         for name, pool in (("train_pool", train_pool), ("test_pool", test_pool))

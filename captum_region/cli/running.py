@@ -117,7 +117,9 @@ def check_out(out: Path, force: bool) -> None:
 
 
 def check_file(out: Path, force: bool) -> None:
-    """Raise ValueError if `out` exists and may not be replaced."""
+    """Raise ValueError if `out` exists and may not be replaced, as a folder never may."""
+    if out.is_dir():
+        raise ValueError(f"{out} is a folder; name a file with --out")
     if out.exists() and not force:
         raise ValueError(f"{out} exists already; name another file with --out, or replace it with --force")
 

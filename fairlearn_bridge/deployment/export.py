@@ -88,7 +88,7 @@ def export_mitigator(estimator: Any, path: str | os.PathLike[str]) -> None:
     images = torch.rand((3, *shape), generator=generator)
     program = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim("images", min=1)},))
     images = torch.rand((5, *shape), generator=generator)
-    found, wanted = program.module()(images).numpy(force=True), classifier.predict_proba(images.numpy())
+    found, wanted = program.module()(images).numpy(force=True), estimator.predict_proba(images.numpy())
     difference = float(np.abs(found - wanted).max())
     if not difference <= _TOLERANCE:
         raise ValueError(f"the exported program must give the estimator's probabilities, they differ by {difference:g}")
@@ -104,12 +104,14 @@ def export_mitigator(estimator: Any, path: str | os.PathLike[str]) -> None:
 
 
 def _check_network_alone(estimator: Any) -> None:
-    """Raise TypeError unless an estimator's probabilities are those of its network."""
-    estimator = without_threshold(estimator)
-    own = type(estimator).predict_proba if isinstance(estimator, Trainer) else None
-    plain = own in (Trainer.predict_proba, AttributionNoiseMitigator.predict_proba)
-    if not (plain or isinstance(estimator, ImageClassifier)) or getattr(estimator, "apply_at_predict", False):
+    """Raise TypeError unless an estimator's probabilities are those of its network, through all that are nested."""
+    inner, plain = without_threshold(estimator), (Trainer.predict_proba, AttributionNoiseMitigator.predict_proba)
+    while isinstance(inner, Trainer) and type(inner).predict_proba in plain:
+        if getattr(inner, "apply_at_predict", False):
+            break
+        inner = inner.estimator_
+    if not isinstance(inner, ImageClassifier):
         raise TypeError(
             "estimator must be an ImageClassifier, or a mitigator whose predictions are its network's alone, to be "
-            f"exported; got {type(estimator).__name__}"
+            f"exported; got {type(inner).__name__}"
         )

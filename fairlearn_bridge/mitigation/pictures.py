@@ -156,8 +156,11 @@ def _examples(found: Mitigation) -> Picture:
 
 def _perturbed(found: Mitigation, chosen: NDArray[np.intp]) -> tuple[Any, Any, Any, str]:
     config, scheme, maps = found.config, found.mitigator.scheme_, found.trained.maps
-    some = np.unique([*chosen, *range(min(_DONORS, len(maps)))])
     samples = samples_of(config, found.data.train)
+    # Some of the whole set, which may be sorted, and one of each cell, without which there may be no donor.
+    spread = np.linspace(0, len(maps) - 1, min(_DONORS, len(maps))).astype(int)
+    of_cells = np.unique(cells_of(config, found.data.train), return_index=True)[1]
+    some = np.unique(np.concatenate([chosen, spread, of_cells]))
     pixel_maps = found.trained.classifier.grid.to_pixels(maps[some])
     control = AttributionNoise(scheme, found.mitigator.quantile_, config.noise_std, transplant_share=1)
     general = found.trained.classifier.grid.to_pixels(maps.double().mean(0).float()[None])

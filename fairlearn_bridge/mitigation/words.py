@@ -74,18 +74,20 @@ def headline(found: Mitigation) -> str:
     values = f"{with_interval(value_of(row))}, against {with_interval(value_of(rows['original']))} of the {BASELINE}"
     how = " with its threshold chosen in the same way" if found.decision == CHOSEN else ""
     difference = with_interval(change, signed=True)
+    cells = [cells_of_one(found, one, found.decision) for one in ("original", name)]
+    images = min(int(of_one.iloc[int(of_one["accuracy"].argmin())]["images"]) for of_one in cells)
+    if images < FEW:  # of which a bootstrap's interval is too narrow, down to a point
+        return (
+            f"Whether {name} raises the worst-group accuracy cannot be told from these images: {values}{how}, a "
+            f"difference of {difference}, but the worst group has only {images} test image{'s' * (images > 1)}."
+        )
     if change.low > 0:
         text = f"{name} raises the worst-group accuracy to {values}{how}: {difference}."
     elif change.high < 0:
         text = f"{name} lowers the worst-group accuracy to {values}{how}: {difference}. Do not use it here."
     else:
         text = f"{name} does not clearly change the worst-group accuracy: {values}{how}, a difference of {difference}."
-    cells = [cells_of_one(found, one, found.decision) for one in ("original", name)]
-    images = min(int(of_one.iloc[int(of_one["accuracy"].argmin())]["images"]) for of_one in cells)
-    if images >= FEW:
-        return text
-    few = "" if change.low > 0 or change.high < 0 else ", too few to tell"
-    return f"{text} The worst group has only {images} test image{'s' * (images > 1)}{few}."
+    return text
 
 
 def findings(found: Mitigation) -> list[tuple[str, str]]:

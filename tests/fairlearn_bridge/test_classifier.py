@@ -307,6 +307,22 @@ def test_images_of_the_shape_asked_for_are_not_taken_for_channels_last():
     assert classifier.predict(X).shape == (4,)
 
 
+class Pooled(nn.Sequential):
+    """Batch normalisation of a single value a channel, as at the end of a network for larger images."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_a_last_batch_of_one_image_joins_the_one_before(drop_last):
+    X, y = bright_and_dark(33)
+    options = {"max_epochs": 2, "random_state": 0, "iterator_train__drop_last": drop_last}
+    fitted, joined = (ImageClassifier(Pooled, batch_size=size, **options).fit(X, y) for size in (32, 33))
+    assert [row["train_batch_size"] for row in fitted.history_[-1]["batches"]] == [32 if drop_last else 33]
+    assert np.array_equal(fitted.predict_proba(X), joined.predict_proba(X)) is not drop_last
+
+
 def test_a_users_loader_is_used():
     X, y = bright_and_dark()
     plain = ImageClassifier(Mean, max_epochs=1, random_state=0).fit(X, y)

@@ -236,6 +236,11 @@ def test_models_are_saved_as_they_were_measured_and_made_again_where_they_are_mi
     pd.testing.assert_frame_equal(again, found)
     assert (places["reweighing"] / "weights.safetensors").exists()
     assert written(places["original"] / "weights.safetensors") == kept
+    # What was kept without a model is trained again where one is wanted.
+    fit_mitigators(mitigators, squares, squares, checkpoint_dir=tmp_path / "without", random_states=(4,))
+    others = {name: tmp_path / "others" / name for name in mitigators}
+    fit_mitigators(mitigators, squares, squares, checkpoint_dir=tmp_path / "without", models=others, random_states=(4,))
+    assert all((place / "weights.safetensors").exists() for place in others.values())
     # The folders got models of another training: those of this one are made again.
     fit_mitigators(mitigators, squares, squares, **options | {"random_states": (5,)})
     again, _ = fit_mitigators(mitigators, squares, squares, **options)

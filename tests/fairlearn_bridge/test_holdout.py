@@ -44,12 +44,9 @@ def test_without_persons_each_set_has_its_share_of_each_cell_rounded_down():
     race, lighting, _ = biased()
     split = holdout_split(race, lighting, validation=0.15, test=0.2, random_state=3)
     sizes = pd.crosstab(race, lighting)
-    left = sizes - np.floor(0.2 * sizes + 1e-9)
     found = {role: pd.crosstab(race[getattr(split, role)], lighting[getattr(split, role)]) for role in ROLES}
     np.testing.assert_array_equal(found["test"], np.floor(0.2 * sizes + 1e-9))
-    # Of what is left as large a share that it is 0.15 of all.
-    share = 0.15 * len(race) / left.to_numpy().sum()
-    np.testing.assert_array_equal(found["validation"], np.floor(share * left + 1e-9))
+    np.testing.assert_array_equal(found["validation"], np.floor(0.15 * sizes + 1e-9))
 
 
 def test_with_persons_the_shares_are_near():
@@ -57,6 +54,14 @@ def test_with_persons_the_shares_are_near():
     split = holdout_split(race, lighting, validation=0.15, test=0.2, identities=person, random_state=0)
     np.testing.assert_allclose(shares(race, lighting, split.test), 0.2, atol=0.05)
     np.testing.assert_allclose(shares(race, lighting, split.validation), 0.15, atol=0.05)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.4, 0.5, 0.7])
+def test_with_persons_any_share_is_had_not_only_one_of_so_many_equal_parts(share):
+    race, lighting, person = biased(1000, 1000)
+    split = holdout_split(race, lighting, validation=0, test=share, identities=person, random_state=0)
+    assert len(split.test) == pytest.approx(1000 * share, abs=15)
+    np.testing.assert_allclose(shares(race, lighting, split.test), share, atol=0.06)
 
 
 def test_a_cell_of_two_images_stays_in_training_and_a_share_of_0_is_empty():
@@ -85,6 +90,7 @@ def test_several_confounders_are_combined_and_the_seed_decides():
         ({"validation": 0.5, "test": 0.5}, "validation and test must add up to less than 1"),
         ({"identities": [1, 2]}, "identities must have shape"),
         ({"identities": np.arange(40) % 3}, "identities must name at least 5 persons to keep some for test, got 3"),
+        ({"identities": [np.nan, *range(39)]}, "identities must be known of all images, 1 of 40 are missing"),
         ({"target": np.arange(40) / 3}, "target must be classes"),
         ({"confounder": np.zeros(3)}, "sensitive_features should be a 1d array"),
     ],

@@ -288,6 +288,21 @@ class TestCommand:
         assert hair.to_dict() == pd.read_csv(own).groupby(["Male", "hair"]).size().to_dict()
         assert "--force" in command("fairlearn_bridge", *arguments, check=2).stderr
 
+    def test_mitigate_is_named_for_what_it_can_be_run_for(self, tmp_path):
+        generator = np.random.default_rng(0)
+        target = np.repeat([0, 1], 60)
+        light = np.where(generator.random(120) < np.where(target, 0.9, 0.2), "dark", "bright")
+        known = np.where(np.arange(120) % 40 == 0, None, np.where(generator.random(120) < 0.95, target, 1 - target))
+        table = {"image": [f"{n}.png" for n in range(120)], "smile": target, "copy": target, "known": known}
+        pd.DataFrame(table | {"light": light}).to_csv(tmp_path / "faces.csv", index=False)
+        options = ["--data", "table", "--root", str(tmp_path / "faces.csv"), "--target", "smile", "--json"]
+        found = json.loads(CliRunner().invoke(app, ["inspect", *options]).stdout)
+        flagged = [row["attribute"] for row in found["attributes"] if row["flagged"]]
+        assert flagged == ["copy", "known", "light"]  # mitigate refuses the first two
+        assert "--confounder light " in found["next"]["mitigate"]
+        pd.DataFrame(table).to_csv(tmp_path / "faces.csv", index=False)
+        assert json.loads(CliRunner().invoke(app, ["inspect", *options]).stdout)["next"] == {}
+
     def test_json_of_a_target_that_is_one_value(self, own):
         options = ["--data", "table", "--root", str(own), "--target", "hair=dark", "--threshold", "0.9", "--json"]
         found = json.loads(CliRunner().invoke(app, ["inspect", *options]).stdout)

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 from captum_region import load_classifier
 from captum_region.datasets import AttributeImages, make_faces
 from fairlearn_bridge import MitigationConfig, load_mitigator, mitigate, worst_group_threshold
-from fairlearn_bridge.mitigation import check_mitigation, mitigation_data, synthetic_parts, write_mitigation
+from fairlearn_bridge.mitigation import check_mitigation, mitigation_data, pictures, synthetic_parts, write_mitigation
 from fairlearn_bridge.mitigation.words import headline
 
 TINY = {"epochs": 2, "region_epochs": 1, "batch_size": 32, "lr": 3e-3}
@@ -140,10 +140,22 @@ def test_a_target_of_three_classes_and_two_confounders():
     assert found.table["threshold"].isna().all()
     assert found.counts.shape == (3, 12)
     assert set(found.groups["by"]) == {"race", "place", "hat", "cell"}
-    assert re.search(r"The worst group has only \d+ test images?, too few to tell\.$", headline(found))
+    # By a bootstrap within a cell of so few images the difference may be 0 for certain.
+    assert headline(found).startswith("Whether general_noise raises the worst-group accuracy cannot be told from these")
+    assert re.search(r"but the worst group has only \d+ test images?\.$", headline(found))
     assert any("race has more than two values: the likeliest is predicted" in note for note in found.notes)
     persons = [set(getattr(found.data, name).identities.tolist()) for name in ("train", "validation", "test")]
     assert sum(map(len, persons)) == 120
+
+
+def test_a_table_sorted_by_class_and_spurious_attribute_has_its_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "_DONORS", 4)
+    images = labelled()
+    images = images.subset(np.lexsort([images.attributes["race"], images.attributes["hat"]]))
+    monkeypatch.setattr(pictures, "EXAMPLES", 2)  # of fewer cells than there are
+    found = mitigate(MitigationConfig("race", ("hat",), **TINY), images)
+    write_mitigation(found, tmp_path, title="sorted")
+    assert (tmp_path / "report.html").exists()
 
 
 def test_each_of_two_confounders_has_its_own_auc_and_flip_rate():

@@ -166,6 +166,30 @@ def test_the_region_classifiers_of_attribute_and_target_begin_with_weights_of_th
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.5  # of the same weights nearly 1, after so short a training
 
 
+def test_a_second_fit_keeps_nothing_of_the_first(region_classifier):
+    X, y, confounder = biased(60)
+    fitted = AttributionNoiseMitigator(
+        clone(BASE).set_params(max_epochs=1), region_classifier=region_classifier, random_state=0,
+        quantile=[0.5, 0.8], protect_target=1.0, target_region_classifier=region_classifier,
+    )  # fmt: skip
+    fitted.fit(X, y, sensitive_features=confounder)
+    found = {"selection_", "target_region_classifier_", "target_pixel_map_"}
+    assert found <= vars(fitted).keys()
+    fitted.set_params(protect_target=0, target_region_classifier=None).fit(X, y, sensitive_features=confounder)
+    assert vars(fitted).keys() & found == {"selection_"}
+    fitted.set_params(quantile=0.5).fit(X, y, sensitive_features=confounder)
+    assert not vars(fitted).keys() & found
+
+
+def test_a_clone_shares_the_donors_images(region_classifier):
+    X, y, confounder = biased(60)
+    short = clone(BASE).set_params(max_epochs=1)
+    fitted = AttributionNoiseMitigator(Reweighing(short), region_classifier=region_classifier, random_state=0)
+    fitted.fit(X, y, sensitive_features=confounder)
+    used = fitted.estimator_.estimator_.batch_transform
+    assert np.shares_memory(used.donors_.images, fitted.noise_.donors_.images)
+
+
 def test_apply_at_predict_hides_the_region_in_prediction(region_classifier):
     X, y, confounder = biased(200)
     mitigator = AttributionNoiseMitigator(

@@ -6,8 +6,16 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 
-from fairlearn_bridge import ImageClassifier, LastLayerRetraining, Reweighing, export_mitigator
+from captum_region import DenseRegionClassifier, RegionGrid
+from fairlearn_bridge import (
+    AttributionNoiseMitigator,
+    ImageClassifier,
+    LastLayerRetraining,
+    Reweighing,
+    export_mitigator,
+)
 
 RNG = np.random.default_rng(0)
 X = RNG.integers(0, 256, (40, 3, 12, 16), np.uint8)
@@ -48,4 +56,9 @@ def test_what_is_not_the_networks_alone_is_refused(tmp_path):
         export_mitigator(estimator, tmp_path / "model.pt2")
     with pytest.raises(ValueError, match="must end in"):
         export_mitigator(estimator.estimator_, tmp_path / "model.onnx")
+    regions = DenseRegionClassifier(RegionGrid(X.shape[2:], 8, 4), 2, random_state=0)
+    nested = AttributionNoiseMitigator(clone(estimator), region_classifier=regions, random_state=0)
+    nested.fit(X, Y, sensitive_features=S)
+    with pytest.raises(TypeError, match=r"its network's alone.* got LastLayerRetraining"):
+        export_mitigator(nested, tmp_path / "model.pt2")
     assert [*tmp_path.iterdir()] == []

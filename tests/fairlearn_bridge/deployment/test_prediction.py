@@ -132,6 +132,14 @@ def test_bad_input_is_one_line(model, tmp_path, refused):
     assert not out.exists()
 
 
+def test_a_folder_is_refused_before_anything_is_predicted(model, tmp_path, refused):
+    table = images_in(tmp_path / "images", 3)
+    place = tmp_path / "folder"
+    place.mkdir()
+    assert "is a folder; name a file with --out" in refused(app, *arguments(model, table, place, "--force"))
+    assert [one.name for one in tmp_path.iterdir() if one.name.startswith("folder")] == ["folder"]
+
+
 def test_a_network_of_ones_own_is_named(tmp_path, command):
     table = images_in(tmp_path / "images", 8)
     (tmp_path / "mine.py").write_text(
