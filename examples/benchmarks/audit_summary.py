@@ -54,8 +54,7 @@ def by_case(study: Study, groups: NDArray[Any], config: StudyConfig) -> pd.DataF
     by_seed = statistics.spread(of_group, axis=1)
     means, values = of_group.mean(0), drops.mean(0)
     drawn = statistics.bootstrap_means(values, codes, config.draws, np.random.default_rng(0))
-    null = statistics.permuted_means(values, codes, config.draws, np.random.default_rng(1))
-    p = statistics.p_values(statistics.spread(means, axis=0), statistics.spread(null, axis=1))
+    p = statistics.equal_means_p(values, codes, config.draws, np.random.default_rng(1))
     low, high = statistics.percentiles(statistics.spread(drawn, axis=1), 0.95)
     corrected = statistics.holm(p)
     rows = {}

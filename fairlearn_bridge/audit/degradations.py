@@ -122,7 +122,10 @@ def cases_of(degradations: Degradations) -> list[Case]:
         raise ValueError("degradations must hold at least one, got none")
     names = [case.name for case in cases]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"degradations must have different names, got {', '.join(twice)} twice; name them in a dict")
+        named = ", ".join(twice)
+        raise ValueError(
+            f"degradations must have different names, got {named} twice; leave one out or name them in a dict"
+        )
     return cases
 
 

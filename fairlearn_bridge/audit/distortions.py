@@ -52,7 +52,9 @@ def _jpeg(images: Tensor, quality: float) -> Tensor:
 
 
 def _occlusion(images: Tensor, share: float) -> Tensor:
-    erased: Tensor = v2.RandomErasing(p=1, scale=(share, share), ratio=(1, 1), value=128)(images)
+    # Of the image's shape: a square may not fit into it, and torchvision then leaves the image as it is.
+    shape = images.shape[-2] / images.shape[-1]
+    erased: Tensor = v2.RandomErasing(p=1, scale=(share, share), ratio=(shape, shape), value=128)(images)
     return erased
 
 

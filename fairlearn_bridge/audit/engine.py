@@ -63,8 +63,9 @@ def audit(
 
     For each degradation and severity the classifier's predictions of the degraded images are compared with those of the
     originals, image by image. *Drop* is how much accuracy a group loses; *bias* is the largest minus the smallest drop
-    of the groups. As the largest of several noisy differences is never 0, bias comes with a permutation test of "no
-    group differs", corrected for the number of degradations, besides its bootstrap interval.
+    of the groups. As the largest of several noisy differences is never 0, bias comes with a permutation test of "all
+    groups lose equally much", corrected for the number of degradations, besides its bootstrap interval. The test weighs
+    each group's deviation by its own variation, so that a small group that merely varies more does not look biased.
 
     Parameters
     ----------
@@ -102,7 +103,8 @@ def audit(
         The labels of the columns of probabilities. By default ``classes_``, ``class_names`` or ``classes`` of the
         classifier.
     n_bootstrap, n_permutations : int, default=1000
-        Draws of images within groups, for intervals, and of permutations of groups, for p.
+        Draws of images within groups, for intervals, and of permutations of groups, for p, which is no smaller than
+        one over the latter: with fewer than 20 a degradation, no corrected p is below 0.05.
     confidence_level : float, default=0.95
         Of the intervals, in (0, 1).
     n_examples : int, default=3

@@ -231,7 +231,8 @@ class DegradationAudit:
         Notes
         -----
         In each bootstrap sample the groups that lose most and least are found anew. So the interval of a bias near 0
-        lies above 0: whether there is one, ``p_holm`` says.
+        lies above 0: whether there is one, ``p_holm`` says. The shares are those of the two groups that were found:
+        where ``p_holm`` is not small, these may be any two, and the shares' intervals say nothing.
         """
         holm = np.stack([statistics.holm(column) for column in self._p.T], axis=1)
         rows = {name: self._row(position) for position, name in enumerate(self.names)}
@@ -467,9 +468,7 @@ def summarized(
     generator = np.random.default_rng((seed, 0))
     draws = statistics.bootstrap_means(rows, data.codes, n_bootstrap, generator)[:, data.order]
     tested = values[..., : len(MEASURES)].reshape(len(target), -1)
-    means = np.stack([tested[data.codes == code].mean(0) for code in data.order])
-    null = statistics.permuted_means(tested, data.codes, n_permutations, np.random.default_rng((seed, 1)))
-    p = statistics.p_values(statistics.spread(means, axis=0), statistics.spread(null, axis=1))
+    p = statistics.equal_means_p(tested, data.codes, n_permutations, np.random.default_rng((seed, 1)))
     settings = {"degradation": [case.degradation for case in cases], "severity": [case.severity for case in cases]}
     _, _, height, width_px = data.images.shape
     return DegradationAudit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,12 +17,14 @@ from captum_region.io.provenance import git_state
 from captum_region.labels import check_classes
 from captum_region.progress import progress_bar, stage
 from captum_region.randomness import draw_seed
+from fairlearn_bridge.audit.degradations import cases_of
 from fairlearn_bridge.audit.engine import audit
 from fairlearn_bridge.audit.inputs import audited
 from fairlearn_bridge.audit.prediction import check_trainable, predictor_of
 from fairlearn_bridge.audit.pruning import Pruning
 from fairlearn_bridge.audit.realism import has_embedding
 from fairlearn_bridge.audit.specifications import check_codec, codecs_of, distortion_of, own_classifier
+from fairlearn_bridge.audit.words import SIGNIFICANT
 from fairlearn_bridge.classifier import ImageClassifier
 from fairlearn_bridge.samples import groups_of
 
@@ -262,6 +265,12 @@ def run_audit(
             show_progress=not quiet,
         )
     remarks += _weakness(found)
+    if len(found.names) / (config.n_permutations + 1) >= SIGNIFICANT:
+        wanted = math.ceil(len(found.names) / SIGNIFICANT)
+        remarks.append(
+            f"with {config.n_permutations} draws no corrected p of {len(found.names)} degradations can be below "
+            f"{SIGNIFICANT:g}: take more than {wanted}"
+        )
     return AuditRun(config, found, rates, losses, remarks, isinstance(test, Faces), seconds, git_state())
 
 
@@ -284,11 +293,13 @@ def degradations_of(config: AuditConfig, train: AttributeImages) -> tuple[dict[s
     learned_from = train.images[np.sort(drawn)]
     codecs, rates = codecs_of(config.codecs, config.bpp, learned_from, config.n_jobs)
     degradations: dict[str, Any] = dict(codecs)
-    for distortion in map(distortion_of, config.distortions):
-        degradations[distortion.name] = distortion
+    for distortion in map(distortion_of, config.distortions):  # of one kind there may be several, and a codec
+        before = degradations.get(distortion.name, [])
+        degradations[distortion.name] = [*(before if isinstance(before, list) else [before]), distortion]
     if config.amounts:
         pruning = Pruning(config.amounts, reestimate_on=learned_from if config.reestimate else None)
         degradations[pruning.name] = pruning
+    cases_of(degradations)  # or one that is named twice would be refused after the training
     return degradations, rates
 
 

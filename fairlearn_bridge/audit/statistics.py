@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Draws are made so many numbers at a time, 32 MB of floats.
 _AT_ONCE = 2**22
+# Of how many images of the variance of all a group's own is shrunk by.
+_SHRINK = 2
 # What rounding may change of a mean.
 _TOLERANCE = 1e-12
 
@@ -70,6 +72,53 @@ def permuted_means(
         for group, size in enumerate(sizes):
             means[part, group] = (labels == group).astype(float) @ values / size
     return means
+
+
+def equal_means_p(
+    values: NDArray[np.float64], codes: NDArray[np.intp], draws: int, generator: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return the p-value of "all groups have the same mean", by permutations of the groups among the images.
+
+    What is permuted is Welch's statistic, in which the deviation of a group counts by its own standard error: a plain
+    range of means would be large where a small group merely varies more [1]_. Each group's variance is shrunk to that
+    of all by two images' worth, or a group without any change would be infinitely far from the others.
+
+    Parameters
+    ----------
+    values, codes, draws, generator
+        See `bootstrap_means`; each group has two images at least.
+
+    Returns
+    -------
+    ndarray of shape (K,)
+        In (0, 1].
+
+    References
+    ----------
+    .. [1] Janssen, "Studentized permutation tests for non-i.i.d. hypotheses and the generalized Behrens-Fisher
+       problem", Statistics & Probability Letters 36, 1997.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> values, codes = np.array([[0.0], [0.1], [0.2], [5.0], [5.1], [5.2]]), np.array([0, 0, 0, 1, 1, 1])
+    >>> bool(equal_means_p(values, codes, 199, np.random.default_rng(0))[0] < 0.15)
+    True
+    """
+    sizes, count = np.bincount(codes).astype(float)[:, None], values.shape[1]
+    of_all = values.var(0)
+    moments = np.concatenate([values, values**2], axis=1)
+
+    def statistic(means: NDArray[np.float64]) -> NDArray[np.float64]:
+        mean, squares = means[..., :count], means[..., count:]
+        variance = (sizes * (squares - mean**2) + _SHRINK * of_all) / (sizes - 1 + _SHRINK)
+        weight = sizes / np.where(variance > 0, variance, 1)  # where no image changes all means are equal
+        middle = (weight * mean).sum(-2, keepdims=True) / weight.sum(-2, keepdims=True)
+        found: NDArray[np.float64] = (weight * (mean - middle) ** 2).sum(-2)
+        return found
+
+    observed = np.stack([moments[codes == code].mean(0) for code in range(len(sizes))])
+    return p_values(statistic(observed), statistic(permuted_means(moments, codes, draws, generator)))
 
 
 def swapped_means(

@@ -175,7 +175,9 @@ def _drift(drift: Table, target: str) -> str:
 def _shares(table: Table) -> str:
     if "unrecoverable" not in table or not table["unrecoverable"].notna().any():
         return ""
-    rows = table[table["unrecoverable"].notna()]
+    rows = table[table["unrecoverable"].notna() & (table["p_holm"] < SIGNIFICANT)]
+    if not len(rows):
+        return "No bias is clear enough to say what training would mend of it."
     row = rows.loc[rows["bias"].idxmax()]
     kinds = [
         f"{points(row[share])} points [{points(row[f'{share}_low'])}, {points(row[f'{share}_high'])}] are {share}"

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from captum_region.datasets import AttributeImages, make_faces
 from fairlearn_bridge.audit.decoded import Decoded
+from fairlearn_bridge.audit.degradations import cases_of
 from fairlearn_bridge.audit.run import LEARNED_FROM, AuditConfig, degradations_of, run_audit
 from fairlearn_bridge.audit.specifications import codecs_of, distortion_of
 from fairlearn_bridge.cli import app
@@ -298,6 +299,11 @@ def test_codecs_learn_from_all_of_a_sorted_data_set():
     images = np.broadcast_to(brightness[:, None, None, None], (len(brightness), 1, 8, 8))
     sorted_images = AttributeImages(np.ascontiguousarray(images), pd.DataFrame({"Smiling": brightness > 127}))
     degradations, _ = degradations_of(AuditConfig("Smiling", ("Male",), codecs=("pca:1",)), sorted_images)
+    several = {"codecs": ("jpeg:5",), "distortions": ("jpeg:50", "blur:1", "blur:2")}
+    given, _ = degradations_of(AuditConfig("Smiling", ("Male",), **several), sorted_images)
+    assert [case.name for case in cases_of(given)] == ["jpeg 5", "jpeg 50", "blur 1", "blur 2"]
+    with pytest.raises(ValueError, match="must have different names, got blur 1 twice"):
+        degradations_of(AuditConfig("Smiling", ("Male",), distortions=("blur:1", "blur:1")), sorted_images)
     ((codec,),) = degradations.values()
     assert 255 * codec.mean_.mean() == pytest.approx(brightness.mean(), abs=10)
 

@@ -35,6 +35,14 @@ def test_severities_are_in_order_and_images_stay_images(images, name):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("shape", [(32, 64), (64, 32), (32, 32)])
+def test_as_much_as_asked_is_occluded_of_images_of_any_shape(shape, share):
+    images = np.zeros((4, 3, *shape), np.uint8)
+    occluded = Distortion("occlusion")(images, share, SEEDS)
+    np.testing.assert_allclose((occluded == 128).mean((1, 2, 3)), share, atol=0.04)
+
+
 def test_hand_computed_values():
     grey = np.full((1, 3, 16, 16), 100, np.uint8)
     assert (Distortion("brightness")(grey, 0.5, SEEDS[:1]) == 50).all()
