@@ -27,6 +27,11 @@ _PARTS = ("train", "validation", "test")
 # The arms by default: the first two say something of colours, which random weights do not know.
 _PRETRAINED = ("pretrained", "swapped", "random", "uniform", "reflect")
 _RANDOM = ("random", "uniform", "reflect", "uniform tied")
+# Options that do nothing where a checkpoint is inspected.
+_ONLY_COMPARED = (
+    *("arm", "weights", "check", "train", "validation", "gap", "seeds", "steps", "evaluate_every", "patience"),
+    *("batch_size", "patch_size", "lr", "jobs", "mixed_precision"),
+)
 # What a synthetic stack is like, and how long it takes to learn.
 _SYNTHETIC: dict[str, Any] = {"slices": 30, "size": 32}
 _STEPS, _SYNTHETIC_STEPS = 4000, 200
@@ -118,8 +123,7 @@ def slices(
         data = Data.of(ctx.params)
         details: dict[str, Any] = {**data.described(), "architecture": architecture, "encoder": encoder}
         if model is not None:
-            if arm or weights or check:
-                raise ValueError("--model inspects a checkpoint: leave out --arm, --weights and --check")
+            _check_inspection(ctx)
             found = _inspected(data, ctx.params)
             text = found.write(out, **details, model=str(model))
         else:
@@ -191,13 +195,8 @@ class Data:
         bounds = (0, round(0.6 * usable), round(0.8 * usable), usable)
         for place, part in enumerate(_PARTS):
             shift, given = place * self.gap, self.ranges[part]
-            start, end = (bounds[place] + shift, bounds[place + 1] + shift) if given is None else _ends(part, given)
-            spans[part] = slice(start, end)
-            if not 0 <= start < end <= len(stack) or end - start < self.window:
-                raise ValueError(
-                    f"--{part} must hold at least {self.window} of the {len(stack)} slices of {stack.name}, "
-                    f"got {start}:{end}"
-                )
+            ends = (bounds[place] + shift, bounds[place + 1] + shift) if given is None else _ends(part, given)
+            spans[part] = self.checked(stack, part, *ends)
         taken = sorted(spans.items(), key=lambda item: int(item[1].start))
         for (part, before), (other, after) in pairwise(taken):
             if before.stop > after.start:
@@ -206,6 +205,23 @@ class Data:
                     f"{after.start}:{after.stop} and {before.start}:{before.stop}"
                 )
         return spans[name]
+
+    def checked(self, stack: Stack, part: str, start: int, end: int) -> slice:
+        """Return a part of a stack; ValueError if it has too few slices, or not these."""
+        if not 0 <= start < end <= len(stack) or end - start < self.window:
+            raise ValueError(
+                f"--{part} must hold at least {self.window} of the {len(stack)} slices of {stack.name}, "
+                f"got {start}:{end}"
+            )
+        return slice(start, end)
+
+
+def _check_inspection(ctx: typer.Context) -> None:
+    """Raise ValueError if an option is given that does nothing for a checkpoint."""
+    given = [name for name in _ONLY_COMPARED if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ValueError(f"--model inspects a checkpoint: leave out {options}")
 
 
 def _ends(part: str, text: str) -> tuple[int, int]:
@@ -313,9 +329,14 @@ def _compared(settings: dict[str, Any], states: Path) -> Any:
 
 def _inspected(data: Data, options: dict[str, Any]) -> Any:
     """Inspect a checkpoint, on the test slices if they are named, else on all."""
+    from captum_region.segmentation.weights import load_weights
     from captum_region.slices import inspect_slices
 
-    network = _maker(data, options, options["model"], options["window"])(options["seed"])
-    stacks = data.part("test") if options["test"] else data.stacks
+    network, path = _maker(data, options, options["model"], options["window"])(options["seed"]), options["model"]
+    if load_weights(network, path) == "encoder":
+        raise ValueError(f"--model must be a whole network, {path} holds an encoder; compare its layers by --weights")
+    stacks = data.stacks
+    if options["test"]:
+        stacks = [stack[data.checked(stack, "test", *_ends("test", options["test"]))] for stack in stacks]
     settings = {name: options[name] for name in ("class_index", "device")}
     return inspect_slices(network, stacks, **settings, show_progress=not options["quiet"])

@@ -125,7 +125,8 @@ def segmentation_network(
     -------
     SegmentationNetwork
         In eval mode. With an encoder's weights, it normalises all slices by the mean over the colours of what these
-        were trained with.
+        were trained with. With those of a whole network of another library, which say nothing of a normalisation, it
+        passes images in [0, 1] on; set ``mean`` and ``std`` if it was trained otherwise.
 
     Raises
     ------
@@ -164,8 +165,13 @@ def segmentation_network(
                 f"weights {PACKAGED!r} are those of the encoder {DEFAULT_ENCODER!r}, got {encoder or architecture!r}"
             )
         load_packaged(network.network.encoder.model)
-    elif weights is not None and not _is_name(weights, architecture) and load_weights(network, weights):
-        _normalise_like(network, encoder or DEFAULT_ENCODER)
+    elif weights is not None and not _is_name(weights, architecture):
+        loaded = load_weights(network, weights)
+        if loaded == "encoder":
+            _normalise_like(network, encoder or DEFAULT_ENCODER)
+        elif loaded == "inner":  # it says nothing of a normalisation
+            network.mean.fill_(0)
+            network.std.fill_(1)
     return network.eval()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -18,13 +18,13 @@ PACKAGED = "efficientnet-lite0"
 _COLOURS = 3
 
 
-def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> bool:
+def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> Literal["network", "inner", "encoder"]:
     """Load a file's weights into a `SegmentationNetwork`, or the part of it that they are of.
 
     Returns
     -------
-    bool
-        Whether they are of the encoder alone.
+    {"network", "inner", "encoder"}
+        What they are of: the network with its normalisation, that in it without, or its encoder alone.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> bool:
     for part in filter(None, parts):
         if part.state_dict().keys() <= kept.keys():
             _load(part, kept, path, whole=part in (network, inner))
-            return part not in (network, inner)
+            return "network" if part is network else "inner" if part is inner else "encoder"
     wanted = next(iter((encoder or inner).state_dict()))
     raise ValueError(
         f"weights must be those of the network or of its encoder, in which one is named {wanted!r}; {path} has "

@@ -94,7 +94,9 @@ def test_weights_from_a_file(tmp_path, suffix, part):
         torch.save({"state_dict": kept, "epoch": 3} if part == "in a checkpoint" else kept, path)
     found = small(weights=path, in_channels=5)
     assert equal(found.network, source.network)
-    assert set(found.mean.tolist()) == {0.25 if part == "whole" else 0.5}
+    # A network of another library says nothing of a normalisation: its images are passed on as they are.
+    assert set(found.mean.tolist()) == {0.25 if part == "whole" else 0}
+    assert set(found.std.tolist()) == {0.5 if part == "whole" else 1}
 
 
 def test_files_that_hold_no_fitting_weights_are_named(tmp_path, trap):

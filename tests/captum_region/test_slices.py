@@ -385,6 +385,19 @@ def test_the_command_inspects_a_checkpoint(command, files, tmp_path, listed):
     assert listed(tmp_path) == {"slices.json", "inspection.csv"}
     rows = json.loads((tmp_path / "slices.json").read_text())["inspection"]
     assert [row["first_layer"] for row in rows] == ["as it is", "uniform", "reflect"]
+    # Of the test slices alone, whatever parts a training would take of so few.
+    command("captum_region", "slices", *arguments, "--test", "0:3", "--out", tmp_path / "part", "--quiet")
+    some = json.loads((tmp_path / "part" / "slices.json").read_text())["inspection"]
+    assert some[0]["asymmetry"] != rows[0]["asymmetry"]
+
+
+def test_a_checkpoint_of_an_encoder_alone_is_refused(refused, files, tmp_path):
+    pytest.importorskip("segmentation_models_pytorch")
+    network = segmentation_network("unet", "resnet18", random_state=0)
+    torch.save(network.network.encoder.state_dict(), tmp_path / "encoder.pt")
+    arguments = ["--stack", files / "image", "--architecture", "unet", "--encoder", "resnet18"]
+    told = refused(app, "slices", *arguments, "--model", tmp_path / "encoder.pt", "--out", tmp_path / "new")
+    assert "--model must be a whole network" in told
 
 
 def test_check_says_what_would_be_run_and_writes_nothing(command, tmp_path):
@@ -406,6 +419,7 @@ def test_check_says_what_would_be_run_and_writes_nothing(command, tmp_path):
         (["--stack", "x"], "--labels must be given once for each --stack, got 0 for 1"),
         (["--stack", "x", "--labels", "y"], "x"),
         (["--model", "x", "--arm", "uniform"], "leave out --arm"),
+        (["--model", "x", "--lr", "0.1", "--train", "0:3"], "--train"),
         (["--synthetic", "last"], "depends_on must be one of"),
     ],
 )
