@@ -53,4 +53,4 @@ plt.gcf().savefig("codec_faces.png", dpi=110)
 print(found.compare("of bare heads 24", "of all faces 24").round(3).to_string())
 
 # %%
-# A more varied training set lowers the bias and, at the lowest rates, need not end it.
+# A more varied training set lowers the bias, here to one that cannot be told from chance.

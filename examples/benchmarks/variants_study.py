@@ -322,7 +322,8 @@ def study_variants(
 def table_of(found: dict[str, Any]) -> pd.DataFrame:
     """Return a row a variant, a column a spurious attribute: the means over seeds, and of the first their spread.
 
-    The last column is the difference of the bias-conflicting AUC to that of the base, paired by attribute and seed.
+    The last column is the difference of the bias-conflicting AUC to that of the base, paired by attribute: seeds of one
+    attribute are not independent of each other. Of one attribute alone it is paired by seed.
     """
     rows = pd.DataFrame(found["rows"])
     by_cell: Any = rows.groupby(["variant", "confounder"], sort=False)[list(MEASURES)]
@@ -336,6 +337,8 @@ def table_of(found: dict[str, Any]) -> pd.DataFrame:
     for variant, of_variant in rows.groupby("variant", sort=False)[list(MEASURES)].mean().iterrows():
         shown[str(variant)]["mean"] = " / ".join(f"{one:.2f}" for one in of_variant)
     values = rows.pivot(index=["confounder", "seed"], columns="variant", values=MEASURES[0])
+    if rows["confounder"].nunique() > 1:
+        values = values.groupby(level="confounder").mean()
     if "base" in values and len(values) > 1:
         for variant, row in paired_differences(values, "base").drop("base").iterrows():
             shown[str(variant)]["minus base"] = "{difference:+.3f} [{low:+.3f}, {high:+.3f}]".format(**row)

@@ -76,7 +76,7 @@ def test_averaged_weights_are_the_mean_of_the_last_epochs(tmp_path):
             torch.testing.assert_close(value, (ends[0][name] + ends[1][name]) / 2)
 
 
-def test_the_table_pairs_variants_with_the_base_by_attribute_and_seed():
+def test_the_table_pairs_variants_with_the_base_by_attribute_and_one_attribute_by_seed():
     values = {"base": (0.8, 0.9, 0.6, 0.7), "longer": (0.9, 1.0, 0.7, 0.8), "ERM": (0.5, 0.5, 0.4, 0.3)}
     rows = [
         {"variant": name, "confounder": "Hat" if at < 2 else "Smile", "seed": at % 2, **dict.fromkeys(MEASURES, value)}
@@ -84,9 +84,11 @@ def test_the_table_pairs_variants_with_the_base_by_attribute_and_seed():
         for at, value in enumerate(of_runs)
     ]
     table = table_of({"rows": rows})
-    # Student's t with 3 degrees of freedom has its 97.5 % quantile at 3.182; of 0.3, 0.4, 0.2, 0.4 the sem is 0.0479.
-    assert table["minus base"].tolist() == ["", "+0.100 [+0.100, +0.100]", "-0.325 [-0.477, -0.173]"]
+    # Student's t with 1 degree of freedom has its 97.5 % quantile at 12.706; of the means 0.35 and 0.3 the sem is 0.025.
+    assert table["minus base"].tolist() == ["", "+0.100 [+0.100, +0.100]", "-0.325 [-0.643, -0.007]"]
     assert table.loc["ERM", ["Hat", "mean"]].tolist() == ["0.50 ± 0.00 / 0.50 / 0.50", "0.42 / 0.42 / 0.42"]
+    alone = table_of({"rows": [row for row in rows if row["confounder"] == "Hat"]})
+    assert alone.loc["ERM", "minus base"] == "-0.350 [-0.985, +0.285]"
 
 
 @pytest.mark.slow
