@@ -16,6 +16,15 @@ _ATTRIBUTES_SHOWN = 10
 _VALUES_SHOWN = 5
 
 
+def first_equal(*parts: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """Return for each image, counted over all parts, the position of the first that is equal to it pixel by pixel."""
+    if not all(part[0].size for part in parts if len(part)):
+        return np.arange(sum(map(len, parts)))  # no pixels by which they could be equal
+    keys = [hash(image.tobytes()) for part in parts for image in part]
+    _, first, key = np.unique(keys, return_index=True, return_inverse=True)
+    return first[key]
+
+
 @dataclass(frozen=True, eq=False)
 class AttributeImages:
     """Images of one size with one row of attributes each.
@@ -97,6 +106,14 @@ class AttributeImages:
         """Height and width in pixels."""
         height, width = self.images.shape[2:]
         return height, width
+
+    def firsts(self) -> NDArray[np.intp]:
+        """Return for each image the position of the first that is equal to it pixel by pixel: its own, unless repeated.
+
+        Data sets repeat images. ``images.subset(np.unique(images.firsts()))`` has each once; parts to train on and to
+        test on must not share any.
+        """
+        return first_equal(self.images)
 
     def positions(self, selection: ArrayLike | slice) -> NDArray[np.intp]:
         """Return `selection`, a slice, a boolean mask of N or integer positions, as integer positions."""

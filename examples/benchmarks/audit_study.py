@@ -182,6 +182,7 @@ def read(
         return make_faces(counts[0], size, random_state=0), make_faces(counts[1], size, random_state=1)
     train, test = source.load(size)
     if test is None:
+        train = train.subset(np.unique(train.firsts()))  # each once: some would be both trained and tested on
         groups = groups_of(train, config.groups[:1])
         parts = train_test_split(np.arange(len(train)), test_size=0.3, stratify=groups, random_state=0)
         train, test = (train.subset(part) for part in parts)

@@ -67,12 +67,6 @@ class Sets:
     test: Samples
 
 
-def without_repeats(images: AttributeImages) -> AttributeImages:
-    """Return the images each once: UTKFace has some twice, which would be both trained and tested on."""
-    _, first = np.unique([hash(image.tobytes()) for image in images.images], return_index=True)
-    return images.subset(np.sort(first))
-
-
 def with_attributes(images: AttributeImages) -> AttributeImages:
     """Return UTKFace with ``young``, under 40, and ``light``, brighter than half of the images."""
     brightness = image_properties(images)["brightness"].to_numpy()
@@ -291,8 +285,10 @@ def main(
             if unknown := [name for name in given if name not in known]:
                 raise ValueError(f"--{option} must be of {', '.join(known)}, got {', '.join(unknown)}")
         training: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "region_epochs": region_epochs}
+        images = load_utkface(root, size=size, cache=cache, show_progress=not quiet)
+        images = images.subset(np.unique(images.firsts()))  # each once: some would be both trained and tested on
         found = study_utkface(
-            with_attributes(without_repeats(load_utkface(root, size=size, cache=cache, show_progress=not quiet))),
+            with_attributes(images),
             {name: TASKS[name] for name in tasks},
             only,
             **training,

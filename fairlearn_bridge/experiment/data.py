@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from captum_region.datasets import AttributeImages, Faces, make_faces
 from captum_region.datasets.faces import ATTRIBUTES
+from captum_region.datasets.images import first_equal
 from captum_region.io.digest import digest
 from fairlearn_bridge.experiment.configuration import ExperimentConfig
 from fairlearn_bridge.protocol import confounded_split
@@ -34,9 +35,10 @@ def split_data(config: ExperimentConfig, train: AttributeImages, test: Attribute
         np.concatenate([part.binary(name) for part in parts]) for name in (config.target, config.confounder)
     )
     is_train = np.repeat([True, False], [len(train), len(target) - len(train)])
-    identities = None
     if all(part.identities is not None for part in parts):
         identities = np.concatenate([np.asarray(part.identities) for part in parts])
+    else:  # at least an image that is repeated is kept out of one of two sets
+        identities = first_equal(*(part.images for part in parts))
     split = confounded_split(
         pd.Series(target, name=config.target),
         pd.Series(confounder, name=config.confounder),

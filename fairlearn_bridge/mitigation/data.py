@@ -73,15 +73,20 @@ def mitigation_data(
     check_learnable(config, train)  # before it is split, that the numbers are those of the user's table
     if split_off:
         shares = {"validation": config.validation_share, "test": config.test_share}
+        firsts = train.firsts()
+        once = np.unique(firsts)
+        distinct = train.subset(once)
         split = holdout_split(
-            train.labels(config.target),
-            groups_of(train, config.confounders),
+            distinct.labels(config.target),
+            groups_of(distinct, config.confounders),
             **{name: shares[name] if name in split_off else 0 for name in shares},
-            identities=train.identities,
+            identities=distinct.identities,
             random_state=config.random_state,
         )
-        given |= {name: train.subset(getattr(split, name)) for name in split_off}
-        train = replace(train.subset(split.train), skipped=train.skipped)
+        # What repeats an image goes where that goes.
+        parts = {name: np.isin(firsts, once[getattr(split, name)]) for name in ("train", *split_off)}
+        given |= {name: train.subset(parts[name]) for name in split_off}
+        train = replace(train.subset(parts["train"]), skipped=train.skipped)
         check_learnable(config, train)
     data = MitigationData(train, given["validation"], given["test"], split_off)
     _check_classes_of_sets(config, data)

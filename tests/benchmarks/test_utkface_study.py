@@ -18,7 +18,6 @@ from utkface_study import (
     table_of,
     tables,
     with_attributes,
-    without_repeats,
 )
 
 from captum_region.datasets import AttributeImages
@@ -68,11 +67,6 @@ def test_gender_follows_the_protocol_of_the_paper():
     assert cells.loc[True, True] == 0
     assert cells.loc[False, True] == pytest.approx(2 * cells.loc[False, False], abs=1)
     assert pd.crosstab(sets.test.y, sets.test.confounder).stack().nunique() == 1
-
-
-def test_what_is_there_twice_is_used_once():
-    images = people(10)
-    assert without_repeats(images.subset([3, 1, 3, 4, 1])).attributes.index.tolist() == [3, 1, 4]
 
 
 @pytest.mark.parametrize("option", ["task", "mitigator"])

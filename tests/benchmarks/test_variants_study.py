@@ -84,7 +84,7 @@ def test_the_table_pairs_variants_with_the_base_by_attribute_and_one_attribute_b
         for at, value in enumerate(of_runs)
     ]
     table = table_of({"rows": rows})
-    # Student's t with 1 degree of freedom has its 97.5 % quantile at 12.706; of the means 0.35 and 0.3 the sem is 0.025.
+    # Student's t with 1 degree of freedom has its 97.5 % quantile at 12.706; of 0.35 and 0.3 the sem is 0.025.
     assert table["minus base"].tolist() == ["", "+0.100 [+0.100, +0.100]", "-0.325 [-0.643, -0.007]"]
     assert table.loc["ERM", ["Hat", "mean"]].tolist() == ["0.50 ± 0.00 / 0.50 / 0.50", "0.42 / 0.42 / 0.42"]
     alone = table_of({"rows": [row for row in rows if row["confounder"] == "Hat"]})

@@ -68,7 +68,8 @@ def test_train_on_one_value_within_a_target(source, tmp_path, command, documente
 
 def test_held_out_images_are_drawn_at_random():
     age = np.arange(200)  # as UTKFace's file names sort
-    images = AttributeImages(np.zeros((200, 3, 4, 4), np.uint8), pd.DataFrame({"age": age}))
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 3, 4, 4), np.uint8)
+    images = AttributeImages(pixels, pd.DataFrame({"age": age}))
     train, test = set_apart(images, None)
     assert sorted([*train.attributes["age"], *test.attributes["age"]]) == age.tolist()
     assert len(test) == 40
@@ -76,6 +77,9 @@ def test_held_out_images_are_drawn_at_random():
     again, _ = set_apart(images, None)
     np.testing.assert_array_equal(again.attributes["age"], train.attributes["age"])
     assert set_apart(images, train) == (images, train)
+    repeated = images.subset(np.r_[np.arange(200), np.arange(0, 200, 3)])
+    ages = [set(part.attributes["age"]) for part in set_apart(repeated, None)]
+    assert ages[0].isdisjoint(ages[1])
 
 
 @pytest.mark.slow

@@ -148,6 +148,17 @@ def test_a_target_of_three_classes_and_two_confounders():
     assert sum(map(len, persons)) == 120
 
 
+def test_an_image_that_is_repeated_is_in_one_set():
+    images = labelled()
+    twice = images.subset(np.r_[np.arange(240), 5:65])  # under other persons' names too
+    twice = replace(twice, identities=np.r_[np.arange(240), 240 + np.arange(60)])
+    for known in (twice, replace(twice, identities=None)):
+        data = mitigation_data(MitigationConfig("race", ("hat",)), known)
+        names = [set(data.sets[name].attributes.index.tolist()) for name in ("train", "validation", "test")]
+        assert sum(map(len, data.sets.values())) == 300
+        assert sum(map(len, names)) == 240
+
+
 def test_a_table_sorted_by_class_and_spurious_attribute_has_its_pictures(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "_DONORS", 4)
     images = labelled()

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from captum_region.datasets import AttributeImages, make_faces
 from fairlearn_bridge import confounded_split
+from fairlearn_bridge.experiment import ExperimentConfig, split_data
 
 
 def population(n=4000, seed=0):
@@ -155,3 +157,16 @@ def test_attributes_must_be_binary():
             confounded_split(missing, [True, False, True])
     with pytest.raises(ValueError, match="confounder must have a value"):
         confounded_split([0, 1], [0])
+
+
+def test_an_image_that_is_repeated_is_not_both_trained_and_tested_on():
+    faces = make_faces(400, 16, random_state=0)
+    images = AttributeImages(faces.images, faces.attributes)
+    assert images.firsts().tolist() == [*range(400)]
+    images = images.subset(np.r_[np.arange(400), np.arange(0, 400, 2)])
+    assert images.firsts().tolist() == [*range(400), *range(0, 400, 2)]
+    config = ExperimentConfig("Male", "Blond_Hair", train_size=80, validation_per_cell=5, test_per_cell=10)
+    for parts in ((images,), (images.subset(slice(400)), images.subset(slice(400, None)))):
+        data = split_data(config, *parts)
+        sets = [set(getattr(data, name).attributes.index) for name in ("biased", "validation", "test")]
+        assert len(set().union(*sets)) == sum(map(len, sets))
