@@ -196,7 +196,7 @@ def fit_temperature(
     """Set ``classifier.temperature`` so that the labels of all patches of `images` become most likely.
 
     Temperature scaling divides the logits by one number, so no prediction changes. A classifier trained with label
-    smoothing is underconfident, which a temperature below 1 corrects. This needs 4 bytes of memory for each patch and
+    smoothing is underconfident, which a temperature below 1 corrects. This needs 16 bytes of memory for each patch and
     class.
 
     Parameters

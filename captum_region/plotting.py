@@ -381,8 +381,8 @@ def plot_reliability(
         confidence, accuracy = full["confidence"].to_numpy(), full["accuracy"].to_numpy()
         label = f"{name}: error {curve.error:.3f}" if name else f"calibration error {curve.error:.3f}"
         top.plot(confidence, accuracy, color=color, marker="o", markersize=3, linewidth=1, label=literal(label))
-        share = full["patches"].to_numpy() / full["patches"].sum()
-        edges = np.append(full["lower"].to_numpy(), full["upper"].iloc[-1])
+        share = curve.bins["patches"].to_numpy() / curve.bins["patches"].sum()
+        edges = np.append(curve.bins["lower"].to_numpy(), curve.bins["upper"].iloc[-1])
         bottom.stairs(share, edges, color=color, fill=len(curves) == 1)
     for ax in (top, bottom):
         ax.set_xlim(low, 1)

@@ -158,7 +158,10 @@ def _check_validation(
     values = np.asarray(labels)
     unknown = set(values.tolist()) - set(names.tolist())
     if unknown or len(values) != len(images):
-        raise ValueError(f"validation must have a known label for each image; unknown labels: {sorted(unknown)}")
+        raise ValueError(
+            "validation must have a label for each image that training images have too; others are: "
+            f"{', '.join(map(str, sorted(unknown)))}"
+        )
     return images, torch.from_numpy(np.searchsorted(names, values))
 
 

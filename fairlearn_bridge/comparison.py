@@ -289,8 +289,9 @@ def _fit_chain(
         except Exception as error:
             if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
                 raise MemoryError(f"{name}, seed {seed}: {error}") from error
-            # The latter is fairlearn's ValueError where a group has no image of a class.
-            if isinstance(error, NotApplicableError) or "Degenerate labels" in str(error):
+            # fairlearn's ValueErrors where a group has no image of a class, or there are more than two classes.
+            unfit = ("Degenerate labels", "labels are not 0 or 1")
+            if isinstance(error, NotApplicableError) or any(words in str(error) for words in unfit):
                 row |= {"status": "not applicable", "reason": str(error)}
             else:
                 row |= {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
@@ -315,16 +316,18 @@ def _fit_and_predict(
     # fairlearn's reductions take them as **kwargs.
     if "sensitive_features" in accepted or type(estimator).__module__.startswith("fairlearn.reductions"):
         params["sensitive_features"] = train.confounder
+    y, names = train.y, np.unique(train.y)
+    if is_coded := type(estimator).__module__.startswith("fairlearn.") and len(names) == 2:
+        y = (train.y == names[1]).astype(int)  # fairlearn's take 0 and 1 alone
     start = time.perf_counter()
-    estimator.fit(train.X, train.y, **params)
+    estimator.fit(train.X, y, **params)
     seconds = time.perf_counter() - start
     predicted, probability = _predict(estimator, test.X, test.confounder, seed)
     classes = getattr(estimator, "classes_", None)  # in an order of their own, as skorch allows
-    score = probability[:, -1 if classes is None else int(class_positions(estimator, np.unique(train.y)[-1:])[0])]
+    score = probability[:, -1 if classes is None else int(class_positions(estimator, np.unique(y)[-1:])[0])]
     if not np.isfinite(score).all():
         raise FloatingPointError("it predicts probabilities that are not finite, its training has diverged")
-    if test.y.dtype == bool:  # fairlearn's reductions predict it as 0 and 1
-        predicted = predicted.astype(bool)
+    coded, predicted = predicted, names[predicted.astype(int)] if is_coded else predicted
     table = pd.DataFrame(
         {
             "mitigator": name,
@@ -340,7 +343,7 @@ def _fit_and_predict(
     if test.twins is not None:
         values = np.unique(test.confounder)
         toggled = np.where(test.confounder == values[0], values[-1], values[0])
-        table["flipped"] = predicted != _predict(estimator, test.twins, toggled, seed)[0]
+        table["flipped"] = coded != _predict(estimator, test.twins, toggled, seed)[0]
     history = getattr(getattr(estimator, "estimator_", estimator), "history_", None)
     losses = [] if history is None else [float(loss) for loss in history[:, "train_loss"]]
     # What `AttributionNoiseMitigator` has chosen, where there was a choice.

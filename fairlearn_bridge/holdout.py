@@ -113,7 +113,7 @@ def holdout_split(
     return HoldoutSplit(left, **parts)
 
 
-def _held(cells: NDArray[Any], wanted: NDArray[np.float64], seed: int) -> NDArray[np.bool_]:
+def _held(cells: NDArray[Any], wanted: NDArray[Any], seed: int) -> NDArray[np.bool_]:
     """Return which images to hold out, of each cell the wanted number, rounded down."""
     shuffled = pd.Series(cells).sample(frac=1, random_state=seed)
     is_held = shuffled.groupby(shuffled).cumcount() < shuffled.map(dict(enumerate(np.floor(wanted + 1e-9))))
@@ -121,7 +121,7 @@ def _held(cells: NDArray[Any], wanted: NDArray[np.float64], seed: int) -> NDArra
 
 
 def _held_persons(
-    name: str, cells: NDArray[Any], persons: NDArray[Any], wanted: NDArray[np.float64], share: float, seed: int
+    name: str, cells: NDArray[Any], persons: NDArray[Any], wanted: NDArray[Any], share: float, seed: int
 ) -> NDArray[np.bool_]:
     """Return which images to hold out, all of a person or none, of each cell about the wanted number."""
     parts = max(2, round(min(1 / share, len(cells) + 1)))

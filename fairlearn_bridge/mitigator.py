@@ -199,7 +199,7 @@ class AttributionNoiseMitigator(Trainer):
             If a parameter or the data do not fit, by name.
         """
         for name in ("target_region_classifier_", "target_pixel_map_", "selection_"):  # not all fits have them
-            vars(self).pop(name, None)
+            self.__dict__.pop(name, None)
         candidates = self._candidates()
         resolve_confidence(self.confidence)  # or a wrong name would be found after the regions' training
         if region_maps is not None and self.region_classifier is None:

@@ -56,8 +56,9 @@ def attribute(
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Map all images of a data set; --out gets their maps (maps.npy, float16, and maps.json), the mean and its picture.
+    """Map a data set; --out gets the maps (maps.npy, float16, and maps.json), the mean and its picture.
 
+    Of a data set with parts the images to train on are mapped, of a table or UTKFace all.
     If the command was stopped, run it again with --force: it resumes.
 
     Example: captum-region attribute eyeglasses --data celeba --root DATA --by Male --out maps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,6 +57,11 @@ def calibrate(
         check_out(out, force)
         loaded, images = Source.of(ctx.params).load_for(classifier, held_out=True)
         loaded = loaded.to(device)
+        *_, trained_for = loaded.class_names
+        if loaded.class_names == (f"not {trained_for}", trained_for) and trained_for != attribute:
+            raise ValueError(
+                f"--attribute must be {trained_for}, which the classifier was trained for, got {attribute}"
+            )
         images = images.subset(balanced_subset(labels_of(images, attribute), limit=limit, random_state=seed))
         judged = images
         if temperature:
@@ -80,8 +86,9 @@ def calibrate(
             value = fit_temperature(loaded, fitted_on.images, fitted_on.labels(attribute), show_progress=not quiet)
             after = found[f"temperature {value:.2f}"] = measure()
             result |= {"temperature": value, "calibration_error_with_temperature": after.error}
-            if after.error < before.error:
-                save_classifier(loaded, out / "classifier")
+        shutil.rmtree(out / "classifier", ignore_errors=True)  # of another calibration, where --force wrote over it
+        if temperature and after.error < before.error:
+            save_classifier(loaded, out / "classifier")
         _write_reliability(out, found, attribute)
         details = {"seed": seed, "data": digest(images.images), **provenance()}
         write_and_print(out / "calibration.json", result, details, as_json)

@@ -32,7 +32,9 @@ def compare(
     image_column: opt.ImageColumn = None,
     masks: Annotated[str | None, typer.Option(help="Column of mask images, bright where the attribute is.")] = None,
     size: opt.Size = 48,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs, with seeds --seed, --seed + 1 ..., each on new faces.")] = 1,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Runs, with seeds --seed, --seed + 1 ...; each draws new faces.")
+    ] = 1,
     images: Annotated[
         int, typer.Option(min=1, help="Train on at most this many images; the test has a quarter as many faces.")
     ] = 2000,

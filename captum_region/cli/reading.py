@@ -116,7 +116,7 @@ class Source:
         """Return the images of the first, second or third part, without properties; all where there are no parts."""
         from captum_region import datasets
 
-        options = self._reader_options()
+        options, part = self._reader_options(), self._part(number)  # which refuses a data set that there is not
         if self.data == "faces":
             if not self.quiet:
                 typer.echo("drawing faces ...", err=True)
@@ -126,7 +126,6 @@ class Source:
                 raise ValueError(f"--identity-column is for --data table, got --data {self.data}")
             options["identity_column"] = self.identity_column
         read: Callable[..., AttributeImages] = getattr(datasets, f"load_{self.data}")
-        part = self._part(number)
         return read(self.root, *part, size=size, cache=self.cache, show_progress=not self.quiet, **options)
 
     def _part(self, number: int) -> tuple[str, ...]:

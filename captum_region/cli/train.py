@@ -52,9 +52,10 @@ def train(
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Train a region classifier; --out gets the checkpoint, the accuracy of each region and the training history.
+    """Train a region classifier; --out gets the checkpoint, mean and best accuracy of its regions and its history.
 
-    The accuracy is measured on the test images of the data set; where it has none, on a fifth of all images.
+    The accuracy is measured on the test images of the data set; where it has none, on a fifth of all images. With
+    --kind patch it is not measured: it would take longer than the training; calibrate measures it.
 
     Example: captum-region train --data celeba --root DATA --attribute Eyeglasses --out eyeglasses
 

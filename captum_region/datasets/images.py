@@ -1,6 +1,7 @@
 """AttributeImages: uint8 images, in memory or memory-mapped, with a table of attributes."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from html import escape
 from typing import Any, Self
@@ -186,6 +187,9 @@ class AttributeImages:
         values = self._known(column)
         if equals:
             chosen: NDArray[np.bool_] = values.to_numpy().astype(str) == value
+            if not chosen.any() and pd.api.types.is_numeric_dtype(values):
+                with suppress(ValueError):  # 1 where a gap elsewhere has made the column's values 1.0
+                    chosen = values.to_numpy() == float(value)
             if not chosen.any():
                 raise ValueError(f"no image has {name!r}; {column!r} takes {quoted(values.unique()[:20])}")
             return chosen

@@ -58,7 +58,12 @@ class SaliencyComparison:
 
 
 def saliency_table(
-    scores: pd.DataFrame, reference: str = "RegionAttribution", *, resamples: int = 2000, random_state: RandomState = 0
+    scores: pd.DataFrame,
+    reference: str = "RegionAttribution",
+    *,
+    same_images: bool = False,
+    resamples: int = 2000,
+    random_state: RandomState = 0,
 ) -> pd.DataFrame:
     """Return each method's mean and spread, and how it differs from `reference` on the same images.
 
@@ -68,6 +73,9 @@ def saliency_table(
         As in `SaliencyComparison`. A column ``seed`` distinguishes several runs; they may differ in their number of
         images, and have equal weight.
     reference : str, default="RegionAttribution"
+    same_images : bool, default=False
+        Whether equal numbers of ``image`` in several runs are the same image. The bootstrap then draws images once for
+        all runs: as if each run had images of its own, intervals would be too narrow.
     resamples : int, default=2000
         Of the bootstrap, which draws runs and, within each, images.
     random_state : int, NumPy generator or None
@@ -100,7 +108,8 @@ def saliency_table(
         values = scores.pivot(index=["seed", "image"], columns="method", values=measure)[methods]
         of_runs = values.groupby("seed").mean()
         differences = values.sub(values[reference], axis=0)
-        found = [_bootstrap(differences[method].dropna(), resamples, generator) for method in methods]
+        bootstrap = _bootstrap_of_same if same_images else _bootstrap
+        found = [bootstrap(differences[method].dropna(), resamples, generator) for method in methods]
         spread = pd.DataFrame({"mean": of_runs.mean(), "std": values.std(), "std_seeds": of_runs.std()})
         if "right" in scores:
             parts = {"mean_right": scores[scores["right"]], "mean_wrong": scores[~scores["right"]]}
@@ -123,6 +132,23 @@ def _bootstrap(
     drawn = np.take_along_axis(means, chosen[None], 0)[0].mean(1)
     low, high = np.quantile(drawn, [0.025, 0.975])
     return float(np.mean([run.mean() for run in runs])), float(low), float(high)
+
+
+def _bootstrap_of_same(
+    differences: "pd.Series[float]", resamples: int, generator: np.random.Generator
+) -> tuple[float, float, float]:
+    """Return the same as `_bootstrap` where all runs have the same images, which are drawn for all at once."""
+    if not len(differences):
+        return np.nan, np.nan, np.nan
+    values = differences.unstack("seed").to_numpy()  # NaN where an image is undefined in one run
+    count, runs = values.shape
+    chosen = generator.integers(runs, size=(resamples, runs))
+    drawn = np.empty(resamples)
+    for number, of_draw in enumerate(chosen):
+        images = values[generator.integers(count, size=count)][:, of_draw]
+        drawn[number] = np.nanmean(images)
+    low, high = np.nanquantile(drawn, [0.025, 0.975])
+    return float(np.nanmean(values, axis=0).mean()), float(low), float(high)
 
 
 def compare_saliency(

@@ -16,6 +16,7 @@ from captum_region.io.provenance import joined, provenance
 from captum_region.saliency.compare import LESS_IS_BETTER, saliency_table
 from captum_region.saliency.study import Study, information_table
 
+_DIFFERENCE = ("difference", "low", "high")
 # Without IoU, which follows from the rank accuracy.
 HEADINGS = {
     "pointing_game": "pointing game",
@@ -99,7 +100,8 @@ class StudyResults:
         """Return `saliency_table` and `information_table` of each attribute, under a column ``attribute``."""
         all_left, tables = self._joined(lambda study: study.left), []
         for attribute, scores in self.scores().groupby("attribute", sort=False):
-            tables.append(saliency_table(scores, self.reference).assign(attribute=attribute))
+            compared = saliency_table(scores, self.reference, same_images=self._same_images())
+            tables.append(compared.assign(attribute=attribute))
             left = all_left[all_left["attribute"] == attribute]
             if self.reference in set(left["method"]):
                 found = information_table(left, self.reference)
@@ -107,6 +109,11 @@ class StudyResults:
         first = ["attribute", "measure", "method"]
         table = pd.concat(tables, ignore_index=True)
         return table[[*first, *table.columns.drop(first)]]
+
+    def _same_images(self) -> bool:
+        """Return whether several seeds compared on the same images, as those of a table do."""
+        tested = [digests["test"] for digests in self.settings.get("digests", {}).values()]
+        return len(tested) > 1 and len(set(tested)) == 1
 
     def choice(self) -> pd.DataFrame:
         """Return `Study.choice` of all studies, with columns ``attribute`` and ``seed``."""
@@ -178,9 +185,11 @@ class StudyResults:
         rich.title = f"{self.reference} and the best method that is not a region map"
         for row in records(best_others(table, self.reference)):
             if row["measure"] in HEADINGS:
-                difference, low, high = (f"{row[name]:+.3f}" for name in ("difference", "low", "high"))
+                # Of one seed some have no interval, and what is not defined for any image no value.
+                difference, low, high = ("" if pd.isna(row[name]) else f"{row[name]:+.3f}" for name in _DIFFERENCE)
+                mean, own = ("" if pd.isna(row[name]) else f"{row[name]:.3f}" for name in ("mean", "reference"))
                 names = row["attribute"], HEADINGS[row["measure"]], row["method"]
-                rich.add_row(*names, f"{row['mean']:.3f}", f"{row['reference']:.3f}", f"{difference} [{low}, {high}]")
+                rich.add_row(*names, mean, own, f"{difference} [{low}, {high}]" if low else difference)
         return [*shown, rich]
 
     def _rich_table(self, attribute: str, part: pd.DataFrame, cost: pd.DataFrame) -> Table:

@@ -27,6 +27,7 @@ from captum_region.saliency.compare import SaliencyComparison, compare_saliency
 from captum_region.saliency.faithfulness import information_left
 from captum_region.saliency.methods import Method, captum_methods, floors, forms_of, superpixel_methods
 from captum_region.training import fit_region_classifier, region_accuracy
+from captum_region.validation import check_count
 
 # Their maps take hundreds of passes, or seconds (XRAI); ROAR needs a map of every training image.
 SLOW = ("Occlusion", "KernelShap", "XRAI")
@@ -198,6 +199,9 @@ def study_attribute(
     compare_saliency : Measures methods of your own, without training.
     """
     side = _side(train, limit, quantile)
+    for name, count in (("epochs", epochs), ("region_epochs", region_epochs), ("retrain_epochs", retrain_epochs)):
+        if count is not None:
+            check_count(name, count)
     labels, expected = train.binary(attribute), test.binary(attribute)
     with_it, masks = _with_truth("test", test, attribute, truth, limit)
     chosen_on = None if choice is None else _with_truth("choice", choice, attribute, truth, limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,7 +65,8 @@ def _of_audits(
     groups: Annotated[
         str | None,
         opt.attributes(
-            "Attribute whose values are the groups; several with commas are combined. Of faces Dark_Skin by default."
+            "Attribute whose values are the groups; several with commas are combined, and a name with one is quoted. "
+            "Of faces Dark_Skin by default."
         ),
     ] = None,
     out: opt.Out = Path("audit"),
@@ -93,7 +95,7 @@ def _of_audits(
     skip_damaged: opt.SkipDamaged = False,
     seed: opt.Seed = 0,
     jobs: Annotated[
-        int | None, typer.Option(help="Images encoded at a time; by default as many as processors.")
+        int | None, typer.Option(min=1, help="Images encoded at a time; by default as many as processors.")
     ] = None,
     device: opt.Device = "cpu",
     check: Check = False,
@@ -248,7 +250,7 @@ def _configuration(ctx: typer.Context, chosen: dict[str, Any]) -> AuditConfig:
     groups = given["groups"] or _FACES["groups"]
     return AuditConfig(
         target=given["target"] or _FACES["target"],
-        groups=tuple(groups.split(",")),
+        groups=tuple(next(csv.reader([groups]))),
         model=given["model"],
         epochs=(_FACES["epochs"] if is_faces else _EPOCHS) if given["epochs"] is None else given["epochs"],
         batch_size=given["batch_size"],

@@ -144,7 +144,7 @@ def inspect(
             typer.echo(json.dumps(result, indent=1))
             return
         console().print(confounders_table(found, cells, target))
-        _explain(threshold, result["cuts"], commands, following)
+        _explain(found, threshold, result["cuts"], commands, following)
         _print_measured(target, ranked, overlaps)
 
 
@@ -168,7 +168,11 @@ def _write_images(
 
 
 def _explain(
-    threshold: float, cuts: dict[str, float], commands: dict[str, str], following: dict[str, tuple[str, str]]
+    found: pd.DataFrame,
+    threshold: float,
+    cuts: dict[str, float],
+    commands: dict[str, str],
+    following: dict[str, tuple[str, str]],
 ) -> None:
     """Print what the columns are, and what to do next."""
     typer.echo("V: Cramer's V; NMI: normalised mutual information; p: adjusted for the number of attributes")
@@ -177,8 +181,10 @@ def _explain(
     if cuts:
         values = ", ".join(f"{name} {cut:.4g}" for name, cut in cuts.items())
         typer.echo(f"@: above the quantile, or at it where that is the greatest value: {values}")
-    if not following:
+    if not found["flagged"].any():
         typer.echo("nothing flagged among these attributes")
+    elif not following:
+        typer.echo("mitigate needs all labels, and an attribute that takes several values in a class: see the remarks")
     for name, (target, confounder) in following.items():
         what = {
             "mitigate": f"next, to train a classifier of these images without the shortcut {confounder}",

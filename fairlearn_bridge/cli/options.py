@@ -72,7 +72,7 @@ def _of_training(
     seeds: Annotated[int, typer.Option(help="Trainings of each mitigator, with seeds --seed, --seed + 1, ...")] = 1,
     seed: opt.Seed = 0,
     jobs: Annotated[
-        int | None, typer.Option(help="Parallel trainings; by default as many as processors (1 on a GPU).")
+        int | None, typer.Option(min=1, help="Parallel trainings; by default as many as processors (1 on a GPU).")
     ] = None,
     device: opt.Device = "cpu",
     force: opt.Force = False,

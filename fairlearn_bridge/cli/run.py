@@ -75,6 +75,9 @@ def run(
     size: opt.Size = 64,
     train_size: own.TrainSize = None,
     test_per_cell: own.TestPerCell = None,
+    validation_per_cell: Annotated[
+        int, typer.Option(min=1, help="Validation images per cell, which choose the shifted threshold.")
+    ] = 25,
     quantile: own.Quantile = 0.7,
     cache: opt.Cache = None,
     skip_damaged: opt.SkipDamaged = False,

@@ -8,6 +8,7 @@ from captum_region.segmentation.weights import PACKAGED
 from fairlearn_bridge.catalogue import FAST_OTHERS, OTHERS
 from fairlearn_bridge.noise import AttributionNoise
 from fairlearn_bridge.schemes import SCHEMES, scheme_parameters
+from fairlearn_bridge.validation import check_number
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class ExperimentConfig:
             raise ValueError(f"schemes must name at least one of {', '.join(SCHEMES)}")
         if unknown := set(self.others) - set(OTHERS):
             raise ValueError(f"others must be of {', '.join(OTHERS)}, got {', '.join(sorted(unknown))}")
+        check_number("lr", self.lr, 0, inside=True)
         for name in ("epochs", "batch_size", "seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

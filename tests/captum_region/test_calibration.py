@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch.utils.data import DataLoader
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid
-from captum_region.calibration import balanced_subset, fit_temperature, measure_calibration, of_logits
+from captum_region.calibration import Calibration, balanced_subset, fit_temperature, measure_calibration, of_logits
 from captum_region.classifiers import RegionClassifier
 from captum_region.datasets import AttributeImages
 from captum_region.plotting import plot_reliability
@@ -165,8 +165,17 @@ def test_the_plot_shows_the_bins_and_their_sizes():
     full = found.bins[found.bins["patches"] > 0]
     np.testing.assert_allclose(top.lines[1].get_xydata(), full[["confidence", "accuracy"]])
     assert [text.get_text() for text in top.get_legend().get_texts()][1] == rf"\$a: error {found.error:.3f}"
-    np.testing.assert_allclose(bottom.patches[0].get_data().values, full["patches"] / 2700)
+    np.testing.assert_allclose(bottom.patches[0].get_data().values, found.bins["patches"] / 2700)
     with pytest.raises(ValueError, match="axes must be one for the diagram"):
         plot_reliability(found, axes=[Figure().subplots()])
     with pytest.raises(ValueError, match="calibration must hold at least one"):
         plot_reliability({})
+
+
+def test_the_histogram_leaves_empty_bins_empty():
+    bins = pd.DataFrame({"lower": [0.5, 0.6, 0.9], "upper": [0.6, 0.9, 1.0], "patches": [10, 0, 90]})
+    bins = bins.assign(confidence=[0.55, np.nan, 0.95], accuracy=[0.5, np.nan, 0.9])
+    figure = plot_reliability(Calibration(bins, 0.1, 0.8, 100), axes=Figure().subplots(2, 1))
+    bars = figure.axes[1].patches[0].get_data()
+    assert bars.values.tolist() == [0.1, 0, 0.9]
+    assert bars.edges.tolist() == [0.5, 0.6, 0.9, 1.0]

@@ -215,6 +215,16 @@ def test_calibrate_writes_error_bins_and_temperature(options, source, trained, t
             assert float(load_classifier(out / "classifier").temperature) == pytest.approx(result["temperature"])
 
 
+def test_calibrate_knows_what_the_classifier_was_trained_for(refused, tmp_path):
+    made = DenseRegionClassifier(
+        RegionGrid(16, 8, 4), 2, class_names=["not Wearing_Hat", "Wearing_Hat"], random_state=0
+    )
+    save_classifier(made, tmp_path / "hat")
+    options = ["--data", "faces", "--attribute", "Smiling", "--quiet", "--out", tmp_path / "out"]
+    told = refused(app, "calibrate", tmp_path / "hat", *options)
+    assert "--attribute must be Wearing_Hat, which the classifier was trained for, got Smiling" in told
+
+
 @pytest.mark.parametrize("option", ["patch_size", "stride"])
 def test_a_patch_size_or_stride_of_0_is_refused(option, tmp_path, refused):
     options = ["--data", "faces", "--size", 16, "--attribute", "Male", "--quiet", f"--{option.replace('_', '-')}", 0]
@@ -230,6 +240,7 @@ def test_a_patch_size_or_stride_of_0_is_refused(option, tmp_path, refused):
         (["calibrate", "--attribute", "hair", "--limit", "2"], "limit must allow one of each of the 3 labels"),
         (["attribute", "--confidence", "certainty"], "confidence must be"),
         (["attribute", "--by", "age"], "'age' is not an attribute"),
+        (["attribute", "--data", "bogus"], "--data must be"),
     ],
 )
 def test_invalid_input_ends_with_one_line_and_exit_code_2(arguments, words, source, trained, tmp_path, refused):

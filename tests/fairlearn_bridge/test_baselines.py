@@ -2,6 +2,7 @@
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -489,6 +490,16 @@ def test_fairlearns_own_mitigators_run_beside():
     assert set(predictions["predicted"]) == {0, 1}
     again, _ = fit_mitigators(mitigators, train, test)
     assert again.equals(predictions)
+    # They take 0 and 1 alone; what a class is called makes no difference.
+    names = np.array(["no", "yes"])
+    called = [replace(samples, y=names[samples.y]) for samples in (train, test)]
+    found, trainings = fit_mitigators(mitigators, *called)
+    assert (trainings["status"] == "done").all(), trainings["reason"].tolist()
+    assert (found["predicted"] == names[predictions["predicted"]]).all()
+    np.testing.assert_array_equal(found[["score", "flipped"]], predictions[["score", "flipped"]])
+    three = replace(train, y=np.arange(len(train.y)) % 3)
+    _, trainings = fit_mitigators({name: mitigators[name] for name in ("original", "thresholds")}, three, three)
+    assert trainings["status"].tolist() == ["done", "not applicable"]
     # Where class and shortcut always go together, both say that they cannot.
     biased = Samples(*faces(100, crossed=0))
     _, trainings = fit_mitigators(mitigators, biased, test)

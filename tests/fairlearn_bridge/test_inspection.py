@@ -302,6 +302,9 @@ class TestCommand:
         assert "--confounder light " in found["next"]["mitigate"]
         pd.DataFrame(table).to_csv(tmp_path / "faces.csv", index=False)
         assert json.loads(CliRunner().invoke(app, ["inspect", *options]).stdout)["next"] == {}
+        said = CliRunner().invoke(app, ["inspect", *options[:-1]]).stdout
+        assert "nothing flagged" not in said
+        assert "mitigate needs all labels" in said
 
     def test_json_of_a_target_that_is_one_value(self, own):
         options = ["--data", "table", "--root", str(own), "--target", "hair=dark", "--threshold", "0.9", "--json"]

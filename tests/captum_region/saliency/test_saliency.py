@@ -90,6 +90,25 @@ def test_the_table_pairs_by_image_and_weighs_runs_equally():
     assert table.loc["b", ["low", "high"]].to_list() == pytest.approx([0.1, 0.2])
 
 
+def test_runs_on_the_same_images_are_no_more_images():
+    rng = np.random.default_rng(0)
+    found = {True: [], False: []}
+    for _ in range(60):
+        of_image = rng.normal(0, 1, 30)  # what differs between images is alike in all runs
+        rows = [
+            (seed, image, name, value if name == "b" else 0.0)
+            for seed in range(3)
+            for image, value in enumerate(of_image + rng.normal(0, 0.2, 30))
+            for name in ("a", "b")
+        ]
+        scores = pd.DataFrame(rows, columns=["seed", "image", "method", "rank_accuracy"])
+        for same, covered in found.items():
+            row = saliency_table(scores, "a", same_images=same, resamples=300).set_index("method").loc["b"]
+            covered.append(row["low"] <= 0 <= row["high"])
+    assert np.mean(found[True]) > 0.86
+    assert np.mean(found[False]) < 0.86  # as if each run had images of its own
+
+
 def test_images_that_the_model_gets_wrong_are_told_apart():
     truth = np.zeros((4, 6, 6), bool)
     truth[:, :3] = True

@@ -123,11 +123,23 @@ def test_bad_input_is_named_before_anything_is_trained(changed, words):
         ({"without": ["Gradcam"]}, "without must name methods, of Saliency, .* got Gradcam"),
         ({"retrain": ["Gradcam"]}, "retrain must name methods, of Saliency, .* got Gradcam"),
         ({"retrain": "some"}, "retrain must be fast, all, none or names"),
+        ({"retrain_epochs": 0}, "retrain_epochs must be an integer of at least 1, got 0"),
+        ({"region_epochs": 0}, "region_epochs must be an integer of at least 1, got 0"),
     ],
 )
 def test_unknown_methods_are_named_in_the_error(changed, words):
     with pytest.raises(ValueError, match=words):
         study_attribute(TRAIN, TEST, "Smiling", **(QUICK | changed))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_one_seed_with_retraining_has_no_interval_of_it_and_is_printed(command, tmp_path):
+    options = ["--size", 16, "--images", 40, "--epochs", 1, "--region-epochs", 1, "--retrain-epochs", 1, "--limit", 3]
+    options += [word for name in COSTLY for word in ("--without", name)]
+    options += ["--retrain", "LayerGradCam", "--retrain", "MultiScaleRegionAttribution", "--no-choose"]
+    done = command("captum_region", "compare", "--data", "faces", "--attribute", "Smiling", *options, "--out", tmp_path)
+    assert "and the best method that is not a region map" in done.stdout
 
 
 @pytest.mark.slow
