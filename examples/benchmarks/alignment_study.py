@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 import typer
-from studies import table_of_seeds
+from alignment_tables import means_table
+from studies import markdown
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, fit_region_classifier
 from captum_region.cli.options import Debug, Quiet, ReplaceFile, Seed, Size
-from captum_region.cli.running import check_file, console, errors_in_one_line
+from captum_region.cli.running import check_file, errors_in_one_line
 from captum_region.datasets import make_faces
 from captum_region.io.files import write_json
 from captum_region.io.provenance import provenance
@@ -154,10 +155,8 @@ def main(
                 rows = json.loads(pd.concat(tables).to_json(orient="records", double_precision=15))
                 # After each, for the next may take an hour.
                 write_json(out, {**provenance(), "settings": options, "rows": rows})
-        measured = pd.concat(tables).drop(columns="seed").set_index("mitigator")
-        for how_far, rows in measured.groupby("unaligned"):
-            title = f"unaligned {how_far}, seeds: {seeds}"
-            console().print(table_of_seeds(rows.drop(columns="unaligned"), title))
+        for how_far, measured in pd.concat(tables).groupby("unaligned"):
+            typer.echo(markdown(means_table(measured), f"unaligned {how_far}, seeds: {seeds}"))
 
 
 if __name__ == "__main__":

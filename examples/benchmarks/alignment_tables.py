@@ -33,7 +33,7 @@ def means_table(rows: pd.DataFrame) -> pd.DataFrame:
     means, spreads = by_row.mean(), by_row.std()
     cells = {
         label: [
-            "" if pd.isna(mean) else f"{mean:.2f} ± {spread:.2f}"
+            "" if pd.isna(mean) else f"{mean:.2f}" + ("" if pd.isna(spread) else f" ± {spread:.2f}")
             for mean, spread in zip(means[name], spreads[name], strict=True)
         ]
         for name, label in MEASURES.items()

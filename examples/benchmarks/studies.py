@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pandas as pd
 import typer
-from rich.table import Table
 
 from captum_region import RegionAttribution
 from captum_region.cli.reading import Source
@@ -140,18 +139,6 @@ def statistics_of(table: pd.DataFrame, measures: Iterable[str]) -> list[dict[str
         {"mitigator": name, **{each: records(values[each].to_frame().T)[0] for each in measures if each in values}}
         for name, values in table.iterrows()
     ]
-
-
-def table_of_seeds(found: pd.DataFrame, title: str) -> Table:
-    """Return a table of the mean over rows of equal index, and of its spread."""
-    by_row = found.groupby(level=0, sort=False)
-    means, spreads = by_row.mean(), by_row.std()
-    shown = Table(str(found.index.name), *(str(name).replace("_", " ") for name in means), title=title)
-    for row in means.index:
-        cells = zip(means.loc[row], spreads.loc[row], strict=True)
-        spread = (f"{mean:.2f}" + ("" if pd.isna(std) else f" ± {std:.2f}") for mean, std in cells)
-        shown.add_row(str(row), *(text.replace("nan", "") for text in spread))
-    return shown
 
 
 def markdown(table: pd.DataFrame, corner: str) -> str:
