@@ -11,6 +11,8 @@ from scipy.stats.contingency import expected_freq
 from sklearn.metrics import normalized_mutual_info_score
 
 THRESHOLD = 0.2
+# Of an attribute with more values there are too few images of each.
+MAX_VALUES = 50
 
 
 def find_confounders(
@@ -19,7 +21,7 @@ def find_confounders(
     *,
     threshold: float = THRESHOLD,
     alpha: float = 0.05,
-    max_values: int = 50,
+    max_values: int = MAX_VALUES,
     rare: int = 25,
 ) -> pd.DataFrame:
     """Measure how strongly each attribute is associated with the target, and flag strong associations.
@@ -42,7 +44,7 @@ def find_confounders(
         The accepted rate of false discoveries: an association that may be chance is not flagged.
     max_values : int, default=50
         An attribute of more values, such as the name of a person or an exact age, is not compared: each value has too
-        few images. Group the values first.
+        few images. Group the values first. A target of more is refused.
     rare : int, default=25
         Cells with fewer images are listed; ``fairlearn-bridge run`` sets aside as many of each for validation.
 
@@ -94,6 +96,8 @@ def find_confounders(
             raise ValueError(f"{name} must lie in 0 to {high}, got {value}")
     if max_values < 2:
         raise ValueError(f"max_values must be at least 2, got {max_values}")
+    if (count := labels.nunique()) > max_values:
+        raise ValueError(f"target must take at most {max_values} values, it takes {count}: group them first")
     found = pd.DataFrame(
         [_compare(values, labels, max_values, rare) for _, values in others.items()],
         index=pd.Index(others.columns, name="attribute"),

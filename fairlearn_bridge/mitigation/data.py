@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from captum_region.io.digest import digest
 from captum_region.labels import check_classes
 from captum_region.page import listed
 from fairlearn_bridge.holdout import holdout_split
-from fairlearn_bridge.inspection import name_of
+from fairlearn_bridge.inspection import MAX_VALUES, name_of
 from fairlearn_bridge.samples import Samples, groups_of
 
 if TYPE_CHECKING:
@@ -113,9 +113,9 @@ def _check_classes_of_sets(config: MitigationConfig, data: MitigationData) -> No
 
 def check_learnable(config: MitigationConfig, train: AttributeImages) -> None:
     """Raise ValueError if a spurious attribute or the target is constant, or both say the same."""
-    labels = check_classes(train.labels(config.target), len(train), name=f"target {config.target}", least=2)
+    labels = _few(train.labels(config.target), f"target {config.target}", least=2)
     for name in config.confounders:
-        values = check_classes(groups_of(train, (name,)), len(train), name=f"confounder {name}")
+        values = _few(groups_of(train, (name,)), f"confounder {name}")
         seen = pd.crosstab(labels, values) > 0
         if seen.shape[1] == 1:
             raise ValueError(f"confounder {name} must take two values at least, all training images have {values[0]}")
@@ -125,6 +125,14 @@ def check_learnable(config: MitigationConfig, train: AttributeImages) -> None:
                 f"confounder {name} takes one value within each class of {config.target} ({'; '.join(pairs)}): nothing "
                 "in these images says which of the two is to be learnt; a few images of another cell are needed"
             )
+
+
+def _few(values: NDArray[Any], name: str, least: int = 1) -> NDArray[Any]:
+    """Return labels, checked; ValueError if they are not classes, or so many that each would have few images."""
+    labels: NDArray[Any] = check_classes(values, len(values), name=name, least=least)
+    if (count := len(np.unique(labels))) > MAX_VALUES:
+        raise ValueError(f"{name} must take at most {MAX_VALUES} values, it takes {count}: group them first")
+    return labels
 
 
 def samples_of(config: MitigationConfig, images: AttributeImages) -> Samples:

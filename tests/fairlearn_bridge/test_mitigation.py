@@ -224,12 +224,14 @@ def test_settings_that_do_not_fit_are_named(given, words):
         ("race", "shade", {}, "'shade' is not an attribute"),
         ("age", "place", {}, "target age must be classes"),
         ("race", "age", {}, "confounder age must be classes"),
+        ("race", "years", {}, "confounder years must take at most 50 values, it takes 60: group them first"),
         ("race", "place", {"place": None}, "'place' is missing for 240 of 240 images"),
     ],
 )
 def test_what_cannot_be_learnt_is_refused(target, confounder, change, words):
     images = labelled()
-    table = images.attributes.assign(twin=np.where(images.attributes["hat"], "b", "a"), **change)
+    made = {"twin": np.where(images.attributes["hat"], "b", "a"), "years": np.arange(240) // 4}
+    table = images.attributes.assign(**made, **change)
     with pytest.raises(ValueError, match=words):
         mitigation_data(MitigationConfig(target, (confounder,)), replace(images, attributes=table))
 
