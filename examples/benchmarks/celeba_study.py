@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import pandas as pd
 import typer
-from studies import markdown, rounded
+from studies import fit_one_seed, markdown, rounded
 
-from captum_region import RegionAttribution
 from captum_region.cli.options import Debug, Device, Quiet, ReplaceFile, Root, Seed, Size
-from captum_region.cli.running import check_file, console, errors_in_one_line
+from captum_region.cli.running import check_file, errors_in_one_line
 from captum_region.datasets import load_celeba
 from captum_region.io.files import records, write_json
 from captum_region.io.provenance import provenance
@@ -34,15 +33,16 @@ from fairlearn_bridge import (
     MaskTune,
     Reweighing,
     Samples,
-    fit_mitigators,
     holdout_split,
     summarize,
     worst_group_threshold,
 )
 from fairlearn_bridge.metrics import alignment
-from fairlearn_bridge.regions import train_regions
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from captum_region import RegionClassifier
     from captum_region.datasets import AttributeImages
 
 TARGET, SPURIOUS = "Blond_Hair", "Male"
@@ -200,33 +200,32 @@ def _trained(
     quiet: bool,
 ) -> pd.DataFrame:
     """Return the predictions of the images that were not trained on, with family, variant and set."""
-    train, held_out = sets["train"], [sets[name] for name in ("validation", "test")]
-    how: Any = {"epochs": region_epochs, "device": device, "checkpoint_dir": states, "show_progress": not quiet}
-    classifier, _ = train_regions(train.X, train.confounder, train.y, random_state=seed, **how)
-    maps = RegionAttribution(classifier).region_map(train.X, show_progress=not quiet).numpy()
-    regions = {"region_classifier": classifier.cpu()}
-    named = {
-        f"{family}: {variant}": one.set_params(**regions) if isinstance(one, AttributionNoiseMitigator) else one
-        for (family, variant), one in mitigators.items()
-    }
-    predictions, trainings = fit_mitigators(
+    held_out = [sets[name] for name in ("validation", "test")]
+
+    def named(regions: RegionClassifier, maps: Tensor) -> dict[str, Any]:
+        own = {"region_classifier": regions}
+        return {
+            f"{family}: {variant}": one.set_params(**own) if isinstance(one, AttributionNoiseMitigator) else one
+            for (family, variant), one in mitigators.items()
+        }
+
+    predictions, _ = fit_one_seed(
         named,
-        train,
+        sets["train"],
         Samples(
             **{name: np.concatenate([getattr(one, name) for one in held_out]) for name in ("X", "y", "confounder")}
         ),
-        fit_params={"region_maps": maps},
+        seed,
+        region_epochs=region_epochs,
+        device=device,
+        checkpoint_dir=states,
+        quiet=quiet,
         # It retrains the last layer alone, of the ERM baseline with the same seed.
         reuse={
             f"DFR: {name}": f"ERM: {name}" for of, name in mitigators if of == "DFR" and ("ERM", name) in mitigators
         },
-        random_states=(seed,),
         n_jobs=n_jobs,
-        checkpoint_dir=states,
-        show_progress=not quiet,
     )
-    for row in trainings[trainings["status"] != "done"].itertuples():
-        console().print(f"{row.mitigator}, seed {row.seed}: {row.status}: {row.reason}", markup=False)
     names = predictions.pop("mitigator").str.split(": ", n=1, expand=True)
     is_test = predictions["image"] >= len(held_out[0].X)
     return predictions.assign(family=names[0], variant=names[1], set=np.where(is_test, "test", "validation"))
