@@ -88,10 +88,12 @@ def test_mitigation_example(run, tmp_path):
 @pytest.mark.slow
 def test_two_confounders_example(run, tmp_path):
     table = rows(run("plot_two_confounders.py"), "nothing", "hair alone", "hair and hat")
-    misled = {name: values[1] for name, values in table.items()}
-    assert misled["nothing"] < misled["hair alone"] < misled["hair and hat"] - 0.3
-    of_hat = {name: values[3] for name, values in table.items()}
-    assert of_hat["hair alone"] > of_hat["hair and hat"] + 0.2
+    misled = {name: values[2] for name, values in table.items()}
+    assert misled["nothing"] + 0.15 < misled["hair alone"] < misled["hair and hat"]
+    of_hat = {name: values[4] for name, values in table.items()}
+    assert of_hat["hair alone"] > of_hat["hair and hat"] + 0.15
+    # It flips seldom because it does not look at the hat, not because it looks at nothing.
+    assert table["hair and hat"][1] > max(0.6, table["nothing"][1])
     assert (tmp_path / "two_confounders.png").stat().st_size > 1000
 
 

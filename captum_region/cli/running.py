@@ -56,7 +56,7 @@ _OPTIONS = {
 }
 _AT_THE_START = re.compile(
     "(root|size|train_size|test_per_cell|validation_per_cell|validation_share|test_share|target|confounder|groups|bpp|model|"
-    "retrain|epochs|region_epochs|retrain_epochs|backbone|weights)"
+    "retrain|epochs|lr|region_epochs|retrain_epochs|backbone|weights)"
     "(?= )"
 )
 

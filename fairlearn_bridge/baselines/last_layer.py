@@ -292,6 +292,8 @@ class AdversarialLastLayer(Mitigator):
     scaler_ : StandardScaler
     head_ : nn.Linear
         The new last layer, of the classes that occur in training; with two it has one output, the logit of the second.
+    n_iter_ : int
+        Steps taken.
     estimator_ : ImageClassifier
         The fitted classifier, its own last layer as first trained.
 
@@ -366,6 +368,7 @@ class AdversarialLastLayer(Mitigator):
                 np.unique(class_positions(self.estimator_, cells["y"]), return_inverse=True)[1][order],
                 sensitive_features=pd.factorize(cells["sensitive_features"], sort=True)[0][order],
             )
+        self.n_iter_ = int(game.n_iter_)
         # Its layer alone: the rest cannot be pickled.
         self.head_ = game.backendEngine_.predictor_model.layers_[0].double()
         if not all(part.isfinite().all() for part in self.head_.parameters()):

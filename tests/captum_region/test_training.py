@@ -325,7 +325,7 @@ def test_progress_goes_to_stderr_when_asked(capfd):
         ({"lr": 0}, ValueError, "lr must be above 0"),
         ({"label_smoothing": 1.0}, ValueError, "label_smoothing"),
         ({"random_state": "0"}, TypeError, "random_state"),
-        ({"validation": (np.zeros((2, 3, 16, 16), np.uint8), [0, 7])}, ValueError, "unknown labels: .*7"),
+        ({"validation": (np.zeros((2, 3, 16, 16), np.uint8), [0, 7])}, ValueError, "others are: 7"),
         ({"validation": (np.zeros((2, 3, 16, 16), np.uint8), [0])}, ValueError, "validation"),
         ({"validation": np.zeros((3, 3, 16, 16), np.uint8)}, TypeError, r"must be \(images, labels\), got ndarray"),
     ],

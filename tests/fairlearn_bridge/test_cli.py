@@ -199,11 +199,12 @@ def test_invalid_input_ends_with_one_line_and_exit_code_2(refused, arguments, wo
     assert not out.exists()
 
 
-def test_one_line_says_that_no_mitigator_could_run(refused, table, tmp_path):
+def test_a_learning_rate_below_0_is_refused_before_any_training(refused, table, tmp_path):
     arguments = ["--data", "table", "--root", table, "--target", "Male", "--confounder", "hair=blond", "--quiet"]
     options = ["--size", "20", "--cache", tmp_path / "cache", "--test-per-cell", "8", "--others", "none", "--lr=-1"]
     line = refused(app, "run", *arguments, *options, "--out", tmp_path / "run", *SMALL)
-    assert line == "error: no mitigator could run; the first: ValueError: Invalid learning rate: -1.0"
+    assert line == "error: --lr must be a number in (0, inf), got -1.0"
+    assert not (tmp_path / "run").exists()
 
 
 TINY = ["--size", "16", "--train-size", "120", "--test-per-cell", "8", "--schemes", "general_mask@predict", *SMALL]

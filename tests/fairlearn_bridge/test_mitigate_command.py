@@ -176,7 +176,7 @@ def test_the_model_of_two_classes_predicts_by_its_threshold(command, tables, tmp
             "error: --confounder must be another attribute than the target, got 'mouth' for both",
         ),
         ({"target": "always"}, "error: --target always must hold at least 2 classes"),
-        ({"target": "person"}, "error: --target person has too few images of person=0, person=1, "),
+        ({"target": "person"}, "error: --target person must take at most 50 values, it takes 90: group them first"),
         ({"scheme": "blur"}, "scheme must be one of"),
         ({"others": "hope"}, "others must be of reweighing"),
         ({"test-share": 1.5}, "error: --test-share must be a number in (0, 1)"),
