@@ -157,6 +157,10 @@ def study_table1(
         the likeliest class and for the threshold with the best worst-group accuracy on validation images; ``summary``,
         a row a mitigator and decision: what `summarize` gives, with differences to the ERM baseline of as many epochs.
     """
+    named = perturbations(quantiles)
+    known = [*named, *(f"as bright as {name}" for name in _with_as_bright(named))]
+    if unknown := [name for name in only if name not in known]:
+        raise ValueError(f"--arm must be of {', '.join(known)}, got {', '.join(unknown)}")
     seeds = range(config.random_state, config.random_state + config.seeds)
     found = [_trained(config, data, quantiles, only, seed, checkpoint_dir, quiet) for seed in seeds]
     predictions = pd.concat([one[0] for one in found], ignore_index=True)
@@ -266,13 +270,16 @@ def _arms(
         epochs = epochs_of(parameters)
         mitigator = AttributionNoiseMitigator(classifier(epochs), region_classifier=regions, **parameters)
         arms[name] = mitigator, epochs
-    for name in (one.replace("@random", "") for one in named if "@random" in one and "transplant" not in one):
+    for name in _with_as_bright(named):
         epochs = epochs_of(named[name])
         arms[f"as bright as {name}"] = classifier(epochs, shift_to(images, brightness[name])), epochs
-    known = list(arms)[references:]
-    if not {*only} <= {*known}:
-        raise ValueError(f"--arm must be of {', '.join(known)}, got {', '.join(only)}")
-    return {name: arm for name, arm in arms.items() if not only or name not in known or name in only}
+    chosen = {*only} or {*arms}
+    return {name: arm for number, (name, arm) in enumerate(arms.items()) if number < references or name in chosen}
+
+
+def _with_as_bright(named: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the perturbations that have images as bright as a control, those that have one of other pixels."""
+    return [name.replace("@random", "") for name in named if "@random" in name and "transplant" not in name]
 
 
 def _decided(predictions: pd.DataFrame, test: int) -> dict[str, pd.DataFrame]:

@@ -1,10 +1,12 @@
 """Table 1 of the paper, and the controls that explain it."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from table1_study import MEASURES, Brightness, effects_of, of_paper, perturbations, shift_to, table1_of
+import typer
+from table1_study import MEASURES, Brightness, effects_of, main, of_paper, perturbations, shift_to, table1_of, tables
 
 from fairlearn_bridge import AttributionNoise, AttributionNoiseMitigator, ImageClassifier, published_noise
 
@@ -45,6 +47,20 @@ def test_each_perturbation_is_one_that_can_be_trained_with():
         *("general_mask@random 0.7", "general_noise@random 0.7"),
         *("published general_noise@random 0.7", "general_transplant@random 0.7"),
     }
+
+
+def test_the_page_has_the_tables_of_the_results_beside_it():
+    results = Path(__file__).parents[2] / "docs" / "results"
+    for table in tables(json.loads((results / "table1.json").read_text())):
+        assert table in (results / "mitigation.md").read_text()
+
+
+def test_an_arm_that_there_is_not_is_refused(refused, tmp_path):
+    sizes = ["--size", 16, "--train-size", 60, "--test-per-cell", 8, "--epochs", 1, "--region-epochs", 1, "--quiet"]
+    (app := typer.Typer()).command()(main)
+    told = refused(app, "--data", "faces", *sizes, "--arm", "blur 0.7", "--out", tmp_path / "found.json")
+    assert "--arm must be of general_mask 0.6, " in told
+    assert told.endswith("got blur 0.7")
 
 
 @pytest.mark.slow
