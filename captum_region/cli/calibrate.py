@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,9 +85,8 @@ def calibrate(
             value = fit_temperature(loaded, fitted_on.images, fitted_on.labels(attribute), show_progress=not quiet)
             after = found[f"temperature {value:.2f}"] = measure()
             result |= {"temperature": value, "calibration_error_with_temperature": after.error}
-        shutil.rmtree(out / "classifier", ignore_errors=True)  # of another calibration, where --force wrote over it
-        if temperature and after.error < before.error:
-            save_classifier(loaded, out / "classifier")
+            if after.error < before.error:
+                save_classifier(loaded, out / "classifier")
         _write_reliability(out, found, attribute)
         details = {"seed": seed, "data": digest(images.images), **provenance()}
         write_and_print(out / "calibration.json", result, details, as_json)

@@ -33,7 +33,7 @@ def compare(
     masks: Annotated[str | None, typer.Option(help="Column of mask images, bright where the attribute is.")] = None,
     size: opt.Size = 48,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Runs, with seeds --seed, --seed + 1 ...; each draws new faces.")
+        int, typer.Option(min=1, help="Runs, with seeds --seed, --seed + 1 ...; of faces, each draws new ones.")
     ] = 1,
     images: Annotated[
         int, typer.Option(min=1, help="Train on at most this many images; the test has a quarter as many faces.")

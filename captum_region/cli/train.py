@@ -55,7 +55,7 @@ def train(
     """Train a region classifier; --out gets the checkpoint, mean and best accuracy of its regions and its history.
 
     The accuracy is measured on the test images of the data set; where it has none, on a fifth of all images. With
-    --kind patch it is not measured: it would take longer than the training; calibrate measures it.
+    --kind patch it is not measured; calibrate measures it.
 
     Example: captum-region train --data celeba --root DATA --attribute Eyeglasses --out eyeglasses
 

@@ -280,10 +280,9 @@ class AdversarialLastLayer(Mitigator):
         How much the adversary's loss counts.
     max_iter, batch_size, lr : int, int, float, default=2500, 128 and 1e-3
         Steps of the training of the new layer and the adversary, rounded up to whole passes over the images, and
-        images of each; both train by Adam. The result depends on which label sorts first: with 600 steps the same data
-        gave training accuracies of 0.66 to 0.97, with 2,500 of 1.00; on synthetic faces a difference of 0.1 of
-        bias-conflicting AUC was left. The adversary's rate is ten times `lr`: at the same rate, fairlearn's default,
-        the layer outran it on the synthetic faces and learnt to predict the opposite.
+        images of each; both train by Adam. The result depends on which label sorts first, and the more so the fewer
+        steps there are, as the game has not settled. The adversary's rate is ten times `lr`: at the same rate,
+        fairlearn's default, the layer outran it on the synthetic faces and learnt to predict the opposite.
     random_state : int, NumPy generator or None, default=None
         Decides the order of the images in this training; initial weights are the same in all, fairlearn's.
 
