@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from captum_region.html import data_url
+from captum_region.io.files import replacing
 from captum_region.plotting import print_png
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
     from matplotlib.figure import Figure
 
 
@@ -21,6 +25,18 @@ class Picture:
     figure: Figure
     alt: str
     caption: str
+
+
+def write_pictures(pictures: Iterable[Picture], folder: Path) -> list[dict[str, Any]]:
+    """Write pictures as PNG files, by their names, and return of each what a page needs to show it."""
+    folder.mkdir(exist_ok=True)
+    shown = []
+    for picture in pictures:
+        png, entry = embedded(picture)
+        with replacing(folder / f"{picture.name}.png") as path:
+            path.write_bytes(png)
+        shown.append(entry)
+    return shown
 
 
 def embedded(picture: Picture) -> tuple[bytes, dict[str, Any]]:

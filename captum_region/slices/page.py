@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from captum_region.channels.shares import channel_names
-from captum_region.io.files import replacing, write_text
-from captum_region.page import DASH, embedded, number, render
+from captum_region.io.files import write_text
+from captum_region.page import DASH, number, render, write_pictures
 from captum_region.slices.pictures import pictures
 from captum_region.slices.words import findings, headline
 
@@ -21,12 +21,7 @@ TITLE = "First layers of a 2D+ network"
 
 def draw_page(found: FirstLayerComparison, out: Path, settings: Mapping[str, Any], made: Mapping[str, Any]) -> None:
     """Write plots/*.png and report.html into a folder."""
-    (out / "plots").mkdir(exist_ok=True)
-    shown = {}
-    for picture in pictures(found):
-        png, shown[picture.name] = embedded(picture)
-        with replacing(out / "plots" / f"{picture.name}.png") as path:
-            path.write_bytes(png)
+    shown = {entry["name"]: entry for entry in write_pictures(pictures(found), out / "plots")}
     page = render(
         "captum_region.slices",
         "slices.html.j2",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from captum_region.html import png_source
-from captum_region.io.files import replacing, write_text
-from captum_region.page import DASH, embedded, render
+from captum_region.io.files import write_text
+from captum_region.page import DASH, render, write_pictures
 from fairlearn_bridge.audit.figures import pictures_of
 from fairlearn_bridge.audit.words import SIGNIFICANT, Table, class_name, findings, headline, p_value, points
 from fairlearn_bridge.report.page import SHOWN_SKIPPED, shown
@@ -88,13 +88,7 @@ def write_page(run: AuditRun, results: dict[str, Any], out: Path) -> None:
         Of `fairlearn_bridge.audit.results.results_of`.
     out : path
     """
-    (out / "plots").mkdir(exist_ok=True)
-    pictures = []
-    for picture in pictures_of(run):
-        png, entry = embedded(picture)
-        with replacing(out / "plots" / f"{picture.name}.png") as path:
-            path.write_bytes(png)
-        pictures.append(entry)
+    pictures = write_pictures(pictures_of(run), out / "plots")
     content = page_content(run, results)
     write_text(out / "report.html", render("fairlearn_bridge.audit", "audit.html.j2", pictures=pictures, **content))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from captum_region.io.files import replacing, write_text
-from captum_region.page import embedded, render
+from captum_region.io.files import write_text
+from captum_region.page import render, write_pictures
 from fairlearn_bridge import metrics
 from fairlearn_bridge.mitigation.measures import CELL, CHOSEN, LIKELIEST, sentences
 from fairlearn_bridge.mitigation.pictures import (
@@ -47,16 +47,8 @@ def write_page(found: Mitigation, results: dict[str, Any], out: Path) -> None:
         Of `fairlearn_bridge.mitigation.results.results_of`.
     out : path
     """
-    (out / "plots").mkdir(exist_ok=True)
     sections = {"results": result_pictures, "maps": map_pictures, "trainings": training_pictures}
-    pictures: dict[str, list[dict[str, Any]]] = {}
-    for section, of_section in sections.items():
-        pictures[section] = []
-        for picture in of_section(found):
-            png, entry = embedded(picture)
-            with replacing(out / "plots" / f"{picture.name}.png") as path:
-                path.write_bytes(png)
-            pictures[section].append(entry)
+    pictures = {section: write_pictures(of_section(found), out / "plots") for section, of_section in sections.items()}
     package = "fairlearn_bridge.mitigation"
     page = render(package, "mitigation.html.j2", pictures=pictures, **page_content(found, results))
     write_text(out / "report.html", page)

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from captum_region.io.files import replacing, write_text
-from captum_region.page import DASH, embedded, number, render
+from captum_region.io.files import write_text
+from captum_region.page import DASH, number, render, write_pictures
 from fairlearn_bridge import metrics
 from fairlearn_bridge.metrics import LARGEST, NEXT_TO_ZERO, SMALLEST
 from fairlearn_bridge.plotting import BASELINE, Interval
@@ -60,14 +60,7 @@ def draw_report(run: Run, folder: Path, out: str | os.PathLike[str] | None = Non
         images = {"strip": strip_content(run), "confident": confident_content(run)}
     except (ValueError, TypeError, IndexError) as error:
         raise ValueError(f"{folder / 'maps.npz'} is inconsistent: {error}") from error
-    (folder / "plots").mkdir(exist_ok=True)
-    pictures: dict[str, list[dict[str, Any]]] = {section: [] for section in sections}
-    for section, of_section in sections.items():
-        for picture in of_section:
-            png, entry = embedded(picture)
-            with replacing(folder / "plots" / f"{picture.name}.png") as path:
-                path.write_bytes(png)
-            pictures[section].append(entry)
+    pictures = {section: write_pictures(of_section, folder / "plots") for section, of_section in sections.items()}
     out = folder / "report.html" if out is None else Path(out)
     write_text(out, render_report(run, pictures=pictures, **images))
     return out
