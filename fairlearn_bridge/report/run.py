@@ -165,7 +165,7 @@ def read_run(folder: Path) -> Run:
     try:
         run = run_of(results, {})
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path} is damaged, or not of fairlearn-bridge run: {error}") from error
     return replace(run, maps=_read_maps(folder / "maps.npz"))
 
 
@@ -232,8 +232,10 @@ def _check(value: Any, wanted: Any, where: str) -> None:
             _check(entry, wanted[0], f"{where}[{number}]")
     elif isinstance(wanted, dict):
         needed = [key for key in wanted if key is not ... and not key.endswith("?")]
-        if not isinstance(value, dict) or not set(needed) <= set(value):
+        if not isinstance(value, dict):
             raise ValueError(f"{where} must be an object with {', '.join(needed)}, got {reprlib.repr(value)}")
+        if missing := [key for key in needed if key not in value]:
+            raise ValueError(f"{where} must be an object with {', '.join(needed)}, it lacks {', '.join(missing)}")
         for key, entry in value.items():
             kind = wanted.get(key, wanted.get(f"{key}?", wanted.get(..., "anything")))
             _check(entry, kind, f"{where}.{key}")

@@ -290,7 +290,7 @@ def test_check_of_incomplete_results_says_what_is_missing(demo, refused, tmp_pat
     assert "results.json must hold the losses of the ERM baseline" in refused(app, *check)
     del results["trainings"]
     (out / "results.json").write_text(json.dumps(results))
-    assert "results.json: results must be an object with" in refused(app, *check)
+    assert "it lacks trainings" in refused(app, *check)
 
 
 def test_help_has_an_example_and_version_is_the_packages():

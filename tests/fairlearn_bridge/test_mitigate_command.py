@@ -25,6 +25,10 @@ def done(command, tmp_path_factory):
     return out, command("fairlearn_bridge", "mitigate", *FACES, "--json", "--out", out)
 
 
+def test_report_says_that_a_model_is_not_a_run(done, refused):
+    assert "results.json is damaged, or not of fairlearn-bridge run" in refused(app, "report", done[0], "--force")
+
+
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
     """A user's own images: a table to train and test on, one to validate on, and one without labels."""
