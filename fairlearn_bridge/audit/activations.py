@@ -73,9 +73,9 @@ def activation_ratio(
     Returns
     -------
     DataFrame, indexed by layer, in the order in which they are used first
-        ``ratio`` in [0, 1]; the groups with the ``least`` and ``greatest`` mean; ``p``, the share of permutations with
-        a ratio at most as large, and ``p_holm``, corrected for the number of layers; and ``mean, GROUP`` for each
-        group. The ratio is NaN for a layer that never responds.
+        ``ratio`` in [0, 1]; the groups with the ``least`` and ``greatest`` mean; ``p`` of a permutation test of "all
+        groups have the same mean", as in `audit`, and ``p_holm``, corrected for the number of layers; and
+        ``mean, GROUP`` for each group. The ratio is NaN for a layer that never responds.
 
     Raises
     ------
@@ -120,9 +120,9 @@ def activation_ratio(
     codes, seen = pd.factorize(labels)
     means = np.stack([values[codes == code].mean(0) for code in range(len(seen))])
     generator = np.random.default_rng(draw_seed(random_state))
-    null = _ratio(statistics.permuted_means(values, codes, n_permutations, generator))
     ratio = _ratio(means)
-    p = np.where(np.isnan(ratio), np.nan, statistics.p_values(-ratio, -null))
+    # By their ratio alone, a group of few images or of more varied ones would often look different.
+    p = np.where(np.isnan(ratio), np.nan, statistics.equal_means_p(values, codes, n_permutations, generator))
     corrected = p.copy()
     corrected[~np.isnan(p)] = statistics.holm(p[~np.isnan(p)])
     names = np.asarray(seen)

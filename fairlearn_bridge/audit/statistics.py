@@ -86,7 +86,7 @@ def equal_means_p(
     Parameters
     ----------
     values, codes, draws, generator
-        See `bootstrap_means`; each group has two images at least.
+        See `bootstrap_means`.
 
     Returns
     -------

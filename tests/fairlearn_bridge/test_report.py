@@ -478,7 +478,9 @@ def test_a_training_that_diverged_is_drawn_as_far_as_it_went(read_back):
 def test_a_lacking_key_is_named(tmp_path):
     content = results()
     del content["cells"]
-    with pytest.raises(ValueError, match=r"results\.json is damaged, .*run: results must be an object with .*it lacks cells"):
+    with pytest.raises(
+        ValueError, match=r"results\.json is damaged, .*run: results must be an object with .*it lacks cells"
+    ):
         write_report(write(tmp_path / "run", content))
 
 

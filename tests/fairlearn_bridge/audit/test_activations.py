@@ -67,6 +67,17 @@ def test_the_null_holds_and_batches_do_not_matter():
     assert one.equals(other)
 
 
+def test_a_small_group_that_only_varies_more_is_not_called_different():
+    rng, groups = np.random.default_rng(0), np.repeat([0, 1], [12, 108])
+    reach = np.where(groups == 0, 100, 20)
+    levels = (128 + rng.integers(-reach, reach + 1, (200, 120))).astype(np.uint8)  # of 200 networks, so to speak
+    p = [
+        activation_ratio(nn.ReLU(), each[:, None, None, None], groups, n_permutations=99)["p"].item() for each in levels
+    ]
+    # By the ratio alone, not studentised, 45 % were below 0.05.
+    assert 0.01 < np.mean(np.array(p) <= 0.05) < 0.12
+
+
 def test_estimators_attributes_and_layers_by_name():
     faces = make_faces(60, 32, random_state=0)
     classifier = ImageClassifier(max_epochs=1, random_state=0).fit(faces, "Smiling")
