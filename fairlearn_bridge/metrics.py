@@ -14,6 +14,9 @@ from captum_region.randomness import RandomState, draw_seed
 
 # Of resamples, so many images at a time: their scores are ranked, in several copies.
 _AT_ONCE = 2**23
+# The accuracy in a cell of fewer test images says little; of few images a bootstrap's interval is too narrow, down to
+# a point.
+FEW = 30
 # Which value of a measure is the best: the largest, the smallest, or the one next to 0.
 LARGEST, SMALLEST, NEXT_TO_ZERO = "largest", "smallest", "next to 0"
 

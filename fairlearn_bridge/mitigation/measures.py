@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 LIKELIEST, CHOSEN = "likeliest class", "chosen threshold"
 LEVEL = 0.95
 CELL = "cell"
-# The accuracy in a cell of fewer test images says little.
-FEW = 30
 # What is measured, in this order; those in brackets of each spurious attribute alone, where there are several.
 KEPT = ("accuracy", "worst_cell", "auc", "crossed_auc", "flip_rate")
 _OF_ONE = ("crossed_auc", "flip_rate")

@@ -16,8 +16,9 @@ from captum_region.io.provenance import joined
 from captum_region.page import listed
 from captum_region.progress import stage
 from fairlearn_bridge.deployment.folder import load_mitigator
+from fairlearn_bridge.metrics import FEW
 from fairlearn_bridge.mitigation.data import counts_of, leaks, mitigation_data
-from fairlearn_bridge.mitigation.measures import CHOSEN, FEW, LIKELIEST, decided, measure_all, thresholds_of
+from fairlearn_bridge.mitigation.measures import CHOSEN, LIKELIEST, decided, measure_all, thresholds_of
 from fairlearn_bridge.mitigation.training import Trained, train
 
 if TYPE_CHECKING:

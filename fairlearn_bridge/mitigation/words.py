@@ -6,7 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from captum_region.page import number
-from fairlearn_bridge.mitigation.measures import CELL, CHOSEN, FEW, LIKELIEST
+from fairlearn_bridge.metrics import FEW
+from fairlearn_bridge.mitigation.measures import CELL, CHOSEN, LIKELIEST
 from fairlearn_bridge.plotting import BASELINE, Interval
 from fairlearn_bridge.report.words import with_interval
 
@@ -76,7 +77,7 @@ def headline(found: Mitigation) -> str:
     difference = with_interval(change, signed=True)
     cells = [cells_of_one(found, one, found.decision) for one in ("original", name)]
     images = min(int(of_one.iloc[int(of_one["accuracy"].argmin())]["images"]) for of_one in cells)
-    if images < FEW:  # of which a bootstrap's interval is too narrow, down to a point
+    if images < FEW:
         return (
             f"Whether {name} raises the worst-group accuracy cannot be told from these images: {values}{how}, a "
             f"difference of {difference}, but the worst group has only {images} test image{'s' * (images > 1)}."

@@ -3,7 +3,7 @@
 import math
 
 from captum_region.page import listed, number
-from fairlearn_bridge.metrics import is_signed
+from fairlearn_bridge.metrics import FEW, is_signed
 from fairlearn_bridge.plotting import BASELINE, Interval
 from fairlearn_bridge.report.run import Run
 
@@ -47,6 +47,10 @@ def headline(run: Run) -> str:
     count = len(run.of_kind("scheme"))
     subject = f"{best}, the best of {count} schemes," if count > 1 else best
     reached = f"{after} ({change(baseline, values[best])})"
+    images = run.counts["images"][run.counts["set"] == "test"].min()
+    if images < FEW:
+        few = f"a cell has only {images:.0f} test image{'' if images == 1 else 's'}"
+        return f"{opening} Whether a scheme helps cannot be told: {subject} reaches {reached}, but {few}."
     if not _is_higher(values[best], baseline):
         return f"{opening} No scheme helps: {subject} reaches {reached}."
     if overlap(values[best], baseline) != "intervals apart":

@@ -352,6 +352,18 @@ def test_the_headline_where_it_is_not_clear(read_back):
     assert "No scheme clearly helps: general_noise, the best of 2 schemes, reaches 0.700 [0.300, 1.100]" in text
 
 
+def test_the_headline_of_few_test_images(read_back):
+    content = results()
+    content["counts"] += [{"set": "test", "target": "True", "confounder": "True", "images": 29}]
+    text = words.headline(read_back(content))
+    assert text.endswith(
+        "Whether a scheme helps cannot be told: general_noise, the best of 2 schemes, reaches 0.700 [0.680, 0.720] "
+        "(+0.300, intervals apart), but a cell has only 29 test images."
+    )
+    content["counts"][-1]["images"] = 30
+    assert "general_noise, the best of 2 schemes, raises it" in words.headline(read_back(content))
+
+
 def test_what_did_not_run_is_named_once_and_not_drawn(read_back):
     content = results()
     content["table"] = [row | ({"mean": None} if row["mitigator"] == "elsewhere" else {}) for row in content["table"]]
