@@ -82,7 +82,8 @@ def compared(study: Study, groups: NDArray[Any], config: StudyConfig) -> pd.Data
     """Return how much larger the bias of one degradation is than that of another, all seeds together.
 
     Of codecs that learnt from unbalanced and from balanced images at one rate, and of JPEG with and without chroma
-    subsampling. ``p`` is of a permutation in which both are exchanged in each image, see `DegradationAudit.compare`.
+    subsampling. ``p`` is of a permutation of the groups, of what the first takes more than the second, see
+    `DegradationAudit.compare`.
     """
     names = names_of(study.audits)
     pairs = []
@@ -101,10 +102,8 @@ def compared(study: Study, groups: NDArray[Any], config: StudyConfig) -> pd.Data
         both = values[:, columns]
         means = np.stack([both[codes == code].mean(0) for code in range(codes.max() + 1)])
         first, second = statistics.spread(means, axis=0)
-        centred = (both - both.mean(0))[..., None]
-        null = statistics.swapped_means(centred, codes, config.draws, np.random.default_rng(2))[..., 0]
-        swapped = statistics.spread(null, axis=1)
-        p = statistics.p_values([abs(first - second)], np.abs(swapped[:, :1] - swapped[:, 1:]))
+        more = both[:, :1] - both[:, 1:]
+        p = statistics.equal_means_p(more, codes, config.draws, np.random.default_rng(2))
         low, high = statistics.percentiles(biases[:, columns[0]] - biases[:, columns[1]], 0.95)
         row = {"first": pair[0], "second": pair[1], "difference": first - second, "low": low, "high": high}
         rows.append(row | {"p": float(p[0])})
@@ -134,8 +133,8 @@ def shares(study: Study, groups: NDArray[Any], config: StudyConfig) -> pd.DataFr
     DataFrame, indexed by name
         ``drop``; ``unrecoverable``, ``recoverable``, ``net_unrecoverable`` and ``net_recoverable``, of all images, with
         intervals; ``bias``, ``worst`` and ``best`` group; of each share its ``..._contrast`` with an interval,
-        ``..._p`` of a permutation of the groups, one-sided, and ``..._p_holm``, corrected for both shares of all rows;
-        ``... of G`` of each group. The control has no contrasts: its drop is 0 in all groups.
+        ``..._p`` of a permutation of the groups, one-sided and studentised, and ``..._p_holm``, corrected for both
+        shares of all rows; ``... of G`` of each group. The control has no contrasts: its drop is 0 in all groups.
     """
     names, codes = np.unique(groups.astype(str), return_inverse=True)
     cases = names_of(study.retrained)
@@ -147,11 +146,10 @@ def shares(study: Study, groups: NDArray[Any], config: StudyConfig) -> pd.DataFr
     shape = (-1, len(names), *values.shape[1:])
     means = np.stack([rows[codes == code].mean(0) for code in range(len(names))]).reshape(shape)
     drawn = statistics.bootstrap_means(rows, codes, config.draws, np.random.default_rng(0)).reshape(shape)
-    null = statistics.permuted_means(rows, codes, config.draws, np.random.default_rng(1)).reshape(shape)
+    p = _contrasts_p(rows, codes, values.shape[1:], config.draws, np.random.default_rng(1))
     weights = np.bincount(codes) / len(codes)
     ends = statistics.percentiles(np.einsum("dgcm,g->dcm", drawn, weights), 0.95)
     contrast, contrast_ends = _contrasts(means)[0], statistics.percentiles(_contrasts(drawn), 0.95)
-    p = statistics.p_values(contrast.ravel(), _contrasts(null).reshape(config.draws, -1)).reshape(contrast.shape)
     tested = [case for case, name in enumerate(cases) if name != CONTROL]
     corrected = np.ones_like(p)
     for both in ([1, 2], [3, 4]):
@@ -176,10 +174,38 @@ def shares(study: Study, groups: NDArray[Any], config: StudyConfig) -> pd.DataFr
 
 def _contrasts(means: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the group with the largest drop minus that with the smallest: draws x groups x cases x (drop, shares)."""
-    worst, best = means[..., 0].argmax(1), means[..., 0].argmin(1)
-    ends = [np.take_along_axis(means, at[:, None, :, None], axis=1)[:, 0] for at in (worst, best)]
-    difference: NDArray[np.float64] = ends[0] - ends[1]
-    return difference
+    worst, best = _at_ends(means, means)
+    return worst - best
+
+
+def _at_ends(means: NDArray[np.float64], values: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Return the values of the group with the largest drop, and of that with the smallest."""
+    places = means[..., 0].argmax(1), means[..., 0].argmin(1)
+    return [np.take_along_axis(values, at[:, None, :, None], axis=1)[:, 0] for at in places]
+
+
+def _contrasts_p(
+    rows: NDArray[np.float64],
+    codes: NDArray[np.intp],
+    shape: tuple[int, ...],
+    draws: int,
+    generator: np.random.Generator,
+) -> NDArray[np.float64]:
+    """Return p of the contrasts, cases x (drop, shares), by their standard errors: a small group varies more."""
+    sizes = np.bincount(codes).astype(float)[:, None]
+    moments = np.concatenate([rows, rows**2], axis=1)
+
+    def statistic(both: NDArray[np.float64]) -> NDArray[np.float64]:
+        means, squares = np.split(both, 2, axis=-1)
+        errors = statistics.shrunk_variances(means, squares, sizes, rows.var(0)) / sizes
+        means, errors = (each.reshape(-1, len(sizes), *shape) for each in (means, errors))
+        error = np.sqrt(sum(_at_ends(means, errors)))
+        found: NDArray[np.float64] = _contrasts(means) / np.where(error > 0, error, 1)
+        return found.reshape(len(found), -1)
+
+    observed = np.stack([moments[codes == code].mean(0) for code in range(len(sizes))])
+    null = statistics.permuted_means(moments, codes, draws, generator)
+    return statistics.p_values(statistic(observed[None])[0], statistic(null)).reshape(shape)
 
 
 def names_of(audits: Sequence[DegradationAudit]) -> list[str]:

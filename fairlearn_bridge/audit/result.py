@@ -326,13 +326,18 @@ class DegradationAudit:
         -------
         DataFrame, with the rows ``drop`` and ``loss_increase``
             The two biases; ``difference``, the first minus the second, with its paired bootstrap interval ``low`` to
-            ``high``; and ``p`` of a permutation test of "both have the same bias", two-sided: the two are exchanged at
-            random in each image, after the mean over all images, which does not matter to bias, has been subtracted.
+            ``high``; and ``p`` of a permutation of the groups, as in `table`, of what the first takes more of each
+            image than the second: it is small where some groups lose more by the change than others do.
 
         Raises
         ------
         ValueError
             If there is no such name, or the two are the same.
+
+        Notes
+        -----
+        A bias is the largest of several noisy differences, so that of a degradation which changes more decisions is
+        larger without any difference between the groups, and the interval lies too high: go by ``p`` as well.
         """
         if first == second:
             raise ValueError(f"first and second must be two degradations, got {first!r} twice")
@@ -346,10 +351,8 @@ class DegradationAudit:
         point = np.stack([both[self._codes == code].mean(0) for code in self._order])
         observed = statistics.spread(point, axis=0)
         generator = np.random.default_rng((self._seed, 2, *positions))
-        null = statistics.swapped_means(both - both.mean(0), self._codes, n_permutations, generator)
-        swapped = statistics.spread(null, axis=1)
+        p = statistics.equal_means_p(both[:, 0] - both[:, 1], self._codes, n_permutations, generator)
         difference = observed[0] - observed[1]
-        p = statistics.p_values(np.abs(difference), np.abs(swapped[:, 0] - swapped[:, 1]))
         columns = {first: observed[0], second: observed[1], "difference": difference, "low": low, "high": high, "p": p}
         return pd.DataFrame(columns, index=pd.Index(MEASURES, name="measure"))
 

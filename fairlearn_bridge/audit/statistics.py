@@ -111,7 +111,7 @@ def equal_means_p(
 
     def statistic(means: NDArray[np.float64]) -> NDArray[np.float64]:
         mean, squares = means[..., :count], means[..., count:]
-        variance = (sizes * (squares - mean**2) + _SHRINK * of_all) / (sizes - 1 + _SHRINK)
+        variance = shrunk_variances(mean, squares, sizes, of_all)
         weight = sizes / np.where(variance > 0, variance, 1)  # where no image changes all means are equal
         middle = (weight * mean).sum(-2, keepdims=True) / weight.sum(-2, keepdims=True)
         found: NDArray[np.float64] = (weight * (mean - middle) ** 2).sum(-2)
@@ -121,32 +121,25 @@ def equal_means_p(
     return p_values(statistic(observed), statistic(permuted_means(moments, codes, draws, generator)))
 
 
-def swapped_means(
-    values: NDArray[np.float64], codes: NDArray[np.intp], draws: int, generator: np.random.Generator
+def shrunk_variances(
+    means: NDArray[np.float64], squares: NDArray[np.float64], sizes: NDArray[np.float64], of_all: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the groups' means after pairs of columns were swapped at random in each image.
+    """Return the variance in each group, shrunk to that of all images by two images' worth.
 
     Parameters
     ----------
-    values : ndarray of shape (N, 2, K)
-        Two treatments of each image, in K measures, which are swapped together.
-    codes, draws, generator
-        See `bootstrap_means`.
+    means, squares : ndarray of shape (..., G, K)
+        The groups' means of the values, and of their squares.
+    sizes : ndarray of shape (G, 1)
+    of_all : ndarray of shape (K,)
+        The variance of all images.
 
     Returns
     -------
-    ndarray, shape (draws, G, 2, K)
+    ndarray of shape (..., G, K)
     """
-    means = np.empty((draws, int(codes.max()) + 1, *values.shape[1:]))
-    for group in range(means.shape[1]):
-        first, second = np.moveaxis(values[codes == group], 1, 0)
-        n = len(first)
-        for part in _parts(draws, n):
-            is_swapped = generator.integers(2, size=(part.stop - part.start, n)).astype(float)
-            change = is_swapped @ (second - first) / n
-            means[part, group, 0] = first.mean(0) + change
-            means[part, group, 1] = second.mean(0) - change
-    return means
+    found: NDArray[np.float64] = (sizes * (squares - means**2) + _SHRINK * of_all) / (sizes - 1 + _SHRINK)
+    return found
 
 
 def spread(means: NDArray[np.float64], axis: int) -> NDArray[np.float64]:

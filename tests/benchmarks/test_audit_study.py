@@ -116,6 +116,20 @@ def test_shares_sum_to_the_drop_and_their_contrasts_to_the_bias():
     assert np.isnan(table.loc["control", "recoverable_contrast"])
 
 
+def test_shares_of_a_small_group_that_only_varies_more_are_not_contrasts():
+    rng, groups = np.random.default_rng(0), np.repeat(["a", "b"], [500, 50])
+    rate, none, p = np.where(groups == "a", 0.05, 0.5), np.zeros(550), []
+    for _ in range(80):
+        wrong = rng.random(550) < 0.5
+        changed = [wrong ^ (rng.random(550) < rate) for _ in range(2)]  # as many decisions are lost as won
+        one = found({"control": wrong, "x": changed[0]}, none, {"control": wrong, "x": changed[1]})
+        one.original.predicted = wrong.astype(int)
+        row = shares(Study(retrained=[one]), groups, StudyConfig("gender", ("race",), draws=199)).loc["x"]
+        p += [row["unrecoverable_p"], row["recoverable_p"]]
+    # Not studentised, 28 % were below 0.05.
+    assert np.mean(np.array(p) < 0.05) < 0.12
+
+
 def test_which_group_loses_most_is_found_anew_in_each_draw():
     groups, every = np.repeat(["a", "b"], 60), np.arange(120)
     lost = np.isin(every % 60, range(20)) | (every == 119)  # b loses one more than a
