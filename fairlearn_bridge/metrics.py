@@ -129,9 +129,12 @@ def signed_gap(y_true: ArrayLike, y_pred: ArrayLike, *, sensitive_features: Arra
 
 
 def alignment(target: ArrayLike, confounder: ArrayLike) -> dict[Any, Any]:
-    """Return the value of the spurious attribute that each class of the training data has beyond its usual share."""
+    """Return the value of the spurious attribute that each class of the training data has most beyond its usual share.
+
+    Beyond it by the difference: the ratio is largest where a single image has a value that no other class has.
+    """
     shares = pd.crosstab(np.asarray(target), np.asarray(confounder), normalize="index")
-    return dict((shares / shares.mean()).idxmax(axis=1))
+    return dict((shares - shares.mean()).idxmax(axis=1))
 
 
 def summarize(
@@ -325,9 +328,9 @@ def _measures(
         first, second = by_group.values()
         values["gap"] = first - second
     values["worst_cell"] = np.min(list(by_cell.values()), axis=0)
-    if confounder.nunique() > 1:
-        # With more than two values of the spurious attribute: the largest difference between any two.
-        ranges = [np.ptp([by_cell[cell] for cell in by_cell if cell[0] == group], axis=0) for group in by_group]
+    # With more than two values of the spurious attribute: the largest difference between any two.
+    of_groups = ([by_cell[cell] for cell in by_cell if cell[0] == group] for group in by_group)
+    if ranges := [np.ptp(cells, axis=0) for cells in of_groups if len(cells) > 1]:
         values["confounder_gap"] = np.mean(ranges, axis=0)
     if len(aligned) == 2:  # scores are of the last of the training classes, whatever two the test images show
         crossed = (confounder != target.map(aligned)).to_numpy()

@@ -151,6 +151,18 @@ def test_alignment_is_what_goes_along_in_training():
     # Even where the confounder is rare in both classes.
     rare = np.r_[np.zeros(300, bool), np.arange(300) < 30]
     assert alignment(target, rare) == {False: True, True: False}
+    # Nor is it a value that one image alone has.
+    light = np.repeat(["bright", "dark", "bright", "dark"], [900, 100, 100, 900])
+    assert alignment(np.arange(2000) >= 1000, light) == {False: "bright", True: "dark"}
+    light[0] = "candle"
+    assert alignment(np.arange(2000) >= 1000, light) == {False: "bright", True: "dark"}
+
+
+def test_a_group_with_one_value_of_the_spurious_attribute_has_no_gap_to_count():
+    frame = pd.DataFrame({"group": list("wwwwmm"), "confounder": [1, 1, 0, 0, 0, 0], "image": range(6)})
+    frame = frame.assign(mitigator="a", seed=0, target=[1, 1, 1, 1, 0, 0], predicted=[1, 1, 1, 0, 0, 0], score=0.5)
+    assert measure(frame, aligned={})["confounder_gap"] == 0.5
+    assert "confounder_gap" not in measure(frame[frame["confounder"] == 0], aligned={})
 
 
 def test_differences_are_paired():
