@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from typing import Any, ClassVar, Self
 
@@ -24,6 +25,8 @@ from captum_region.labels import check_classes, hold_out
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.baselines.base import Mitigator, Trainer
+from fairlearn_bridge.baselines.weighting import weights_in_training
+from fairlearn_bridge.classifier import BatchTransform
 from fairlearn_bridge.noise import AttributionNoise, Perturbation, protect, quantile_mask
 from fairlearn_bridge.regions import check_region_classifier, train_regions
 from fairlearn_bridge.samples import Samples
@@ -50,7 +53,8 @@ class AttributionNoiseMitigator(Trainer):
     ----------
     estimator : ImageClassifier
         Or any scikit-learn classifier with such a parameter ``batch_transform``. Or another mitigator of one, such as
-        ``GroupDRO(ImageClassifier())``, which gets the `sensitive_features` too. It is cloned, never trained.
+        ``GroupDRO(ImageClassifier())``, which gets the `sensitive_features` too. It is cloned, never trained. Its own
+        ``batch_transform``, such as an augmentation, comes after the perturbation.
     region_classifier : RegionClassifier, optional
         Trained to predict the confounder. By default a `DenseRegionClassifier` is trained on the training images
         themselves, within the classes of y, see `captum_region.training_data.within_class_weights`: plainly trained, it
@@ -80,7 +84,8 @@ class AttributionNoiseMitigator(Trainer):
         The second region classifier, if it is already trained.
     apply_at_predict : bool, default=False
         Perturb also the images given to `predict`, by the general mask. Another method than perturbing in training
-        alone: the classifier then never sees the region at all. General schemes of ``mask`` and ``noise`` only.
+        alone: the classifier then never sees the region at all. General schemes of ``mask`` and ``noise`` only, and not
+        with mitigators as estimator that look at training images once more, such as `JTT` and `LastLayerRetraining`.
     confidence : str or callable, default="negative_entropy"
         See `RegionAttribution`.
     validation_fraction : float, default=0.25
@@ -205,8 +210,11 @@ class AttributionNoiseMitigator(Trainer):
         if region_maps is not None and self.region_classifier is None:
             raise ValueError("region_maps must come with the region_classifier that made them, got none")
         parameters, prefix = _parameters(self.estimator)
+        within = type(self.estimator).__name__
+        if prefix and self.apply_at_predict and not self.estimator._only_trains:
+            raise ValueError(f"apply_at_predict must be False with {within}, which looks at images not perturbed too")
         if prefix and sample_weight is not None:
-            raise ValueError(f"sample_weight must be left out with {type(self.estimator).__name__}, which takes none")
+            raise ValueError(f"sample_weight must be left out with {within}, which takes none")
         X, y, sensitive_features = from_names(X, y, sensitive_features)
         X = check_rows_or_images(self, X, parameters.get(f"{prefix}image_shape"), reset=True)
         for name in ("region_classifier", "target_region_classifier"):
@@ -233,11 +241,11 @@ class AttributionNoiseMitigator(Trainer):
         pixel_maps = torch.from_numpy(self.pixel_map_)[None] if noise.is_general else grid.to_pixels(maps)
         if self.protect_target:
             pixel_maps = protect(pixel_maps, target_map, self.protect_target)
-        self.noise_ = noise.fit(pixel_maps, Checked(X), confounder, labels=labels, random_state=seed)
-        self.estimator_ = clone(self.estimator).set_params(**{f"{prefix}batch_transform": self.noise_})
-        if self.random_state is not None:
-            seeded = {"random_state", f"{prefix}random_state"} & {*parameters, f"{prefix}random_state"}
-            self.estimator_.set_params(**dict.fromkeys(seeded, seed))
+        counted = weights.get("sample_weight", weights_in_training(self.estimator, labels, confounder))
+        self.noise_ = noise.fit(
+            pixel_maps, Checked(X), confounder, labels=labels, sample_weight=counted, random_state=seed
+        )
+        self.estimator_ = self._with_noise(parameters, prefix, seed)
         self.predict_seed_ = seed
         if prefix:
             weights = {"sensitive_features": confounder}
@@ -254,10 +262,21 @@ class AttributionNoiseMitigator(Trainer):
             X = self.noise_(as_floats(torch.as_tensor(np.array(X))), torch.arange(len(X)), generator)
         return super().predict_proba(X)
 
+    def _with_noise(self, parameters: dict[str, Any], prefix: str, seed: int) -> Any:
+        """Return the estimator, not fitted, with the perturbation in its batches and this mitigator's seed."""
+        transform: Any = self.noise_
+        if (own := parameters[f"{prefix}batch_transform"]) is not None:
+            transform = partial(_then, self.noise_, own)  # in this order: masks and donors are in their places
+        settings = {f"{prefix}batch_transform": transform}
+        if self.random_state is not None:
+            seeded = {"random_state", f"{prefix}random_state"} & {*parameters, f"{prefix}random_state"}
+            settings |= dict.fromkeys(seeded, seed)
+        return clone(self.estimator).set_params(**settings)
+
     def _candidates(self) -> list[AttributionNoise]:
         """Return the perturbations to choose from, checked."""
-        schemes = AUTO_SCHEMES if self.scheme == "auto" else _listed(self.scheme)
-        quantiles = AUTO_QUANTILES if self.quantile == "auto" else _listed(self.quantile)
+        schemes = _listed(self.scheme, AUTO_SCHEMES)
+        quantiles = _listed(self.quantile, AUTO_QUANTILES)
         shared = {name: getattr(self, name) for name in ("noise_std", "perturbation", "control", "transplant_share")}
         candidates = [
             AttributionNoise(scheme, quantile, **shared)
@@ -287,6 +306,11 @@ class AttributionNoiseMitigator(Trainer):
     ) -> pd.DataFrame:
         """Train each candidate on a part of the images and judge it on the rest."""
         held = hold_out(data.y, data.confounder, self.validation_fraction, seed)
+        if missing := {*data.y.tolist()} - {*data.y[held].tolist()}:
+            raise ValueError(
+                f"validation_fraction of {self.validation_fraction:g} holds out no image of class "
+                f"{', '.join(map(str, sorted(missing)))}: there are too few to choose a scheme or quantile by"
+            )
         train, held_out = (
             Samples(take(data.X, np.flatnonzero(part)), data.y[part], data.confounder[part]) for part in (~held, held)
         )
@@ -393,5 +417,14 @@ def _least_within_one_standard_error(selection: pd.DataFrame) -> int:
     return int(as_good.sort_values(["quantile", "crossed_auc"]).index[-1])
 
 
-def _listed(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, list | tuple | np.ndarray) else (value,)
+def _listed(value: Any, automatic: tuple[Any, ...]) -> tuple[Any, ...]:
+    if isinstance(value, list | tuple | np.ndarray):
+        return tuple(value)
+    return automatic if value == "auto" else (value,)
+
+
+def _then(
+    first: BatchTransform, second: BatchTransform, images: Tensor, index: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Apply one transform of a batch after another."""
+    return second(first(images, index, generator), index, generator)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from captum_region.batches import ImageData, ImageSource, as_floats, check_images, take
+from captum_region.batches import ImageData, ImageSource, as_floats, check_images, check_weights, take
 from captum_region.labels import check_classes
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.schemes import CONTROLS, check_scheme
@@ -227,9 +227,9 @@ class AttributionNoise:
     pixels change in each; ``specific`` takes each image's own map. The perturbation: ``mask`` greys out, ``noise``
     adds Gaussian noise (both De Coninck et al. 2024, section 4.1), ``transplant`` replaces the pixels, with soft
     edges, by those of another training image, in half of the images of each batch. That image is drawn so that within
-    each class all values of the spurious attribute become equally frequent, as far as that share allows: from the same
-    class if it has an image with that value, else from any. A specific transplant takes the pixels of both images'
-    masks: where the old value shows, and where the new one will.
+    each class all values of the spurious attribute become equally frequent, each image as its weight has it, as far as
+    that share allows: from the same class if it has an image with that value, else from any. A specific transplant
+    takes the pixels of both images' masks: where the old value shows, and where the new one will.
 
     Parameters
     ----------
@@ -307,6 +307,7 @@ class AttributionNoise:
         confounder: ArrayLike | None = None,
         *,
         labels: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
         random_state: RandomState = None,
     ) -> Self:
         """Find the pixels to change.
@@ -322,6 +323,8 @@ class AttributionNoise:
             The spurious attribute's value in each; for transplants.
         labels : array-like of shape (N,), optional
             The target's class of each, within which transplants balance the spurious attribute; by default one class.
+        sample_weight : array-like of shape (N,), optional
+            How much each image counts in training, for that balance; by default all alike.
         random_state : int, NumPy generator or None, default=None
             Decides the pixels of the control ``random``.
 
@@ -339,8 +342,10 @@ class AttributionNoise:
             self.mask_ = self.mask_.roll(shift_elsewhere(mean_mask), dims=(1, 2))
         elif self.control == "random":
             generator = np.random.default_rng(draw_seed(random_state))
-            flat = self.mask_.flatten(1).cpu().numpy()
-            self.mask_ = torch.from_numpy(generator.permuted(flat, axis=1)).view(self.mask_.shape)
+            flat = self.mask_.flatten(1)
+            # All masks alike: as many pixels are in two masks as before, of which transplants change either.
+            places = torch.from_numpy(generator.permuted(np.arange(flat.shape[1])))
+            self.mask_ = flat[:, places.to(flat.device)].view(self.mask_.shape)
         self.donors_ = None
         if self.scheme.endswith("_transplant") and self.perturbation is None:
             if images is None or confounder is None:
@@ -350,7 +355,8 @@ class AttributionNoise:
             values = check_classes(confounder, count, name="confounder", least=2)
             classes = check_classes(np.zeros(count) if labels is None else labels, count, name="labels")
             classes, values = (np.unique(each, return_inverse=True)[1] for each in (classes, values))
-            self.donors_ = _Donors(images, classes, values, self.transplant_share)
+            weights = None if sample_weight is None else check_weights(sample_weight, count)
+            self.donors_ = _Donors(images, classes, values, self.transplant_share, weights)
         return self
 
     def __call__(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
@@ -398,11 +404,22 @@ class AttributionNoise:
 class _Donors:
     """The donors of transplants, drawn so that within each class all spurious values become equally frequent."""
 
-    def __init__(self, images: ImageData, classes: NDArray[Any], code: NDArray[Any], share: float) -> None:
+    def __init__(
+        self,
+        images: ImageData,
+        classes: NDArray[Any],
+        code: NDArray[Any],
+        share: float,
+        weights: NDArray[np.float64] | None = None,
+    ) -> None:
         self.images, self.classes = images, torch.from_numpy(classes)
-        counts = np.stack([np.bincount(code[classes == c], minlength=code.max() + 1) for c in range(classes.max() + 1)])
+        counts = np.zeros((classes.max() + 1, code.max() + 1))
+        np.add.at(counts, (classes, code), 1)
+        weighed = np.zeros_like(counts)
+        np.add.at(weighed, (classes, code), 1 if weights is None else weights)
+        total = weighed.sum(1, keepdims=True)
         # What is left of an even share once the untouched images have theirs.
-        lacking = (1 / counts.shape[1] - (1 - share) * counts / counts.sum(1, keepdims=True)).clip(min=0)
+        lacking = (1 / counts.shape[1] - (1 - share) * weighed / np.where(total > 0, total, 1)).clip(min=0)
         lacking[lacking.sum(1) == 0] = 1  # no transplant at all
         self.probability = torch.from_numpy(lacking / lacking.sum(1, keepdims=True))
         self.pools = [

@@ -207,7 +207,7 @@ def fit_noise(
         data = from_dataset(data, size=size, image_column=image_column)
     mitigator = AttributionNoiseMitigator(_Untrained(), random_state=random_state, **parameters)
     for name in ("scheme", "quantile"):
-        if getattr(mitigator, name) == "auto" or np.ndim(getattr(mitigator, name)):
+        if np.ndim(getattr(mitigator, name)) or getattr(mitigator, name) == "auto":
             raise ValueError(f"{name} must be one, a choice takes a classifier to train; got {parameters[name]!r}")
     if mitigator.apply_at_predict:
         raise ValueError("apply_at_predict must be left out: the noise is for training images")

@@ -49,7 +49,7 @@ def scheme_parameters(text: str) -> dict[str, Any]:
     check_scheme(scheme)
     known: dict[str, dict[str, Any]] = {"": {}, "@auto": {"quantile": "auto"}}
     known |= {f"@{control}": {"control": control} for control in CONTROLS}
-    if scheme in AT_PREDICT:
+    if scheme in AT_PREDICT and other != "jtt":  # it predicts its training images as they are
         known["@predict"] = {"apply_at_predict": True}
     if at + suffix not in known:
         raise ValueError(

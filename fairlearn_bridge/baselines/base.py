@@ -63,6 +63,8 @@ class Trainer(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # type: igno
 class Mitigator(Trainer):
     """A mitigator that leaves the images to its classifier."""
 
+    # Whether it sees training images only as its classifier does, in the batches of one training.
+    _only_trains: ClassVar[bool] = False
     classes_ = property(attrgetter("estimator_.classes_"), doc="The sorted labels.")
     n_features_in_ = property(attrgetter("estimator_.n_features_in_"), doc="Channels x height x width.")
     feature_names_in_ = property(

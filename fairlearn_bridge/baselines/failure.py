@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -124,6 +124,7 @@ class LearningFromFailure(Mitigator):
     ((2,), (20,))
     """
 
+    _only_trains: ClassVar[bool] = True
     q: float = 0.7
     momentum: float = 0.7
 

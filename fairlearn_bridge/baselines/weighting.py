@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
@@ -45,6 +46,8 @@ class Reweighing(Mitigator):
     Information Systems 33, 2012.
     """
 
+    _only_trains: ClassVar[bool] = True
+
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> Self:
         """Train on X and y, weighed by cell.
 
@@ -60,8 +63,7 @@ class Reweighing(Mitigator):
         self
         """
         X, cells = cells_of(X, y, sensitive_features)
-        share = {name: cells[name].map(cells[name].value_counts(normalize=True)) for name in cells}
-        self.sample_weight_ = (share["y"] * share["sensitive_features"] / share["cell"]).to_numpy()
+        self.sample_weight_ = _independent(cells)
         self.estimator_ = clone(self.estimator).fit(X, cells["y"].to_numpy(), sample_weight=self.sample_weight_)
         return self
 
@@ -91,6 +93,7 @@ class BalancedResampling(Mitigator):
     Reweighing : Weights images instead of drawing them.
     """
 
+    _only_trains: ClassVar[bool] = True
     random_state: RandomState = None
 
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> Self:
@@ -134,6 +137,22 @@ def _of_drawn(
 ) -> Tensor:
     """Apply a transform of the images in X to those drawn of them, by their positions in X."""
     return transform(images, torch.from_numpy(drawn[index.cpu().numpy()]).to(index.device), generator)
+
+
+def weights_in_training(estimator: Any, labels: NDArray[Any], sensitive: NDArray[Any]) -> NDArray[np.float64] | None:
+    """Return how much each image counts in the training of a mitigator that gives cells fixed weights, or None."""
+    if not isinstance(estimator, Reweighing | BalancedResampling):
+        return None
+    _, cells = cells_of(labels, labels, sensitive)
+    if isinstance(estimator, Reweighing):
+        return _independent(cells)
+    return np.asarray(1 / cells.groupby("cell")["cell"].transform("size"), dtype=float)
+
+
+def _independent(cells: pd.DataFrame) -> NDArray[np.float64]:
+    """Return weights with which class and sensitive feature are independent."""
+    share = {name: cells[name].map(cells[name].value_counts(normalize=True)) for name in cells}
+    return np.asarray(share["y"] * share["sensitive_features"] / share["cell"], dtype=float)
 
 
 class _WorstGroups:
@@ -188,6 +207,7 @@ class GroupDRO(Mitigator):
     Sagawa, Koh, Hashimoto, Liang, "Distributionally Robust Neural Networks for Group Shifts", ICLR 2020, algorithm 1.
     """
 
+    _only_trains: ClassVar[bool] = True
     step_size: float = 0.01
 
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> Self:

@@ -309,6 +309,12 @@ def test_auto_tries_several_schemes_and_quantiles(region_classifier):
         ({"scheme": ["general_noise", "blur"]}, {}, ValueError, "scheme must be one of .*, got 'blur'"),
         ({"validation_fraction": 1}, {}, ValueError, r"validation_fraction must be a number in \(0, 1\), got 1"),
         ({"scheme": "specific_noise", "apply_at_predict": True}, {}, ValueError, "apply_at_predict needs"),
+        (
+            {"estimator": JTT(BASE), "scheme": "general_mask", "apply_at_predict": True},
+            {},
+            ValueError,
+            "apply_at_predict must be False with JTT, which looks at images",
+        ),
         ({"estimator": LogisticRegression()}, {}, TypeError, "batch_transform"),
         ({"estimator": ImageClassifier}, {}, TypeError, "estimator must be a classifier .*, got <class"),
         ({"region_classifier": "eyeglasses"}, {}, TypeError, "region_classifier must be a RegionClassifier, got str"),
@@ -528,6 +534,55 @@ def test_a_mitigator_within_trains_with_the_perturbation(kind):
     assert (fitted.predict_proba(X) != alone.predict_proba(X)).any()
     with pytest.raises(ValueError, match=f"sample_weight must be left out with {kind.__name__}"):
         mitigator.fit(X, y, sensitive_features=confounder, sample_weight=np.ones(40))
+
+
+@pytest.mark.parametrize("kind", [Reweighing, BalancedResampling])
+def test_transplants_balance_what_a_mitigator_within_weighs(kind):
+    rng, label = np.random.default_rng(0), np.repeat([0, 1], 200)
+    confounder = (rng.random(400) < np.where(label, 0.9, 0.1)).astype(int)
+    X = np.repeat(confounder * 200, 3 * 64).reshape(400, 3, 8, 8).astype(np.uint8)
+    regions = DenseRegionClassifier(RegionGrid(8, 4, 4), 2, width=4, random_state=0)
+    inner = kind(ImageClassifier(max_epochs=1))
+    fitted = AttributionNoiseMitigator(inner, region_classifier=regions, quantile=0.0, random_state=0)
+    fitted.fit(X, label, sensitive_features=confounder)
+    index = np.tile(np.arange(400), 100)
+    shown = fitted.noise_(torch.from_numpy(X[index] / 255), torch.from_numpy(index), torch.Generator().manual_seed(0))
+    if kind is Reweighing:
+        weights = fitted.estimator_.sample_weight_
+    else:
+        weights = np.bincount(fitted.estimator_.sample_indices_, minlength=400)
+    for each in (0, 1):
+        mine = label[index] == each
+        shows = shown[mine].amax((1, 2, 3)) > 0.5
+        assert np.average(shows, weights=weights[index][mine]) == pytest.approx(0.5, abs=0.03)
+
+
+def test_an_estimators_own_transform_comes_after_the_perturbation():
+    X, y, confounder = composed_images()
+    regions = DenseRegionClassifier(RegionGrid(8, 4, 4), 2, width=4, random_state=0)
+    seen = []
+
+    def mirrored(images, index, generator):
+        seen.append(images)
+        return images.flip(-1)
+
+    base = ImageClassifier(max_epochs=1, random_state=0, batch_transform=mirrored)
+    given = {"region_classifier": regions, "scheme": "general_mask", "quantile": 0.2}
+    for estimator in (base, GroupDRO(base)):
+        seen.clear()
+        fitted = AttributionNoiseMitigator(estimator, **given).fit(X, y, sensitive_features=confounder)
+        grey = torch.cat(seen).permute(1, 0, 2, 3)[:, :, fitted.noise_.mask_[0]]
+        assert len(torch.cat(seen)) == 40
+        assert torch.equal(grey, torch.full_like(grey, 0.5))
+
+
+def test_a_class_with_too_few_images_to_choose_by_is_named():
+    X, y, confounder = biased(80, shortcut=False)
+    few = (y == 0) | (np.arange(80) < 12)
+    regions = DenseRegionClassifier(RegionGrid(16, 4, 4), 2, width=4, random_state=0)
+    mitigator = AttributionNoiseMitigator(BASE, region_classifier=regions, quantile=np.array([0.5, 0.9]))
+    with pytest.raises(ValueError, match=r"validation_fraction of 0.25 holds out no image of class 1"):
+        mitigator.fit(X[few], y[few], sensitive_features=confounder[few])
 
 
 def test_images_drawn_again_keep_their_positions():

@@ -158,11 +158,11 @@ def test_noise_is_fresh_in_each_call_and_equal_for_equal_generators(images, maps
     assert torch.equal(noise(images, index, generator()), first)
 
 
-def after_transplants(labels, confounder, share, count=4000):
+def after_transplants(labels, confounder, share, count=4000, **given):
     """Return what each image shows after `share` of them got all pixels of another: the positions of their sources."""
     images = (torch.arange(len(labels)) / 255)[:, None, None, None].expand(-1, 3, 8, 8)
     noise = AttributionNoise("general_transplant", 0.0, transplant_share=share)
-    noise.fit(torch.rand(1, 8, 8), images, confounder, labels=labels)
+    noise.fit(torch.rand(1, 8, 8), images, confounder, labels=labels, **given)
     index = torch.arange(len(labels)).repeat(count)
     return index, (noise(images[index], index, generator())[:, 0, 4, 4] * 255).round().long()
 
@@ -182,6 +182,18 @@ def test_transplants_balance_the_confounder_within_each_class():
         assert torch.equal(other_class, (labels[index] == 1) & (confounder[shown] == 1))
     index, shown = after_transplants(labels, confounder, 0.0)
     assert torch.equal(index, shown)
+
+
+def test_transplants_balance_the_confounder_as_the_images_weigh():
+    labels = torch.arange(2).repeat_interleave(50)
+    confounder = (torch.arange(50).repeat(2) < torch.tensor([5, 45]).repeat_interleave(50)).long()
+    by_cell = 1 / torch.tensor([[45.0, 5.0], [5.0, 45.0]])[labels, confounder]
+    for weights in (by_cell, torch.ones(100), by_cell + 0.05):
+        index, shown = after_transplants(labels, confounder, 0.5, count=500, sample_weight=weights)
+        for label in (0, 1):
+            mine = labels[index] == label
+            share = np.average(confounder[shown][mine], weights=weights[index][mine])
+            assert share == pytest.approx(0.5, abs=0.02)
 
 
 def test_rows_get_transplants_as_images_one_pixel_high():
@@ -275,6 +287,16 @@ def test_elsewhere_has_equal_area_and_least_overlap(images, maps):
     mean[0, :4] = 1
     moved = AttributionNoise("general_mask", 0.5, control="elsewhere").fit(mean).mask_
     assert torch.equal(moved, mean < 1)
+
+
+def test_the_random_control_of_specific_transplants_changes_as_many_pixels(maps, images):
+    given = {"images": images, "confounder": np.arange(len(images)) % 2, "random_state": 0}
+    changed = []
+    for control in (None, "random"):
+        mask = AttributionNoise("specific_transplant", 0.7, control=control).fit(maps, **given).mask_
+        # A transplant changes what is in the mask of either of two images.
+        changed.append((mask[:, None] | mask[None]).sum((2, 3)))
+    assert torch.equal(*changed)
 
 
 @pytest.mark.parametrize("scheme", ["general_mask", "specific_mask"])
