@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from captum_region.datasets.decoding import decode_content, height_width, rgb_pixels
 from captum_region.datasets.images import AttributeImages, quoted
@@ -277,17 +277,23 @@ def _label_names(dataset: Any) -> list[str]:
 
 
 def _class_names(dataset: Any, column: Any, columns: int) -> Sequence[str] | None:
+    """Return the names of a column's class numbers; None where they are not known, or are not one for each number."""
     features = _of_source(dataset, "features")
     if isinstance(features, Mapping):
         return getattr(features.get(column), "names", None)
     # After a transform of the labels the numbers may be others than the names are of.
-    known = columns == 1 and _of_source(dataset, "target_transform") is None
-    return _of_source(dataset, "classes") if known else None
+    if columns != 1 or _of_source(dataset, "target_transform") is not None:
+        return None
+    is_binary = _of_source(dataset, "_target_types") == ["binary-category"]  # of torchvision's OxfordIIITPet
+    classes = _of_source(dataset, "bin_classes" if is_binary else "classes") or ()
+    names = [", ".join(name) if isinstance(name, tuple) else name for name in classes]  # of ImageNet, its synonyms
+    return names if len({*names}) == len(names) else None
 
 
 def _of_source(dataset: Any, name: str) -> Any:
-    """Return an attribute of a data set, or of the one that a DataLoader or Subset wraps; None if there is none."""
+    """Return an attribute of a data set, or of the one that a DataLoader or Subset wraps; None if there is none.
+
+    Any other wrapper may have made labels of its own.
+    """
     value = getattr(dataset, name, None)
-    if value is None and hasattr(dataset, "dataset"):
-        return _of_source(dataset.dataset, name)
-    return value
+    return _of_source(dataset.dataset, name) if value is None and isinstance(dataset, DataLoader | Subset) else value

@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed, effective_n_jobs
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import __version__ as pillow_version
 
 from captum_region.io.arrays import open_array, write_rows
 from captum_region.io.files import PARTIAL, replacing
@@ -29,6 +30,8 @@ from captum_region.progress import progress_bar
 _FORMAT_VERSION = 2
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000")
 _MISSING = "there is no such file"
+# Bytes of a file whose content is part of the key.
+_SAMPLE = 2**20
 # In seconds: a process that is writing an entry writes far more often than this.
 _STALE = 3600
 # Threads that take single small images wait for the interpreter lock; with several at a time they wait less.
@@ -78,7 +81,8 @@ def decode_images(
         Folder of the cache, which may be deleted at any time. It has one file per set of files and size, with
         3 * height * width bytes per image. By default the environment variable ``CAPTUM_REGION_CACHE``, else
         ``captum_region`` in ``XDG_CACHE_HOME``, else ``~/.cache/captum_region``. An entry is found by the names, byte
-        counts and modification times of the files and by `size`: a changed or added file makes a new entry.
+        counts and modification times of the files, the content of three of them, `size`, and Pillow's version and
+        limits: a changed or added file makes a new entry.
     on_error : {"raise", "skip"}
         What to do with an image that is missing or damaged. A file is damaged if it has another format, if Pillow
         cannot decode it to the end (a truncated JPEG), or if Pillow takes it for a decompression bomb.
@@ -110,7 +114,9 @@ def decode_images(
         raise ValueError(f"names must list at least one image, got none (folder {folder})")
     paths = [os.path.join(folder, name) for name in names]
     stamps = stamps_of(paths, on_error)
-    entry = cache_folder(cache) / _digest(names, stamps, shape)
+    # What Pillow opens, and what it takes for damaged, is up to these.
+    decoder = (pillow_version, ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS)
+    entry = cache_folder(cache) / _digest(folder, names, stamps, shape, decoder)
     _clear_partials(entry.parent)
     try:
         images, reasons = _open_entry(entry, len(names), shape)
@@ -175,13 +181,24 @@ def stamps_of(paths: Sequence[str], on_error: str) -> list[tuple[int, int] | Non
 
 def files_digest(folder: str | os.PathLike[str], names: Sequence[str], shape: tuple[int, int]) -> str:
     """Return a digest of files' names, sizes and times of change, and of the size they are decoded to."""
-    return _digest(names, (_stamp(os.path.join(folder, name)) for name in names), shape)
+    return _digest(folder, names, [_stamp(os.path.join(folder, name)) for name in names], shape)
 
 
-def _digest(names: Sequence[str], stamps: Iterable[tuple[int, int] | None], shape: tuple[int, int]) -> str:
-    digest = hashlib.sha256(f"{_FORMAT_VERSION} {shape}\n".encode())
+def _digest(
+    folder: str | os.PathLike[str],
+    names: Sequence[str],
+    stamps: Sequence[tuple[int, int] | None],
+    shape: tuple[int, int],
+    *others: object,
+) -> str:
+    digest = hashlib.sha256(" ".join(map(str, (_FORMAT_VERSION, shape, *others))).encode())
     for name, stamp in zip(names, stamps, strict=True):
         digest.update(os.fsencode(name) + f"\0{stamp}\n".encode())
+    # Of images without compression two data sets may agree in all that.
+    for at in sorted({0, len(names) // 2, len(names) - 1}):
+        if stamps[at] is not None:
+            with open(os.path.join(folder, names[at]), "rb") as file:
+                digest.update(file.read(_SAMPLE))
     return digest.hexdigest()[:32]
 
 

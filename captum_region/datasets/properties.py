@@ -112,9 +112,11 @@ def image_properties(
     check_jobs(n_jobs)
     if isinstance(data, str | os.PathLike):
         raise TypeError(f"data must be a sequence of paths, images or a data set, got the single path {str(data)!r}")
-    if not is_dataset(data) and _are_paths(data):
+    if isinstance(data, Iterator):
+        data = list(data)
+    if not is_dataset(data) and _begins_with(data, str | os.PathLike):
         return _of_files(list(data), on_error, n_jobs, show_progress)
-    if is_dataset(data):
+    if is_dataset(data) or _begins_with(data, Image.Image | Mapping | tuple):
         return _table(progress_bar(_of_items(undecoded(data, "image")), **_bar(length_of(data), show_progress)))
     images = check_images(data, name="data")
     if images.shape[1] not in (1, 3) or not all(images.shape):
@@ -200,8 +202,8 @@ def _quantile_in(text: str) -> float | None:
     return quantile if 0 < quantile < 1 else None
 
 
-def _are_paths(data: Any) -> bool:
-    return isinstance(data, Iterable) and isinstance(next(iter(data), None), str | os.PathLike)
+def _begins_with(data: Any, kind: Any) -> bool:
+    return isinstance(data, Iterable) and isinstance(next(iter(data), None), kind)
 
 
 def _bar(total: int | None, show_progress: bool) -> dict[str, Any]:

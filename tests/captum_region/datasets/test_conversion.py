@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
-from torchvision.datasets import CelebA, ImageFolder
+from torchvision.datasets import CelebA, ImageFolder, OxfordIIITPet
 from torchvision.transforms import v2
 
 from captum_region import DenseRegionClassifier, RegionAttribution, RegionGrid, attribute_dataset, fit_region_classifier
@@ -148,6 +148,35 @@ class TestTorchvision:
             assert from_dataset(given).labels("label").tolist() == ["dogs", "cats"]
         swapped = ImageFolder(folder, target_transform=lambda label: 1 - label)
         assert from_dataset(swapped).attributes["label"].tolist() == [1, 1, 1, 0, 0, 0]
+
+    def test_names_are_given_where_they_are_known_to_be_of_these_numbers(self, folder):
+        class Relabelled(Dataset):
+            def __init__(self, dataset):
+                self.dataset = dataset
+
+            def __len__(self):
+                return 6
+
+            def __getitem__(self, number):
+                return self.dataset[number][0], number % 2
+
+        assert from_dataset(Relabelled(ImageFolder(folder))).attributes["label"].tolist() == [0, 1] * 3
+        named = ImageFolder(folder)
+        named.classes = [("cat", "house cat"), ("dog",)]  # as ImageNet has them
+        assert from_dataset(named).attributes["label"].tolist() == ["cat, house cat"] * 3 + ["dog"] * 3
+        named.classes = [("crane",), ("crane",)]
+        assert from_dataset(named).attributes["label"].tolist() == [0] * 3 + [1] * 3
+
+    def test_pets_are_cats_and_dogs_where_that_is_asked_for(self, tmp_path):
+        (tmp_path / "oxford-iiit-pet" / "images").mkdir(parents=True)
+        (tmp_path / "oxford-iiit-pet" / "annotations").mkdir()
+        rows = ["Abyssinian_1 1 1 1", "american_bulldog_1 2 2 1"]
+        (tmp_path / "oxford-iiit-pet" / "annotations" / "trainval.txt").write_text("\n".join(rows))
+        for row, image in zip(rows, IMAGES, strict=False):
+            picture(image).save(tmp_path / "oxford-iiit-pet" / "images" / f"{row.split()[0]}.jpg")
+        for kind, names in (("binary-category", ["Cat", "Dog"]), ("category", ["Abyssinian", "American Bulldog"])):
+            read = from_dataset(OxfordIIITPet(tmp_path, target_types=kind))
+            assert read.attributes["label"].tolist() == names
 
     def test_celeba_gives_its_attributes(self, tmp_path):
         class Few(CelebA):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, features
+from PIL import Image, ImageFile, features
 
 from captum_region.datasets import decoding
 from captum_region.datasets.decoding import cache_folder, decode_images
@@ -313,11 +313,11 @@ class TestDamage:
 
 class TestCache:
     def test_a_second_call_decodes_nothing(self, folder, decode, tmp_path, capsys):
-        names = [save(folder, f"{seed}.jpg", noise(seed)) for seed in range(3)]
+        names = [save(folder, f"{seed}.jpg", noise(seed)) for seed in range(5)]
         first = decode(names, show_progress=True)
         assert "decoding" in capsys.readouterr().err
         entries = cached(tmp_path)
-        for name in names:
+        for name in names[1:2] + names[3:4]:  # of the others the content is looked at
             spoil(folder / name)
         second = decode(names, show_progress=True)
         np.testing.assert_array_equal(first.images, second.images)
@@ -349,12 +349,29 @@ class TestCache:
         assert len(decode([*names, "late.png"], on_error="skip").images) == 3
 
     def test_a_moved_data_set_keeps_its_cache(self, folder, decode, tmp_path):
-        name = save(folder, "a.png", noise())
-        first = decode([name]).images
-        spoil(folder / name)
+        names = [save(folder, f"{seed}.png", noise(seed)) for seed in range(4)]
+        first = decode(names).images
+        spoil(folder / names[1])
         folder.rename(tmp_path / "moved")
-        moved = decode_images(tmp_path / "moved", [name], 8, cache=tmp_path / "cache")
+        moved = decode_images(tmp_path / "moved", names, 8, cache=tmp_path / "cache")
         np.testing.assert_array_equal(moved.images, first)
+
+    def test_another_data_set_with_equal_names_sizes_and_times_has_its_own_entry(self, folder, decode, tmp_path):
+        for place, value in ((folder, 0), (tmp_path / "other", 255)):
+            save(place, "0.bmp", np.full((8, 8, 3), value, np.uint8))
+            os.utime(place / "0.bmp", ns=(0, 0))
+        assert decode(["0.bmp"]).images.max() == 0
+        assert decode_images(tmp_path / "other", ["0.bmp"], 8, cache=tmp_path / "cache").images.min() == 255
+
+    def test_what_counts_as_damaged_goes_by_pillows_settings_now(self, folder, decode, monkeypatch):
+        names = [save(folder, name, noise()) for name in ("a.jpg", "b.jpg")]
+        (folder / "b.jpg").write_bytes((folder / "b.jpg").read_bytes()[:-100])
+        assert len(decode(names, on_error="skip").images) == 1
+        monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+        assert len(decode(names).images) == 2
+        monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
+        with pytest.raises(ValueError, match=r"b\.jpg"):
+            decode(names)
 
     @pytest.mark.parametrize("harm", [lambda content: content[:-1], lambda content: b"", lambda content: b"x" * 999])
     @pytest.mark.parametrize("suffix", [".npy", ".json"])

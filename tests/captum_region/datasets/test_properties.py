@@ -134,6 +134,20 @@ class TestSources:
         assert found["file_format"].item() == "PNG"
         pd.testing.assert_frame_equal(found[PIXELS], expected[:1])
 
+    def test_iterators_and_lists_of_items(self, tmp_path):
+        pictures = [Image.new("RGB", (4, 4), (level, level, level)) for level in (0, 51, 255)]
+        for number, each in enumerate(pictures):
+            each.save(tmp_path / f"{number}.png")
+        levels = [0, 0.2, 1]
+        for data in (
+            iter(sorted(tmp_path.glob("*.png"))),
+            pictures,
+            iter(pictures),
+            [(each, 1) for each in pictures],
+            [{"image": each} for each in pictures],
+        ):
+            np.testing.assert_allclose(image_properties(data)["brightness"], levels)
+
     def test_damaged_files_are_named_or_skipped(self, tmp_path):
         Image.new("RGB", (9, 9)).save(tmp_path / "good.png")
         (tmp_path / "bad.png").write_bytes(b"bad")
