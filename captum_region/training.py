@@ -201,7 +201,7 @@ def fit_region_classifier(
         lambda: (
             (classifier_digest(classifier), _settings(classifier)),
             (asdict(recipe), label_smoothing, mixed_precision, seed),
-            (data.images, data.target, data.probability, data.validation, data.apart),
+            (data.images, data.target, data.probability, data.validation and (*data.validation, "apart"), data.apart),
         ),
     )
     training = _Training(classifier, data, recipe, label_smoothing, mixed_precision, processes, seed)
@@ -382,12 +382,18 @@ class _Training:
         self.row, self.done = {}, 0
 
     def _random_region_accuracy(self, images: ImageData, target: Tensor) -> float:
-        """Return the balanced accuracy on random regions, as many of each image as in a training step."""
+        """Return the balanced accuracy on random regions, always the same, as many of each image as in a step.
+
+        They are drawn apart from the training's, which goes as it does without validation images.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
         network = self.classifier if self.average is None else self.average
         counts = torch.zeros(2, self.classifier.num_classes, dtype=torch.long, device=self.classifier.device)
         with torch.inference_mode():
             for index in torch.arange(len(images)).split(self.recipe.batch_size):
-                patches, region, expected = self._patches(images, target, index, self.recipe.positions_per_image)
+                patches, region, expected = self._patches(
+                    images, target, index, self.recipe.positions_per_image, generator
+                )
                 hit = (network(patches, region).argmax(1) == expected).long()
                 counts.index_add_(1, expected, torch.stack([hit, torch.ones_like(hit)]))
             right, seen = self.processes.sum(counts).cpu().numpy()

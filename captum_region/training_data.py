@@ -66,7 +66,8 @@ def training_data(
         If an argument does not fit; the message names it.
     """
     images, labels, within = _with_labels(classifier, images, labels, within, name="images")
-    names, target = np.unique(check_classes(labels, len(images), name="labels"), return_inverse=True)
+    labels = check_classes(labels, len(images), name="labels")
+    names, target = np.unique(labels, return_inverse=True)
     if len(names) != classifier.num_classes:
         wanted = f"{classifier.num_classes} values, the classifier's classes"
         raise ValueError(f"labels must take {wanted}, got {list(names)}")
@@ -92,8 +93,9 @@ def within_class_weights(labels: ArrayLike, within: ArrayLike) -> NDArray[np.flo
     """Return sample weights that make `labels` independent of `within`, as far as the images allow.
 
     Classes of `within` in which `labels` takes one value only get weight 0. In the others, each pair of class and
-    value gets the same total weight. If several classes remain, `labels` is then independent of `within`; if one
-    remains (only women are ever blond), `within` is constant.
+    value gets the same total weight. If several classes remain that have all values, `labels` is then independent of
+    `within`; if one remains (only women are ever blond), `within` is constant. A class that lacks some of three or more
+    values stays told apart by them.
 
     Parameters
     ----------
@@ -155,11 +157,10 @@ def _check_validation(
         raise TypeError(f"validation must be (images, labels), got {type(validation).__name__}")
     images, labels = validation
     images, labels, _ = _with_labels(classifier, images, labels, None, name="validation images")
-    values = np.asarray(labels)
-    unknown = set(values.tolist()) - set(names.tolist())
-    if unknown or len(values) != len(images):
+    values = check_classes(labels, len(images), name="labels of validation")
+    if unknown := {*values.tolist()} - {*names.tolist()}:
         raise ValueError(
-            "validation must have a label for each image that training images have too; others are: "
+            "validation must have labels that training images have too; others are: "
             f"{', '.join(map(str, sorted(unknown)))}"
         )
     return images, torch.from_numpy(np.searchsorted(names, values))

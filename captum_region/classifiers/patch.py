@@ -121,7 +121,9 @@ class PatchRegionClassifier(RegionClassifier):
         """Classify patches; see `RegionClassifier.forward`."""
         k = self.grid.patch_size
         indicator = self.embedding(region).view(-1, 1, k, k)
-        logits: Tensor = self.backbone(torch.cat([self.normalize(patches), indicator], 1)) / self.temperature
+        found = self.backbone(torch.cat([self.normalize(patches), indicator], 1))
+        # In training, some networks give those of auxiliary heads too, such as torchvision's googlenet.
+        logits: Tensor = getattr(found, "logits", found) / self.temperature
         return logits
 
     def forward_grid(self, images: Tensor, *, regions_per_pass: int = 256, progress: Progress = iter) -> Tensor:

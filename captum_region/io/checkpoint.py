@@ -75,7 +75,16 @@ def classifier_digest(classifier: RegionClassifier) -> str:
     weights = ((f"{name} {value.dtype} {tuple(value.shape)}", value) for name, value in state)
     code = {type(module) for module in classifier.modules() if is_the_users(type(module).__module__)}
     head = json.dumps(_architecture(classifier), sort_keys=True)
-    return digest_of(chain([head], *weights, sorted(map(digest, code))))
+    return digest_of(chain([head], *weights, sorted(map(digest, code)), _settings(classifier)))
+
+
+def _settings(classifier: RegionClassifier) -> Iterator[str]:
+    """Yield the settings of a user's modules, such as slopes and strides: no name stands for them, nor a weight."""
+    if is_the_users(type(classifier).__module__) or classifier.config().get("backbone", "") is None:
+        for name, module in classifier.named_modules():
+            own = {key: value for key, value in sorted(vars(module).items()) if not key.startswith("_")}
+            plain = {key: value for key, value in own.items() if isinstance(value, int | float | str | tuple)}
+            yield f"{name} {type(module).__name__} {plain | {'training': None}}"
 
 
 def _architecture(classifier: RegionClassifier) -> dict[str, Any]:

@@ -119,6 +119,8 @@ def replacing_folder(folder: str | os.PathLike[str], names: Collection[str], kin
     ------
     FileExistsError
         If `folder` exists and holds other files than `names`, those of a `kind` such as "classifier".
+    ValueError
+        If `folder` is the current one: it could not be replaced under the process.
 
     Examples
     --------
@@ -128,7 +130,9 @@ def replacing_folder(folder: str | os.PathLike[str], names: Collection[str], kin
     >>> [file.name for file in folder.iterdir()]
     ['a.txt']
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # where a link leads is replaced, not the link
+    if folder == Path.cwd():
+        raise ValueError(f"folder must not be the current one, got {folder}")
     if folder.exists() and not {path.name for path in folder.iterdir()} <= {*names}:
         raise FileExistsError(f"folder must be new or hold a {kind}, but {folder} holds other files")
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from captum_region.batches import ImageData, as_floats, batches, check_images
+from captum_region.evaluation import check_evaluating
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
 from captum_region.saliency.faithfulness import deletion_insertion
@@ -192,7 +193,7 @@ def compare_saliency(
     Raises
     ------
     ValueError
-        If shapes do not fit, there is no method, or a method returns maps of another shape.
+        If shapes do not fit, there is no method, a method returns maps of another shape, or `model` is in train mode.
 
     Warns
     -----
@@ -215,6 +216,7 @@ def compare_saliency(
     True
     """
     images, inside = checked_truth(images, truth)
+    check_evaluating(model, "model")
     if not methods:
         raise ValueError("methods must hold at least one, got none")
     pairs = with_targets(images, target, batch_size, device)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from captum_region.batches import ImageData
 from captum_region.classifiers import DenseRegionClassifier
+from captum_region.evaluation import check_evaluating
 from captum_region.grid import RegionGrid
 from captum_region.randomness import RandomState, draw_seed
 from captum_region.training import fit_region_classifier, region_accuracy
@@ -41,6 +42,11 @@ def deletion_insertion(
     DataFrame with columns ``deletion`` and ``insertion``, a row per image
         In [0, 1].
 
+    Raises
+    ------
+    ValueError
+        If `model` is in train mode.
+
     See Also
     --------
     information_left : Measures the data, not one model.
@@ -49,6 +55,7 @@ def deletion_insertion(
     ----------
     Petsiuk, Das, Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
     """
+    check_evaluating(model, "model")
     count = maps[0].numel()
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     rank = order.argsort(dim=1).view_as(maps)[:, None]

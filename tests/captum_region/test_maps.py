@@ -11,10 +11,12 @@ import pytest
 import torch
 from filelock import FileLock
 from matplotlib.figure import Figure
+from torch import nn
 
 from captum_region import (
     DenseRegionClassifier,
     MultiScaleRegionAttribution,
+    PatchRegionClassifier,
     RegionAttribution,
     RegionGrid,
     RegionMapDisplay,
@@ -354,6 +356,22 @@ def test_the_digest_tells_weights_grids_and_kinds_apart(tmp_path):
 
     digests = {classifier_digest(each) for each in (classifier, *others, Own(GRID, 2))}
     assert len(digests) == 5
+    warmer = Own(GRID, 2)
+    warmer.offset = 0.1  # what its forward may use
+    assert classifier_digest(warmer) not in digests
+
+
+def test_the_digest_tells_backbones_without_weights_of_their_settings_apart(tmp_path):
+    def made(slope):
+        layers = [nn.Conv2d(4, 4, 3), nn.LeakyReLU(slope), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)]
+        return PatchRegionClassifier(GRID, 2, nn.Sequential(*layers), random_state=0).eval()
+
+    one, other = made(0.01), made(5.0)
+    other.load_state_dict(one.state_dict())
+    assert classifier_digest(one) != classifier_digest(other)
+    save_classifier(one, tmp_path)
+    assert classifier_digest(load_classifier(tmp_path, backbone=made(0.01).backbone)) == classifier_digest(one)
+    assert classifier_digest(one.train()) == classifier_digest(one.eval())
 
 
 def test_maps_of_a_confidence_or_a_kind_whose_code_has_changed_are_not_continued(images, tmp_path):

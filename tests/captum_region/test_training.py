@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 from io import BytesIO
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -81,6 +82,43 @@ def test_a_custom_kind_is_trained_by_the_papers_recipe():
     training = fit(classifier, images, labels, lr=0.1, random_state=0)
     assert training.history["epoch"].max() == 90
     assert (region_accuracy(classifier, images, labels) == 1).all()
+
+
+def test_validation_changes_nothing_of_the_training():
+    images, labels = squares(coin(40), (4, 8)), coin(40)
+    weights = []
+    for validation in (None, (images[:9], labels[:9]), (images, pd.DataFrame({"label": labels}))):
+        classifier = DenseRegionClassifier(GRID, 2, width=4, random_state=0)
+        history = fit(classifier, images, labels, epochs=2, random_state=0, validation=validation).history
+        assert ("valid_accuracy" in history) == (validation is not None)
+        weights.append(classifier.state_dict())
+    for other in weights[1:]:
+        torch.testing.assert_close(other, weights[0], rtol=0, atol=0)
+
+
+def test_labels_may_be_a_column_of_a_table():
+    images, labels, within = squares(coin(40), (4, 8)), coin(40), coin(40, 1)
+    found = []
+    for given in (labels, pd.DataFrame({"label": labels})):
+        classifier = DenseRegionClassifier(GRID, 2, width=4, random_state=0)
+        fit(classifier, images, given, within=within, epochs=1, random_state=0)
+        found.append(classifier.state_dict())
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+def test_a_backbone_with_auxiliary_heads_is_trained():
+    class Two(nn.Sequential):
+        def forward(self, patches):  # as torchvision's googlenet
+            logits = super().forward(patches)
+            return SimpleNamespace(logits=logits, aux_logits=logits) if self.training else logits
+
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    trained = []
+    for backbone in (plain, Two(*plain)):
+        classifier = PatchRegionClassifier(RegionGrid(16, 8, 4), 2, backbone, random_state=0)
+        fit(classifier, squares(coin(20), (4, 8)), coin(20), epochs=1, random_state=0)
+        trained.append(classifier.state_dict())
+    torch.testing.assert_close(*trained)
 
 
 def test_training_within_classes_shows_the_confounder_and_not_the_target():

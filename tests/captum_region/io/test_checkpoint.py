@@ -224,6 +224,22 @@ def test_half_precision_and_links_are_read(tmp_path):
     torch.testing.assert_close(loaded.state_dict(), classifier.float().state_dict())
 
 
+def test_where_a_link_leads_is_replaced_and_the_current_folder_is_not(tmp_path, monkeypatch):
+    (tmp_path / "link").symlink_to(tmp_path / "saved")
+    (tmp_path / "saved").mkdir()
+    for seed in (0, 1):
+        classifier = DenseRegionClassifier(GRID, 2, width=4, random_state=seed).eval()
+        save_classifier(classifier, tmp_path / "link")
+        for folder in ("link", "saved"):
+            assert classifier_digest(load_classifier(tmp_path / folder)) == classifier_digest(classifier)
+    assert (tmp_path / "link").is_symlink()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ValueError, match="folder must not be the current one"):
+        save_classifier(classifier, ".")
+    assert not any((tmp_path / "here").iterdir())
+
+
 def test_damaged_and_missing_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError):
         load_classifier(tmp_path / "nowhere")

@@ -5,7 +5,19 @@ import pytest
 import torch
 from torch import nn
 
+from captum_region.saliency import compare_saliency
 from captum_region.saliency.faithfulness import _masked, deletion_insertion, information_left
+from captum_region.saliency.methods import floors
+
+
+def test_a_model_in_train_mode_is_refused():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.BatchNorm1d(2))
+    images, maps = torch.rand(2, 1, 2, 2), torch.rand(2, 2, 2)
+    with pytest.raises(ValueError, match="model must be in eval mode"):
+        deletion_insertion(model, images, maps, target=torch.tensor([1, 1]), baseline=torch.zeros(1, 1, 1))
+    with pytest.raises(ValueError, match="model must be in eval mode"):
+        compare_saliency(images, maps > 0.5, floors(0), target=1, model=model)
+    assert model[2].num_batches_tracked == 0
 
 
 def test_deletion_and_insertion_by_hand():
@@ -16,7 +28,7 @@ def test_deletion_and_insertion_by_hand():
     images = torch.ones(2, 1, 2, 2)
     maps = torch.tensor([[[4.0, 3], [2, 1]], [[1.0, 2], [3, 4]]])  # the pixel that counts comes first, and last
     found = deletion_insertion(
-        FirstPixel(), images, maps, target=torch.tensor([1, 1]), baseline=torch.zeros(1, 1, 1), steps=4
+        FirstPixel().eval(), images, maps, target=torch.tensor([1, 1]), baseline=torch.zeros(1, 1, 1), steps=4
     )
     # Deletion of the first: 1 0 0 0 0 by the trapezoid rule; of the second 1 1 1 1 0.
     np.testing.assert_allclose(found["deletion"], [0.125, 0.875], atol=1e-6)
