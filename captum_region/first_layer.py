@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from captum_region.randomness import draw_seed
+from captum_region.segmentation.networks import SegmentationNetwork
 from captum_region.validation import check_count
 
 if TYPE_CHECKING:
@@ -236,6 +237,8 @@ def neutralize_first_layer(
     treated = changed.get_submodule(name)
     assert isinstance(treated, nn.Conv2d)
     _set_weight(treated, weight)
+    if isinstance(changed, SegmentationNetwork) and changed.in_channels != width:
+        changed.set_in_channels(width)
     if tie != "none":
         parametrize.register_parametrization(treated, "weight", _Tie(tie))
     _logger.info("first layer: %r, how=%r, tie=%r", name, how, tie)

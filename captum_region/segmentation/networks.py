@@ -52,6 +52,11 @@ class SegmentationNetwork(nn.Module):
         self.register_buffer("mean", torch.full((in_channels,), 0.5))
         self.register_buffer("std", torch.full((in_channels,), 0.5))
 
+    def set_in_channels(self, in_channels: int) -> None:
+        """Take windows of so many slices, as the network's first layer does by now: all are normalised as one was."""
+        self.in_channels = in_channels
+        self.mean, self.std = (old.mean().expand(in_channels).clone() for old in (self.mean, self.std))
+
     def forward(self, images: Tensor) -> Tensor:
         """Segment windows.
 

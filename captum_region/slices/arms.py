@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from captum_region.first_layer import find_first_layer, neutralize_first_layer
-from captum_region.segmentation import SegmentationNetwork
 
 Change = Callable[[nn.Module], nn.Module]
 Network = nn.Module | Callable[[int], nn.Module]
@@ -54,7 +53,7 @@ class Arm:
         made = neutralize_first_layer(network, in_channels=window, random_state=seed, **self.change)
         if self.mirrored:
             neutralize_first_layer(made, _mirrored, in_place=True)
-        return for_slices(made, window).eval()
+        return made.eval()
 
 
 _PRETRAINED = Arm("the network as it is given: R, G and B see previous, centre and next")
@@ -119,13 +118,3 @@ def check_pretrained(arms: Mapping[str, Arm], network: Network, seed: int) -> No
             f"arms must leave out {', '.join(named)}: the first layer of network is random (it differs by seed), so it "
             "knows no colours; give pretrained weights, or compare random, uniform, reflect, or unchanged"
         )
-
-
-def for_slices(network: nn.Module, window: int) -> nn.Module:
-    """Return a network whose first layer was widened with its normalisation as wide."""
-    if not isinstance(network, SegmentationNetwork) or network.in_channels == window:
-        return network
-    wide = SegmentationNetwork(network.network, window, network.classes, multiple=network.multiple)
-    wide.mean.fill_(float(network.mean.mean()))
-    wide.std.fill_(float(network.std.mean()))
-    return wide

@@ -21,9 +21,15 @@ def headline(found: FirstLayerComparison) -> str:
     own = float(table.loc[first, "asymmetry_after"])
     seeds = f"{found.seeds} seeds" if found.seeds > 1 else "one seed"
     lean = f"Trained from the first layer “{first}”, the network {leaning(own)} ({seeds})."
-    asymmetry = {arm: float(value) for arm, value in table["asymmetry_after"].items() if arm != first}
-    neutral = [str(arm) for arm, value in asymmetry.items() if abs(value) < SMALL]
-    if not math.isfinite(own) or abs(own) < SMALL or not neutral:
+    # Of each seed: with first layers drawn at random, networks lean to either side, which has no mean.
+    size: Any = found.runs["asymmetry_after"].abs().groupby(found.runs["arm"]).mean()
+    if abs(own) < SMALL <= size[first]:
+        lean = (
+            f"Trained from the first layer “{first}”, each network leans to a side, not all to the same: an asymmetry "
+            f"of {number(size[first])} on average without its sign ({seeds})."
+        )
+    neutral = [str(arm) for arm in found.arms if arm != first and size[arm] < SMALL]
+    if not math.isfinite(own) or size[first] < SMALL or not neutral:
         return lean
     best = max(neutral, key=lambda arm: float(table.loc[arm, "dice"]))
     return (

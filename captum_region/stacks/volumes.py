@@ -44,7 +44,8 @@ def read_volume(path: str | os.PathLike[str], *, labels: bool = False) -> Volume
     Returns
     -------
     ndarray or read-only memmap, shape (D, height, width)
-        As stored: uint8 or uint16 (of either byte order), bool from files of 1 bit, float from files of floats.
+        As stored: uint8 or uint16 (of either byte order), bool from files of 1 bit, float from files of floats. Where
+        a TIFF says that 0 is white, the values are inverted.
 
     Raises
     ------
@@ -199,7 +200,10 @@ def _map_tiff(path: Path) -> Volume | None:
         with tifffile.TiffFile(path) as file:
             if len(file.series) != 1 or file.series[0].dataoffset is None:
                 return None
-            shape = file.series[0].shape
+            series = file.series[0]
+            if series.keyframe.samplesperpixel != 1 or series.keyframe.photometric != tifffile.PHOTOMETRIC.MINISBLACK:
+                return None  # in colours, or with white as 0: as Pillow reads what cannot be mapped
+            shape = series.shape
         mapped: Volume = tifffile.memmap(path, mode="r")
     except tifffile.TiffFileError:
         return None  # Pillow says what it is

@@ -189,6 +189,13 @@ def read(
     return train.subset(slice(counts[0])), test.subset(slice(counts[1]))
 
 
+def check_majority(config: StudyConfig, train: AttributeImages) -> None:
+    """Raise ValueError unless the majority, of which codecs that learn see too much, is one of the groups."""
+    names = np.unique(groups_of(train, config.groups[:1])).tolist()
+    if {"pca", "neural"} & {*config.parts} and config.majority not in names:
+        raise ValueError(f"--majority must be one of {', '.join(map(str, names))}, got {config.majority}")
+
+
 def print_results(results: dict[str, Any]) -> None:
     """Print a row for each degradation, and the comparisons."""
     for name, found in results["groupings"].items():
@@ -272,6 +279,7 @@ def main(
         numbers = {"shrink": shrink, "epochs": epochs, "steps": steps, "seeds": seeds, "seed": seed, "draws": draws}
         config = configured(data, names | {"pca_bpp": pca_bpp, "neural_bpp": neural_bpp, "retrain": retrain} | numbers)
         train, test = read(Source(data, root, cache=cache, quiet=quiet), size, config, (images, test_images))
+        check_majority(config, train)
         results: dict[str, Any] = {}
         for study in study_audits(config, train, test, checkpoint_dir=kept, show_progress=not quiet):
             results = results_of(study, config, train, test)

@@ -33,17 +33,25 @@ def table_of(found: dict[str, Any]) -> pd.DataFrame:
         dice = of_arm.loc["dice"]
         words = "{difference:+.3f} [{low:+.3f}, {high:+.3f}]".format(**dice)
         shown[arm] = {
-            "Dice": "{mean:.3f} ± {std_seeds:.3f}".format(**dice),
+            "Dice": _with_spread(dice, ".3f"),
             "difference": words if shown else "",
             **{
-                f"{_label(pair, pairs)} {stage}": words.format(**of_arm.loc[f"{pair}_{stage}"])
+                f"{_label(pair, pairs)} {stage}": _with_spread(of_arm.loc[f"{pair}_{stage}"], "+.2f", spread=spread)
                 for pair in pairs
-                for stage, words in (("before", "{mean:+.2f}"), ("after", "{mean:+.2f} ± {std_seeds:.2f}"))
+                for stage, spread in (("before", False), ("after", True))
             },
             "swap": f"{of_arm.loc['swap_change_after', 'mean']:.3f}",
             "shares": " ".join(f"{of_arm.loc[name, 'mean']:.2f}" for name in shares),
         }
     return pd.DataFrame(shown).T
+
+
+def _with_spread(row: Any, places: str, *, spread: bool = True) -> str:
+    """Return a mean over seeds, and its spread where there are several; nothing where it is undefined."""
+    if pd.isna(row["mean"]):
+        return ""
+    has_spread = spread and not pd.isna(row["std_seeds"])
+    return f"{row['mean']:{places}}" + (f" ± {row['std_seeds']:{places.lstrip('+')}}" if has_spread else "")
 
 
 def _label(pair: str, pairs: list[str]) -> str:

@@ -289,8 +289,9 @@ def _weakness(found: DegradationAudit) -> list[str]:
 def degradations_of(config: AuditConfig, train: AttributeImages) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the degradations by name, and the rates that codecs reach; what learns does so on training images."""
     # Drawn: a data set may be sorted, and codecs must not learn from its first group alone.
+    # Nor sorted again: rates are measured on the first of them.
     drawn = np.random.default_rng(config.random_state).permutation(len(train))[:LEARNED_FROM]
-    learned_from = train.images[np.sort(drawn)]
+    learned_from = train.images[drawn]
     codecs, rates = codecs_of(config.codecs, config.bpp, learned_from, config.n_jobs)
     degradations: dict[str, Any] = dict(codecs)
     for distortion in map(distortion_of, config.distortions):  # of one kind there may be several, and a codec

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairlearn_bridge.audit.codecs.base import Codec
 from fairlearn_bridge.audit.codecs.pca import PCACodec
-from fairlearn_bridge.audit.codecs.pillow import FORMATS, PillowCodec
+from fairlearn_bridge.audit.codecs.pillow import FORMATS, SUBSAMPLINGS, PillowCodec
 from fairlearn_bridge.audit.codecs.rate import quality_for_rate
 from fairlearn_bridge.audit.distortions import DISTORTIONS, Distortion
 
@@ -60,9 +60,9 @@ def _parts(text: str) -> tuple[str, list[Any], str | None]:
         if not rest.isidentifier():
             raise ValueError(f"codecs must be of {', '.join(CODECS)}, or module:name of your own; got {text!r}")
         return text, [], None
-    first, _, after = rest.partition(":")
-    if first == "4" and after:  # jpeg:4:2:0 has a subsampling and no quality
+    if rest in SUBSAMPLINGS:  # jpeg:4:2:0 has a subsampling and no quality
         return name, [], rest
+    first, _, after = rest.partition(":")
     return name, _numbers(first, text), after or None
 
 

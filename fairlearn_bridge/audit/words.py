@@ -151,7 +151,7 @@ def _realism(groups: Table, table: Table) -> str:
         if len(table) > 1
         else ""
     )
-    biased = table[table["p_holm"] < SIGNIFICANT]
+    biased = table[(table["p_holm"] < SIGNIFICANT) & table["frechet"].notna()]
     if len(biased):
         frechet = groups["frechet"]
         furthest = sum(frechet.loc[name].idxmax() == row["worst"] for name, row in biased.iterrows())

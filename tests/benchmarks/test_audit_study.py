@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from audit_degradations import SETS, chosen, names_for, training_set
-from audit_study import Study, StudyConfig, configured
+from audit_study import Study, StudyConfig, check_majority, configured
 from audit_summary import by_case, compared, names_of, shares
 
-from captum_region.datasets import AttributeImages
+from captum_region.datasets import AttributeImages, make_faces
 from fairlearn_bridge.audit import Distortion, PillowCodec
 
 ROOT = Path(__file__).parents[2]
@@ -152,6 +152,15 @@ def test_degradations_to_retrain_for_are_chosen_by_name_and_severity():
     }
     with pytest.raises(ValueError, match=r"--retrain must be of jpeg at 1, .* whose rate is reached; got avif at 1"):
         chosen(given, ["avif at 1"])
+
+
+def test_a_majority_that_is_no_group_is_refused():
+    faces = make_faces(20, 16, random_state=0)
+    check_majority(StudyConfig("Smiling", ("Dark_Skin",), majority="Dark_Skin"), faces)
+    check_majority(StudyConfig("Smiling", ("Dark_Skin",), parts=("codecs",)), faces)
+    for majority in (None, "dark_skin"):
+        with pytest.raises(ValueError, match=f"--majority must be one of Dark_Skin, not Dark_Skin, got {majority}"):
+            check_majority(StudyConfig("Smiling", ("Dark_Skin",), majority=majority), faces)
 
 
 def test_unknown_degradations_to_retrain_for_are_refused():

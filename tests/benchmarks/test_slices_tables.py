@@ -43,6 +43,15 @@ def test_the_table_has_the_values_of_the_results():
     assert table.loc["pretrained"].tolist()[2:6] == ["-0.50", "-0.25 ± 0.12", "+0.75", "+0.50 ± 0.25"]
 
 
+def test_one_seed_has_no_spread_and_an_undefined_asymmetry_no_value():
+    measures = ("dice", "asymmetry_before", "asymmetry_after", "swap_change_after", "share_previous_after")
+    row = {"arm": "pretrained", "mean": 0.5, "std_seeds": None, "difference": 0.0, "low": 0.0, "high": 0.0}
+    summary = [{"measure": measure, **row} for measure in measures]
+    summary[2]["mean"] = None
+    found = {"summary": summary, "runs": [{"arm": "pretrained", "asymmetry_after": 0, "share_previous_after": 0}]}
+    assert table_of(found).loc["pretrained"].tolist() == ["0.500", "", "+0.50", "", "0.500", "0.50"]
+
+
 def test_the_page_has_the_tables_of_the_results_beside_it():
     results = ROOT / "docs" / "results"
     page = (results / "slices.md").read_text()

@@ -18,6 +18,7 @@ from captum_region.first_layer import (
     neutralize_first_layer,
     widen_first_layer,
 )
+from captum_region.segmentation import segmentation_network
 
 EXACT = {"atol": 1e-9, "rtol": 0}
 
@@ -396,3 +397,18 @@ def test_equal_constants_and_other_numbers_are_no_normalisation():
     assert channel_normalization(network) == {}
     with pytest.raises(TypeError, match="model must be"):
         channel_normalization(None)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_segmentation_network_takes_as_many_slices_as_its_first_layer(in_place):
+    network = segmentation_network("small_unet", random_state=0)
+    network.mean.fill_(0.25)
+    wide = neutralize_first_layer(network, "reflect", in_channels=5, in_place=in_place)
+    assert wide(torch.rand(1, 5, 16, 16)).shape == (1, 1, 16, 16)
+    assert wide.mean.tolist() == [0.25] * 5
+    grey = torch.rand(1, 1, 16, 16)
+    if not in_place:
+        torch.testing.assert_close(wide(grey.expand(1, 5, -1, -1)), network(grey.expand(1, 3, -1, -1)))
+        assert network.in_channels == 3
+    again = segmentation_network("small_unet", in_channels=5)
+    again.load_state_dict(wide.state_dict())

@@ -1,6 +1,7 @@
 """First layers compared on stacks of known truth, checkpoints inspected, and the command that does both."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -116,6 +117,17 @@ def test_swapped_kernels_see_a_stack_as_the_given_ones_see_its_mirror_image():
     assert here["asymmetry_before"] == pytest.approx(-there["asymmetry_before"], abs=1e-6)
     for name, same in (("previous", "next"), ("centre", "centre"), ("next", "previous")):
         assert here[f"share_{name}_before"] == pytest.approx(there[f"share_{same}_before"], abs=1e-6)
+
+
+def test_networks_that_lean_to_different_sides_do_not_count_them_alike():
+    found = compare(arms=["pretrained", "random", "reflect"], seeds=3, steps=1)
+    asymmetry = {"pretrained": [-0.3, -0.31, -0.29], "random": [0.4, -0.38, -0.02], "reflect": [0.01, 0.0, 0.0]}
+    runs = found.runs.sort_values(["arm", "seed"]).assign(asymmetry_after=np.concatenate([*asymmetry.values()]))
+    text = headline(replace(found, runs=runs))
+    assert "With reflect both sides count alike" in text
+    arms = {name: found.arms[name] for name in ("random", "reflect")}
+    text = headline(replace(found, runs=runs[runs["arm"] != "pretrained"], arms=arms))
+    assert "each network leans to a side, not all to the same: an asymmetry of 0.267 on average" in text
 
 
 def centre_alone(model):

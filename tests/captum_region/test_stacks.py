@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -314,6 +315,17 @@ def bad_files(tmp_path):
     yield "cut.npy", "cut.npy is damaged"
     (tmp_path / "volume.mrc").write_bytes(b"MRC")
     yield "volume.mrc", "must be a folder of slices, a TIFF or a .npy file"
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_mapped_tiffs_are_read_as_pillow_reads_them(tmp_path, compression):
+    stored = volume_of(np.uint8)
+    tifffile.imwrite(tmp_path / "white.tif", stored, photometric="miniswhite", compression=compression)
+    np.testing.assert_array_equal(read_volume(tmp_path / "white.tif"), 255 - stored)
+    colour = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    tifffile.imwrite(tmp_path / "colour.tif", colour, photometric="rgb", compression=compression)
+    with pytest.raises(ValueError, match=r"colour\.tif: slices must be grey.* RGB"):
+        read_volume(tmp_path / "colour.tif")
 
 
 @pytest.mark.parametrize("is_absent", [False, True])

@@ -42,7 +42,7 @@ FORMATS = {
     "jpegxl": _Format("JXL", (1, 100), {}, plugin="pillow_jxl"),
     "heic": _Format("HEIF", (0, 100), {}, "chroma", plugin="pillow_heif"),
 }
-_SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
+SUBSAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ class PillowCodec:
         if self.subsampling is not None:
             if self._format.subsampling is None:
                 raise ValueError(f"subsampling must be left out for {self.format}, got {self.subsampling!r}")
-            if self.subsampling not in _SUBSAMPLINGS:
-                raise ValueError(f"subsampling must be one of {', '.join(_SUBSAMPLINGS)}, got {self.subsampling!r}")
+            if self.subsampling not in SUBSAMPLINGS:
+                raise ValueError(f"subsampling must be one of {', '.join(SUBSAMPLINGS)}, got {self.subsampling!r}")
         _register(self.format)
 
     @property

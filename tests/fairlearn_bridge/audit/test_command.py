@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from captum_region.datasets import AttributeImages, make_faces
+from fairlearn_bridge.audit.codecs.rate import mean_rate
 from fairlearn_bridge.audit.decoded import Decoded
 from fairlearn_bridge.audit.degradations import cases_of
 from fairlearn_bridge.audit.run import LEARNED_FROM, AuditConfig, degradations_of, run_audit
@@ -280,6 +281,11 @@ def test_specifications():
     codecs, rates = codecs_of(["jpeg:4:2:0"], (1000, 2000), images)
     assert [codec.quality for codec in codecs["jpeg 4:2:0"]] == [100]
     assert len(rates) == 2
+    codecs, _ = codecs_of(["jpeg:4:4:4:4", "jpeg:4:4:2:0"], (), images)
+    assert {name: [codec.quality for codec in each] for name, each in codecs.items()} == {
+        "jpeg 4:4:4": [4],
+        "jpeg 4:2:0": [4],
+    }
     assert distortion_of("noise:0.05,0.5").severities == (0.05, 0.5)
     assert distortion_of("blur").severities == (1, 2, 4)
 
@@ -306,6 +312,16 @@ def test_codecs_learn_from_all_of_a_sorted_data_set():
         degradations_of(AuditConfig("Smiling", ("Male",), distortions=("blur:1", "blur:1")), sorted_images)
     ((codec,),) = degradations.values()
     assert 255 * codec.mean_.mean() == pytest.approx(brightness.mean(), abs=10)
+
+
+def test_rates_are_measured_on_all_of_a_sorted_data_set():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (300, 1, 32, 32)).astype(np.uint8)
+    images[:150] = 128  # which costs next to nothing
+    data = AttributeImages(images, pd.DataFrame({"Smiling": np.arange(300) % 2}))
+    degradations, _ = degradations_of(AuditConfig("Smiling", ("Male",), codecs=("webp",), bpp=(2.0,)), data)
+    ((codec,),) = degradations.values()
+    assert mean_rate(codec, images) == pytest.approx(2, abs=0.4)
 
 
 def test_decoded_images_are_whole_folders_or_none(tmp_path):
