@@ -297,6 +297,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         X = check_rows_or_images(self, X, self.image_shape, reset=True)
         weight = check_weights(sample_weight, len(X))
         labels = check_classes(y, len(X), name="y", least=2, weight=weight)
+        self._check_continued(np.unique(labels))
         self.classes_inferred_ = np.unique(labels)
         target = pd.Index(self.classes_).get_indexer(pd.Index(labels))
         if (target < 0).any():
@@ -349,6 +350,15 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             raise ValueError(f"mixed_precision must be 'no' or 'auto', got {self.mixed_precision!r}")
         if self.classes is not None and not len(self.classes):
             raise ValueError(f"classes must be None or hold all labels of y, got {self.classes}")
+
+    def _check_continued(self, classes: NDArray[Any]) -> None:
+        """Refuse to continue a training with other classes: the module's outputs are of those of before."""
+        before = getattr(self, "classes_inferred_", classes)
+        is_continued = self.warm_start and self.initialized_ and self.classes is None
+        if is_continued and not np.array_equal(before, classes):
+            raise ValueError(
+                f"y must hold the classes that warm_start continues with, {before.tolist()}, got {classes.tolist()}"
+            )
 
     def _check_callbacks(self) -> None:
         for name, callback in self.callbacks_:

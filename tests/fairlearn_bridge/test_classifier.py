@@ -491,6 +491,16 @@ class TestCheckpointDir:
         self.fit(tmp_path, **options)
         assert len(list(tmp_path.iterdir())) == 2
 
+    def test_warm_start_continues_with_the_same_classes_alone(self):
+        X, y = np.random.default_rng(0).integers(0, 256, (12, 3, 8, 8), np.uint8), np.arange(12) % 3
+        fitted = ImageClassifier(Mean, max_epochs=1, random_state=0, warm_start=True).fit(X, y)
+        for other in (y + 1, y % 2, np.arange(12) % 4):
+            with pytest.raises(ValueError, match=r"the classes that warm_start continues with, \[0, 1, 2\], got"):
+                fitted.fit(X, other)
+        assert fitted.fit(X, y).classes_.tolist() == [0, 1, 2]
+        named = ImageClassifier(Mean, max_epochs=1, random_state=0, warm_start=True, classes=[0, 1, 2]).fit(X, y % 2)
+        assert named.fit(X, y).predict_proba(X).shape == (12, 3)
+
     def test_warm_start_continues_from_the_current_weights(self, tmp_path):
         twice = [ImageClassifier(Mean, max_epochs=2, random_state=0, warm_start=True, checkpoint_dir=tmp_path)] * 2
         epochs = [len(classifier.fit(self.X, self.y).history_) for classifier in twice]
