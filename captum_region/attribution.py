@@ -9,7 +9,7 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_region.batches import ImageData, ImageSource, batches, check_images
+from captum_region.batches import ImageData, ImageSource, as_floats, batches, check_images
 from captum_region.classifiers import RegionClassifier, forward_regions
 from captum_region.confidence import Confidence, resolve_confidence
 from captum_region.grid import RegionGrid
@@ -278,6 +278,8 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         if show_progress:
             options["progress"] = partial(progress_bar, desc=f"{self.get_name()} attribution")
         forward_grid = getattr(classifier, "forward_grid", partial(forward_regions, classifier, self.grid))
+        if not isinstance(classifier, RegionClassifier):
+            images = as_floats(images)  # as its own code has no other way to know the scale
         with torch.no_grad():
             logits = forward_grid(images.to(getattr(classifier, "device", images.device)), **options)
             value = self.confidence(logits) if target is None else class_evidence(logits, target)

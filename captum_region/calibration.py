@@ -214,7 +214,8 @@ def fit_temperature(
     Raises
     ------
     TypeError, ValueError
-        If an argument does not fit; the message names it.
+        If an argument does not fit; the message names it. Also if the temperature changes no logit, as of a subclass
+        that does not divide them by it.
 
     See Also
     --------
@@ -226,7 +227,13 @@ def fit_temperature(
     """
     images, target = _checked(classifier, images, labels)
     found = list(_logits(classifier, images, target, batch_size, show_progress, "temperature"))
-    logits = torch.cat([part for part, _ in found]) * classifier.temperature.cpu()  # undo the present one
+    before = classifier.temperature.clone()
+    classifier.temperature.mul_(2)
+    halved, _ = next(iter(_logits(classifier, images, target, batch_size, False, "temperature")))
+    classifier.temperature.copy_(before)
+    if torch.equal(halved, found[0][0]) and halved.any():
+        raise ValueError(f"classifier must divide its logits by its temperature, {type(classifier).__name__} does not")
+    logits = torch.cat([part for part, _ in found]) * before.cpu()  # undo the present one
     expected = target[:, None, None].expand(-1, *classifier.grid.shape)
 
     def loss(log_temperature: float) -> float:

@@ -123,7 +123,7 @@ def fit_region_classifier(
         once in an epoch. Must be "balanced" if `within` is given.
     epochs : int, optional
         Passes over the images, all of which are then trained on. By default the number of the recipe; of a training
-        that ends early as many as help, each of 64 steps at least.
+        that ends early as many as help, each of 32 to 64 steps at least.
     batch_size, positions_per_image : int, optional
         Images in a step, regions of an image in a step.
     lr, weight_decay : float, optional

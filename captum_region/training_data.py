@@ -67,6 +67,7 @@ def training_data(
     """
     images, labels, within = _with_labels(classifier, images, labels, within, name="images")
     labels = check_classes(labels, len(images), name="labels")
+    within = None if within is None else check_classes(within, len(images), name="within")
     names, target = np.unique(labels, return_inverse=True)
     if len(names) != classifier.num_classes:
         wanted = f"{classifier.num_classes} values, the classifier's classes"
@@ -173,7 +174,7 @@ def _draw_probability(
     if within is not None:
         if not isinstance(weight, str):
             raise ValueError("sample_weight must be 'balanced' if within is given")
-        return _balanced(labels, check_classes(within, count, name="within"))
+        return _balanced(labels, within)
     if not isinstance(weight, str):
         return check_weights(weight, count)
     if weight != "balanced":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import fairlearn_bridge
 from fairlearn_bridge.catalogue import OTHERS
+from fairlearn_bridge.regions import number_of
 from fairlearn_bridge.schemes import CONTROLS, is_automatic, scheme_parameters
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def build_arms(config: ExperimentConfig, classifier: Any, quantiles: Sequence[fl
         max_epochs=config.epochs, batch_size=config.batch_size, lr=config.lr, device=config.device
     )
     base.set_params(**config.network)
+    names: Any = getattr(classifier, "class_names", None) or ()
+    value = number_of(config.confounder, names)
     arms = {
         "original": Arm(base, "reference", "The ERM baseline: trained on the biased set without mitigation."),
         "balanced": Arm(base, "reference", "Trained on a balanced set of equal size: the data without the bias."),
@@ -56,8 +59,11 @@ def build_arms(config: ExperimentConfig, classifier: Any, quantiles: Sequence[fl
     }
     for name in config.others:
         other = OTHERS[name]
-        sentence = other.sentence.format(target=config.target, confounder=config.confounder)
-        arms[name] = Arm(other.make(base, classifier), "mitigator", sentence, other.on_original)
+        made = other.make(base, classifier, value)
+        # Of several groups, the one that it goes by.
+        shown = names[value] if "value" in made.get_params(deep=False) and len(names) > 2 else config.confounder
+        sentence = other.sentence.format(target=config.target, confounder=shown)
+        arms[name] = Arm(made, "mitigator", sentence, other.on_original)
     schemes = config.schemes
     if quantiles is None and "@" not in schemes[0] and not is_automatic(schemes[0]):
         first, plus, rest = schemes[0].partition("+")

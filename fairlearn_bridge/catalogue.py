@@ -22,15 +22,15 @@ class Other(NamedTuple):
     sentence: str
     on_original: bool = False
 
-    def make(self, base: ImageClassifier, region_classifier: Any = None) -> Any:
-        """Return the mitigator of a target classifier, with the region classifier if it takes one.
+    def make(self, base: ImageClassifier, region_classifier: Any = None, value: int = 1) -> Any:
+        """Return the mitigator of a target classifier, with the region classifier and its class, if it takes them.
 
         Its class is imported now, as --help need not wait for torch.
         """
         make = getattr(fairlearn_bridge, self.mitigator) if isinstance(self.mitigator, str) else self.mitigator
         made = make(base)
-        if "region_classifier" in made.get_params(deep=False):
-            made.set_params(region_classifier=region_classifier)
+        given = {"region_classifier": region_classifier, "value": value}
+        made.set_params(**{name: each for name, each in given.items() if name in made.get_params(deep=False)})
         return made
 
 

@@ -344,7 +344,11 @@ def _fit_and_predict(
         values = np.unique(test.confounder)
         toggled = np.where(test.confounder == values[0], values[-1], values[0])
         table["flipped"] = coded != _predict(estimator, test.twins, toggled, seed)[0]
-    history = getattr(getattr(estimator, "estimator_", estimator), "history_", None)
+    trained = estimator
+    while (within := vars(trained).get("estimator_")) is not None:
+        trained = within
+    # Of a classifier that was trained before, the history is not this training's.
+    history = None if isinstance(trained, FrozenEstimator) else getattr(trained, "history_", None)
     losses = [] if history is None else [float(loss) for loss in history[:, "train_loss"]]
     # What `AttributionNoiseMitigator` has chosen, where there was a choice.
     chosen = f"{estimator.scheme_} {estimator.quantile_:g}" if hasattr(estimator, "selection_") else ""

@@ -60,7 +60,10 @@ def commands_to_follow(
 ) -> dict[str, tuple[str, str]]:
     """Return what to run next, with its target and confounder: ``mitigate``, of what it can be run for; ``run``."""
     pair = _target_and_confounder(found, cells, target, train, test)
-    learnable = found.index[found["flagged"] & (found["note"] == "") & (found["missing"] == 0)]
+    # As `mitigate` wants it, some class has images with several values.
+    values = cells[cells["images"] > 0].groupby(["attribute", "target"])["value"].nunique()
+    several = values.groupby("attribute").max().reindex(found.index, fill_value=0) > 1
+    learnable = found.index[found["flagged"] & several & (found["missing"] == 0)]
     following = {"mitigate": (target, str(learnable[0]))} if len(learnable) else {}
     return following if pair is None else following | {"run": pair}
 
@@ -151,7 +154,9 @@ def rank_images(estimator: Any, regions: RegionClassifier, images: AttributeImag
     if not set(labels.tolist()) <= set(known):
         odd = sorted(set(labels.tolist()) - set(known), key=str)
         raise ValueError(f"target {target} must have the classes of the model, {known}, it has {odd} too")
-    ranking = rank_by_evidence(RegionAttribution(regions), images, within=labels)
+    if regions.class_names and any(name.startswith("not ") for name in regions.class_names):
+        raise ValueError("--regions must be of captum-region train or of run; that of mitigate has groups in words")
+    ranking = rank_by_evidence(RegionAttribution(regions), images, within=labels, target=regions.num_classes - 1)
     predicted = np.asarray(estimator.predict(images.images))
     right = predicted == labels
     names = {label: name_of(target, label) for label in ranking["class"].unique()}

@@ -83,9 +83,10 @@ class AttributionNoiseMitigator(Trainer):
     target_region_classifier : RegionClassifier, optional
         The second region classifier, if it is already trained.
     apply_at_predict : bool, default=False
-        Perturb also the images given to `predict`, by the general mask. Another method than perturbing in training
-        alone: the classifier then never sees the region at all. General schemes of ``mask`` and ``noise`` only, and not
-        with mitigators as estimator that look at training images once more, such as `JTT` and `LastLayerRetraining`.
+        Perturb also the images given to `predict`, by the general mask, all with the same noise. Another method than
+        perturbing in training alone: the classifier then never sees the region at all. General schemes of ``mask`` and
+        ``noise`` only, and not with mitigators as estimator that look at training images once more, such as `JTT` and
+        `LastLayerRetraining`.
     confidence : str or callable, default="negative_entropy"
         See `RegionAttribution`.
     validation_fraction : float, default=0.25
@@ -258,8 +259,12 @@ class AttributionNoiseMitigator(Trainer):
         check_is_fitted(self, "estimator_")
         X = check_rows_or_images(self, X, self.image_shape_, reset=False)
         if self.apply_at_predict:
-            generator = torch.Generator().manual_seed(self.predict_seed_)
-            X = self.noise_(as_floats(torch.as_tensor(np.array(X))), torch.arange(len(X)), generator)
+            # One by one with the same draws, or an image's prediction would depend on those before it.
+            images, first = as_floats(torch.as_tensor(np.array(X))), torch.zeros(1, dtype=torch.long)
+            generator, perturbed = torch.Generator(), torch.empty_like(images)
+            for image, place in zip(images.split(1), perturbed.split(1), strict=True):
+                place.copy_(self.noise_(image, first, generator.manual_seed(self.predict_seed_)))
+            X = perturbed
         return super().predict_proba(X)
 
     def _with_noise(self, parameters: dict[str, Any], prefix: str, seed: int) -> Any:

@@ -1,5 +1,6 @@
 """The region classifier of a spurious attribute, trained on the training images themselves."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,14 @@ def train_regions(
     classifier = DenseRegionClassifier(grid, classes, in_channels=X.shape[1], random_state=random_state)
     options = {"within": within, "random_state": random_state, **training}
     return classifier, fit_region_classifier(classifier, Checked(X), attribute, **options)
+
+
+def number_of(attribute: str, names: Sequence[str]) -> int:
+    """Return the number of the class in which a spurious attribute is present, of a region classifier's `names`.
+
+    It is that of its own name where groups are in words, as "hat" and "not hat"; else the second, as True.
+    """
+    return [*names].index(attribute) if attribute in names else 1
 
 
 def check_region_classifier(classifier: Any, X: ImageData, name: str = "region_classifier") -> None:

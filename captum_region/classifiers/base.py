@@ -153,6 +153,10 @@ class RegionClassifier(nn.Module, ABC):
             raise ValueError(f"labels must be one-dimensional with no missing values, got shape {values.shape}")
         found, codes = np.unique(values, return_inverse=True)
         number = {name: at for at, name in enumerate(self.class_names)}
+        if values.dtype == bool and not any(str(label) in number for label in found):
+            # Of classes 1 and 2, images of the first alone have labels that are all 1, which were taken for True.
+            coded = [str(int(label)) for label in found]
+            found = np.array(coded) if all(label in number for label in coded) else found
         known = [str(label) in number for label in found]
         numbers: Any
         if all(known):
@@ -182,7 +186,7 @@ class RegionClassifier(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, patches: Tensor, region: Tensor) -> Tensor:
-        """Classify patches.
+        """Classify patches, with logits that were divided by ``temperature``.
 
         Parameters
         ----------

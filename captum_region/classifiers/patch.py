@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_region.classifiers.base import Progress, RegionClassifier, forward_regions
+from captum_region.evaluation import evaluating
 from captum_region.first_layer import widen_first_layer
 from captum_region.grid import RegionGrid
 from captum_region.randomness import RandomState, draw_seed, seeded
@@ -102,12 +103,11 @@ class PatchRegionClassifier(RegionClassifier):
     def _check_backbone(self) -> None:
         """Run the backbone on empty patches, so that a wrong shape is an error here and not in training."""
         k = self.grid.patch_size
-        # On a copy in eval mode: the trial must not change batch statistics or lazily made weights.
-        trial = copy.deepcopy(self).eval()
+        # In eval mode, in which batch statistics stay; of lazy modules it makes the weights.
         wanted = f"backbone must take N x {self.in_channels + 1} x {k} x {k} and give N x {self.num_classes} logits"
         try:
-            with torch.no_grad():
-                logits = trial(torch.zeros(2, self.in_channels, k, k), torch.zeros(2, dtype=torch.long))
+            with evaluating(self), torch.no_grad():
+                logits = self(torch.zeros(2, self.in_channels, k, k), torch.zeros(2, dtype=torch.long))
         except (RuntimeError, ValueError, TypeError) as error:
             raise ValueError(f"{wanted}; on such patches it failed: {error}") from error
         if not isinstance(logits, Tensor) or logits.shape != (2, self.num_classes):

@@ -91,13 +91,18 @@ class Source:
             more = iter(given)
             own = [None if table is None else next(more) for table in tables]
             return train, own[0], own[1]
+        train, *others = with_properties([(self, number) for number in range(self.measured_on + 1)], size)
+        return train, others[0] if len(others) > 1 else None, others[-1] if others else None
+
+    @property
+    def measured_on(self) -> int:
+        """The number of the last part there is: that to test on."""
         count = max(1, len(self.parts))
         if self.data in _THIRD:
             from captum_region.datasets.celeba import celeba_splits
 
             count += len({*_THIRD[self.data]}.intersection(celeba_splits(self.root)))
-        train, *others = with_properties([(self, number) for number in range(count)], size)
-        return train, others[0] if len(others) > 1 else None, others[-1] if others else None
+        return count - 1
 
     def load_for(self, checkpoint: Path, *, held_out: bool = False) -> tuple[RegionClassifier, AttributeImages]:
         """Return the classifier at `checkpoint`, or in the --out folder of train, and images of its size.

@@ -56,7 +56,7 @@ def smoothed(method: Method, sigma: float) -> Method:
 
 def _smooth(maps: Tensor, sigma: float) -> Tensor:
     # Images are left apart: they are the first axis.
-    found = gaussian_filter(maps.detach().cpu().numpy(), (0, sigma, sigma))
+    found = gaussian_filter(maps.detach().float().cpu().numpy(), (0, sigma, sigma))
     return torch.from_numpy(found).to(maps.device)
 
 

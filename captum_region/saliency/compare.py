@@ -147,9 +147,17 @@ def _bootstrap_of_same(
     drawn = np.empty(resamples)
     for number, of_draw in enumerate(chosen):
         images = values[generator.integers(count, size=count)][:, of_draw]
-        drawn[number] = np.nanmean(images)
+        drawn[number] = _mean_of_runs(images)
     low, high = np.nanquantile(drawn, [0.025, 0.975])
-    return float(np.nanmean(values, axis=0).mean()), float(low), float(high)
+    return _mean_of_runs(values), float(low), float(high)
+
+
+def _mean_of_runs(values: NDArray[np.float64]) -> float:
+    """Return the mean of the runs' means over images, images x runs: runs weigh alike where few images are defined."""
+    is_known = ~np.isnan(values)
+    counts = is_known.sum(0)
+    means = np.where(is_known, values, 0).sum(0)[counts > 0] / counts[counts > 0]
+    return float(means.mean()) if len(means) else np.nan
 
 
 def compare_saliency(

@@ -127,8 +127,11 @@ def information_left(
         raise ValueError(f"train images must be square, got {side} x {width}")
     # With one region, the whole image, the package's trainer trains an ordinary classifier.
     seed = draw_seed(random_state)
-    classifier = DenseRegionClassifier(RegionGrid(side, side, 1), len(np.unique(train[2])), random_state=seed)
-    colour = torch.as_tensor(np.asarray(train[0])).float().mean((0, 2, 3)).round()
+    given, classes = torch.as_tensor(np.asarray(train[0])), len(np.unique(train[2]))
+    grid = RegionGrid(side, side, 1)
+    classifier = DenseRegionClassifier(grid, classes, in_channels=given.shape[1], random_state=seed)
+    colour = given.float().mean((0, 2, 3))
+    colour = colour if given.is_floating_point() else colour.round()
     order = torch.randperm(side * side, generator=torch.Generator().manual_seed(seed))
     masked = [_masked(images, maps, quantile, colour, order) for images, maps, _ in (train, test)]
     fit_region_classifier(

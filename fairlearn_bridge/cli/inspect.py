@@ -59,7 +59,7 @@ def inspect(
         Path | None,
         typer.Option(
             help="With --model, a region classifier of the spurious attribute: a checkpoint folder, or the --out "
-            "folder of run or of captum-region train. Its last class is taken."
+            "folder of run or of captum-region train. Its last class is taken, such as True."
         ),
     ] = None,
     overlap: Annotated[
@@ -223,7 +223,7 @@ def _ranked(source: Source, model: Path | None, regions: Path | None, target: st
             f"--model and --regions must be for square colour images of one size, --model is for {channels} x "
             f"{size[0]} x {size[1]}, --regions for {wanted[0]} x {wanted[1]}"
         )
-    return rank_images(estimator, classifier, source.load_part(wanted[0], len(source.parts[1:2])), target)
+    return rank_images(estimator, classifier, source.load_part(wanted[0], source.measured_on), target)
 
 
 def _overlaps(

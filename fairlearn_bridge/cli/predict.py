@@ -48,7 +48,8 @@ def predict(
         folder = model / "model" if (model / "model").is_dir() else model
         own = None if module is None else own_object(module, "--module")
         estimator = load_mitigator(folder, own, device=device)
-        listing = Source.of(ctx.params).listing()
+        source = Source.of(ctx.params)
+        listing = source.listing(source.measured_on)
         options = {"skip_damaged": skip_damaged, "force": force, "show_progress": not quiet}
         summary = predict_files(estimator, folder, listing, out, **options)
         if as_json:

@@ -61,7 +61,6 @@ def demo(
 def run(
     ctx: typer.Context,
     data: opt.Data,
-    root: opt.Root,
     target: own.Target,
     confounder: Annotated[
         str,
@@ -71,6 +70,7 @@ def run(
         ),
     ],
     out: opt.Out,
+    root: opt.Root = Path(),
     image_column: opt.ImageColumn = None,
     size: opt.Size = 64,
     train_size: own.TrainSize = None,

@@ -129,7 +129,7 @@ def _print_table1(table: pd.DataFrame, target: str) -> None:
     shown = Table("spurious attribute", "scheme", "quantile", *columns, box=None)
     for (confounder, scheme), row in zip(table.index, table.to_dict("records"), strict=True):
         cells = [
-            f"{row[name, 'original']:.2f} / {row[name, 'balanced']:.2f} / {row[name, 'scheme']:.2f}\n"
+            f"{row[name, 'original']:.2f} / {row.get((name, 'balanced'), np.nan):.2f} / {row[name, 'scheme']:.2f}\n"
             f"[{row[name, 'low']:+.2f}, {row[name, 'high']:+.2f}]"
             for name in measures
         ]

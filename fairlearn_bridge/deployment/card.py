@@ -76,7 +76,9 @@ class ModelCard:
         channels, height, width = description["image_shape"]
         counts = description["class_counts"]
         classes = [_text(label) for label in description["classes"]]
-        trained = f"on {sum(counts):,} images" if counts else "on an unknown number of images"
+        # Of resampled images those drawn, some of them repeatedly.
+        kind = "drawn images" if description.get("resampled") else "images"
+        trained = f"on {sum(counts):,} {kind}" if counts else "on an unknown number of images"
         lines = [
             f"# {_text(self.title)}",
             f"Method: {description['method']}, network: {_text(description['network'])}, trained {trained}. "
@@ -85,7 +87,7 @@ class ModelCard:
             "in [0, 1]; the network normalises them itself.",
             "## Training",
             self.trained_on and _text(self.trained_on),
-            _table(pd.DataFrame({"class": classes, "training images": counts}).set_index("class")) if counts else None,
+            _table(pd.DataFrame({"class": classes, f"training {kind}": counts}).set_index("class")) if counts else None,
             None if self.cells is None else _table(self.cells),
             "## Measurements",
             self.measured_on and _text(self.measured_on),

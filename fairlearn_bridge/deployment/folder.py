@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from captum_region.io.checkpoint import check_header, weights_in
 from captum_region.io.files import read_json, replacing_folder
 from captum_region.io.provenance import provenance
-from fairlearn_bridge.baselines import ThresholdShift
+from fairlearn_bridge.baselines import BalancedResampling, ThresholdShift
 from fairlearn_bridge.deployment.card import ModelCard
 from fairlearn_bridge.deployment.state import Decoder, Encoder, network_in
 
@@ -96,10 +96,18 @@ def _summary(estimator: Any) -> dict[str, Any]:
         "needs_module": not network.__module__.startswith("fairlearn_bridge."),
         "classes": classes,
         "class_counts": None if counts is None else counts.tolist(),
+        "resampled": _is_resampled(estimator),
         "image_shape": list(inner.image_shape_),
         "threshold": threshold,
         "positive_class": positive,
     }
+
+
+def _is_resampled(estimator: Any) -> bool:
+    """Return whether a mitigator or one within it drew its training images."""
+    while estimator is not None and not hasattr(estimator, "sample_indices_"):
+        estimator = vars(estimator).get("estimator_", vars(estimator).get("estimator"))
+    return isinstance(estimator, BalancedResampling)
 
 
 def without_threshold(estimator: Any) -> Any:

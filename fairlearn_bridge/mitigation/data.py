@@ -19,6 +19,8 @@ from fairlearn_bridge.inspection import MAX_VALUES, name_of
 from fairlearn_bridge.samples import Samples, groups_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from fairlearn_bridge.mitigation.configuration import MitigationConfig
@@ -69,6 +71,7 @@ def mitigation_data(
     for name, one in given.items():
         if one.images.shape[1:] != train.images.shape[1:]:
             raise ValueError(f"{name} must have images of {train.images.shape[1:]}, got {one.images.shape[1:]}")
+    train, given = _of_one_kind(config.confounders, train, given)
     split_off = tuple(name for name in SETS[1:] if name not in given)
     check_learnable(config, train)  # before it is split, that the numbers are those of the user's table
     if split_off:
@@ -91,6 +94,24 @@ def mitigation_data(
     data = MitigationData(train, given["validation"], given["test"], split_off)
     _check_classes_of_sets(config, data)
     return data
+
+
+def _of_one_kind(
+    names: Sequence[str], train: AttributeImages, others: dict[str, AttributeImages]
+) -> tuple[AttributeImages, dict[str, AttributeImages]]:
+    """Return the sets with numeric spurious attributes as text, but for those of 0 and 1 alone in all of them.
+
+    A set in which a third value happens to be missing would else have groups of other names.
+    """
+    sets = {"": train, **others}
+    for name in names:
+        columns = {key: one.attributes[name] for key, one in sets.items() if name in one.attributes}
+        every = pd.concat(list(columns.values())).dropna() if columns else pd.Series(dtype=float)
+        if pd.api.types.is_numeric_dtype(every) and not every.isin([0, 1]).all():
+            for key, values in columns.items():
+                text = values.astype(str).where(values.notna())
+                sets[key] = replace(sets[key], attributes=sets[key].attributes.assign(**{name: text}))
+    return sets.pop(""), sets
 
 
 def _check_classes_of_sets(config: MitigationConfig, data: MitigationData) -> None:

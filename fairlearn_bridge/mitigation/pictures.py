@@ -18,6 +18,7 @@ from fairlearn_bridge.mitigation.measures import CHOSEN, LIKELIEST
 from fairlearn_bridge.mitigation.words import cells_of_one, names_of, rows_of, shown_name, value_of
 from fairlearn_bridge.noise import AttributionNoise
 from fairlearn_bridge.plotting import BASELINE, Interval, plot_losses
+from fairlearn_bridge.regions import number_of
 from fairlearn_bridge.report.figures import dot_plot, map_figure, scheme_strip, sheet
 from fairlearn_bridge.report.words import with_interval
 from fairlearn_bridge.spuriosity import rank_by_evidence, ranking_gap
@@ -114,7 +115,7 @@ def _ends(found: Mitigation) -> Picture:
     """Return the test images in which the spurious attribute shows most and least, with the accuracy on both."""
     test, config, labels = found.data.test, found.config, _labels(found)
     values = np.unique(samples_of(config, found.data.train).confounder).tolist()
-    value = values.index(config.confounder) if config.confounder in values else 1  # not where it is absent
+    value = number_of(config.confounder, values)
     attribution = RegionAttribution(found.trained.classifier)
     ranking = rank_by_evidence(attribution, test.images, within=labels, target=value)
     of_test = found.predictions[found.predictions["set"] == "test"]

@@ -157,7 +157,7 @@ def check_mitigation(config: MitigationConfig, data: MitigationData, out: Path) 
     pairs |= {f"{name} images": (results["data"].get(name), value) for name, value in fingerprints(data).items()}
     rows = [{"what": what, "then": then, "now": value, "equal": then == value} for what, (then, value) in pairs.items()]
     if all(row["equal"] for row in rows if row["what"].endswith("images")):
-        kept = pd.read_csv(out / "predictions.csv")
+        kept = pd.read_csv(out / "predictions.csv", dtype={"decided": str}, keep_default_na=False)
         kept = kept[(kept["mitigator"] == results["config"].get("scheme")) & (kept["set"] == "test")]
         predicted = load_mitigator(out / "model", device=config.device).predict(data.test.images)
         same = int((kept["decided"].astype(str).to_numpy() == predicted.astype(str)).sum())

@@ -222,3 +222,17 @@ def test_confidences_are_named_or_given(classifier):
     assert custom.region_map(torch.zeros(1, 3, 20, 26)).shape == (1, *GRID.shape)
     with pytest.raises(ValueError, match="at least one image"):
         attribution.mean_map(torch.zeros(0, 3, 20, 26))
+
+
+def test_a_function_gets_floats_whatever_the_images_are():
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), np.uint8)
+    seen = []
+
+    def forward(patches, region):
+        seen.append(float(patches.max()))
+        return patches.mean((2, 3))[:, :2]
+
+    attribution = RegionAttribution(forward, grid=RegionGrid(16, 8, 4))
+    maps = [attribution.region_map(given) for given in (images, images / np.float32(255))]
+    torch.testing.assert_close(*maps)
+    assert max(seen) <= 1

@@ -179,3 +179,15 @@ def test_the_histogram_leaves_empty_bins_empty():
     bars = figure.axes[1].patches[0].get_data()
     assert bars.values.tolist() == [0.1, 0, 0.9]
     assert bars.edges.tolist() == [0.5, 0.6, 0.9, 1.0]
+
+
+def test_a_classifier_that_leaves_its_temperature_out_is_refused():
+    class Own(RegionClassifier):
+        def forward(self, patches, region):
+            return self.normalize(patches).mean((2, 3))[:, :2]
+
+    classifier = Own(RegionGrid(16, 8, 4), 2).eval()
+    images = np.random.default_rng(0).integers(0, 256, (6, 3, 16, 16), np.uint8)
+    with pytest.raises(ValueError, match="classifier must divide its logits by its temperature, Own does not"):
+        fit_temperature(classifier, images, [0, 1] * 3)
+    assert classifier.temperature == 1

@@ -223,3 +223,25 @@ def test_a_lazy_module_draws_nothing_from_the_global_generator():
     before = torch.get_rng_state()
     PatchRegionClassifier(RegionGrid(8, 4, 4), 2, nn.Sequential(nn.Flatten(), nn.LazyLinear(2)))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_labels_of_one_class_of_two_are_not_taken_for_true():
+    classifier = DenseRegionClassifier(RegionGrid(8, 4, 4), 2, class_names=["1", "2"])
+    assert classifier.encode([True, True]).tolist() == [0, 0]  # as a table's column of ones is read
+    assert classifier.encode([1, 2]).tolist() == [0, 1]
+    three = DenseRegionClassifier(RegionGrid(8, 4, 4), 3, class_names=["0", "1", "2"])
+    assert three.encode([False, True]).tolist() == [0, 1]
+    words = DenseRegionClassifier(RegionGrid(8, 4, 4), 2, class_names=["man", "woman"])
+    assert words.encode([True, False]).tolist() == [1, 0]
+
+
+def test_random_state_decides_the_weights_of_lazy_modules():
+    def made(seed):
+        backbone = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(2))
+        return PatchRegionClassifier(RegionGrid(16, 8, 4), 2, backbone, random_state=seed)
+
+    one = made(0)
+    torch.testing.assert_close(made(0).backbone[3].weight, one.backbone[3].weight)
+    assert not torch.equal(made(1).backbone[3].weight, one.backbone[3].weight)
+    assert one.backbone[1].num_batches_tracked == 0
+    assert one.training

@@ -11,10 +11,12 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
-from captum_region import load_classifier
+from captum_region import DenseRegionClassifier, RegionGrid, load_classifier
 from captum_region.datasets import AttributeImages, make_faces
 from fairlearn_bridge import MitigationConfig, load_mitigator, mitigate, worst_group_threshold
+from fairlearn_bridge.arms import build_arms
 from fairlearn_bridge.mitigation import check_mitigation, mitigation_data, pictures, synthetic_parts, write_mitigation
+from fairlearn_bridge.mitigation.data import samples_of
 from fairlearn_bridge.mitigation.words import headline
 
 TINY = {"epochs": 2, "region_epochs": 1, "batch_size": 32, "lr": 3e-3}
@@ -146,6 +148,41 @@ def test_a_target_of_three_classes_and_two_confounders():
     assert any("race has more than two values: the likeliest is predicted" in note for note in found.notes)
     persons = [set(getattr(found.data, name).identities.tolist()) for name in ("train", "validation", "test")]
     assert sum(map(len, persons)) == 120
+
+
+def test_a_rare_third_value_has_one_name_in_all_sets():
+    images = labelled()
+    scanner = np.arange(240) // 2 % 2
+    scanner[:3] = 2
+    data = replace(images, attributes=images.attributes.assign(scanner=scanner))
+    config = MitigationConfig("place", ("scanner",), **TINY)
+    for train, test in ((data, None), (data, data.subset(scanner < 2))):
+        sets = mitigation_data(config, train, None, test).sets
+        for one in sets.values():
+            assert set(samples_of(config, one).confounder) <= {"0", "1", "2"}
+    whole = mitigation_data(config, data.subset(scanner < 2))
+    assert set(samples_of(config, whole.train).confounder) == {"scanner", "not scanner"}
+
+
+def test_low_spuriosity_goes_by_the_presence_of_the_attribute():
+    config = MitigationConfig("Male", ("Blond_Hair",), others=("low_spuriosity",), **TINY).experiment
+    for names, value in ((["Blond_Hair", "not Blond_Hair"], 0), (["not hat", "hat"], 1), (["False", "True"], 1)):
+        regions = DenseRegionClassifier(RegionGrid(16, 8, 4), 2, class_names=names)
+        assert build_arms(config, regions)["low_spuriosity"].estimator.value == value
+    regions = DenseRegionClassifier(RegionGrid(16, 8, 4), 3, class_names=["x", "y", "z"])
+    assert "in which y shows least" in build_arms(config, regions)["low_spuriosity"].description
+
+
+@pytest.mark.parametrize("names", [("None", "glasses"), ("01", "02")])
+def test_a_check_reads_classes_as_text(tmp_path, names):
+    images = labelled(160)
+    table = images.attributes.assign(worn=np.where(images.attributes["place"] == "indoor", *names))
+    data = replace(images, attributes=table)
+    config = MitigationConfig("worn", ("hat",), **TINY)
+    found = mitigate(config, data)
+    write_mitigation(found, tmp_path, title="worn")
+    checked = check_mitigation(config, mitigation_data(config, data), tmp_path)
+    assert checked["equal"].all(), checked
 
 
 def test_an_image_that_is_repeated_is_in_one_set():

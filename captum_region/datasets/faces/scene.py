@@ -112,7 +112,7 @@ class Scene:
     def rows(self, top: float, bottom: float, reach: float) -> Self:
         """View the image rows that a part within y = [top, bottom], x = [-reach, reach] of an aligned face can touch.
 
-        All rows if the faces are not aligned.
+        All rows if the faces are not aligned. Below 48 px soft edges may end a pixel early, by a few grey levels.
         """
         if not self.is_aligned:
             return copy.copy(self)

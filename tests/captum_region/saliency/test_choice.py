@@ -77,3 +77,11 @@ def test_invalid_arguments_are_named_in_the_error(changed, words):
     arguments = {"images": IMAGES, "truth": TRUTH, "candidates": {"a": {"": fixed(IMAGES[:, 0])}}} | changed
     with pytest.raises(ValueError, match=words):
         choose_methods(**arguments, target=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.uint8, torch.float16, torch.bfloat16])
+def test_maps_of_any_type_are_smoothed_as_floats(dtype):
+    maps = (torch.arange(64).view(1, 8, 8) % 5 > 2).to(dtype)
+    found = smoothed(lambda images, targets: maps, 1.0)(torch.zeros(1, 3, 8, 8), torch.zeros(1))
+    wanted = smoothed(lambda images, targets: maps.float(), 1.0)(torch.zeros(1, 3, 8, 8), torch.zeros(1))
+    torch.testing.assert_close(found, wanted)

@@ -81,3 +81,16 @@ def test_every_map_masks_as_many_pixels():
         masked[~hidden[:, None].expand_as(masked)], torch.from_numpy(images)[~hidden[:, None].expand_as(masked)]
     )
     assert (_masked(images, None, 0.8, torch.zeros(3), order).numpy() == images).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_floats_are_masked_by_the_colour_of_bytes(channels):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (40, channels, 8, 8), np.uint8), np.arange(40) % 2
+    maps = torch.rand(40, 8, 8)
+    options = {"quantile": 0.5, "epochs": 1, "random_state": 0}
+    bytes_left, floats_left = (
+        information_left((given, maps, labels), (given, maps, labels), **options)
+        for given in (images, (images / 255).astype(np.float32))
+    )
+    assert bytes_left == pytest.approx(floats_left, abs=0.1)

@@ -117,7 +117,7 @@ def test_images_that_the_model_gets_wrong_are_told_apart():
     maps = torch.zeros(4, 6, 6)
     maps[[0, 3], :3] = 1
     maps[1:3, 3:] = 1
-    model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
+    model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2)).eval()
     torch.nn.init.zeros_(model[2].weight)
     with torch.no_grad():
         model[2].weight[1, 0] = 1
@@ -137,6 +137,19 @@ def test_a_bootstrap_interval_is_that_of_the_mean():
     row = saliency_table(scores, "a").set_index("method").loc["b"]
     half = 1.96 * values.std() / np.sqrt(400)
     assert (row["low"], row["high"]) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
+
+
+def test_of_the_same_images_runs_weigh_alike_where_few_are_defined():
+    rng, images, seeds = np.random.default_rng(0), np.arange(100), range(5)
+    parts = []
+    for seed in seeds:
+        values = rng.normal(0.5 if seed == 4 else 0, 0.1, 100)
+        values[10 if seed == 4 else 100 :] = np.nan
+        for method, pixel_auc in (("a", np.zeros(100)), ("b", values)):
+            parts.append(pd.DataFrame({"seed": seed, "method": method, "image": images, "pixel_auc": pixel_auc}))
+    row = saliency_table(pd.concat(parts), "a", same_images=True).set_index("method").loc["b"]
+    assert row["difference"] == pytest.approx(0.1, abs=0.02)
+    assert row["low"] < row["difference"] < row["high"]
 
 
 def test_memory_is_measured_for_one_image(images):
@@ -168,6 +181,6 @@ def test_a_model_adds_deletion_and_insertion(images):
             return torch.stack([-value, value], 1)
 
     faces = make_faces(4, 32, attributes={"Eyeglasses": 1.0}, random_state=0)
-    found = compare_saliency(faces.images, faces.truth("Eyeglasses"), floors(0), target=0, model=Brightness())
+    found = compare_saliency(faces.images, faces.truth("Eyeglasses"), floors(0), target=0, model=Brightness().eval())
     assert found.scores[["deletion", "insertion"]].stack().between(0, 1).all()
     assert set(found.table("random")["measure"]) == {*MEASURES, "deletion", "insertion"}
