@@ -21,6 +21,7 @@ from fairlearn_bridge import (
     AttributionNoiseMitigator,
     EmbeddingCorrelationRemoval,
     ImageClassifier,
+    LastLayerRetraining,
     NotApplicableError,
     Reweighing,
     Samples,
@@ -101,6 +102,21 @@ class Opposite(ClassifierMixin, BaseEstimator):
 
     def predict(self, X):
         return ~self.estimator_.predict(X)
+
+
+def test_losses_are_of_the_own_training():
+    rng = np.random.default_rng(0)
+    samples = Samples(rng.integers(0, 256, (40, 3, 8, 8), np.uint8), np.arange(40) % 2, np.arange(40) // 2 % 2)
+    base = ImageClassifier(max_epochs=2, batch_size=16)
+    regions = DenseRegionClassifier(RegionGrid(8, 4, 4), 2, width=4, random_state=0)
+    mitigators = {
+        "original": base,
+        "last_layer": LastLayerRetraining(base),
+        "nested": AttributionNoiseMitigator(Reweighing(base), region_classifier=regions),
+    }
+    _, trainings = fit_mitigators(mitigators, samples, samples, reuse={"last_layer": "original"}, random_states=(0,))
+    lengths = trainings.set_index("mitigator")["losses"].map(len)
+    assert lengths.to_dict() == {"original": 2, "last_layer": 0, "nested": 2}
 
 
 def test_reuse_trains_the_shared_estimator_once():

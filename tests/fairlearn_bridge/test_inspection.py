@@ -19,6 +19,7 @@ from fairlearn_bridge import cell_counts, find_confounders
 from fairlearn_bridge.cli import app
 from fairlearn_bridge.cli.run import split
 from fairlearn_bridge.experiment import ExperimentConfig, samples_of
+from fairlearn_bridge.inspecting import commands_to_follow
 from fairlearn_bridge.plotting import plot_cells, plot_confounders
 
 
@@ -214,6 +215,16 @@ class TestTables:
             find_confounders(people[["race"]], "race")
         with pytest.raises(ValueError, match="attributes must have values, there are none of hat"):
             cell_counts(people[["race"]].assign(hat=None), "race")
+
+
+def test_mitigate_is_suggested_where_a_class_has_several_values():
+    for diagnosis, site, suggested in (("abc", "xxy", False), ("aabb", "wxyz", True)):
+        table = pd.DataFrame({"diagnosis": [*diagnosis] * 40, "site": [*site] * 40})
+        found = find_confounders(table[["site"]], table["diagnosis"])
+        cells = cell_counts(table[["site"]], table["diagnosis"])
+        following = commands_to_follow(found, cells, "diagnosis", table, None)
+        assert found.loc["site", "flagged"]
+        assert ("mitigate" in following) == suggested
 
 
 class TestPlots:

@@ -20,6 +20,7 @@ from captum_region import DenseRegionClassifier, RegionGrid
 from fairlearn_bridge import (
     AdversarialLastLayer,
     AttributionNoiseMitigator,
+    BalancedResampling,
     EmbeddingCorrelationRemoval,
     ImageClassifier,
     LastLayerRetraining,
@@ -230,6 +231,14 @@ def test_the_card_says_what_is_known(classifier, tmp_path):
     assert "| \\<i\\>, x\\|y | 0.625 | 40 |" in text
     save_mitigator(classifier, tmp_path / "model")
     assert "Nothing was measured" in (tmp_path / "model" / "model_card.md").read_text()
+
+
+def test_the_card_says_of_resampled_images_that_they_were_drawn(tmp_path):
+    fitted = BalancedResampling(ImageClassifier(max_epochs=1, random_state=0), random_state=0)
+    save_mitigator(fitted.fit(X, Y, sensitive_features=S), tmp_path / "model")
+    text = (tmp_path / "model" / "model_card.md").read_text()
+    assert f"trained on {len(fitted.sample_indices_)} drawn images" in text
+    assert "| class | training drawn images |" in text
 
 
 def test_what_cannot_be_saved_is_refused(classifier, tmp_path):
