@@ -58,7 +58,7 @@ class AttributionNoiseMitigator(Trainer):
     region_classifier : RegionClassifier, optional
         Trained to predict the confounder. By default a `DenseRegionClassifier` is trained on the training images
         themselves, within the classes of y, see `captum_region.training_data.within_class_weights`: plainly trained, it
-        would find the target, which in biased data goes along with the confounder.
+        would learn the target too, which in biased data goes along with the confounder.
     region_epochs : int, optional
         Epochs of that training; by default the number of its recipe, on 300 images or fewer as many as help, see
         `fit_region_classifier`.
@@ -66,8 +66,8 @@ class AttributionNoiseMitigator(Trainer):
         See `AttributionNoise`; the paper's are ``general_noise``, ``general_mask``, ``specific_noise`` and
         ``specific_mask``. Of several, one is chosen; ``"auto"`` stands for ``general_transplant``, ``general_mask`` and
         ``general_noise``. On CelebA ``specific_transplant`` raised the bias-conflicting AUC of blond hair, eyeglasses
-        and hats; where the spurious attribute was the smile, which shares its region with the target, it raised it at
-        32 px and not at 64 (docs/results/mitigation.md).
+        and hats; where the spurious attribute was the smile, which shares its region with the target, it did not
+        (docs/results/mitigation.md).
     quantile : float, sequence of float or "auto", default=0.5
         See `AttributionNoise`. Of several, one is chosen; ``"auto"`` stands for 0.3, 0.5, 0.6, 0.7, 0.8, 0.9 and 1, at
         which nothing is perturbed. Where there is a choice of schemes or quantiles, each is trained on a part of the
