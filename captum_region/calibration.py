@@ -228,9 +228,11 @@ def fit_temperature(
     images, target = _checked(classifier, images, labels)
     found = list(_logits(classifier, images, target, batch_size, show_progress, "temperature"))
     before = classifier.temperature.clone()
-    classifier.temperature.mul_(2)
-    halved, _ = next(iter(_logits(classifier, images, target, batch_size, False, "temperature")))
-    classifier.temperature.copy_(before)
+    try:
+        classifier.temperature.mul_(2)
+        halved, _ = next(iter(_logits(classifier, images, target, batch_size, False, "temperature")))
+    finally:
+        classifier.temperature.copy_(before)
     if torch.equal(halved, found[0][0]) and halved.any():
         raise ValueError(f"classifier must divide its logits by its temperature, {type(classifier).__name__} does not")
     logits = torch.cat([part for part, _ in found]) * before.cpu()  # undo the present one
