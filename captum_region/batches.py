@@ -99,6 +99,8 @@ def check_weights(sample_weight: Any, count: int) -> NDArray[np.float64]:
     """
     if sample_weight is None:
         return np.ones(count)
+    if isinstance(sample_weight, str):
+        raise ValueError(f"sample_weight must hold {count} numbers, got {sample_weight!r}")
     weight: NDArray[np.float64] = np.asarray(sample_weight, dtype=float)
     if weight.shape != (count,) or not (np.isfinite(weight).all() and (weight >= 0).all() and weight.any()):
         raise ValueError(f"sample_weight must hold {count} finite weights of at least 0, not all zero")

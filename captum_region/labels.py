@@ -34,6 +34,8 @@ def check_classes(
 
     Raises
     ------
+    TypeError
+        If they are of kinds that do not sort, such as numbers and strings.
     ValueError
         If there are not `count` values, some are missing or infinite, or they are not classes: numbers with a fraction,
         or, of more than 20 values, more than half different, such as ages.
@@ -56,6 +58,11 @@ def check_classes(
         raise ValueError(f"{name} must not have missing values, got {missing.sum()} missing or infinite")
     if labels.dtype.kind == "O":
         labels = pd.Series(labels).infer_objects().to_numpy()
+        try:
+            np.unique(labels)
+        except TypeError as error:
+            kinds = ", ".join(sorted({type(label).__name__ for label in labels}))
+            raise TypeError(f"{name} must be of one kind, which sorts, got {kinds}") from error
     is_continuous = labels.dtype.kind == "f" and bool((labels % 1).any())
     different = len(pd.unique(labels))
     if count > _FEW and different > count / 2 and not is_continuous:

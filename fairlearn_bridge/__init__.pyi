@@ -12,7 +12,7 @@ from .baselines import (
     Reweighing,
     ThresholdShift,
 )
-from .classifier import ImageClassifier, SmallCNN
+from .classifier import ImageClassifier
 from .comparison import compare_mitigators, fit_mitigators
 from .deployment import ModelCard, export_mitigator, load_mitigator, save_mitigator
 from .distributed import AcceleratedImageClassifier
@@ -21,10 +21,10 @@ from .inspection import cell_counts, find_confounders
 from .metrics import measure, pareto_front, signed_gap, summarize
 from .mitigation import Mitigation, MitigationConfig, MitigationData, mitigate
 from .mitigator import AttributionNoiseMitigator
+from .networks import PretrainedClassifier, SmallCNN
 from .noise import AttributionNoise, additive_noise, grey_out, published_noise, quantile_mask
 from .overlap import AttributeOverlap, attribute_overlap, map_overlap
 from .perturbed import PerturbedDataset, fit_noise
-from .pretrained import PretrainedClassifier
 from .protocol import ConfoundedSplit, confounded_split
 from .samples import Samples
 from .selection import CrossedAUC, estimate_crossed_auc

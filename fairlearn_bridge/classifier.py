@@ -2,8 +2,9 @@
 
 import copy
 import inspect
+import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Self
 
@@ -16,105 +17,21 @@ from skorch.callbacks import Callback, EarlyStopping, LRScheduler
 from skorch.dataset import Dataset as NeuralNetDataset
 from skorch.utils import to_device
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader
 
 from captum_region.batches import ImageData, as_floats, check_weights, take
 from captum_region.io.snapshot import Snapshots, random_states, set_random_states
 from captum_region.labels import check_classes
 from captum_region.precision import has_bfloat16_units
 from captum_region.randomness import RandomState, draw_seed, seeded
-from fairlearn_bridge.pretrained import PretrainedClassifier
+from fairlearn_bridge.loading import NoSingleImages, TrainingImages, are_training_images, as_it_is
+from fairlearn_bridge.networks import PretrainedClassifier, SmallCNN
 from fairlearn_bridge.validation import check_rows_or_images, from_names
 
 BatchTransform = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 LossReduction = Callable[[Tensor, Tensor], Tensor]
 # Parameters that do not change what is learnt.
 _BESIDES = ("checkpoint_dir", "device", "verbose", "warm_start")
-
-
-class SmallCNN(nn.Module):
-    """The target classifier of De Coninck et al. 2024: three convolutions, three linear layers, much dropout.
-
-    Three blocks of 5 x 5 convolution ("same"), dropout 0.1, batch normalisation, 2 x 2 max pooling and LeakyReLU 0.1,
-    with 6, 12 and 24 channels; then 1000 and 100 units, each with dropout 0.5 and LeakyReLU 0.1 (section 4.1, and the
-    authors' code for what it leaves out).
-
-    Parameters
-    ----------
-    image_shape : (int, int, int)
-        Channels, height and width. A side of fewer than 8 pixels is not pooled.
-    num_classes : int
-
-    See Also
-    --------
-    ImageClassifier : Trains it.
-
-    References
-    ----------
-    De Coninck, Leroux, Simoens, "Mitigating Bias Using Model-Agnostic Data Attribution", CVPR Workshops 2024.
-    """
-
-    def __init__(self, image_shape: Sequence[int], num_classes: int) -> None:
-        super().__init__()
-        channels, height, width = image_shape
-        pool = tuple(2 if side >= 8 else 1 for side in (height, width))
-        layers: list[nn.Module] = []
-        for narrow, wide in ((channels, 6), (6, 12), (12, 24)):
-            layers += [
-                nn.Conv2d(narrow, wide, 5, padding=2),
-                nn.Dropout(0.1),
-                nn.BatchNorm2d(wide),
-                nn.MaxPool2d(pool),
-                nn.LeakyReLU(0.1),
-            ]
-        layers.append(nn.Flatten())
-        for narrow, wide in ((24 * (height // pool[0] ** 3) * (width // pool[1] ** 3), 1000), (1000, 100)):
-            layers += [nn.Linear(narrow, wide), nn.Dropout(0.5), nn.LeakyReLU(0.1)]
-        self.layers = nn.Sequential(*layers, nn.Linear(100, num_classes))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits, N x num_classes, for images in [0, 1], N x C x H x W."""
-        logits: Tensor = self.layers(images * 2 - 1)
-        return logits
-
-
-class _Samples(Dataset[Any]):
-    """Images with what a training step needs of each; a whole batch is read at once, uint8 as it is stored."""
-
-    def __init__(self, images: ImageData, target: NDArray[np.intp], weight: NDArray[np.float32]) -> None:
-        self.images, self.target, self.weight = images, target, weight
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.__getitems__([index])
-
-    def __getitems__(self, index: list[int]) -> Any:
-        rows = np.asarray(index)
-        inputs = {"images": take(self.images, rows), "index": torch.from_numpy(rows)}
-        inputs["weight"] = torch.from_numpy(self.weight[rows])
-        return inputs, torch.from_numpy(self.target[rows])
-
-
-class _Pairs(BatchSampler):
-    """Batches, of which a last one of a single image is joined to the one before: batch normalisation needs two."""
-
-    def __iter__(self) -> Iterator[list[int]]:
-        batches = list(super().__iter__())
-        if len(batches) > 1 and len(batches[-1]) == 1:
-            batches[-2:] = [batches[-2] + batches[-1]]
-        yield from batches
-
-
-def _is_checked(X: Any) -> bool:
-    """Return whether X is a part of the images that are being trained on, as skorch's own scoring hands it over."""
-    return isinstance(X, _Samples) or (isinstance(X, Subset) and _is_checked(X.dataset))
-
-
-def _as_it_is(batch: Any) -> Any:
-    """Return what ``__getitems__`` gives, which is a whole batch."""
-    return batch
 
 
 class _KeepState(Callback):  # type: ignore[misc]
@@ -182,6 +99,9 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
     mixed_precision : {"no", "auto"}, default="no"
         With ``"auto"`` the module computes in bfloat16 (``torch.autocast``) where that is faster: on CUDA devices with
         units for it, of compute capability 8 and later. Elsewhere nothing changes.
+    callbacks
+        skorch's. A schedule of your own comes on top of the decay of the rate, unless it has its name:
+        ``callbacks__lr_scheduler=LRScheduler(...)``, or None.
     max_epochs, lr, batch_size, optimizer, optimizer__weight_decay, train_split, verbose
         skorch's. Optimizer, weight decay, batch size and the decay of the rate by 0.95 an epoch (the callback
         ``lr_scheduler``) are those of De Coninck et al. 2024; their rate is 1e-5, ours 1e-3.
@@ -235,8 +155,8 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         batch_size: int = 128,
         train_split: Any = None,
         iterator_train__shuffle: bool = True,
-        iterator_train__collate_fn: Any = _as_it_is,
-        iterator_valid__collate_fn: Any = _as_it_is,
+        iterator_train__collate_fn: Any = as_it_is,
+        iterator_valid__collate_fn: Any = as_it_is,
         verbose: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -294,7 +214,9 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         """
         self._check_parameters()
         X, y = from_names(X, y)
-        X = check_rows_or_images(self, X, self.image_shape, reset=True)
+        # A training that is continued has the shape, and the scale of rows, that it began with.
+        before = getattr(self, "image_shape_", None) if self.warm_start and self.initialized_ else None
+        X = check_rows_or_images(self, X, before or self.image_shape, reset=before is None)
         weight = check_weights(sample_weight, len(X))
         labels = check_classes(y, len(X), name="y", least=2, weight=weight)
         self._check_continued(np.unique(labels))
@@ -304,13 +226,14 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             raise ValueError(f"classes must hold all labels of y, got {self.classes} for {self.classes_inferred_}")
         self.image_shape_ = tuple(X.shape[1:])
         self.class_counts_ = np.bincount(target, minlength=len(self.classes_))
-        samples = _Samples(X, target, (weight / weight.mean()).astype(np.float32))
+        samples = TrainingImages(X, target, (weight / weight.mean()).astype(np.float32))
         seed = draw_seed(self.random_state)
         self.generator_ = torch.Generator(self.device or "cpu").manual_seed(seed)
-        with seeded(seed):
+        with seeded(seed, numpy=True):  # skorch's ValidSplit draws from NumPy's
             if not (self.warm_start and self.initialized_):
                 self._initialize()
             self._check_callbacks()
+            self._check_outputs(take(X, slice(0, 2)))
             snapshots = self._snapshots(samples, seed)
             self.notify("on_train_begin", X=samples, y=target)
             end = len(self.history_) + self.max_epochs
@@ -318,10 +241,14 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             if kept is not None:
                 with snapshots.restoring():
                     self._load_state(kept)
-            if kept is None or not kept["complete"]:
-                self._train(samples, target, end - len(self.history_), snapshots)
-            self.notify("on_train_end", X=samples, y=target)
-            self._check_outputs(take(X, slice(0, 64)))
+            try:
+                if kept is None or not kept["complete"]:
+                    self._train(samples, target, end - len(self.history_), snapshots)
+                self.notify("on_train_end", X=samples, y=target)
+                self._check_outputs(take(X, slice(0, 64)))
+            except FloatingPointError:
+                del self.classes_inferred_  # it is not fitted
+                raise
         return self
 
     def initialize(self) -> Any:
@@ -337,7 +264,12 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             If the module needs one of these that is not known.
         """
         with seeded(draw_seed(self.random_state)):
-            return self._initialize()
+            self._initialize()
+        if self.classes is not None and self.image_shape is not None:
+            # All that a prediction needs, after skorch's load_params.
+            self.classes_inferred_, self.image_shape_ = np.asarray(self.classes), tuple(self.image_shape)
+            self.n_features_in_ = math.prod(self.image_shape)
+        return self
 
     def _initialize(self) -> Any:
         return super().initialize()
@@ -362,6 +294,9 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
     def _check_callbacks(self) -> None:
         for name, callback in self.callbacks_:
+            given = getattr(callback, "use_caching", None)
+            if given is not None and not (given if self.use_caching == "auto" else self.use_caching):
+                raise ValueError(f"callbacks must have use_caching, of which {name} is without: no batch is read twice")
             monitor = getattr(callback, "monitor", None)
             if not self.train_split and isinstance(monitor, str) and monitor.startswith("valid_"):
                 raise ValueError(
@@ -370,20 +305,26 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
                 )
 
     def _check_outputs(self, images: Tensor) -> None:
-        """Raise FloatingPointError if the module's outputs are not finite: no loss is taken after the last step."""
+        """Raise ValueError if the module's outputs are not one a class, FloatingPointError if they are not finite.
+
+        No loss is taken after the last step.
+        """
         device = next(self.module_.parameters(), images).device
         outputs: Any = self.evaluation_step((images.to(device), None))
+        shape = tuple((outputs[0] if isinstance(outputs, tuple) else outputs).shape)
+        if shape != (wanted := (len(images), len(self.classes_))):
+            raise ValueError(f"module must give logits of shape N x classes, {wanted} for these images, got {shape}")
         if not all(part.isfinite().all() for part in (outputs if isinstance(outputs, tuple) else (outputs,))):
             raise FloatingPointError(f"the module's outputs became infinite or NaN; try a lower lr than {self.lr}")
 
     def get_split_datasets(self, X: Any, y: Any = None, **split_params: Any) -> Any:
         """Divide the images by ``train_split``."""
         parts = super().get_split_datasets(X, y, **split_params)
-        if not all(part is None or _is_checked(part) for part in parts):
+        if not all(part is None or are_training_images(part) for part in parts):
             raise TypeError("train_split must divide the images that it is given, it returned another kind of data set")
         return parts
 
-    def _snapshots(self, samples: _Samples, seed: int) -> Snapshots:
+    def _snapshots(self, samples: TrainingImages, seed: int) -> Snapshots:
         def key() -> Any:
             params = {name: value for name, value in self.get_params(deep=False).items() if name not in _BESIDES}
             data = samples.images, samples.target, samples.weight, self.classes_
@@ -391,7 +332,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
         return Snapshots(self.checkpoint_dir, self.random_state, key)
 
-    def _train(self, samples: _Samples, target: NDArray[np.intp], epochs: int, snapshots: Snapshots) -> None:
+    def _train(self, samples: TrainingImages, target: NDArray[np.intp], epochs: int, snapshots: Snapshots) -> None:
         self.callbacks_.append(("keep_state", _KeepState(snapshots)))
         try:
             self.fit_loop(samples, target, epochs=epochs)
@@ -444,28 +385,42 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         TypeError, ValueError
             If X has another type or image shape.
         """
-        self.check_is_fitted(["classes_inferred_"])
-        if _is_checked(X):
+        if are_training_images(X):
             return np.asarray(super().predict_proba(X))
-        X = check_rows_or_images(self, X, self.image_shape_, reset=False)
-        if not len(X):
+        samples = self.get_dataset(X)
+        if not len(samples):
             return np.zeros((0, len(self.classes_)))
-        zeros = np.zeros(len(X), np.intp)
         with seeded(0):  # a DataLoader draws from the global generator, even to go in order
-            return np.asarray(super().predict_proba(_Samples(X, zeros, zeros.astype(np.float32))))
+            return np.asarray(super().predict_proba(samples))
 
     def predict(self, X: ImageData) -> NDArray[Any]:
         """Return the likeliest label of each image, shape (N,)."""
         likeliest = self.predict_proba(X).argmax(1)
         # skorch's scoring compares it with the numbers of the classes.
-        return np.asarray(likeliest if _is_checked(X) else self.classes_[likeliest])
+        return np.asarray(likeliest if are_training_images(X) else self.classes_[likeliest])
 
     def get_params(self, deep: bool = True, **kwargs: Any) -> dict[str, Any]:
         """Return the parameters, without what skorch keeps among them for its own use."""
         params = super().get_params(deep, **kwargs)
         return {name: value for name, value in params.items() if not name.startswith("_")}
 
+    def set_params(self, **kwargs: Any) -> Self:
+        """Set parameters; of an initialized classifier skorch makes the parts anew that they are of."""
+        if not any(name.startswith("module") for name in kwargs) or not getattr(self, "initialized_", False):
+            return super().set_params(**kwargs)  # type: ignore[no-any-return]
+        with seeded(draw_seed(self.random_state)):
+            return super().set_params(**kwargs)  # type: ignore[no-any-return]
+
     # What follows adapts skorch's loop.
+
+    def get_dataset(self, X: Any, y: Any = None) -> Any:
+        """Return images shaped like those of `fit` as skorch's loops read them."""
+        if are_training_images(X):
+            return X
+        self.check_is_fitted(["classes_inferred_"])
+        images = check_rows_or_images(self, X, self.image_shape_, reset=False)
+        zeros = np.zeros(len(images), np.intp)
+        return TrainingImages(images, zeros, zeros.astype(np.float32))
 
     def check_data(self, X: Any, y: Any) -> None:
         """Do nothing: `fit` has checked X and y."""
@@ -526,7 +481,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         if given.get("drop_last") or hasattr(self, "accelerator"):
             return loader
         kept = {name: value for name, value in given.items() if name not in ("batch_size", "shuffle", "sampler")}
-        return DataLoader(dataset, batch_sampler=_Pairs(loader.sampler, size, drop_last=False), **kept)
+        return DataLoader(dataset, batch_sampler=NoSingleImages(loader.sampler, size, drop_last=False), **kept)
 
     def infer(self, x: Mapping[str, Tensor] | Tensor, **fit_params: Any) -> Any:
         """Run the module on images in [0, 1]."""
@@ -538,9 +493,12 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         return outputs.float() if isinstance(outputs, Tensor) else outputs
 
     def _images(self, x: Mapping[str, Tensor] | Tensor) -> Tensor:
-        """Return a batch as floats in [0, 1] on the device, laid out as convolutions are fastest on."""
+        """Return a batch as floats in [0, 1] on the device."""
         images: Tensor = to_device(x["images"] if isinstance(x, Mapping) else x, self.device)
-        return as_floats(images).contiguous(memory_format=torch.channels_last)
+        # Convolutions are fastest so; but other networks may flatten by view(), which needs the usual layout.
+        is_own = any(isinstance(part, SmallCNN | PretrainedClassifier) for part in self.module_.modules())
+        layout = torch.channels_last if is_own else torch.contiguous_format
+        return as_floats(images).contiguous(memory_format=layout)
 
     def train_step(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
         """Perturb the batch, then take skorch's step."""

@@ -25,7 +25,7 @@ from captum_region.labels import check_classes, hold_out
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.baselines.base import Mitigator, Trainer
-from fairlearn_bridge.baselines.weighting import weights_in_training
+from fairlearn_bridge.baselines.weighting import for_images_at, weights_in_training
 from fairlearn_bridge.classifier import BatchTransform
 from fairlearn_bridge.noise import AttributionNoise, Perturbation, protect, quantile_mask
 from fairlearn_bridge.regions import check_region_classifier, train_regions
@@ -222,7 +222,8 @@ class AttributionNoiseMitigator(Trainer):
             check_region_classifier(getattr(self, name), X, name)
         self.image_shape_ = tuple(X.shape[1:])
         labels = check_classes(y, len(X), name="y", least=2)
-        confounder = check_sensitive(sensitive_features, len(X), least=2 if self.region_classifier is None else 1)
+        least = 2 if self.region_classifier is None or any(noise.is_transplant for noise in candidates) else 1
+        confounder = check_sensitive(sensitive_features, len(X), least=least)
         weights = {} if sample_weight is None else {"sample_weight": check_weights(sample_weight, len(X))}
         seed = draw_seed(self.random_state)
         self.region_classifier_ = self.region_classifier or self._train_regions(X, confounder, labels, seed)
@@ -238,7 +239,7 @@ class AttributionNoiseMitigator(Trainer):
         if len(candidates) > 1:
             self.selection_ = self._select(candidates, Samples(X, labels, confounder), weights, maps, seed)
             noise = candidates[_least_within_one_standard_error(self.selection_)]
-        self.scheme_, self.quantile_ = noise.scheme, noise.quantile
+        self.scheme_, self.quantile_, self.predict_seed_ = noise.scheme, noise.quantile, seed
         pixel_maps = torch.from_numpy(self.pixel_map_)[None] if noise.is_general else grid.to_pixels(maps)
         if self.protect_target:
             pixel_maps = protect(pixel_maps, target_map, self.protect_target)
@@ -247,10 +248,10 @@ class AttributionNoiseMitigator(Trainer):
             pixel_maps, Checked(X), confounder, labels=labels, sample_weight=counted, random_state=seed
         )
         self.estimator_ = self._with_noise(parameters, prefix, seed)
-        self.predict_seed_ = seed
         if prefix:
             weights = {"sensitive_features": confounder}
         self.estimator_.fit(X, labels, **weights)
+        self._take_noise_back(parameters[f"{prefix}batch_transform"])
         self.classes_ = self.estimator_.classes_
         return self
 
@@ -274,9 +275,15 @@ class AttributionNoiseMitigator(Trainer):
             transform = partial(_then, self.noise_, own)  # in this order: masks and donors are in their places
         settings = {f"{prefix}batch_transform": transform}
         if self.random_state is not None:
-            seeded = {"random_state", f"{prefix}random_state"} & {*parameters, f"{prefix}random_state"}
-            settings |= dict.fromkeys(seeded, seed)
+            settings |= dict.fromkeys({"random_state", f"{prefix}random_state"} & {*parameters}, seed)
         return clone(self.estimator).set_params(**settings)
+
+    def _take_noise_back(self, own: BatchTransform | None) -> None:
+        """Leave the estimator with its `own` transform: the noise goes by positions, and a clone has other images."""
+        inner = (getattr(self.estimator_, name, None) for name in ("estimator", "estimator_"))
+        for fitted in (self.estimator_, *inner):
+            if "batch_transform" in getattr(fitted, "get_params", dict)():
+                fitted.set_params(batch_transform=own)
 
     def _candidates(self) -> list[AttributionNoise]:
         """Return the perturbations to choose from, checked."""
@@ -320,6 +327,9 @@ class AttributionNoiseMitigator(Trainer):
             Samples(take(data.X, np.flatnonzero(part)), data.y[part], data.confounder[part]) for part in (~held, held)
         )
         mask = quantile_mask(torch.from_numpy(self.pixel_map_), SELECTION_QUANTILE)
+        _, prefix = _parameters(self.estimator)
+        trained = self.estimator.estimator if prefix else self.estimator
+        own = {f"estimator__{prefix}".removesuffix("__"): for_images_at(np.flatnonzero(~held), trained)}
         weights = {name: value[~held] for name, value in weights.items()}
         maps = maps if len(maps) == 1 else maps[torch.from_numpy(~held)]
 
@@ -330,6 +340,7 @@ class AttributionNoiseMitigator(Trainer):
                 region_classifier=self.region_classifier_,
                 target_region_classifier=self.target_region_classifier_ if self.protect_target else None,
                 random_state=None if self.random_state is None else seed,
+                **own,
             )
             candidate.fit(train.X, train.y, sensitive_features=train.confounder, region_maps=maps, **weights)
             return estimate_crossed_auc(candidate, held_out, train, mask, random_state=seed)
@@ -349,7 +360,8 @@ class AttributionNoiseMitigator(Trainer):
             within,
             epochs=self.region_epochs,
             random_state=seed,
-            checkpoint_dir=_checkpoint_dir(self.estimator) if self.memory is None else self.memory,
+            checkpoint_dir=_parameter(self.estimator, "checkpoint_dir") if self.memory is None else self.memory,
+            device=_parameter(self.estimator, "device"),
             show_progress=self.show_progress,
         )
         return classifier
@@ -406,9 +418,10 @@ def _parameters(estimator: Any) -> tuple[dict[str, Any], str]:
     )
 
 
-def _checkpoint_dir(estimator: Any) -> Any:
+def _parameter(estimator: Any, name: str) -> Any:
+    """Return a parameter of the classifier that is trained, None if it has no such."""
     parameters, prefix = _parameters(estimator)
-    return parameters.get(f"{prefix}checkpoint_dir")
+    return parameters.get(f"{prefix}{name}")
 
 
 def _least_within_one_standard_error(selection: pd.DataFrame) -> int:
@@ -423,7 +436,7 @@ def _least_within_one_standard_error(selection: pd.DataFrame) -> int:
 
 
 def _listed(value: Any, automatic: tuple[Any, ...]) -> tuple[Any, ...]:
-    if isinstance(value, list | tuple | np.ndarray):
+    if np.ndim(value):
         return tuple(value)
     return automatic if value == "auto" else (value,)
 

@@ -277,6 +277,11 @@ class AttributionNoise:
     edge: float = EDGE
 
     @property
+    def is_transplant(self) -> bool:
+        """Whether pixels come from other images."""
+        return self.scheme.endswith("_transplant") and self.perturbation is None
+
+    @property
     def is_general(self) -> bool:
         """Whether all images share one mask."""
         return self.scheme.startswith("general_")
@@ -324,18 +329,29 @@ class AttributionNoise:
         labels : array-like of shape (N,), optional
             The target's class of each, within which transplants balance the spurious attribute; by default one class.
         sample_weight : array-like of shape (N,), optional
-            How much each image counts in training, for that balance; by default all alike.
+            How much each image counts in training, for that balance; by default all alike. One of weight 0 is no donor.
         random_state : int, NumPy generator or None, default=None
             Decides the pixels of the control ``random``.
 
         Returns
         -------
         self
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter or the data do not fit, by name.
         """
         self.validate()
         pixel_maps = torch.as_tensor(pixel_maps)
-        if pixel_maps.ndim != 3:
-            raise ValueError(f"pixel_maps must have shape (N, height, width), got {tuple(pixel_maps.shape)}")
+        if pixel_maps.ndim != 3 or not pixel_maps.isfinite().all():
+            got = "infinite or NaN" if pixel_maps.ndim == 3 else tuple(pixel_maps.shape)
+            raise ValueError(f"pixel_maps must be finite, of shape (N, height, width), got {got}")
+        if images is not None:
+            images = check_images(images)
+            wanted = (len(pixel_maps) if self.is_general else len(images), *images.shape[2:])
+            if pixel_maps.shape != wanted:
+                raise ValueError(f"pixel_maps must have shape {tuple(wanted)}, got {tuple(pixel_maps.shape)}")
         mean_mask = quantile_mask(pixel_maps.mean(0), self.quantile)
         self.mask_ = mean_mask[None] if self.is_general else quantile_mask(pixel_maps, self.quantile)
         if self.control == "elsewhere":
@@ -347,10 +363,9 @@ class AttributionNoise:
             places = torch.from_numpy(generator.permuted(np.arange(flat.shape[1])))
             self.mask_ = flat[:, places.to(flat.device)].view(self.mask_.shape)
         self.donors_ = None
-        if self.scheme.endswith("_transplant") and self.perturbation is None:
+        if self.is_transplant:
             if images is None or confounder is None:
                 raise ValueError(f"images and confounder must be given for {self.scheme}: they are its donors")
-            images = check_images(images)
             count = len(images)
             values = check_classes(confounder, count, name="confounder", least=2)
             classes = check_classes(np.zeros(count) if labels is None else labels, count, name="labels")
@@ -413,18 +428,18 @@ class _Donors:
         weights: NDArray[np.float64] | None = None,
     ) -> None:
         self.images, self.classes = images, torch.from_numpy(classes)
-        counts = np.zeros((classes.max() + 1, code.max() + 1))
-        np.add.at(counts, (classes, code), 1)
-        weighed = np.zeros_like(counts)
-        np.add.at(weighed, (classes, code), 1 if weights is None else weights)
+        weights = np.ones(len(code)) if weights is None else weights
+        weighed = np.zeros((classes.max() + 1, code.max() + 1))
+        np.add.at(weighed, (classes, code), weights)
         total = weighed.sum(1, keepdims=True)
+        there: NDArray[np.bool_] = weighed.sum(0) > 0
         # What is left of an even share once the untouched images have theirs.
-        lacking = (1 / counts.shape[1] - (1 - share) * weighed / np.where(total > 0, total, 1)).clip(min=0)
-        lacking[lacking.sum(1) == 0] = 1  # no transplant at all
+        lacking = (there / there.sum() - (1 - share) * weighed / np.where(total > 0, total, 1)).clip(min=0)
+        lacking[lacking.sum(1) == 0] = there  # no transplant at all
         self.probability = torch.from_numpy(lacking / lacking.sum(1, keepdims=True))
         self.pools = [
-            [np.flatnonzero((code == v) & ((classes == c) | (counts[c, v] == 0))) for v in range(counts.shape[1])]
-            for c in range(len(counts))
+            [np.flatnonzero((code == v) & (weights > 0) & ((classes == c) | ~own[v])) for v in range(len(there))]
+            for c, own in enumerate(weighed > 0)
         ]
 
     def __deepcopy__(self, memo: Any) -> Self:

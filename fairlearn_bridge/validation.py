@@ -109,8 +109,9 @@ def check_rows_or_images(estimator: Any, X: Any, image_shape: Sequence[int] | No
     if hasattr(estimator, "row_scaler_"):
         if rows.dtype == np.uint8:  # 7 as a brightness, 7/255, or as the number that it was in fit?
             raise TypeError("X must hold rows of the type they had in fit, not uint8")
-        rows = estimator.row_scaler_.transform(rows)
-    return check_images(Checked(rows.reshape(-1, *shape)), name="X")
+        return check_images(Checked(estimator.row_scaler_.transform(rows).reshape(-1, *shape)), name="X")
+    # Without a scaler they are uint8, or were in fit: then floats must lie in [0, 1], as images do.
+    return check_images(rows.reshape(-1, *shape), name="X")
 
 
 def check_sensitive(values: Any, count: int, *, least: int = 1) -> NDArray[Any]:

@@ -26,10 +26,9 @@ from captum_region.cli.reading import Source
 from captum_region.cli.running import check_file, console, errors_in_one_line
 from captum_region.datasets import make_faces
 from captum_region.io.files import write_json
-from fairlearn_bridge import ImageClassifier
+from fairlearn_bridge import ImageClassifier, SmallCNN
 from fairlearn_bridge.audit import audit
 from fairlearn_bridge.audit.words import p_value, points
-from fairlearn_bridge.classifier import SmallCNN
 from fairlearn_bridge.samples import groups_of
 
 if TYPE_CHECKING:

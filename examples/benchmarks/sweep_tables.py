@@ -28,23 +28,27 @@ MEASURES = {
 NAMES = {"original": "ERM baseline", "balanced": "balanced data"}
 STATISTICS = ("mean", "std", "seeds", *(f"{of}{name}" for of in ("", "balanced_") for name in DIFFERENCE))
 MINUS_BALANCED = "bias-conflicting AUC, minus balanced"
+CHOSEN = "chosen, by seed"
 KEPT = ("target", "quantiles", "config", "random_states", "data", "command", "created", "versions", "git")
 
 
 def results_of(folder: Path) -> dict[str, Any]:
-    """Return what a sweep's folder holds: its settings and provenance, and a row a mitigator and measure."""
+    """Return what a sweep's folder holds: settings, provenance, a row a mitigator and measure, and what was chosen."""
     found = json.loads((folder / "sweep.json").read_text())
     table = pd.read_csv(folder / "table.csv")
     of_tables = table[table["measure"].isin(MEASURES)]
     # Without balanced data there is no difference to them.
     shown = records(of_tables.reindex(columns=["confounder", "mitigator", "measure", *STATISTICS]))
-    return {**{name: found[name] for name in KEPT if name in found}, "table": shown}
+    trainings = pd.read_csv(folder / "trainings.csv")
+    chosen = records(trainings.dropna(subset=["chosen"])[["confounder", "mitigator", "seed", "chosen"]])
+    return {**{name: found[name] for name in KEPT if name in found}, "table": shown, "chosen": chosen}
 
 
 def table_of(found: list[dict[str, Any]]) -> pd.DataFrame:
     """Return a row a spurious attribute and mitigator: means, spreads, intervals of the difference to the ERM baseline.
 
-    Of the baseline there is no difference. The last column is the difference to balanced data.
+    Of the baseline there is no difference. A column has the difference to balanced data, and a last one what mitigators
+    that choose a scheme or quantile have chosen, if there are any.
     """
     shown: dict[tuple[str, str], dict[str, str]] = {}
     for row in (row for sweep in found for row in sweep["table"]):
@@ -57,7 +61,13 @@ def table_of(found: list[dict[str, Any]]) -> pd.DataFrame:
         if row["measure"] == "crossed_auc" and row["mitigator"] != "balanced":
             low, middle, high = (row.get(f"balanced_difference{end}") for end in ("_low", "", "_high"))
             cells[MINUS_BALANCED] = "" if middle is None else f"{middle:+.2f} [{low:+.2f}, {high:+.2f}]"
+    for row in (row for sweep in found for row in sweep.get("chosen", ())):
+        cells = shown[row["confounder"], row["mitigator"]]
+        chosen = row["chosen"].removeprefix(row["mitigator"].partition("@")[0]).strip()
+        cells[CHOSEN] = ", ".join(filter(None, (cells.get(CHOSEN), chosen)))
     columns = [*MEASURES.values(), MINUS_BALANCED]
+    if any(CHOSEN in cells for cells in shown.values()):
+        columns.append(CHOSEN)
     table = pd.DataFrame(list(shown.values()), columns=columns).astype(object).fillna("")
     table.insert(0, "", [name for _, name in shown])
     attributes = pd.Series([confounder for confounder, _ in shown])

@@ -40,6 +40,19 @@ def need_all_cells(cells: pd.DataFrame, what: str) -> None:
         raise NotApplicableError(f"no training image of class {label} has the sensitive feature {value}: {what}")
 
 
+def need_no_reduction(mitigator: Any) -> None:
+    """Raise ValueError if a mitigator has an estimator with a ``loss_reduction``, which it would replace."""
+    if (given := getattr(mitigator.estimator, "loss_reduction", None)) is not None:
+        raise ValueError(f"estimator must leave loss_reduction to {type(mitigator).__name__}, got {given!r}")
+
+
+def restore(fitted: Any, given: Any, *names: str) -> None:
+    """Give a fitted classifier the parameters back that were changed for its training alone."""
+    for name in names:
+        if hasattr(given, name):
+            setattr(fitted, name, getattr(given, name))
+
+
 @dataclass(eq=False, repr=False)
 class Trainer(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A mitigator that trains an image classifier in its own way, and predicts with it."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from captum_region.batches import ImageData
-from fairlearn_bridge.baselines.base import Mitigator, labels_of
+from fairlearn_bridge.baselines.base import Mitigator, labels_of, need_no_reduction, restore
 from fairlearn_bridge.classifier import ImageClassifier
 from fairlearn_bridge.validation import check_number
 
@@ -145,12 +145,13 @@ class LearningFromFailure(Mitigator):
         Raises
         ------
         ValueError
-            If `q` or `momentum` is out of range, or the estimator has another criterion.
+            If `q` or `momentum` is out of range, or the estimator has another criterion or a ``loss_reduction``.
         """
         check_number("q", self.q, 0, 1, inside=True)
         check_number("momentum", self.momentum, 0, 1)
         if self.momentum == 1:
             raise ValueError("momentum must be below 1, at which no loss after the first would count, got 1")
+        need_no_reduction(self)
         X, labels = labels_of(X, y)
         fitted = clone(self.estimator)
         if fitted.criterion is not nn.CrossEntropyLoss or fitted.get_params_for("criterion"):
@@ -163,8 +164,7 @@ class LearningFromFailure(Mitigator):
         pair = partial(_Pair, clone(self.estimator).set_params(checkpoint_dir=None, device="cpu"))
         fitted.set_params(module=pair, criterion=_PairLoss, loss_reduction=failures).fit(X, labels)
         # What is left is a classifier like the one given, with one network.
-        for name in ("module", "criterion", "loss_reduction"):
-            setattr(fitted, name, getattr(self.estimator, name))
+        restore(fitted, self.estimator, "module", "criterion", "loss_reduction")
         self.biased_module_, fitted.module_ = fitted.module_.biased, fitted.module_.debiased
         self.estimator_ = fitted.initialize_criterion()
         self.sample_weight_: NDArray[np.float64] = failures.weight(torch.arange(len(labels))).double().numpy()

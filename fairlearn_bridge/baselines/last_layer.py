@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from captum_region.batches import ImageData
 from captum_region.randomness import RandomState, draw_seed, seeded
+from captum_region.validation import check_count
 from fairlearn_bridge.baselines.base import Mitigator, cells_of, need_all_cells
 from fairlearn_bridge.classifier import ImageClassifier
 from fairlearn_bridge.validation import check_number, check_sensitive, class_positions
@@ -30,7 +31,7 @@ def last_features(classifier: ImageClassifier, X: ImageData) -> NDArray[np.float
     Raises
     ------
     ValueError
-        If the module has no linear layer.
+        If the module has no linear layer, or there is no image.
     """
     layers = [layer for layer in classifier.module_.modules() if isinstance(layer, nn.Linear)]
     if not layers:
@@ -42,6 +43,8 @@ def last_features(classifier: ImageClassifier, X: ImageData) -> NDArray[np.float
             classifier.predict_proba(X)
         finally:
             handle.remove()
+    if not kept:
+        raise ValueError("X must hold at least one image, got none")
     return torch.cat(kept).double().numpy()
 
 
@@ -134,7 +137,7 @@ class LastLayerRetraining(HeadMitigator):
         ValueError
             If `draws` is below 1 or the module has no linear layer.
         """
-        check_number("draws", self.draws, 1)
+        check_count("draws", self.draws)
         X, cells = cells_of(X, y, sensitive_features)
         need_all_cells(cells, "no draw can be balanced")
         generator = np.random.default_rng(draw_seed(self.random_state))
@@ -338,8 +341,8 @@ class AdversarialLastLayer(Mitigator):
             raise ValueError(f"constraints must be 'equalized_odds' or 'demographic_parity', got {self.constraints!r}")
         check_number("alpha", self.alpha, 0)
         check_number("lr", self.lr, 0, inside=True)
-        check_number("max_iter", self.max_iter, 1)
-        check_number("batch_size", self.batch_size, 1)
+        check_count("max_iter", self.max_iter)
+        check_count("batch_size", self.batch_size)
         X, cells = cells_of(X, y, sensitive_features)
         seed = draw_seed(self.random_state)
         self.estimator_ = clone(self.estimator).fit(X, cells["y"].to_numpy())

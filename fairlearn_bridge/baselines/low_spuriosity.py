@@ -122,6 +122,7 @@ class LowSpuriosityRetraining(HeadMitigator):
         self.region_classifier_ = self.region_classifier
         if self.region_classifier_ is None:
             options: Any = {"epochs": self.region_epochs, "random_state": draw_seed(self.random_state)}
+            options["device"] = getattr(self.estimator, "device", None)
             self.region_classifier_, _ = train_regions(images, sensitive, labels, **options)
         if self.value >= self.region_classifier_.num_classes:
             classes = self.region_classifier_.num_classes

@@ -12,7 +12,8 @@ from sklearn.base import clone
 from torch import Tensor, nn
 
 from captum_region.batches import ImageData, batches
-from fairlearn_bridge.baselines.base import Mitigator, labels_of
+from captum_region.validation import check_count
+from fairlearn_bridge.baselines.base import Mitigator, labels_of, restore
 from fairlearn_bridge.classifier import BatchTransform
 from fairlearn_bridge.validation import check_number, check_rows_or_images, class_positions
 
@@ -70,7 +71,7 @@ class JTT(Mitigator):
         ValueError
             If `first_epochs` is below 1 or `upweight` not above 0.
         """
-        check_number("first_epochs", self.first_epochs, 1)
+        check_count("first_epochs", self.first_epochs)
         check_number("upweight", self.upweight, 0, inside=True)
         X, labels = labels_of(X, y)
         first = clone(self.estimator).set_params(max_epochs=self.first_epochs).fit(X, labels)
@@ -132,9 +133,11 @@ class MaskTune(Mitigator):
         Raises
         ------
         ValueError
-            If `tune_epochs` is below 1 or the module has no convolution.
+            If `tune_epochs` is below 1, `tune_lr` is not above 0, or the module has no convolution.
         """
-        check_number("tune_epochs", self.tune_epochs, 1)
+        check_count("tune_epochs", self.tune_epochs)
+        if self.tune_lr is not None:
+            check_number("tune_lr", self.tune_lr, 0, inside=True)
         X, labels = labels_of(X, y)
         self.estimator_ = clone(self.estimator).fit(X, labels)
         images = check_rows_or_images(self.estimator_, X, self.estimator_.image_shape_, reset=False)
@@ -143,6 +146,7 @@ class MaskTune(Mitigator):
         hide = partial(_hide, torch.from_numpy(self.masks_), self.estimator_.batch_transform)
         tuned = {"warm_start": True, "max_epochs": self.tune_epochs, "lr": lr, "batch_transform": hide}
         self.estimator_.set_params(**tuned).fit(X, labels)
+        restore(self.estimator_, self.estimator, *tuned)
         return self
 
     def _masks(self, X: ImageData, labels: NDArray[Any]) -> NDArray[np.bool_]:

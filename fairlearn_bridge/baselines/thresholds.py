@@ -63,14 +63,19 @@ class ThresholdShift(Mitigator):
         Raises
         ------
         ValueError
-            If y has more than two classes, or the validation data only one.
+            If y has more than two classes or lacks one of the estimator's, or the validation data have only one, or
+            another one.
         """
         X, labels = labels_of(X, y)
         X_valid, valid_labels = labels_of(*validation, name="validation labels")
         for name, values in (("y", labels), ("validation labels", valid_labels)):
             if (count := len(np.unique(values))) > 2:
                 raise ValueError(f"Only binary classification is supported. {name} must hold 2 classes, got {count}")
+        if unknown := {*valid_labels.tolist()} - {*labels.tolist()}:
+            raise ValueError(f"validation labels must be of the classes of y, got {sorted(unknown, key=str)} too")
         self.estimator_ = clone(self.estimator).fit(X, labels)
+        if len(self.classes_) != 2:
+            raise ValueError(f"estimator must have the two classes of y, got {self.classes_.tolist()}")
         tuned = TunedThresholdClassifierCV(
             self.estimator_,
             scoring=make_scorer(_recall_gap, greater_is_better=False),

@@ -1,5 +1,6 @@
 """Mitigators that weigh the images: by cell, by draws, by the loss of the worst group."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Self
@@ -14,8 +15,7 @@ from torch import Tensor
 
 from captum_region.batches import ImageData
 from captum_region.randomness import RandomState, draw_seed
-from fairlearn_bridge.baselines.base import Mitigator, cells_of, need_all_cells
-from fairlearn_bridge.classifier import BatchTransform
+from fairlearn_bridge.baselines.base import Mitigator, cells_of, need_all_cells, need_no_reduction, restore
 from fairlearn_bridge.validation import check_number
 
 
@@ -70,7 +70,7 @@ class Reweighing(Mitigator):
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class BalancedResampling(Mitigator):
-    """Train on equally many images of each cell of class and sensitive feature, N in all.
+    """Train on equally many images of each cell of class and sensitive feature, N in all, rounded down.
 
     Images of a cell with too few are drawn repeatedly.
 
@@ -124,19 +124,28 @@ class BalancedResampling(Mitigator):
         ]
         self.sample_indices_ = np.sort(np.concatenate(drawn))
         drawn_images = multi_indexing(X if hasattr(X, "shape") else np.asarray(X), self.sample_indices_)
-        self.estimator_ = clone(self.estimator)
-        if (transform := getattr(self.estimator, "batch_transform", None)) is not None:
-            # It knows the images by their positions in X.
-            self.estimator_.set_params(batch_transform=partial(_of_drawn, transform, self.sample_indices_))
+        self.estimator_ = for_images_at(self.sample_indices_, self.estimator)
         self.estimator_.fit(drawn_images, cells["y"].to_numpy()[self.sample_indices_])
+        restore(self.estimator_, self.estimator, *_BY_POSITION)
         return self
 
 
-def _of_drawn(
-    transform: BatchTransform, drawn: NDArray[np.intp], images: Tensor, index: Tensor, generator: torch.Generator
+# What of a classifier knows images by their positions in X.
+_BY_POSITION = ("batch_transform", "loss_reduction")
+
+
+def for_images_at(positions: NDArray[np.intp], estimator: Any) -> Any:
+    """Return a clone to be trained on the images at `positions` of X; what it has of its own goes by those."""
+    own = {name: getattr(estimator, name, None) for name in _BY_POSITION}
+    moved = {name: partial(_by_position, given, positions) for name, given in own.items() if given is not None}
+    return clone(estimator).set_params(**moved)
+
+
+def _by_position(
+    function: Callable[..., Tensor], positions: NDArray[np.intp], first: Tensor, index: Tensor, *rest: Any
 ) -> Tensor:
-    """Apply a transform of the images in X to those drawn of them, by their positions in X."""
-    return transform(images, torch.from_numpy(drawn[index.cpu().numpy()]).to(index.device), generator)
+    """Call a batch transform or loss reduction with the positions of the images in X."""
+    return function(first, torch.from_numpy(positions[index.cpu().numpy()]).to(index.device), *rest)
 
 
 def weights_in_training(estimator: Any, labels: NDArray[Any], sensitive: NDArray[Any]) -> NDArray[np.float64] | None:
@@ -229,11 +238,13 @@ class GroupDRO(Mitigator):
         NotApplicableError
             If a cell is empty: it may be the worst group, and has no image to train on.
         ValueError
-            If `step_size` is not above 0.
+            If `step_size` is not above 0, or the estimator has a ``loss_reduction``.
         """
         check_number("step_size", self.step_size, 0, inside=True)
+        need_no_reduction(self)
         X, cells = cells_of(X, y, sensitive_features)
         need_all_cells(cells, "a worst group without images cannot be trained for")
         reduction = _WorstGroups(cells["cell"].to_numpy(), self.step_size)
         self.estimator_ = clone(self.estimator).set_params(loss_reduction=reduction).fit(X, cells["y"].to_numpy())
+        restore(self.estimator_, self.estimator, "loss_reduction")
         return self

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 
 from fairlearn_bridge import baselines
 from fairlearn_bridge.baselines.base import Trainer
-from fairlearn_bridge.classifier import ImageClassifier, SmallCNN
+from fairlearn_bridge.classifier import ImageClassifier
 from fairlearn_bridge.distributed import AcceleratedImageClassifier
 from fairlearn_bridge.mitigator import AttributionNoiseMitigator
+from fairlearn_bridge.networks import PretrainedClassifier, SmallCNN
 from fairlearn_bridge.noise import AttributionNoise
-from fairlearn_bridge.pretrained import PretrainedClassifier
 
 # Their fitted state is numbers, arrays and labels.
 _PARTS = (CorrelationRemover, LogisticRegression, MinMaxScaler, StandardScaler)

@@ -18,11 +18,18 @@ Smile,balanced,,,reference,gap,-0.125,0.5,-0.3,0.1,2,,,,0.0,0.0,0.0
 """
 
 
+TRAININGS = """\
+confounder,mitigator,seed,status,reason,chosen,seconds,git
+Hat,original,0,done,,,1.5,
+"""
+
+
 def test_the_table_has_the_values_of_the_sweep(tmp_path, capsys):
     (tmp_path / "table.csv").write_text(TABLE)
+    (tmp_path / "trainings.csv").write_text(TRAININGS)
     (tmp_path / "sweep.json").write_text(json.dumps({"target": "Male", "quantiles": [0.7], "seconds": {}}))
     found = results_of(tmp_path)
-    assert found.keys() == {"target", "quantiles", "table"}
+    assert found.keys() == {"target", "quantiles", "table", "chosen"}
     table = table_of([found])
     assert table.index.tolist() == ["Hat", "", "Smile"]
     assert table.to_numpy().tolist() == [
@@ -39,6 +46,18 @@ def test_the_table_has_the_values_of_the_sweep(tmp_path, capsys):
     (tmp_path / "table.csv").write_text("\n".join(without))
     assert table_of([results_of(tmp_path)]).iloc[:, -1].tolist() == ["", "", ""]
     assert "| Hat | ERM baseline | 0.75 ± 0.12 |  |  | 0.50 ± 0.25 | -0.38 [-0.50, -0.25] |" in capsys.readouterr().out
+
+
+def test_the_table_says_what_was_chosen(tmp_path):
+    chosen = [
+        "Hat,general_mask@auto,0,done,,general_mask 0.6,1.5,",
+        "Hat,general_mask@auto,1,done,,general_mask 0.9,1.5,",
+    ]
+    (tmp_path / "table.csv").write_text(TABLE.replace("general_mask 0.7", "general_mask@auto"))
+    (tmp_path / "trainings.csv").write_text(TRAININGS + "\n".join([*chosen, "Smile,balanced,0,done,,,1.5,"]))
+    (tmp_path / "sweep.json").write_text("{}")
+    table = table_of([results_of(tmp_path)])
+    assert table["chosen, by seed"].tolist() == ["", "0.6, 0.9", ""]
 
 
 def test_the_page_has_the_table_of_the_results_beside_it():

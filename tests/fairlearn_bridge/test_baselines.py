@@ -82,6 +82,13 @@ def faces(n=300, seed=0, crossed=0.05):
     return images.astype(np.uint8), target, shortcut
 
 
+def mirrored(images, index, generator):
+    return images.flip(-1)
+
+
+with_loss = clone(BASE).set_params(loss_reduction=mirrored)
+
+
 @pytest.fixture(scope="module")
 def original():
     return clone(BASE).fit(*faces()[:2])
@@ -181,17 +188,21 @@ def test_bad_sensitive_features_are_named(name):
     ("mitigator", "words"),
     [
         (GroupDRO(BASE, step_size=0), r"step_size must be a number in \(0, inf\), got 0"),
-        (JTT(BASE, first_epochs=0), r"first_epochs must be a number in \[1, inf\), got 0"),
+        (JTT(BASE, first_epochs=0), "first_epochs must be an integer of at least 1, got 0"),
         (LearningFromFailure(BASE, q=0), r"q must be a number in \(0, 1\), got 0"),
         (LearningFromFailure(BASE, momentum=1), "momentum must be below 1"),
         (LearningFromFailure(clone(BASE).set_params(criterion=nn.NLLLoss)), "must have the criterion nn.CrossEntropyL"),
-        (LastLayerRetraining(BASE, draws="3"), "draws must be a number in .*, got '3'"),
-        (LastLayerRetraining(BASE, draws=0), r"draws must be a number in \[1, inf\), got 0"),
-        (MaskTune(BASE, tune_epochs=0), "tune_epochs must be a number"),
+        (LastLayerRetraining(BASE, draws="3"), "draws must be an integer of at least 1, got '3'"),
+        (LastLayerRetraining(BASE, draws=1.5), "draws must be an integer of at least 1, got 1.5"),
+        (MaskTune(BASE, tune_epochs=0), "tune_epochs must be an integer"),
+        (MaskTune(BASE, tune_lr=-1), r"tune_lr must be a number in \(0, inf\), got -1"),
+        (AdversarialLastLayer(BASE, batch_size=20.5), "batch_size must be an integer of at least 1, got 20.5"),
+        (GroupDRO(with_loss), "estimator must leave loss_reduction to GroupDRO, got <"),
+        (LearningFromFailure(with_loss), "estimator must leave loss_reduction to LearningFromFailure, got <"),
         (EmbeddingCorrelationRemoval(BASE, alpha=1.5), r"alpha must be a number in \[0, 1\], got 1.5"),
         (AdversarialLastLayer(BASE, constraints="parity"), "constraints must be 'equalized_odds' or .* got 'parity'"),
         (AdversarialLastLayer(BASE, alpha=-1), r"alpha must be a number in \[0, inf\), got -1"),
-        (AdversarialLastLayer(BASE, max_iter=0), r"max_iter must be a number in \[1, inf\), got 0"),
+        (AdversarialLastLayer(BASE, max_iter=0), "max_iter must be an integer of at least 1, got 0"),
     ],
 )
 def test_bad_parameters_are_named(mitigator, words):
@@ -214,6 +225,53 @@ def test_weights_make_class_and_feature_independent():
 class LogisticOnImages(LogisticRegression):
     def fit(self, X, y, sample_weight=None):
         return super().fit(X.reshape(len(X), -1), y, sample_weight)
+
+
+@pytest.mark.parametrize("kind", [GroupDRO, MaskTune, BalancedResampling, LearningFromFailure])
+def test_what_a_training_alone_needs_is_not_left_in_its_classifier(kind):
+    X, y, shortcut = faces(80, crossed=0.3)
+    given = clone(BASE).set_params(max_epochs=1, batch_transform=mirrored)
+    fitted = kind(given).fit(X, y, sensitive_features=shortcut)
+    found, wanted = (each.get_params(deep=False) for each in (fitted.estimator_, given))
+    assert found == wanted
+    clone(fitted.estimator_).fit(X[:20], y[:20])
+
+
+def test_what_an_estimator_has_of_its_own_goes_by_the_positions_in_x():
+    X, y, shortcut = faces(80, crossed=0.3)
+    transformed, reduced = set(), set()
+
+    def transform(images, index, generator):
+        assert torch.equal(images, torch.from_numpy(X[index]) / 255)
+        transformed.update(index.tolist())
+        return images
+
+    def reduction(losses, index):
+        reduced.update(index.tolist())
+        return losses.mean()
+
+    given = clone(BASE).set_params(max_epochs=1, batch_transform=transform, loss_reduction=reduction)
+    fitted = BalancedResampling(given, random_state=0).fit(X, y, sensitive_features=shortcut)
+    assert transformed == reduced == set(fitted.sample_indices_.tolist())
+
+
+def test_no_image_has_no_features():
+    X, y, shortcut = faces(60, crossed=0.3)
+    fitted = LastLayerRetraining(clone(BASE).set_params(max_epochs=1)).fit(X, y, sensitive_features=shortcut)
+    with pytest.raises(ValueError, match="X must hold at least one image, got none"):
+        fitted.predict_proba(X[:0])
+
+
+def test_the_shifted_threshold_is_between_the_two_classes_of_y():
+    X, y, _ = faces(60)
+    short, names = clone(BASE).set_params(max_epochs=1), np.array(["man", "woman"])[y]
+    for labels, words in ((y.astype(str), "got \\['0', '1'\\] too"), (np.char.title(names), "Man")):
+        of_y = y if words.startswith("got") else names
+        with pytest.raises(ValueError, match=f"validation labels must be of the classes of y, .*{words}"):
+            ThresholdShift(short).fit(X, of_y, validation=(X, labels))
+    third = clone(short).set_params(classes=["man", "other", "woman"])
+    with pytest.raises(ValueError, match=r"estimator must have the two classes of y, got \['man', 'other', 'woman'\]"):
+        ThresholdShift(third).fit(X, names, validation=(X, names))
 
 
 def test_resampling_draws_each_cell_equally_often():

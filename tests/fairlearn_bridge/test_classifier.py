@@ -11,7 +11,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GridSearchCV
-from skorch.callbacks import Callback, Checkpoint, EarlyStopping
+from skorch.callbacks import BatchScoring, Callback, Checkpoint, EarlyStopping, EpochScoring
 from skorch.dataset import ValidSplit
 from skorch.helper import predefined_split
 from torch import nn
@@ -19,7 +19,7 @@ from torch.utils.data import TensorDataset
 
 from fairlearn_bridge import ImageClassifier, SmallCNN, ThresholdShift
 from fairlearn_bridge.baselines.weighting import _WorstGroups
-from fairlearn_bridge.classifier import _Samples
+from fairlearn_bridge.loading import TrainingImages
 
 
 def bright_and_dark(n=60, seed=0, size=8):
@@ -337,7 +337,7 @@ def test_a_part_kept_for_validation_is_scored(names):
     classifier = ImageClassifier(Mean, train_split=ValidSplit(5, stratified=True), max_epochs=3, lr=0.3, random_state=0)
     classifier.fit(X, np.array(names)[y])
     *_, last = classifier.history_
-    _, held_out = classifier.get_split_datasets(_Samples(X, y, np.ones(200, np.float32)), y)
+    _, held_out = classifier.get_split_datasets(TrainingImages(X, y, np.ones(200, np.float32)), y)
     right = classifier.predict(X[held_out.indices]) == np.array(names)[y[held_out.indices]]
     assert last["valid_acc"] == pytest.approx(right.mean())
     assert last["valid_acc"] > 0.6
@@ -535,3 +535,134 @@ class TestCheckpointDir:
         whole, stopped = self.fit(None, lr=rate), self.fit(tmp_path, lr=rate, stop=2)
         assert len(stopped.history_) == 3
         assert self.fit(tmp_path, lr=rate).history_[:, "event_lr"] == whole.history_[:, "event_lr"]
+
+
+def test_rows_of_another_kind_than_in_fit_are_not_taken_for_brightness():
+    X, y = bright_and_dark()
+    rows = X.reshape(len(X), -1)
+    classifier = ImageClassifier(image_shape=(3, 8, 8), max_epochs=1, random_state=0).fit(rows, y)
+    expected = classifier.predict_proba(rows)
+    np.testing.assert_allclose(classifier.predict_proba(rows / 255), expected, atol=1e-5)
+    for other in (rows.astype(int), rows.astype(float), rows.tolist()):
+        with pytest.raises(ValueError, match=r"X of float type must lie in \[0, 1\], got .* to 2"):
+            classifier.predict_proba(other)
+
+
+def test_a_continued_training_keeps_the_scale_of_rows_and_the_shape():
+    X, y = bright_and_dark()
+    rows = X.reshape(len(X), -1).astype(float)
+    classifier = ImageClassifier(image_shape=(3, 8, 8), max_epochs=1, random_state=0, warm_start=True).fit(rows, y)
+    scale = classifier.row_scaler_.data_max_.copy()
+    classifier.fit(rows[:30] / 2, y[:30])
+    np.testing.assert_array_equal(classifier.row_scaler_.data_max_, scale)
+    images = ImageClassifier(Mean, max_epochs=1, random_state=0, warm_start=True).fit(X, y)
+    with pytest.raises(ValueError, match=r"X must hold images of shape \(3, 8, 8\), got \(3, 4, 4\)"):
+        images.fit(X[:, :, :4, :4], y)
+    assert images.predict(X).shape == (60,)
+
+
+@pytest.mark.parametrize("split", [ValidSplit(0.2), ValidSplit(0.2, stratified=True)])
+def test_a_random_split_goes_by_random_state(split, tmp_path):
+    X, y = bright_and_dark()
+    settings = {"max_epochs": 3, "batch_size": 16, "random_state": 0, "train_split": split}
+    np.random.seed(1)
+    before = np.random.get_state()[1].copy()
+    expected = ImageClassifier(**settings).fit(X, y).predict_proba(X)
+    assert (np.random.get_state()[1] == before).all()
+    np.random.seed(2)
+    np.testing.assert_array_equal(ImageClassifier(**settings).fit(X, y).predict_proba(X), expected)
+
+    class Stop(Callback):
+        def on_epoch_end(self, net, **kwargs):
+            if len(net.history) == 2:
+                raise KeyboardInterrupt
+
+    kept = settings | {"checkpoint_dir": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        ImageClassifier(**kept, callbacks=[("stop", Stop())]).fit(X, y)
+    np.testing.assert_array_equal(ImageClassifier(**kept).fit(X, y).predict_proba(X), expected)
+
+
+@pytest.mark.parametrize("outputs", [1, 10])
+def test_a_module_with_other_outputs_than_classes_is_refused_before_it_trains(outputs):
+    X, y = bright_and_dark()
+    classifier = ImageClassifier(Mean(outputs), max_epochs=1, random_state=0)
+    with pytest.raises(
+        ValueError, match=rf"logits of shape N x classes, \(2, 2\) for these images, got \(2, {outputs}"
+    ):
+        classifier.fit(X, y)
+    assert not classifier.history_
+
+
+class Flat(nn.Module):
+    """Flattens by view(), as textbooks do."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 64, 2)
+
+    def forward(self, images):
+        assert images.view(len(images), -1).shape == (len(images), 3 * 64)
+        return self.last(self.first(images).relu().view(len(images), -1))
+
+
+def test_a_network_that_flattens_by_view_trains():
+    X, y = bright_and_dark()
+    assert ImageClassifier(Flat, max_epochs=2, random_state=0).fit(X, y).predict(X).shape == (60,)
+
+
+def test_skorchs_own_ways_of_use(tmp_path):
+    X, y = bright_and_dark()
+    names = np.array(["dark", "light"])
+    settings = {"image_shape": (3, 8, 8), "classes": ["dark", "light"], "random_state": 0}
+    scoring = BatchScoring("accuracy", lower_is_better=False, name="right")
+    trained = ImageClassifier(max_epochs=2, batch_size=16, callbacks=[scoring], train_split=ValidSplit(4), **settings)
+    trained.fit(X, names[y])
+    assert 0 <= trained.history[-1, "right"] <= 1
+    assert trained.history[-1, "right"] == pytest.approx(trained.history[-1, "valid_acc"])
+    trained.save_params(tmp_path / "weights.pt")
+    read = ImageClassifier(**settings).initialize()
+    read.load_params(tmp_path / "weights.pt")
+    np.testing.assert_array_equal(read.predict_proba(X), trained.predict_proba(X))
+    assert set(read.predict(X)) <= set(names)
+    logits = trained.forward(X)
+    np.testing.assert_allclose(logits.double().softmax(1).numpy(), trained.predict_proba(X), atol=1e-7)
+    with pytest.raises(NotFittedError):
+        ImageClassifier().forward(X)
+    for callback in ({"use_caching": False}, {"callbacks": [EpochScoring("accuracy", use_caching=False)]}):
+        with pytest.raises(ValueError, match="callbacks must have use_caching, of which"):
+            ImageClassifier(train_split=ValidSplit(4), **callback).fit(X, y)
+
+
+def test_a_module_made_anew_has_weights_by_random_state():
+    X, y = bright_and_dark()
+
+    class Wide(Mean):
+        def __init__(self, num_classes=2, scale=1.0):
+            super().__init__(num_classes)
+            self.scale = scale
+
+    made = []
+    before = torch.get_rng_state()
+    for _ in range(2):
+        classifier = ImageClassifier(Wide, max_epochs=1, random_state=0).fit(X, y)
+        made.append(classifier.set_params(module__scale=2.0).predict_proba(X))
+    np.testing.assert_array_equal(*made)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_classifier_whose_training_diverged_is_not_fitted():
+    X, y = bright_and_dark()
+    classifier = ImageClassifier(max_epochs=1, random_state=0).fit(X, y)
+    with pytest.raises(FloatingPointError):
+        classifier.set_params(lr=1e30, max_epochs=5).fit(X, y)
+    with pytest.raises(NotFittedError):
+        classifier.predict(X)
+
+
+def test_labels_and_weights_of_no_kind_are_named():
+    X, y = bright_and_dark()
+    with pytest.raises(TypeError, match="y must be of one kind, which sorts, got int, str"):
+        ImageClassifier().fit(X, np.array([1, "x"] * 30, dtype=object))
+    with pytest.raises(ValueError, match="sample_weight must hold 60 numbers, got 'balanced'"):
+        ImageClassifier().fit(X, y, sample_weight="balanced")

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -186,7 +186,8 @@ def test_a_clone_shares_the_donors_images(region_classifier):
     short = clone(BASE).set_params(max_epochs=1)
     fitted = AttributionNoiseMitigator(Reweighing(short), region_classifier=region_classifier, random_state=0)
     fitted.fit(X, y, sensitive_features=confounder)
-    used = fitted.estimator_.estimator_.batch_transform
+    used = clone(short.set_params(batch_transform=fitted.noise_)).batch_transform
+    assert used is not fitted.noise_
     assert np.shares_memory(used.donors_.images, fitted.noise_.donors_.images)
 
 
@@ -514,6 +515,9 @@ class Shown:
         self.seen |= set(index.tolist())
         return images
 
+    def __deepcopy__(self, memo):
+        return self  # that of a clone is this
+
 
 def composed_images():
     X = np.random.default_rng(0).integers(0, 256, (40, 3, 8, 8), np.uint8)
@@ -595,7 +599,6 @@ def test_images_drawn_again_keep_their_positions():
     shown = Shown(X)
     fitted = BalancedResampling(ImageClassifier(max_epochs=1), random_state=0)
     fitted.set_params(estimator__batch_transform=shown).fit(X, y, sensitive_features=confounder)
-    shown = fitted.estimator_.batch_transform.args[0]
     assert all(shown.is_own)
     assert shown.seen == set(fitted.sample_indices_.tolist())
 
@@ -605,3 +608,66 @@ def test_what_trains_no_classifier_within_is_refused():
     for inner in (ThresholdShift(ImageClassifier()), AttributionNoiseMitigator(ImageClassifier())):
         with pytest.raises(TypeError, match="or a mitigator of one as GroupDRO"):
             AttributionNoiseMitigator(inner).fit(X, y, sensitive_features=confounder)
+
+
+@pytest.mark.parametrize("kind", [None, GroupDRO, Reweighing])
+def test_the_fitted_classifier_is_left_without_the_perturbation(kind):
+    X, y, confounder = composed_images()
+    regions = DenseRegionClassifier(RegionGrid(8, 4, 4), 2, width=4, random_state=0)
+    given = ImageClassifier(max_epochs=1)
+    estimator = given if kind is None else kind(given)
+    fitted = AttributionNoiseMitigator(estimator, region_classifier=regions, random_state=3)
+    fitted.fit(X, y, sensitive_features=confounder)
+    left = fitted.estimator_.get_params()
+    assert {value for name, value in left.items() if name.endswith("batch_transform")} == {None}
+    assert kind is None or fitted.estimator_.estimator_.batch_transform is None
+    clone(fitted.estimator_).fit(X[:20], y[:20], **({} if kind is None else {"sensitive_features": confounder[:20]}))
+
+
+class Plain(ClassifierMixin, BaseEstimator):
+    """A classifier with a batch transform, which draws nothing itself."""
+
+    def __init__(self, batch_transform=None):
+        self.batch_transform = batch_transform
+
+    def fit(self, X, y):
+        images = torch.from_numpy(X).float() / 255
+        seen = self.batch_transform(images, torch.arange(len(X)), torch.Generator().manual_seed(0))
+        self.inner_ = LogisticRegression().fit(seen.flatten(1).numpy(), y)
+        self.classes_ = self.inner_.classes_
+        return self
+
+    def predict_proba(self, X):
+        return self.inner_.predict_proba(np.asarray(X).reshape(len(X), -1) / 255)
+
+
+def test_a_seed_is_given_to_what_takes_one():
+    X, y, confounder = composed_images()
+    regions = DenseRegionClassifier(RegionGrid(8, 4, 4), 2, width=4, random_state=0)
+    mitigator = AttributionNoiseMitigator(Plain(), region_classifier=regions, random_state=0)
+    assert mitigator.fit(X, y, sensitive_features=confounder).predict(X).shape == (40,)
+
+
+@pytest.mark.parametrize("kind", [None, GroupDRO])
+def test_candidates_see_each_image_by_its_position_in_x(kind, region_classifier):
+    X, y, confounder = biased(80, shortcut=False)
+    seen = []
+
+    def shown(images, index, generator):
+        masked = torch.from_numpy(X[index]) / 255
+        seen.append(((images == masked) | (images == 0.5)).all())
+        return images
+
+    base = clone(BASE).set_params(max_epochs=1, batch_transform=shown)
+    settings = {"region_classifier": region_classifier, "scheme": "general_mask", "quantile": pd.Series([0.5, 0.9])}
+    estimator = base if kind is None else kind(base)
+    AttributionNoiseMitigator(estimator, **settings, random_state=0).fit(X, y, sensitive_features=confounder)
+    assert len(seen) == 3
+    assert all(seen)
+
+
+def test_one_value_of_the_spurious_attribute_is_named(region_classifier):
+    X, y, _ = biased(40)
+    mitigator = AttributionNoiseMitigator(BASE, region_classifier=region_classifier)
+    with pytest.raises(ValueError, match="sensitive_features must hold at least 2 classes"):
+        mitigator.fit(X, y, sensitive_features=np.ones(40))

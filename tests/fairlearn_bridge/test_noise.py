@@ -196,6 +196,17 @@ def test_transplants_balance_the_confounder_as_the_images_weigh():
             assert share == pytest.approx(0.5, abs=0.02)
 
 
+def test_an_image_that_does_not_count_is_no_donor():
+    labels, confounder = torch.tensor([0] * 6 + [1] * 6), torch.tensor([0, 0, 0, 1, 1, 2, 0, 1, 1, 0, 1, 2])
+    weights = torch.ones(12)
+    weights[[3, 4]] = 0  # of class 0 with the value 1
+    weights[[5, 11]] = 0  # of the value 2
+    index, shown = after_transplants(labels, confounder, 1.0, sample_weight=weights)
+    assert set(shown.tolist()) == set(np.flatnonzero(weights).tolist())
+    for label in (0, 1):
+        assert confounder[shown[labels[index] == label]].float().mean().item() == pytest.approx(0.5, abs=0.05)
+
+
 def test_rows_get_transplants_as_images_one_pixel_high():
     rows, donors, mask = torch.zeros(1, 1, 1, 8), torch.ones(1, 1, 1, 8), torch.arange(8)[None, None, None] > 3
     found = transplant(rows, donors, mask).flatten()
@@ -340,3 +351,10 @@ def test_bad_data_is_named(maps, images):
         AttributionNoise("general_transplant").fit(maps)
     with pytest.raises(ValueError, match="confounder must hold at least 2 classes"):
         AttributionNoise("general_transplant").fit(maps, images, [1] * 6)
+    with pytest.raises(ValueError, match=r"pixel_maps must have shape \(6, 10, 12\), got \(5, 10, 12\)"):
+        AttributionNoise("specific_mask").fit(maps[:5], images)
+    with pytest.raises(ValueError, match=r"pixel_maps must have shape \(6, 10, 12\), got \(6, 10, 11\)"):
+        AttributionNoise("general_mask").fit(maps[..., :11], images)
+    maps[2, 3, 4] = math.nan
+    with pytest.raises(ValueError, match=r"pixel_maps must be finite, .* got infinite or NaN"):
+        AttributionNoise("general_mask").fit(maps)

@@ -1,4 +1,4 @@
-"""PretrainedClassifier: a network of torchvision, or EfficientNet-Lite0, with weights from a file and a new head."""
+"""The networks of `ImageClassifier`: the paper's small one, and pretrained ones with weights from a file."""
 
 from __future__ import annotations
 
@@ -19,6 +19,52 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HALF = (0.5, 0.5, 0.5)
 # Heads that help only in training from nothing.
 _AUXILIARY = ("aux1", "aux2", "AuxLogits")
+
+
+class SmallCNN(nn.Module):
+    """The target classifier of De Coninck et al. 2024: three convolutions, three linear layers, much dropout.
+
+    Three blocks of 5 x 5 convolution ("same"), dropout 0.1, batch normalisation, 2 x 2 max pooling and LeakyReLU 0.1,
+    with 6, 12 and 24 channels; then 1000 and 100 units, each with dropout 0.5 and LeakyReLU 0.1 (section 4.1, and the
+    authors' code for what it leaves out).
+
+    Parameters
+    ----------
+    image_shape : (int, int, int)
+        Channels, height and width. A side of fewer than 8 pixels is not pooled.
+    num_classes : int
+
+    See Also
+    --------
+    ImageClassifier : Trains it.
+
+    References
+    ----------
+    De Coninck, Leroux, Simoens, "Mitigating Bias Using Model-Agnostic Data Attribution", CVPR Workshops 2024.
+    """
+
+    def __init__(self, image_shape: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        pool = tuple(2 if side >= 8 else 1 for side in (height, width))
+        layers: list[nn.Module] = []
+        for narrow, wide in ((channels, 6), (6, 12), (12, 24)):
+            layers += [
+                nn.Conv2d(narrow, wide, 5, padding=2),
+                nn.Dropout(0.1),
+                nn.BatchNorm2d(wide),
+                nn.MaxPool2d(pool),
+                nn.LeakyReLU(0.1),
+            ]
+        layers.append(nn.Flatten())
+        for narrow, wide in ((24 * (height // pool[0] ** 3) * (width // pool[1] ** 3), 1000), (1000, 100)):
+            layers += [nn.Linear(narrow, wide), nn.Dropout(0.5), nn.LeakyReLU(0.1)]
+        self.layers = nn.Sequential(*layers, nn.Linear(100, num_classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, N x num_classes, for images in [0, 1], N x C x H x W."""
+        logits: Tensor = self.layers(images * 2 - 1)
+        return logits
 
 
 class PretrainedClassifier(nn.Module):
