@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +11,10 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source, labels_of, skipped_in
 from captum_region.cli.running import check_out, errors_in_one_line, write_and_print
-from captum_region.io.files import write_text
+from captum_region.io.files import locked, write_text
 
 if TYPE_CHECKING:
+    from captum_region import RegionClassifier
     from captum_region.calibration import Calibration
 
 
@@ -45,9 +47,9 @@ def calibrate(
 
     Example: captum-region calibrate eyeglasses --data celeba --root DATA --attribute Eyeglasses --out calibration
     """
+    import numpy as np
     from sklearn.model_selection import train_test_split
 
-    from captum_region import save_classifier
     from captum_region.calibration import balanced_subset, fit_temperature, measure_calibration
     from captum_region.io.digest import digest
     from captum_region.io.provenance import provenance
@@ -65,6 +67,8 @@ def calibrate(
         judged = images
         if temperature:
             labels = images.labels(attribute)
+            if (least := int(np.unique(labels, return_counts=True)[1].min())) < 2:
+                raise ValueError(f"--limit must leave two images of each class for --temperature, got {least} of one")
             halves = train_test_split(range(len(images)), test_size=0.5, stratify=labels, random_state=seed)
             fitted_on, judged = (images.subset(half) for half in halves)
 
@@ -85,11 +89,21 @@ def calibrate(
             value = fit_temperature(loaded, fitted_on.images, fitted_on.labels(attribute), show_progress=not quiet)
             after = found[f"temperature {value:.2f}"] = measure()
             result |= {"temperature": value, "calibration_error_with_temperature": after.error}
-            if after.error < before.error:
-                save_classifier(loaded, out / "classifier")
-        _write_reliability(out, found, attribute)
-        details = {"seed": seed, "data": digest(images.images), **provenance()}
-        write_and_print(out / "calibration.json", result, details, as_json)
+        with locked(out):
+            _keep(loaded if temperature and after.error < before.error else None, out, classifier)
+            _write_reliability(out, found, attribute)
+            made = {"seed": seed, "data": digest(images.images), **provenance()}
+            write_and_print(out / "calibration.json", result, made, as_json)
+
+
+def _keep(loaded: RegionClassifier | None, out: Path, given: Path) -> None:
+    """Write a checkpoint, or remove that of another run, which --force writes over; but not the one that was given."""
+    from captum_region import save_classifier
+
+    if loaded is not None:
+        save_classifier(loaded, out / "classifier")
+    elif out.resolve() not in (given.resolve(), *given.resolve().parents):
+        shutil.rmtree(out / "classifier", ignore_errors=True)
 
 
 def _write_reliability(out: Path, found: dict[str, Calibration], attribute: str) -> None:

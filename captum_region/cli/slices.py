@@ -32,6 +32,8 @@ _ONLY_COMPARED = (
     *("arm", "weights", "check", "train", "validation", "gap", "seeds", "steps", "evaluate_every", "patience"),
     *("batch_size", "patch_size", "lr", "jobs", "mixed_precision"),
 )
+# What a comparison writes and an inspection does not, beside plots.
+_COMPARISON = ("report.html", "runs.csv", "summary.csv", "scores.csv", "history.csv")
 # What a synthetic stack is like, and how long it takes to learn.
 _SYNTHETIC: dict[str, Any] = {"slices": 30, "size": 32}
 _STEPS, _SYNTHETIC_STEPS = 4000, 200
@@ -54,12 +56,13 @@ def slices(
         int | None, typer.Option(help="The value in --labels that is class 1, all others are class 0; 0 for ISBI.")
     ] = None,
     synthetic: Annotated[
-        str,
+        str | None,
         opt.choice(
-            "Without --stack: the slice that decides the labels of a synthetic one: previous, centre, next or all.",
+            "Without --stack: the slice that decides the labels of a synthetic one: previous (default), centre, next "
+            "or all.",
             *("previous", "centre", "next", "all"),
         ),
-    ] = "previous",
+    ] = None,
     train: Annotated[str | None, _range("Slices to train on")] = None,
     validation: Annotated[str | None, _range("Slices that end the training")] = None,
     test: Annotated[str | None, _range("Slices to measure on")] = None,
@@ -125,7 +128,11 @@ def slices(
         if model is not None:
             _check_inspection(ctx)
             found = _inspected(data, ctx.params)
-            text = found.write(out, **details, model=str(model))
+            with locked(out):
+                for name in _COMPARISON:  # of another run, where --force writes over it
+                    (out / name).unlink(missing_ok=True)
+                shutil.rmtree(out / "plots", ignore_errors=True)
+                text = found.write(out, **details, model=str(model))
         else:
             settings = _settings(data, ctx.params)
             if check:
@@ -134,6 +141,7 @@ def slices(
                 return
             with locked(out):
                 compared = _compared(settings, states)
+                (out / "inspection.csv").unlink(missing_ok=True)  # of another run, where --force writes over it
                 text = compared.write(out, **details, weights=weights)
                 shutil.rmtree(states, ignore_errors=True)
             found = compared
@@ -170,10 +178,15 @@ class Data:
         if not paths:
             if labels or options["label_value"] is not None:
                 raise ValueError("--labels and --label-value must come with --stack")
+            options = {**options, "synthetic": options["synthetic"] or "previous"}
             made = make_stack(options["synthetic"], **_SYNTHETIC, random_state=options["seed"])
             return cls([made], [{"stack": f"synthetic: {options['synthetic']}", "labels": None}], True, *rest)
         if len(labels) != len(paths) and (labels or options["model"] is None):
             raise ValueError(f"--labels must be given once for each --stack, got {len(labels)} for {len(paths)}")
+        if options["label_value"] is not None and not labels:
+            raise ValueError("--label-value must come with --labels, whose value it is")
+        if options["synthetic"] is not None:
+            raise ValueError("--synthetic must be left out with --stack, in whose place it is")
         pairs = list(zip(paths, labels or [None] * len(paths), strict=True))
         stacks = [_read(path, its, options["label_value"]) for path, its in pairs]
         files = [{"stack": str(path), "labels": its and str(its)} for path, its in pairs]
@@ -298,8 +311,17 @@ def _settings(data: Data, options: dict[str, Any]) -> dict[str, Any]:
 def _plan(settings: dict[str, Any], data: Data) -> list[str]:
     """Return what would be run, a line each, after a look at all that can be wrong."""
     from captum_region.first_layer import find_first_layer
+    from captum_region.precision import check_mixed_precision
     from captum_region.slices.arms import arms_of, check_pretrained, network_of
+    from captum_region.slices.compare import check_window
 
+    check_window(settings["window"])
+    check_mixed_precision(settings["mixed_precision"], None)
+    if not settings["lr"] > 0:
+        raise ValueError(f"lr must be above 0, got {settings['lr']}")
+    classes = max(2, *(stack.classes for stack in data.stacks))
+    if settings["class_index"] >= classes:
+        raise ValueError(f"class_index must be below {classes}, the number of classes, got {settings['class_index']}")
     arms, seeds = arms_of(settings["arms"]), settings["seeds"]
     check_pretrained(arms, settings["network"], seeds[0])
     network = network_of(settings["network"], seeds[0])
@@ -332,8 +354,13 @@ def _inspected(data: Data, options: dict[str, Any]) -> Any:
     from captum_region.segmentation.weights import load_weights
     from captum_region.slices import inspect_slices
 
-    network, path = _maker(data, options, options["model"], options["window"])(options["seed"]), options["model"]
-    if load_weights(network, path) == "encoder":
+    path = options["model"]
+    try:
+        network = _maker(data, options, path, options["window"])(options["seed"])
+        kind = load_weights(network, path)
+    except ValueError as error:
+        raise ValueError(str(error).replace("weights must", "--model must", 1)) from error
+    if kind == "encoder":
         raise ValueError(f"--model must be a whole network, {path} holds an encoder; compare its layers by --weights")
     stacks = data.stacks
     if options["test"]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from types import CellType, CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -159,11 +159,15 @@ def _of_function(function: FunctionType) -> Any:
         members = {each: vars(value)[each] for each in names & vars(value).keys()} if is_module else {"": value}
         for member, one in members.items():
             one = inspect.unwrap(one) if callable(one) else one
-            if _is_users_code(one) or _is_constant(one):
+            # Of code that is installed, the versions of the packages decide.
+            if _is_users_code(one) or not isinstance(one, _CODE):
                 used[name, member] = one
     # A cell may be empty still.
     closure = [None if cell == CellType() else cell.cell_contents for cell in function.__closure__ or ()]
     return "function", [_text(code) for code in codes], function.__defaults__, function.__kwdefaults__, closure, used
+
+
+_CODE = (ModuleType, FunctionType, BuiltinFunctionType, type)
 
 
 def _is_users_code(value: Any) -> bool:

@@ -149,7 +149,7 @@ def compare_first_layers(
     [['uniform', 0], ['uniform tied', 0], ['uniform', 1], ['uniform tied', 1]]
     """
     chosen, drawn = arms_of(arms), _seeds(seeds)
-    _check_window(window)
+    check_window(window)
     if region not in ("prediction", "label"):
         raise ValueError(f'region must be "prediction" or "label", got {region!r}')
     parts = {"train": train, "validation": validation, "test": test}
@@ -198,7 +198,8 @@ def _seeds(seeds: Any) -> list[int]:
     return found
 
 
-def _check_window(window: int) -> None:
+def check_window(window: int) -> None:
+    """Raise ValueError if a window has no slice in its middle, or no slice beside it."""
     if isinstance(window, bool) or not isinstance(window, int) or window < 3 or window % 2 == 0:
         raise ValueError(f"window must be an odd integer of at least 3, got {window!r}")
 

@@ -99,17 +99,16 @@ def _cause(own: float, swapped: float) -> str:
         return f"The control cannot tell: {values}."
     if max(abs(own), abs(swapped)) < SMALL:
         return f"There is no asymmetry to explain: {values}."
-    if own * swapped < 0:
-        # Half the difference turns with the weights, half the sum stays.
-        return f"The sign turns with the kernels: {values}. So the weights cause it{_rest(own, swapped)}."
-    return f"The sign stays although the kernels are swapped: {values}. So it is mostly in the data."
-
-
-def _rest(own: float, swapped: float) -> str:
-    stays = (own + swapped) / 2
+    turns, stays = (own - swapped) / 2, (own + swapped) / 2
     if abs(stays) < SMALL:
-        return ", not the data"
-    return f" for the most part; {number(stays, signed=True)} stays, which the data or the training cause"
+        return f"It turns with the kernels: {values}. So the weights cause it, not the data."
+    if abs(turns) < SMALL:
+        return f"It stays although the kernels are swapped: {values}. So the data or the training cause it."
+    larger = "the weights" if abs(turns) > abs(stays) else "the data or the training"
+    most = "both cause it" if abs(abs(turns) - abs(stays)) < SMALL else f"{larger} cause most of it"
+    return (
+        f"With the kernels {number(turns, signed=True)} turns, {number(stays, signed=True)} stays: {values}. So {most}."
+    )
 
 
 def _accuracy(table: Any, others: list[str], seeds: int, first: str) -> str:

@@ -124,6 +124,8 @@ def write_audit(
     else:
         write_text(out / "spectrum.csv", flat_spectrum(run.spectrum).to_csv())
     write_text(out / "predictions.csv", predictions_of(run, test).to_csv())
+    for picture in out.glob("plots/*.png"):
+        picture.unlink()
     write_page(run, results, out)
     write_json(out / "audit.json", results)
     return results

@@ -196,7 +196,7 @@ def pruning(
 
 def _audit(ctx: typer.Context, mode: str, **chosen: Any) -> None:
     """Run, or check, the audit of a command's options."""
-    from captum_region.io.files import check_place, locked
+    from captum_region.io.files import check_place, locked, plain_name
     from captum_region.progress import stage
     from fairlearn_bridge.audit.decoded import Decoded
     from fairlearn_bridge.audit.results import FILES, FOLDERS, check_audit, write_audit
@@ -219,6 +219,9 @@ def _audit(ctx: typer.Context, mode: str, **chosen: Any) -> None:
             run = run_audit(
                 config, train, test, checkpoint_dir=out / CHECKPOINTS, on_images=saved, seconds=seconds, quiet=quiet
             )
+            of_this = {plain_name(name) for name in run.found.outcomes} if saved else set()
+            for folder in {*out.glob("decoded/*")} - {out / "decoded" / name for name in of_this}:
+                shutil.rmtree(folder)  # of another audit, where --force writes over it
             title = f"Audit of {mode}: {config.target} by {' and '.join(config.groups)}, on {given['data']}"
             write_audit(run, train, test, out, title=title)
             shutil.rmtree(out / CHECKPOINTS)
@@ -243,7 +246,7 @@ def _configuration(ctx: typer.Context, chosen: dict[str, Any]) -> AuditConfig:
     for name in ("target", "groups"):
         if given[name] is None and not is_faces:
             raise ValueError(f"--{name} must be given, unless --data is faces")
-    if given["model"] is not None and not chosen.get("retrain"):
+    if given["model"] is not None:  # --retrain trains it as it was
         for name in _ONLY_TRAINED:
             if getattr(ctx.get_parameter_source(name), "name", "DEFAULT") != "DEFAULT":
                 raise ValueError(f"--{name.replace('_', '-')} must be left out with --model, which is trained already")

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from captum_region import (
 from captum_region.cli import app
 from captum_region.cli.reading import set_apart
 from captum_region.datasets import AttributeImages, make_faces
+from captum_region.io.files import locked
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +215,23 @@ def test_calibrate_writes_error_bins_and_temperature(options, source, trained, t
         assert (out / "classifier").is_dir() == better
         if better:
             assert float(load_classifier(out / "classifier").temperature) == pytest.approx(result["temperature"])
+
+
+def test_calibrate_leaves_no_checkpoint_of_another_run(source, untrained, tmp_path, command, refused):
+    out = tmp_path / "calibration"
+    arguments = ["calibrate", untrained, *source, "--attribute", "Male", "--out", out, "--quiet", "--limit", 8]
+    (out / "classifier").mkdir(parents=True)
+    with locked(out):
+        assert "is being written by another process" in refused(app, *arguments, "--force")
+    assert (out / "classifier").is_dir()
+    command("captum_region", *arguments, "--force")
+    assert not (out / "classifier").exists()
+    # But not the one that is calibrated.
+    shutil.copytree(untrained, out / "classifier")
+    command("captum_region", *["calibrate", out / "classifier", *arguments[2:]], "--force")
+    assert (out / "classifier").is_dir()
+    told = refused(app, *arguments[:-1], 3, "--temperature", "--force")
+    assert "--limit must leave two images of each class for --temperature, got 1 of one" in told
 
 
 def test_calibrate_knows_what_the_classifier_was_trained_for(refused, tmp_path):

@@ -14,6 +14,7 @@ from torch import nn
 
 from captum_region import compare_first_layers
 from captum_region.cli import app
+from captum_region.io.files import locked
 from captum_region.randomness import seeded
 from captum_region.segmentation import SegmentationNetwork, SmallUNet, segmentation_network
 from captum_region.slices import inspect_slices
@@ -276,8 +277,15 @@ def with_asymmetries(found, own, swapped):
     ("own", "swapped", "words"),
     [
         (-0.2, 0.2, "So the weights cause it, not the data"),
-        (-0.4, 0.1, "stays, which the data or the training cause"),
-        (-0.3, -0.2, "So it is mostly in the data"),
+        (
+            -0.4,
+            0.1,
+            "So the weights cause most of it",
+        ),
+        (-0.3, -0.15, "So the data or the training cause most of it"),
+        (-0.3, -0.25, "It stays although the kernels are swapped"),
+        (0.3, -0.001, "So both cause it"),
+        (0.3, 0.001, "So both cause it"),
         (0.01, -0.02, "no asymmetry to explain"),
         (np.nan, 0.2, "cannot tell"),
     ],
@@ -403,6 +411,24 @@ def test_the_command_inspects_a_checkpoint(command, files, tmp_path, listed):
     assert some[0]["asymmetry"] != rows[0]["asymmetry"]
 
 
+def test_what_another_kind_of_run_left_is_removed_but_by_none_of_two_at_once(command, refused, files, tmp_path, listed):
+    arguments = ["--stack", files / "image", "--architecture", "small_unet", "--model", files / "model.safetensors"]
+    arguments.append("--quiet")
+    (tmp_path / "plots").mkdir()
+    for name in ("report.html", "runs.csv", "plots/dice.png", "notes.txt"):
+        (tmp_path / name).write_text("of another run")
+    with locked(tmp_path):
+        assert "is being written by another process" in refused(app, "slices", *arguments, "--out", tmp_path, "--force")
+    command("captum_region", "slices", *arguments, "--out", tmp_path, "--force")
+    assert listed(tmp_path) == {"slices.json", "inspection.csv", "notes.txt"}
+
+
+def test_a_checkpoint_of_another_window_is_named(refused, files, tmp_path):
+    arguments = ["--stack", files / "image", "--architecture", "small_unet", "--model", files / "model.safetensors"]
+    told = refused(app, "slices", *arguments, "--window", 5, "--out", tmp_path / "new", "--quiet")
+    assert "--model must fit the network" in told
+
+
 def test_a_checkpoint_of_an_encoder_alone_is_refused(refused, files, tmp_path):
     pytest.importorskip("segmentation_models_pytorch")
     network = segmentation_network("unet", "resnet18", random_state=0)
@@ -433,6 +459,12 @@ def test_check_says_what_would_be_run_and_writes_nothing(command, tmp_path):
         (["--model", "x", "--arm", "uniform"], "leave out --arm"),
         (["--model", "x", "--lr", "0.1", "--train", "0:3"], "--train"),
         (["--synthetic", "last"], "depends_on must be one of"),
+        (["--stack", "x", "--model", "y", "--label-value", 7], "--label-value must come with --labels"),
+        (["--stack", "x", "--model", "y", "--synthetic", "next"], "--synthetic must be left out with --stack"),
+        (["--class-index", 3, "--check"], "class_index must be below 2, the number of classes, got 3"),
+        (["--lr", 0, "--check"], "--lr must be above 0"),
+        (["--window", 4, "--check"], "window must be an odd integer of at least 3, got 4"),
+        (["--mixed-precision", "fp16", "--check"], "mixed_precision must be 'no' or 'bf16'"),
     ],
 )
 def test_the_command_refuses_in_one_line(refused, tmp_path, arguments, message):

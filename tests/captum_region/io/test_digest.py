@@ -247,3 +247,41 @@ def test_what_does_not_pickle_is_refused():
         digest({"a": (each for each in "ab")})
     with pytest.raises(ValueError, match="checkpoint_dir must come with parameters that pickle"):
         Snapshots("kept", 0, lambda: (each for each in "ab"))
+
+
+USED = """
+import numpy as np
+
+from helping import Codec
+
+CODEC = Codec(2)
+TABLE = np.arange(4)
+SETTINGS = {"sizes": [1, 2]}
+
+def of_codec(images):
+    return images * CODEC.quality
+
+def of_table(images):
+    return TABLE[images]
+
+def of_settings(images):
+    return images[: len(SETTINGS["sizes"])]
+
+unused = np.zeros
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [("of_codec", "Codec(95)"), ("of_table", "np.arange(1, 5)"), ("of_settings", '{"sizes": [1, 3]}')],
+)
+def test_what_a_function_uses_is_part_of_it(tmp_path, name, edit):
+    helping = "class Codec:\n    def __init__(self, quality):\n        self.quality = quality\n"
+    old = {"of_codec": "Codec(2)", "of_table": "np.arange(4)", "of_settings": '{"sizes": [1, 2]}'}[name]
+    found = [
+        digest(getattr(load(tmp_path / str(number), text, helping), each))
+        for each in (name, next(other for other in ("of_codec", "of_table") if other != name))
+        for number, text in ((f"{each} before", USED), (f"{each} after", USED.replace(old, edit)))
+    ]
+    assert found[0] != found[1]
+    assert found[2] == found[3]

@@ -127,6 +127,18 @@ def test_check_repeats_a_part_and_writes_nothing(done, refused, tmp_path, writte
     assert "audit.json" in refused(app, *arguments, tmp_path / "none")
 
 
+def test_what_another_audit_left_is_removed(tmp_path):
+    out = tmp_path / "run"
+    for folder in ("plots", "decoded/jpeg_50"):
+        (out / folder).mkdir(parents=True)
+    (out / "plots" / "realism.png").write_bytes(b"of another")
+    options = ["audit", "distortions", *TINY, "--distortion", "blur:1", "--force", "--quiet", "--out", out]
+    done = invoke(*options)
+    assert done.exit_code == 0, done.stderr
+    assert b"of another" not in [path.read_bytes() for path in (out / "plots").iterdir()]
+    assert not (out / "decoded" / "jpeg_50").exists()
+
+
 @pytest.mark.slow
 def test_a_stopped_audit_resumes_and_ends_with_the_same_results(done, command, interrupted, listed, states, tmp_path):
     whole, _ = done
@@ -220,6 +232,7 @@ def test_ones_own_classifier_and_codec(tmp_path, monkeypatch):
     assert (results["spectrum"], "frechet" in results["table"][0]) == ([], False)
     for more, words in (
         (["--epochs", 3], "--epochs must be left out with --model"),
+        (["--retrain", "--lr", 0.5], "--lr must be left out with --model"),
         (["--retrain"], "a classifier that has no fit"),
         (["--model", "my_audited:nothing"], "cannot be imported"),
         (["--model", "my_audited"], "--model must be module:name"),

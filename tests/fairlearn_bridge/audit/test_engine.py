@@ -2,6 +2,7 @@
 
 import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,10 @@ from sklearn.metrics import recall_score
 from torch import nn
 
 from captum_region.datasets import AttributeImages
+from captum_region.io.digest import digest
 from fairlearn_bridge import ImageClassifier, Reweighing, Samples, ThresholdShift
 from fairlearn_bridge.audit import Distortion, ModelChange, PillowCodec, Pruning, audit
+from fairlearn_bridge.audit.keeping import retraining_of
 
 # The groups of tiny images are small; that this is said is tested below.
 pytestmark = pytest.mark.filterwarnings("ignore:groups of fewer than 200 images")
@@ -295,3 +298,14 @@ def test_shares_need_a_degradation_of_images(truth):
             target=truth.label,
             train=(truth.images, truth.label),
         )
+
+
+def test_a_retraining_is_known_by_all_that_its_classifier_holds():
+    class Seeded:
+        def __init__(self, seed):
+            self.seed = seed
+
+    fresh = SimpleNamespace(images=np.zeros((2, 1, 2, 2)), target=[0, 1], confounder=None)
+    same, other = (digest(retraining_of(Seeded(seed), fresh)) for seed in (0, 1))
+    assert same == digest(retraining_of(Seeded(0), fresh))
+    assert same != other
