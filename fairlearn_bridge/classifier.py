@@ -312,8 +312,8 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         device = next(self.module_.parameters(), images).device
         outputs: Any = self.evaluation_step((images.to(device), None))
         shape = tuple((outputs[0] if isinstance(outputs, tuple) else outputs).shape)
-        if shape != (wanted := (len(images), len(self.classes_))):
-            raise ValueError(f"module must give logits of shape N x classes, {wanted} for these images, got {shape}")
+        if len(shape) != 2 or shape[1] != len(self.classes_):  # of several processes there are more images
+            raise ValueError(f"module must give logits of shape N x {len(self.classes_)} classes, got {shape}")
         if not all(part.isfinite().all() for part in (outputs if isinstance(outputs, tuple) else (outputs,))):
             raise FloatingPointError(f"the module's outputs became infinite or NaN; try a lower lr than {self.lr}")
 

@@ -360,6 +360,9 @@ def test_trainings_of_one_seed_are_equal_and_leave_the_global_state_alone():
 class Interrupted(nn.Module):
     """A network with dropout, stopped in the midst of a training."""
 
+    # Steps taken, and those not to be taken: as globals that code refers to they would make it another training.
+    steps, stop = [], []
+
     def __init__(self):
         super().__init__()
         with seeded(0):
@@ -367,14 +370,10 @@ class Interrupted(nn.Module):
 
     def forward(self, images):
         if self.training:
-            STEPS.append(len(STEPS))
-            if len(STEPS) in STOP:
+            self.steps.append(len(self.steps))
+            if len(self.steps) in self.stop:
                 raise KeyboardInterrupt
         return self.layers(images)
-
-
-# Steps taken, and those not to be taken: lists, as a constant that code refers to would make it another training.
-STEPS, STOP = [], []
 
 
 @pytest.mark.parametrize("stop", [1, 2, 7, 12])
@@ -383,26 +382,26 @@ def test_a_training_that_was_stopped_resumes_and_ends_with_the_same_weights(tmp_
     options = {"steps": 12, "evaluate_every": 5, "flip_z": True, **SMALL}
     whole, cut, again, complete = (Interrupted() for _ in range(4))
     expected = fit_segmentation(whole, TRAIN, VALID, **options)
-    STEPS.clear()
-    STOP.append(stop)
+    Interrupted.steps.clear()
+    Interrupted.stop.append(stop)
     with suppress(KeyboardInterrupt):
         fit_segmentation(cut, TRAIN, VALID, **options, checkpoint_dir=tmp_path)
-    assert len(STEPS) == stop
-    STOP.clear()
+    assert len(Interrupted.steps) == stop
+    Interrupted.stop.clear()
     found = fit_segmentation(again, TRAIN, VALID, **options, checkpoint_dir=tmp_path)
-    assert len(STEPS) == 13
+    assert len(Interrupted.steps) == 13
     assert equal(whole, again)
     pd.testing.assert_frame_equal(found.history, expected.history)
     # A complete one is read.
     read = fit_segmentation(complete, TRAIN, VALID, **options, checkpoint_dir=tmp_path)
-    assert len(STEPS) == 13
+    assert len(Interrupted.steps) == 13
     assert equal(whole, complete)
     pd.testing.assert_frame_equal(read.history, expected.history)
     assert (read.best_step, read.converged) == (expected.best_step, expected.converged)
     assert len(list(tmp_path.glob("*.pt"))) == 1
     # Another one is not.
     fit_segmentation(Interrupted(), TRAIN, VALID, **{**options, "flip_z": False}, checkpoint_dir=tmp_path)
-    assert len(STEPS) == 25
+    assert len(Interrupted.steps) == 25
 
 
 def test_a_tied_network_can_be_kept_too(tmp_path):
