@@ -5,6 +5,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Self
 
@@ -406,10 +407,10 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
     def set_params(self, **kwargs: Any) -> Self:
         """Set parameters; of an initialized classifier skorch makes the parts anew that they are of."""
-        if not any(name.startswith("module") for name in kwargs) or not getattr(self, "initialized_", False):
-            return super().set_params(**kwargs)  # type: ignore[no-any-return]
-        with seeded(draw_seed(self.random_state)):
-            return super().set_params(**kwargs)  # type: ignore[no-any-return]
+        is_made_anew = getattr(self, "initialized_", False) and any(name.startswith("module") for name in kwargs)
+        with seeded(draw_seed(self.random_state)) if is_made_anew else nullcontext():
+            super().set_params(**kwargs)
+        return self
 
     # What follows adapts skorch's loop.
 

@@ -24,7 +24,7 @@ from captum_region.io.snapshot import Snapshots
 from captum_region.labels import check_classes, hold_out
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
-from fairlearn_bridge.baselines.base import Mitigator, Trainer
+from fairlearn_bridge.baselines.base import Mitigator, Trainer, restore
 from fairlearn_bridge.baselines.weighting import for_images_at, weights_in_training
 from fairlearn_bridge.classifier import BatchTransform
 from fairlearn_bridge.noise import AttributionNoise, Perturbation, protect, quantile_mask
@@ -251,7 +251,7 @@ class AttributionNoiseMitigator(Trainer):
         if prefix:
             weights = {"sensitive_features": confounder}
         self.estimator_.fit(X, labels, **weights)
-        self._take_noise_back(parameters[f"{prefix}batch_transform"])
+        self._take_noise_back()
         self.classes_ = self.estimator_.classes_
         return self
 
@@ -278,12 +278,12 @@ class AttributionNoiseMitigator(Trainer):
             settings |= dict.fromkeys({"random_state", f"{prefix}random_state"} & {*parameters}, seed)
         return clone(self.estimator).set_params(**settings)
 
-    def _take_noise_back(self, own: BatchTransform | None) -> None:
-        """Leave the estimator with its `own` transform: the noise goes by positions, and a clone has other images."""
-        inner = (getattr(self.estimator_, name, None) for name in ("estimator", "estimator_"))
-        for fitted in (self.estimator_, *inner):
-            if "batch_transform" in getattr(fitted, "get_params", dict)():
-                fitted.set_params(batch_transform=own)
+    def _take_noise_back(self) -> None:
+        """Leave the estimator with its own transform: the noise goes by positions, and a clone has other images."""
+        given = _classifier_of(self.estimator)
+        is_within = given is not self.estimator
+        for fitted in (self.estimator_.estimator, self.estimator_.estimator_) if is_within else (self.estimator_,):
+            restore(fitted, given, "batch_transform")
 
     def _candidates(self) -> list[AttributionNoise]:
         """Return the perturbations to choose from, checked."""
@@ -327,9 +327,9 @@ class AttributionNoiseMitigator(Trainer):
             Samples(take(data.X, np.flatnonzero(part)), data.y[part], data.confounder[part]) for part in (~held, held)
         )
         mask = quantile_mask(torch.from_numpy(self.pixel_map_), SELECTION_QUANTILE)
-        _, prefix = _parameters(self.estimator)
-        trained = self.estimator.estimator if prefix else self.estimator
-        own = {f"estimator__{prefix}".removesuffix("__"): for_images_at(np.flatnonzero(~held), trained)}
+        given = _classifier_of(self.estimator)
+        place = "estimator" if given is self.estimator else "estimator__estimator"
+        own = {place: for_images_at(np.flatnonzero(~held), given)}
         weights = {name: value[~held] for name, value in weights.items()}
         maps = maps if len(maps) == 1 else maps[torch.from_numpy(~held)]
 
@@ -354,14 +354,15 @@ class AttributionNoiseMitigator(Trainer):
         self, X: ImageData, attribute: NDArray[Any], within: NDArray[Any], seed: int
     ) -> RegionClassifier:
         """Train a region classifier of the attribute within the classes of the other."""
+        trained = _classifier_of(self.estimator)
         classifier, _ = train_regions(
             X,
             attribute,
             within,
             epochs=self.region_epochs,
             random_state=seed,
-            checkpoint_dir=_parameter(self.estimator, "checkpoint_dir") if self.memory is None else self.memory,
-            device=_parameter(self.estimator, "device"),
+            checkpoint_dir=getattr(trained, "checkpoint_dir", None) if self.memory is None else self.memory,
+            device=getattr(trained, "device", None),
             show_progress=self.show_progress,
         )
         return classifier
@@ -418,10 +419,10 @@ def _parameters(estimator: Any) -> tuple[dict[str, Any], str]:
     )
 
 
-def _parameter(estimator: Any, name: str) -> Any:
-    """Return a parameter of the classifier that is trained, None if it has no such."""
-    parameters, prefix = _parameters(estimator)
-    return parameters.get(f"{prefix}{name}")
+def _classifier_of(estimator: Any) -> Any:
+    """Return the classifier whose batches are perturbed: an estimator itself, or that of a mitigator."""
+    _, prefix = _parameters(estimator)
+    return estimator.estimator if prefix else estimator
 
 
 def _least_within_one_standard_error(selection: pd.DataFrame) -> int:

@@ -178,9 +178,9 @@ class Data:
         if not paths:
             if labels or options["label_value"] is not None:
                 raise ValueError("--labels and --label-value must come with --stack")
-            options = {**options, "synthetic": options["synthetic"] or "previous"}
-            made = make_stack(options["synthetic"], **_SYNTHETIC, random_state=options["seed"])
-            return cls([made], [{"stack": f"synthetic: {options['synthetic']}", "labels": None}], True, *rest)
+            synthetic = options["synthetic"] or "previous"
+            made = make_stack(synthetic, **_SYNTHETIC, random_state=options["seed"])
+            return cls([made], [{"stack": f"synthetic: {synthetic}", "labels": None}], True, *rest)
         if len(labels) != len(paths) and (labels or options["model"] is None):
             raise ValueError(f"--labels must be given once for each --stack, got {len(labels)} for {len(paths)}")
         if options["label_value"] is not None and not labels:

@@ -83,6 +83,8 @@ def retraining_of(classifier: Any, fresh: Training | None) -> Any:
     """Return what decides the training of a classifier anew."""
     if fresh is None:
         return None
-    given = classifier.get_params(deep=False) if hasattr(classifier, "get_params") else vars(classifier)
+    given = (
+        classifier.get_params(deep=False) if hasattr(classifier, "get_params") else getattr(classifier, "__dict__", {})
+    )
     parameters = {name: value for name, value in given.items() if name not in _BESIDES}
     return type(classifier), parameters, fresh.images, fresh.target, fresh.confounder
