@@ -22,19 +22,20 @@ class _Convolution(NamedTuple):
     dilation: int
 
 
-def plan_convolutions(patch_size: int, stride: int) -> list[_Convolution]:
+def plan_convolutions(patch_size: int, stride: int, step_until: int = 6) -> list[_Convolution]:
     """Choose unpadded convolutions that turn a k x k patch into one pixel and use each of its pixels.
 
-    On a patch they step by 2 until 6 pixels or fewer are left, then shrink by kernels of 3; of a patch of 8 pixels or
-    fewer the first does not step. Later steps cost more, and the networks classified regions no better
-    (docs/results/maps.md). On a whole image, a step
-    beyond the grid's stride becomes a dilation of the following convolutions, and the stride of the last one is chosen
-    so that the outputs are one stride of the grid apart.
+    On a patch they step by 2 until `step_until` pixels or fewer are left, then shrink by kernels of 3; of a patch of 8
+    pixels or fewer the first does not step. On a whole image, a step beyond the grid's stride becomes a dilation of the
+    following convolutions, and the stride of the last one is chosen so that the outputs are one stride of the grid
+    apart.
 
     Parameters
     ----------
     patch_size, stride : int
         Of the grid, in pixels.
+    step_until : int, default=6
+        In pixels. With 8 the networks cost more, and classified regions no better (docs/results/maps.md).
 
     Returns
     -------
@@ -46,7 +47,7 @@ def plan_convolutions(patch_size: int, stride: int) -> list[_Convolution]:
         even = left % 2 == 0
         # Kernels of 3 (for an even number of pixels 4) at stride 2 leave no pixel out. Without a step, an even number
         # takes its kernel of 2 first: 4 pixels go as 2 x 2, then 3 x 3.
-        kernel, step = (3 + even, 2) if left > 6 and (plan or patch_size > 8) else (3 - even, 1)
+        kernel, step = (3 + even, 2) if left > step_until and (plan or patch_size > 8) else (3 - even, 1)
         last = left == kernel
         dense = stride // dense_step if last else math.gcd(step, stride // dense_step)
         plan.append(_Convolution(kernel, step, dense, patch_step // dense_step))
@@ -108,6 +109,7 @@ class DenseRegionClassifier(RegionClassifier):
     torch.Size([1, 2, 49, 49])
     """
 
+    step_until = 6
     # On 600 to 3,000 faces, 600 steps were too few for the maps of hard attributes, and 2,400 overfitted.
     recipe = Recipe(
         epochs=8,
@@ -147,7 +149,7 @@ class DenseRegionClassifier(RegionClassifier):
         if not isinstance(position_embedding, bool):
             raise TypeError(f"position_embedding must be True or False, got {position_embedding!r}")
         self.width, self.position_embedding = width, position_embedding
-        self._plan = plan_convolutions(grid.patch_size, grid.stride)
+        self._plan = plan_convolutions(grid.patch_size, grid.stride, self.step_until)
         widths = [in_channels, *(width * min(depth, 4) for depth in range(1, len(self._plan) + 1))]
         with seeded(draw_seed(random_state)):
             self.convolutions: Any = nn.ModuleList(

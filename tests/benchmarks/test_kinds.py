@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from kinds import KINDS, MEASURES, measure_classifier, table_of
+from kinds import MEASURES, USUAL, LateSteps, measure_classifier, table_of
 
 from captum_region import (
     DenseRegionClassifier,
@@ -40,13 +40,36 @@ def test_the_command_compares_both_kinds(tmp_path, command):
     options += ["--attribute", "Eyeglasses", "--attribute", "Smiling", "--keep", tmp_path / "kept"]
     done = command("examples/benchmarks/kinds.py", *options, "--out", tmp_path / "kinds.json")
     found = json.loads((tmp_path / "kinds.json").read_text())
-    assert [(row["attribute"], row["kind"]) for row in found["rows"]] == list(product(("Eyeglasses", "Smiling"), KINDS))
+    assert [(row["attribute"], row["kind"]) for row in found["rows"]] == list(product(("Eyeglasses", "Smiling"), USUAL))
     assert {(row["train_images"], row["test_images"]) for row in found["rows"]} == {(60, 40)}
     assert len(list((tmp_path / "kept").glob("*.pt"))) == 4
     patch, dense = found["rows"][:2]
     assert (patch["correlation"], dense["correlation"] < 1) == (1, True)
     table = table_of(found)
-    assert table.columns.tolist() == [*MEASURES.values(), "correlation of the mean maps"]
+    timed_apart = {*MEASURES.values()} - {"training, s"}  # states were kept
+    assert {*table} == timed_apart | {"correlation of the mean maps"}
     assert table.loc["Eyeglasses", "pixel AUC"] == f"{patch['pixel_auc']:.3f} / {dense['pixel_auc']:.3f}"
     assert table.loc["Eyeglasses", "correlation of the mean maps"] == f"{dense['correlation']:.2f}"
     assert "| Smiling | " in done.stdout
+
+
+def test_late_steps_keep_more_pixels_and_cost_more():
+    grid = RegionGrid(64, 16, 2)
+    usual, late = DenseRegionClassifier(grid, 2, width=4), LateSteps(grid, 2, width=4)
+    steps = [[one.stride for one in classifier._plan] for classifier in (usual, late)]
+    assert [sum(stride == 2 for stride in of) for of in steps] == [2, 1]
+    image = torch.zeros(1, 3, 64, 64)
+    assert late.forward_grid(image).shape == usual.forward_grid(image).shape
+
+
+@pytest.mark.slow
+def test_chosen_kinds_are_compared_in_their_order(tmp_path, command):
+    options = ["--size", 16, "--images", 60, "--dense-epochs", 1, "--limit", 40, "--quiet", "--seeds", 2]
+    options += ["--attribute", "Eyeglasses", "--kind", "late steps", "--kind", "dense"]
+    done = command("examples/benchmarks/kinds.py", *options, "--out", tmp_path / "kinds.json")
+    found = json.loads((tmp_path / "kinds.json").read_text())
+    assert [row["kind"] for row in found["rows"]] == ["late steps", "dense"] * 2
+    assert done.stdout.startswith("| late steps / dense |")
+    assert " ± " in table_of(found).loc["Eyeglasses", "pixel AUC"].split(" / ")[1]
+    failed = command("examples/benchmarks/kinds.py", "--kind", "dense", "--kind", "dense", check=2)
+    assert "--kind must be of patch, dense, late steps, each once, got dense, dense" in failed.stderr
