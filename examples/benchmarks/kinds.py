@@ -138,8 +138,9 @@ def study_kinds(
     Returns
     -------
     list of dict
-        A row a kind: what `measure_classifier` gives, ``training``, seconds of the processor (None where states are kept),
-        ``train_images`` and ``test_images``, and ``correlation`` (Pearson) of its mean map with that of the first kind.
+        A row a kind: what `measure_classifier` gives, ``training``, seconds of the processor (None where states are
+        kept), ``train_images`` and ``test_images``, and ``correlation`` (Pearson) of its mean map with that of the
+        first.
     """
     usual = RegionGrid.for_images(train.image_size)
     grid = RegionGrid(usual.image_size, usual.patch_size, stride)
