@@ -60,8 +60,19 @@ def split_table(found: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(columns, index=index)
 
 
+def retrain_table(found: dict[str, Any]) -> pd.DataFrame:
+    """Return the remove-and-retrain accuracy of the methods that have one, a column an attribute: mean ± spread."""
+    rows = pd.DataFrame(found["table"])
+    rows = rows[rows["measure"] == "information_left"]
+    words = rows["mean"].map("{:.2f} ± ".format) + rows["std_seeds"].map("{:.2f}".format)
+    shown = rows.assign(words=words).pivot(index="method", columns="attribute", values="words")
+    return shown.loc[list(dict.fromkeys(rows["method"])), list(dict.fromkeys(rows["attribute"]))].fillna("")
+
+
 def tables(found: dict[str, Any]) -> list[str]:
-    """Return the three tables, in the order of the page."""
+    """Return the tables, in the order of the page: three, or that of `--retrain` alone."""
+    if any(row["measure"] == "information_left" for row in found["table"]):
+        return [markdown(retrain_table(found), "balanced accuracy of a fresh classifier")]
     three = localisation_table(found), best_table(found), split_table(found)
     corners = "relevance rank accuracy / pixel AUC", f"`{found['reference']}` minus the best other", "right / wrong"
     return [markdown(table, corner) for table, corner in zip(three, corners, strict=True)]

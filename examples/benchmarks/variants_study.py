@@ -118,6 +118,24 @@ class AlikeDonors:
         return drawn.gather(0, similarity.argmax(0, keepdim=True))[0]
 
 
+class ClasslessDonors:
+    """Donors of the values that `donors` draws, from the images of all classes: those of `classless`."""
+
+    def __init__(self, donors: Any, classless: Any) -> None:
+        self.donors, self.classless = donors, classless
+
+    @property
+    def images(self) -> ImageData:
+        """Those that are drawn from."""
+        images: ImageData = self.donors.images
+        return images
+
+    def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
+        """Return the position of a donor for each image at `index`."""
+        drawn: Tensor = self.classless.draw_with(self.donors.draw_values(index, generator), index, generator)
+        return drawn
+
+
 def pixels_of(images: ImageData) -> Tensor:
     """Return images as 8 x 8 pixels, N x (C * 64): how a face is lit, turned and framed."""
     small = [F.adaptive_avg_pool2d(as_floats(batch), 8).flatten(1) for batch in batches(images, 256)]
@@ -160,6 +178,13 @@ class Setting:
         """Return a perturbation with donors whose embedding is alike."""
         noise: AttributionNoise = self.noise()
         noise.donors_ = AlikeDonors(noise.donors_, embedding)  # type: ignore[assignment]  # has what is used
+        return noise
+
+    def classless(self) -> AttributionNoise:
+        """Return a perturbation with the base's values of the spurious attribute, from donors of any class."""
+        noise: AttributionNoise = self.noise()
+        one_class = replace(self.biased, y=np.zeros_like(self.biased.y))
+        noise.donors_ = ClasslessDonors(noise.donors_, self.noise(of=one_class).donors_)  # type: ignore[assignment]
         return noise
 
     @cached_property
@@ -249,6 +274,8 @@ VARIANTS: dict[str, Callable[[Setting], Any]] = {
     "hard edges": _with(edge=0.0),
     "wide edges": _with(edge=WIDE),
     # From whom.
+    # Values as the base draws them; and drawn so that they become equally frequent in all images together.
+    "values by class, donors of any class": lambda setting: setting.classifier(setting.classless()),
     "donors of any class": _of(lambda samples: {"y": np.zeros_like(samples.y)}),
     # Each value a class of its own: what it lacks is the other value.
     "donors of the other value": _of(lambda samples: {"y": samples.confounder}),

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from saliency_tables import best_table, localisation_table, split_table, tables
+from saliency_tables import best_table, localisation_table, retrain_table, split_table, tables
 from studies import rounded
 
 ROOT = Path(__file__).parents[2]
@@ -34,6 +34,19 @@ def test_values_are_those_of_the_results():
     assert best_table(found)["hat"].to_list() == ["A: +0.50 [+0.38, +0.62]"] * 3
     assert split_table(found)["hat"].to_list() == ["8 / 2", "0.75", "0.50 / 0.25", "0.50 / 0.25"]
     assert rounded({"a": [0.123456, 7, "b", None]}) == {"a": [0.1235, 7, "b", None]}
+
+
+def test_what_was_retrained_has_a_table_of_its_own():
+    rows = [
+        {"attribute": attribute, "measure": "information_left", "method": method, "mean": mean, "std_seeds": 0.125}
+        for attribute, method, mean in (("hat", "nothing masked", 1.0), ("hat", "B", 0.75), ("age", "B", 0.5))
+    ]
+    found = {"table": [{"attribute": "hat", "measure": "insertion", "method": "A", "mean": 0.5}, *rows]}
+    table = retrain_table(found)
+    assert table.columns.tolist() == ["hat", "age"]
+    assert table.loc["B"].tolist() == ["0.75 ± 0.12", "0.50 ± 0.12"]
+    assert table.index.tolist() == ["nothing masked", "B"]
+    assert [text.count("\n") for text in tables(found)] == [3]
 
 
 def test_the_page_has_the_tables_of_the_results_beside_it():

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 import torch
 from studies import markdown
-from variants_study import MEASURES, VARIANTS, AlikeDonors, AverageWeights, SeveralDonors, pixels_of, table_of
+from variants_study import (
+    MEASURES,
+    VARIANTS,
+    AlikeDonors,
+    AverageWeights,
+    ClasslessDonors,
+    SeveralDonors,
+    pixels_of,
+    table_of,
+)
 
 from fairlearn_bridge import AttributionNoise, ImageClassifier
 
@@ -36,6 +45,21 @@ def test_several_donors_are_averaged_inside_the_mask():
     one, _ = fitted(SeveralDonors, count=1)
     colours = one(images, index, torch.Generator().manual_seed(0))[:, 0, 0, 0] * 255
     torch.testing.assert_close(colours, colours.round())
+
+
+def test_classless_donors_have_the_values_of_the_class_and_come_from_both():
+    images = np.zeros((400, 3, 8, 8), np.uint8)
+    labels, values = np.arange(400) < 200, np.arange(400) % 8 == 0  # one of eight; all shares are to become a half
+    noise = AttributionNoise("general_transplant", 0.5, transplant_share=0.5)
+    donors, classless = (
+        noise.fit(torch.rand(400, 8, 8), images, values, labels=of).donors_ for of in (labels, np.zeros(400))
+    )
+    index = torch.arange(400).repeat(10)
+    drawn = ClasslessDonors(donors, classless).draw(index, torch.Generator().manual_seed(0))
+    own = donors.draw(index, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn % 8 == 0, own % 8 == 0)
+    assert torch.equal(own < 200, index < 200)
+    assert 0.45 < ((drawn < 200) == (index < 200)).float().mean() < 0.55
 
 
 def test_the_most_alike_of_the_candidates_becomes_the_donor():
