@@ -12,9 +12,11 @@ GROWTH = Path(__file__).parents[2] / "examples/benchmarks/growth.py"
 
 def test_seconds_and_peak_are_those_of_the_one_command():
     measure = runpy.run_path(str(GROWTH))["measure"]
-    large = measure([sys.executable, "-c", "import time; x = b'1' * 300_000_000; time.sleep(0.5)"])
+    busy = "import time; x = b'1' * 300_000_000; end = time.process_time() + 0.5\nwhile time.process_time() < end: pass"
+    large = measure([sys.executable, "-c", busy])
+    waiting = measure([sys.executable, "-c", "import time; time.sleep(1)"])
     small = measure([sys.executable, "-c", "pass"])
-    assert large["seconds"] > 0.5
+    assert large["seconds"] > 0.5 > waiting["seconds"]
     assert 300 < large["peak_mb"] < 400
     assert 1 < small["peak_mb"] < 200
     with pytest.raises(ValueError, match="ended with exit code 3"):
