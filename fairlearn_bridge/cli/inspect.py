@@ -15,6 +15,7 @@ from captum_region.cli import options as opt
 from captum_region.cli.reading import Source, classifier_at, with_properties
 from captum_region.cli.running import check_out, console, errors_in_one_line
 from captum_region.io.files import CHECKPOINTS, write_json, write_text
+from captum_region.io.provenance import provenance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,6 +135,7 @@ def inspect(
             "ranking": None if ranked is None else {name: gap._asdict() for name, gap in ranked.gaps.items()},
             "overlaps": None if overlaps is None else overlaps.rows,
             "skipped": [row for part in (train, test) if part is not None for row in part.attrs.get("skipped", ())],
+            **provenance(),
         }
         if out is not None:
             write_json(out / "inspect.json", result)

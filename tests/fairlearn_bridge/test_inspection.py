@@ -291,6 +291,8 @@ class TestCommand:
         table = pd.read_csv(out / "inspect.csv", index_col="attribute")
         assert table.index[table["flagged"]].tolist() == ["beard", "hair", "tie"]
         written = json.loads((out / "inspect.json").read_text())
+        assert "inspect --data table" in written["command"]
+        assert {"created", "versions", "git"} < written.keys()
         # Mitigate needs no bearded woman.
         options[-1], mitigated = "beard", done.stdout.splitlines()[-3]
         assert mitigated == shlex.join(["fairlearn-bridge", "mitigate", *options, "--out", "mitigated"])
