@@ -11,7 +11,7 @@ from torch import Tensor
 
 from captum_region.batches import ImageData, ImageSource, as_floats, batches, check_images
 from captum_region.classifiers import RegionClassifier, forward_regions
-from captum_region.confidence import Confidence, resolve_confidence
+from captum_region.confidence import Confidence, log_softmax, resolve_confidence
 from captum_region.grid import RegionGrid
 from captum_region.progress import progress_bar
 
@@ -46,21 +46,23 @@ def class_evidence(logits: Tensor, target: Target) -> Tensor:
         If a target is not an integer.
     TargetError
         If a target is not a class, or their number is neither 1 nor N. It is a ValueError and an AssertionError.
+    ValueError
+        If there are fewer than 2 classes.
 
     See Also
     --------
     captum_region.top_softmax : The same for the most likely class.
     """
     count, classes = logits.shape[:2]
-    index = _class_numbers(target, count).to(logits.device)
+    index = class_numbers(target, count).to(logits.device)
     if len(index) and not 0 <= int(index.min()) <= int(index.max()) < classes:
         raise TargetError(f"target must lie in 0 to {classes - 1}, got {int(index.min())} to {int(index.max())}")
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    probability = torch.softmax(logits, 1)[torch.arange(count, device=logits.device), index.long().expand(count)]
+    each = torch.arange(count, device=logits.device)
+    probability = log_softmax(logits)[each, index.long().expand(count)].exp()
     return (probability - 1 / classes) / (1 - 1 / classes)
 
 
-def _class_numbers(target: Target, count: int) -> Tensor:
+def class_numbers(target: Target, count: int) -> Tensor:
     """Return the class of all images, or the class of each of `count` images."""
     index = torch.as_tensor(target)
     if index.is_floating_point() or index.dtype == torch.bool:
@@ -223,7 +225,7 @@ class RegionAttribution(Attribution):  # type: ignore[misc]
         images = self._checked(images)
         maps = torch.empty(len(images), *self.grid.shape, device=images.device if isinstance(images, Tensor) else None)
         # Checked against all images: a batch may happen to have as many as there are classes given.
-        classes = None if target is None else _class_numbers(target, len(images)).expand(len(images))
+        classes = None if target is None else class_numbers(target, len(images)).expand(len(images))
         start = 0
         for batch in batches(images, batch_size, show_progress=show_progress, desc="region maps"):
             part = None if classes is None else classes[start : start + len(batch)]

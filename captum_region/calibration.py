@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from captum_region.batches import ImageData, ImageSource, batches, check_images
 from captum_region.classifiers import RegionClassifier
 from captum_region.evaluation import check_evaluating
+from captum_region.labels import class_codes
 from captum_region.randomness import RandomState, draw_seed
 
 __all__ = ["Calibration", "balanced_subset", "fit_temperature", "measure_calibration", "of_logits"]
@@ -66,7 +67,7 @@ def balanced_subset(
     Raises
     ------
     ValueError
-        If there are no labels, or `limit` is below the number of different ones.
+        If there are no labels, some are missing, or `limit` is below the number of different ones.
 
     See Also
     --------
@@ -77,7 +78,7 @@ def balanced_subset(
     >>> balanced_subset(["a", "b", "a", "a", "b"], random_state=0).size
     4
     """
-    names, codes = np.unique(np.asarray(labels), return_inverse=True)
+    names, codes = class_codes(labels, name="labels")
     if not len(names):
         raise ValueError("labels must hold at least one, got none")
     each = np.bincount(codes).min() if limit is None else min(np.bincount(codes).min(), limit // len(names))

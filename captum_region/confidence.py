@@ -8,7 +8,8 @@ from torch import Tensor
 Confidence = Callable[[Tensor], Tensor]
 
 
-def _log_softmax(logits: Tensor) -> Tensor:
+def log_softmax(logits: Tensor) -> Tensor:
+    """Return the logarithms of the probabilities; ValueError if there are fewer than 2 classes."""
     if logits.ndim < 2 or logits.shape[1] < 2:
         raise ValueError(f"logits must have shape (N, classes, ...) with 2 classes or more, got {tuple(logits.shape)}")
     # Half precision cannot tell 0.9999 from 1, and integers have no softmax.
@@ -42,7 +43,7 @@ def top_softmax(logits: Tensor) -> Tensor:
     >>> top_softmax(torch.tensor([[0.0, 0.0], [0.0, 1e4]]))
     tensor([0., 1.])
     """
-    log_probability = _log_softmax(logits)
+    log_probability = log_softmax(logits)
     uniform = 1 / logits.shape[1]
     return ((log_probability.amax(1).exp() - uniform) / (1 - uniform)).clamp(0, 1)
 
@@ -73,7 +74,7 @@ def margin(logits: Tensor) -> Tensor:
     >>> margin(torch.tensor([[0.0, 0.0, -1e4], [0.0, 1e4, 0.0]]))
     tensor([0., 1.])
     """
-    first, second = _log_softmax(logits).exp().topk(2, dim=1).values.unbind(1)
+    first, second = log_softmax(logits).exp().topk(2, dim=1).values.unbind(1)
     return first - second
 
 
@@ -105,7 +106,7 @@ def negative_entropy(logits: Tensor) -> Tensor:
     >>> negative_entropy(torch.tensor([[0.0, 0.0], [0.0, 1e4]]))
     tensor([0., 1.])
     """
-    log_probability = _log_softmax(logits)
+    log_probability = log_softmax(logits)
     # p log p tends to 0 with p: the floor keeps 0 * -inf, and its gradient, from becoming NaN.
     floor = torch.finfo(log_probability.dtype).min
     entropy = -(log_probability.exp() * log_probability.clamp_min(floor)).sum(1)

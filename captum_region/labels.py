@@ -49,6 +49,8 @@ def check_classes(
     ValueError: labels must be classes, got 61.5 ... (Unknown label type: continuous); group them first
     """
     values = values.numpy(force=True) if isinstance(values, Tensor) else values
+    if isinstance(values, pd.Series) and pd.api.types.is_extension_array_dtype(values.dtype) and values.notna().all():
+        values = values.to_numpy()  # pandas' Int64 and boolean would become floats, of classes such as 1.0
     shape = np.asarray(values).shape
     if shape not in ((count,), (count, 1)):
         raise ValueError(f"{name} should be a 1d array of shape ({count},), one per image, got {shape}")
@@ -75,6 +77,24 @@ def check_classes(
         words = "class" if len(classes) == 1 else "classes"
         raise ValueError(f"{name} must hold at least {least} classes, got {len(classes)} {words}: {classes}")
     return labels
+
+
+def class_codes(labels: ArrayLike, *, name: str) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Return the different labels, sorted, and the place of each image's among them.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If labels are missing, or of kinds that do not sort.
+    """
+    given = np.asarray(labels)
+    if missing := int(pd.isna(given).sum()):
+        raise ValueError(f"{name} must not have missing values, got {missing} missing")
+    try:
+        names, codes = np.unique(given, return_inverse=True)
+    except TypeError as error:
+        raise TypeError(f"{name} must be of one kind, which sorts: {error}") from error
+    return names, codes
 
 
 def hold_out(labels: ArrayLike, confounder: ArrayLike, fraction: float, random_state: RandomState) -> NDArray[np.bool_]:

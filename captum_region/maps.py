@@ -28,6 +28,7 @@ from captum_region.io.arrays import open_array, write_header
 from captum_region.io.checkpoint import classifier_digest
 from captum_region.io.digest import digest, is_the_users
 from captum_region.io.files import locked, read_json, replacing, write_json
+from captum_region.labels import class_codes
 from captum_region.parallel import Processes
 from captum_region.precision import Precision, autocast, check_mixed_precision, choose_precision
 from captum_region.progress import progress_bar
@@ -137,7 +138,7 @@ class RegionMaps:
         dict of label to Tensor of shape (rows, cols)
             In the labels' sorted order.
         """
-        names, codes = np.unique(np.asarray(labels), return_inverse=True)
+        names, codes = class_codes(labels, name="labels")
         if codes.shape != (len(self),):
             raise ValueError(f"labels must have shape ({len(self)},), one for each map, got {codes.shape}")
         totals = torch.zeros(len(names), *self.grid.shape, dtype=torch.float64)
@@ -185,7 +186,8 @@ class RegionMaps:
         Tensor, shape (height, width) for an int, else (N, height, width)
         """
         # A copy: torch warns of read-only memory, which a memory map is.
-        chosen = np.array(self.maps[index if isinstance(index, int | slice) else np.asarray(index)], dtype=np.float32)
+        where = index if isinstance(index, int | slice) or np.size(index) else slice(0)  # [] is of floats for NumPy
+        chosen = np.array(self.maps[where if isinstance(where, int | slice) else np.asarray(where)], dtype=np.float32)
         return self.grid.to_pixels(torch.from_numpy(chosen), sigma=self.sigma)
 
 

@@ -237,8 +237,18 @@ def region_accuracy(
     -------
     ndarray of shape (rows, cols)
         In [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If there is not a class number for each image.
     """
     target, processes = np.asarray(target), Processes(accelerator)
+    if target.shape != (len(images),) or target.dtype.kind not in "biu":
+        raise ValueError(
+            f"target must hold {len(images)} class numbers, one per image, got {target.dtype} of shape {target.shape}"
+        )
+    target = target.astype(np.int64)
     counts = torch.zeros(classifier.num_classes, *classifier.grid.shape, dtype=torch.long)
     with torch.inference_mode():
         for number, batch in islice(enumerate(batches(images, batch_size)), processes.rank, None, processes.count):

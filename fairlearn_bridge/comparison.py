@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import shutil
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from sklearn.frozen import FrozenEstimator
 
 from captum_region.batches import ImageData
 from captum_region.io.digest import digest, digest_of
+from captum_region.io.files import remove_states
 from captum_region.io.snapshot import Snapshots, table_of
 from captum_region.progress import progress_bar
 from fairlearn_bridge.baselines import NotApplicableError
@@ -262,7 +262,7 @@ def _fit_chain(
             # A folder may have got the model of another training since.
             models = {name: row.get("model") for _, row in results if (name := row["mitigator"]) in places}
         if results and all(model and model == _model_in(places[name]) for name, model in models.items()):
-            shutil.rmtree(states, ignore_errors=True)  # a stop may have come between the result and this
+            remove_states(states)  # a stop may have come between the result and this
             return results
         results = []
     for name, estimator in mitigators.items():
@@ -298,7 +298,7 @@ def _fit_chain(
         results.append((table, row))
     if kept.path is not None and all(table is not None for table, _ in results):
         kept.save(lambda: results)
-        shutil.rmtree(states, ignore_errors=True)
+        remove_states(states)
     return results
 
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from captum_region.grid import RegionGrid
+from captum_region.validation import check_count
 
 Progress = Callable[[Sequence[Tensor]], Iterable[Tensor]]
 
@@ -100,12 +101,12 @@ class RegionClassifier(nn.Module, ABC):
         super().__init__()
         if not isinstance(grid, RegionGrid):
             raise TypeError(f"grid must be a RegionGrid, got {type(grid).__name__}")
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
         self.grid = grid
-        self.num_classes = num_classes
+        self.num_classes, self.in_channels = (
+            check_count("num_classes", num_classes, 2),
+            check_count("in_channels", in_channels),
+        )
         self.class_names = class_names if class_names is not None else [str(label) for label in range(num_classes)]
-        self.in_channels = in_channels
         self.register_buffer("mean", torch.full((in_channels,), 0.5))
         self.register_buffer("std", torch.full((in_channels,), 0.5))
         self.register_buffer("temperature", torch.ones(()))

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from captum_region.classifiers.base import Progress, Recipe, RegionClassifier
 from captum_region.grid import RegionGrid
 from captum_region.randomness import RandomState, draw_seed, seeded
+from captum_region.validation import check_count
 
 
 class _Convolution(NamedTuple):
@@ -144,8 +145,7 @@ class DenseRegionClassifier(RegionClassifier):
         random_state: RandomState = None,
     ) -> None:
         super().__init__(grid, num_classes, class_names=class_names, in_channels=in_channels)
-        if width < 1:
-            raise ValueError(f"width must be at least 1, got {width}")
+        width = check_count("width", width)
         if not isinstance(position_embedding, bool):
             raise TypeError(f"position_embedding must be True or False, got {position_embedding!r}")
         self.width, self.position_embedding = width, position_embedding

@@ -108,7 +108,7 @@ class PatchRegionClassifier(RegionClassifier):
         try:
             with evaluating(self), torch.no_grad():
                 logits = self(torch.zeros(2, self.in_channels, k, k), torch.zeros(2, dtype=torch.long))
-        except (RuntimeError, ValueError, TypeError) as error:
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:
             raise ValueError(f"{wanted}; on such patches it failed: {error}") from error
         if not isinstance(logits, Tensor) or logits.shape != (2, self.num_classes):
             raise ValueError(f"{wanted}, got {tuple(logits.shape) if isinstance(logits, Tensor) else type(logits)}")

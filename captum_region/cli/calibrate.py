@@ -14,6 +14,8 @@ from captum_region.cli.running import check_out, errors_in_one_line, write_and_p
 from captum_region.io.files import locked, write_text
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from captum_region import RegionClassifier
     from captum_region.calibration import Calibration
 
@@ -58,12 +60,8 @@ def calibrate(
         check_out(out, force)
         loaded, images = Source.of(ctx.params).load_for(classifier, held_out=True)
         loaded = loaded.to(device)
-        *_, trained_for = loaded.class_names
-        if loaded.class_names == (f"not {trained_for}", trained_for) and trained_for != attribute:
-            raise ValueError(
-                f"--attribute must be {trained_for}, which the classifier was trained for, got {attribute}"
-            )
-        images = images.subset(balanced_subset(labels_of(images, attribute), limit=limit, random_state=seed))
+        _check_classes(loaded, attribute, labels := labels_of(images, attribute))
+        images = images.subset(balanced_subset(labels, limit=limit, random_state=seed))
         judged = images
         if temperature:
             labels = images.labels(attribute)
@@ -96,13 +94,27 @@ def calibrate(
             write_and_print(out / "calibration.json", result, made, as_json)
 
 
+def _check_classes(loaded: RegionClassifier, attribute: str, labels: NDArray[Any]) -> None:
+    """Raise ValueError if the classifier was plainly trained for another attribute."""
+    *_, trained_for = loaded.class_names
+    if loaded.class_names == (f"not {trained_for}", trained_for) and trained_for != attribute:
+        raise ValueError(f"--attribute must be {trained_for}, which the classifier was trained for, got {attribute}")
+    if labels.dtype.kind not in "bifu" and (other := {*labels.tolist()} - {*loaded.class_names}):
+        raise ValueError(
+            "--attribute must be the one that the classifier was trained for, with the values "
+            f"{', '.join(loaded.class_names)}; got {attribute}, with {', '.join(sorted(other))}"
+        )
+
+
 def _keep(loaded: RegionClassifier | None, out: Path, given: Path) -> None:
-    """Write a checkpoint, or remove that of another run, which --force writes over; but not the one that was given."""
+    """Write a checkpoint, or remove that of another calibration; but not the one that was given, or of a training."""
     from captum_region import save_classifier
 
     if loaded is not None:
         save_classifier(loaded, out / "classifier")
-    elif out.resolve() not in (given.resolve(), *given.resolve().parents):
+    elif (out / "calibration.json").exists() and not (
+        (out / "training.json").exists() or out.resolve() in (given.resolve(), *given.resolve().parents)
+    ):
         shutil.rmtree(out / "classifier", ignore_errors=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source, set_apart, skipped_in
 from captum_region.cli.running import check_out, console, errors_in_one_line
-from captum_region.io.files import CHECKPOINTS, locked
+from captum_region.io.files import CHECKPOINTS, locked, remove_states
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,7 +102,7 @@ def compare(
                 for name in attribute:
                     results.studies[name, its_seed] = _study(parts, name, seed=its_seed, **settings)
                 results.write(out)
-            shutil.rmtree(states)
+            remove_states(states)
         if as_json:
             typer.echo((out / "comparison.json").read_text(), nl=False)
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,7 @@ import typer
 
 from captum_region.cli import options as opt
 from captum_region.cli.running import check_out, console, errors_in_one_line
-from captum_region.io.files import CHECKPOINTS, locked
+from captum_region.io.files import CHECKPOINTS, locked, remove_pictures, remove_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -129,9 +128,10 @@ def slices(
             _check_inspection(ctx)
             found = _inspected(data, ctx.params)
             with locked(out):
-                for name in _COMPARISON:  # of another run, where --force writes over it
-                    (out / name).unlink(missing_ok=True)
-                shutil.rmtree(out / "plots", ignore_errors=True)
+                if (out / "slices.json").exists():  # of another run, where --force writes over it
+                    for name in _COMPARISON:
+                        (out / name).unlink(missing_ok=True)
+                    remove_pictures(out / "plots")
                 text = found.write(out, **details, model=str(model))
         else:
             settings = _settings(data, ctx.params)
@@ -141,9 +141,10 @@ def slices(
                 return
             with locked(out):
                 compared = _compared(settings, states)
-                (out / "inspection.csv").unlink(missing_ok=True)  # of another run, where --force writes over it
+                if (out / "slices.json").exists():
+                    (out / "inspection.csv").unlink(missing_ok=True)
                 text = compared.write(out, **details, weights=weights)
-                shutil.rmtree(states, ignore_errors=True)
+                remove_states(states)
             found = compared
         if as_json:
             typer.echo(text, nl=False)

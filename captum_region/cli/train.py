@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +11,7 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source, labels_of, set_apart, skipped_in
 from captum_region.cli.running import check_out, errors_in_one_line, write_and_print
-from captum_region.io.files import CHECKPOINTS, locked, write_text
+from captum_region.io.files import CHECKPOINTS, locked, remove_states, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,7 +108,7 @@ def train(
         }
         details = {"seed": seed, "data": digest(images.images), **provenance(), "git": training.git}
         write_and_print(out / "training.json", result, details, as_json)
-        shutil.rmtree(states)
+        remove_states(states)
 
 
 def _classifier(

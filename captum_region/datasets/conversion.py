@@ -1,5 +1,6 @@
 """from_dataset: a torch Dataset or DataLoader, or a Hugging Face dataset -> AttributeImages."""
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate
 
 from captum_region.datasets.decoding import decode_content, height_width, rgb_pixels
 from captum_region.datasets.images import AttributeImages, quoted
@@ -141,7 +142,10 @@ def items_of(dataset: Any) -> Iterator[Any]:
     """
     if isinstance(dataset, DataLoader):
         for batch in dataset:
-            yield from [batch] if dataset.batch_sampler is None else _unbatched(batch)
+            if dataset.batch_sampler is None:
+                yield batch
+            else:
+                yield from _unbatched(batch, dataset.collate_fn is default_collate)
     elif not isinstance(dataset, IterableDataset) and hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
         # Not by iteration: that would end at an IndexError, which a map-style Dataset need not raise.
         yield from (dataset[number] for number in range(len(dataset)))
@@ -152,23 +156,27 @@ def items_of(dataset: Any) -> Iterator[Any]:
         raise TypeError(f"dataset must have a length and items by number, or be iterable; got a {name}")
 
 
-def _unbatched(batch: Any) -> Iterator[Any]:
-    """Yield the items of what a DataLoader has collated."""
-    if isinstance(batch, Mapping):
-        yield from (dict(zip(batch, item, strict=True)) for item in _zipped(list(batch.values())))
-    elif isinstance(batch, Tensor):
+def _unbatched(batch: Any, by_torch: bool) -> Iterator[Any]:
+    """Yield the items of what a DataLoader has collated, by torch's function or another."""
+    if isinstance(batch, Tensor):
         yield from batch
-    else:
-        images, *labels = batch
-        # Of labels that are tuples, torch makes a list of tensors, each of the whole batch.
-        nested = (label if isinstance(label, list) and isinstance(label[0], Tensor) else [label] for label in labels)
-        yield from _zipped([images, *(part for parts in nested for part in parts)])
+        return
+    parts = list(batch.values()) if isinstance(batch, Mapping) else list(batch)
+    items = _zipped([_by_item(part) for part in parts] if by_torch else parts)
+    yield from (dict(zip(batch, item, strict=True)) for item in items) if isinstance(batch, Mapping) else items
 
 
-def _zipped(parts: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+def _by_item(part: Any) -> Any:
+    """Return a part of torch's batch item by item: of tuples it has made a list of columns, each of all items."""
+    if isinstance(part, list) and part and all(isinstance(column, Tensor | list | tuple) for column in part):
+        return _zipped([_by_item(column) for column in part])
+    return part
+
+
+def _zipped(parts: Sequence[Any]) -> list[tuple[Any, ...]]:
     if len(lengths := {len(part) for part in parts}) > 1:
         raise ValueError(f"dataset must give batches whose parts have one length, got {sorted(lengths)}")
-    return zip(*parts, strict=True)
+    return list(zip(*parts, strict=True))
 
 
 def _read(
@@ -216,11 +224,17 @@ def _image_and_labels(
         raise ValueError(f"{what} has no {missing[0]!r}, it has {quoted(item)}")
     wanted = [name for name in item if name != image_column] if attributes is None else attributes
     found = {name: item[name] for name in wanted}
-    labels = {name: value.item() if getattr(value, "ndim", 1) == 0 else value for name, value in found.items()}
-    other = [name for name, value in labels.items() if not pd.api.types.is_scalar(value)]
+    labels = {name: _single(value) for name, value in found.items()}
+    other = [name for name, value in labels.items() if isinstance(value, Tensor) or not pd.api.types.is_scalar(value)]
     if other and attributes is not None:
         raise TypeError(f"{what}'s {other[0]!r} must be a number or text, got {type(labels[other[0]]).__name__}")
     return item[image_column], {name: value for name, value in labels.items() if name not in other}
+
+
+def _single(value: Any) -> Any:
+    """Return the number in a tensor or array that holds one; anything else as it is."""
+    is_array = isinstance(value, Tensor | np.ndarray | np.generic)
+    return value.item() if is_array and math.prod(value.shape) == 1 else value
 
 
 def _flat(label: Any) -> list[Any]:

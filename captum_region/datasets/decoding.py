@@ -6,10 +6,9 @@ import json
 import operator
 import os
 import stat
-import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -23,7 +22,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL import __version__ as pillow_version
 
 from captum_region.io.arrays import open_array, write_rows
-from captum_region.io.files import PARTIAL, replacing
+from captum_region.io.files import clear_partials, replacing
 from captum_region.progress import progress_bar
 
 # Part of the cache key: to be raised whenever the pixels made from a file change.
@@ -32,8 +31,6 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "JPEG2000")
 _MISSING = "there is no such file"
 # Bytes of a file whose content is part of the key.
 _SAMPLE = 2**20
-# In seconds: a process that is writing an entry writes far more often than this.
-_STALE = 3600
 # Threads that take single small images wait for the interpreter lock; with several at a time they wait less.
 _BATCH = 16
 _BATCHES_A_WAVE = 4
@@ -117,7 +114,7 @@ def decode_images(
     # What Pillow opens, and what it takes for damaged, is up to these.
     decoder = (pillow_version, ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS)
     entry = cache_folder(cache) / _digest(folder, names, stamps, shape, decoder)
-    _clear_partials(entry.parent)
+    clear_partials(entry.parent)
     try:
         images, reasons = _open_entry(entry, len(names), shape)
     except (FileNotFoundError, ValueError, RecursionError):  # the last of JSON that is nested too deeply
@@ -213,14 +210,6 @@ def _refuse(error: type[Exception], paths: Sequence[str], reasons: dict[int, str
         raise error(f"none of {len(paths)} images can be read, the first is {path}: {reason}")
     others = f" ({len(reasons) - 1} more like it)" if len(reasons) > 1 else ""
     raise error(f"{path}: {reason}{others}; on_error='skip' leaves such images out")
-
-
-def _clear_partials(folder: Path) -> None:
-    """Remove what killed processes have left in the cache."""
-    for left in folder.glob(f"{PARTIAL}*"):
-        with suppress(OSError):  # another process was faster, or it is another user's
-            if time.time() - left.stat().st_mtime > _STALE:
-                left.unlink()
 
 
 def _open_entry(entry: Path, count: int, shape: tuple[int, int]) -> tuple[NDArray[np.uint8], dict[int, str]]:

@@ -117,8 +117,29 @@ class AttributeImages:
         return first_equal(self.images)
 
     def positions(self, selection: ArrayLike | slice) -> NDArray[np.intp]:
-        """Return `selection`, a slice, a boolean mask of N or integer positions, as integer positions."""
-        return np.arange(len(self))[selection if isinstance(selection, slice) else np.asarray(selection)]
+        """Return `selection`, a slice, a boolean mask of N or integer positions, as integer positions.
+
+        Raises
+        ------
+        TypeError
+            If it is neither.
+        ValueError
+            If it has N numbers which are all 0 or 1, such as a column of `attributes`: `labels` gives a mask.
+        """
+        if isinstance(selection, slice):
+            return np.arange(len(self))[selection]
+        chosen = (
+            pd.Series(np.asarray(selection)).infer_objects().to_numpy() if np.size(selection) else np.array([], int)
+        )
+        if chosen.dtype.kind not in "biu":
+            raise TypeError(f"selection must be a boolean mask, positions or a slice, got {chosen.dtype}")
+        if chosen.dtype.kind != "b" and len(chosen) == len(self) > 2 and np.isin(chosen, (0, 1)).all():
+            raise ValueError(
+                f"selection must be a boolean mask or positions, got {len(self)} numbers of 0 and 1, which could be "
+                "either; labels(name) gives the mask of an attribute"
+            )
+        positions: NDArray[np.intp] = np.arange(len(self))[chosen]
+        return positions
 
     def subset(self, selection: ArrayLike | slice) -> Self:
         """Return the images at `selection`: a slice (no copy is made), a boolean mask of N, or integer positions."""

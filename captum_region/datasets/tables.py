@@ -122,6 +122,7 @@ def list_table(
 
 def read_table(path: Path, text_column: str | None = None) -> pd.DataFrame:
     """Read a file with a header; the values of `text_column` are not taken for numbers."""
+    path = path.expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no table {path}")
     suffix = path.suffix.lower()

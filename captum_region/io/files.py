@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 PARTIAL = ".partial-"
 # The folder inside a run's folder that holds what a stopped run resumes from.
 CHECKPOINTS = "checkpoints"
+# What is called so in it: states of trainings, whole or not, and folders of those that trainings are made of.
+_STATE = re.compile(rf"[0-9a-f]{{32}}(\.pt)?|{re.escape(PARTIAL)}[0-9a-f]{{32}}\.pt-\w+\.pt")
+# In seconds: a process that is writing a file writes far more often than this.
+_STALE = 3600
 
 
 def read_json(path: str | os.PathLike[str], version: int, *, largest: int = 2**25) -> dict[str, Any]:
@@ -164,9 +170,40 @@ def records(table: "pd.DataFrame") -> list[dict[Any, Any]]:
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
+def remove_states(folder: Path) -> None:
+    """Remove the states of trainings in `folder`, and the folder itself if there is nothing else in it."""
+    for path in folder.glob("*"):
+        if path.is_dir() and _STATE.fullmatch(path.name):
+            remove_states(path)
+        elif _STATE.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+    with suppress(OSError):  # there is none, or it holds files of the user's
+        folder.rmdir()
+
+
+def remove_pictures(folder: Path) -> None:
+    """Remove the pictures of a page in `folder`, and the folder itself if there is nothing else in it."""
+    for picture in folder.glob("*.png"):
+        picture.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def clear_partials(folder: Path) -> None:
+    """Remove what killed processes have left half written in `folder` and those in it; but not what is being written.
+
+    Other processes may be at work there, in a cache for example: what was written to in the last hour is left alone.
+    """
+    for left in [*folder.rglob(f"{PARTIAL}*")]:
+        with suppress(OSError):  # another process was faster, or it is another user's
+            written = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
+            if time.time() - written > _STALE:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
 @contextmanager
 def locked(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """Keep other processes out of `folder`, made with its parents, and remove what a killed one left half written.
+    """Keep other processes out of `folder`, made with its parents, and remove what killed ones left half written.
 
     Raises
     ------
@@ -188,6 +225,5 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[Path]:
     except Timeout as error:
         raise BlockingIOError(f"{folder} is being written by another process") from error
     with lock:
-        for left in [*folder.rglob(f"{PARTIAL}*")]:
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        clear_partials(folder)
         yield folder

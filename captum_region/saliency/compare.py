@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from captum_region.attribution import class_numbers
 from captum_region.batches import ImageData, as_floats, batches, check_images
 from captum_region.evaluation import check_evaluating
 from captum_region.progress import progress_bar
@@ -269,8 +270,12 @@ def checked_truth(images: ImageData, truth: ArrayLike) -> tuple[ImageData, NDArr
 def with_targets(
     images: ImageData, target: ArrayLike, batch_size: int, device: str | torch.device | None
 ) -> list[tuple[Tensor, Tensor]]:
-    """Return batches of images in [0, 1], each with its targets."""
-    targets = torch.as_tensor(np.broadcast_to(np.asarray(target), len(images)).copy())
+    """Return batches of images in [0, 1], each with its targets: class numbers, or the labels of a binary attribute."""
+    given = torch.as_tensor(np.asarray(target))
+    targets = class_numbers(given.long() if given.dtype == torch.bool else given, len(images)).long()
+    if len(targets) and int(targets.min()) < 0:
+        raise ValueError(f"target must hold class numbers from 0 on, got {int(targets.min())}")
+    targets = targets.expand(len(images))
     parts = [as_floats(batch.to(device)) for batch in batches(images, batch_size)]
     return list(zip(parts, targets.to(parts[0].device).split(batch_size), strict=True))
 
@@ -279,7 +284,7 @@ def run_method(name: str, method: Method, pairs: Sequence[tuple[Tensor, Tensor]]
     """Return the maps of all images, on the CPU; raise ValueError if they are of another shape."""
     found = []
     for part, its in pairs:
-        values = method(part, its).detach().cpu()
+        values = torch.as_tensor(method(part, its)).detach().cpu()
         if values.shape != (len(part), *part.shape[2:]):
             wanted, shape = tuple(part.shape[2:]), tuple(values.shape)
             raise ValueError(f"methods[{name!r}] must give maps of {wanted}, got {shape}")

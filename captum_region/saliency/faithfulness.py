@@ -8,12 +8,13 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from captum_region.batches import ImageData
+from captum_region.batches import ImageData, as_floats
 from captum_region.classifiers import DenseRegionClassifier
 from captum_region.evaluation import check_evaluating
 from captum_region.grid import RegionGrid
 from captum_region.randomness import RandomState, draw_seed
 from captum_region.training import fit_region_classifier, region_accuracy
+from captum_region.validation import check_count
 
 
 def deletion_insertion(
@@ -29,7 +30,7 @@ def deletion_insertion(
     model : nn.Module
         Images to logits.
     images : Tensor, shape (N, C, height, width)
-        Float in [0, 1].
+        Floats in [0, 1], or uint8.
     maps : Tensor, shape (N, height, width)
     target : integer Tensor, shape (N,)
     baseline : Tensor, broadcasts to an image
@@ -45,7 +46,7 @@ def deletion_insertion(
     Raises
     ------
     ValueError
-        If `model` is in train mode.
+        If `model` is in train mode, `steps` is below 1, or there is not a map for each image.
 
     See Also
     --------
@@ -56,6 +57,8 @@ def deletion_insertion(
     Petsiuk, Das, Saenko, "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018.
     """
     check_evaluating(model, "model")
+    check_count("steps", steps)
+    images, maps = as_floats(images), _maps_of(images, maps)
     count = maps[0].numel()
     order = maps.flatten(1).argsort(dim=1, descending=True, stable=True)
     rank = order.argsort(dim=1).view_as(maps)[:, None]
@@ -147,10 +150,18 @@ def information_left(
     return float(region_accuracy(classifier, masked[1], classifier.encode(test[2])).mean())
 
 
+def _maps_of(images: ImageData, maps: Tensor) -> Tensor:
+    maps, wanted = torch.as_tensor(maps), (len(images), *images.shape[2:])
+    if maps.shape != wanted:
+        raise ValueError(f"maps must have shape {wanted}, one of each image's pixels, got {tuple(maps.shape)}")
+    return maps
+
+
 def _masked(images: ImageData, maps: Tensor | None, quantile: float, colour: Tensor, order: Tensor) -> Tensor:
     given = torch.as_tensor(np.asarray(images))
     if maps is None:
         return given
+    maps = _maps_of(images, maps)
     values = maps.flatten(1)
     count = round((1 - quantile) * values.shape[1])
     top = order[values[:, order].argsort(dim=1, descending=True, stable=True)[:, :count]]

@@ -23,7 +23,7 @@ from captum_region.io.snapshot import Snapshots, table_of
 from captum_region.progress import progress_bar
 from captum_region.randomness import seeded
 from captum_region.saliency.choice import SIGMAS, choose_methods, mean_of
-from captum_region.saliency.compare import SaliencyComparison, compare_saliency
+from captum_region.saliency.compare import SaliencyComparison, checked_truth, compare_saliency
 from captum_region.saliency.faithfulness import information_left
 from captum_region.saliency.methods import Method, captum_methods, floors, forms_of, superpixel_methods
 from captum_region.training import fit_region_classifier, region_accuracy
@@ -198,7 +198,7 @@ def study_attribute(
     --------
     compare_saliency : Measures methods of your own, without training.
     """
-    side = _side(train, limit, quantile)
+    side = _side(train, {"test": test, "choice": choice}, limit, quantile)
     for name, count in (("epochs", epochs), ("region_epochs", region_epochs), ("retrain_epochs", retrain_epochs)):
         if count is not None:
             check_count(name, count)
@@ -248,11 +248,14 @@ def study_attribute(
         return Study(comparison, images=with_it, truth=masks, not_run=not_run, git=snapshots.git, **found)
 
 
-def _side(train: AttributeImages, limit: int, quantile: float) -> int:
-    """Return the side of the images, which must be square; the other arguments must be in range."""
+def _side(train: AttributeImages, others: dict[str, AttributeImages | None], limit: int, quantile: float) -> int:
+    """Return the side of the images, which must be square and of one size; the other arguments must be in range."""
     height, width = train.image_size
     if height != width:
         raise ValueError(f"train must hold square images, got {height} x {width}")
+    for name, part in others.items():
+        if part is not None and part.image_size != train.image_size:
+            raise ValueError(f"{name} must hold images of {height} x {width}, as train does, got {part.image_size}")
     if limit < 1:
         raise ValueError(f"limit must be at least 1, got {limit}")
     if not 0 <= quantile < 1:
@@ -272,7 +275,7 @@ def _with_truth(
     if not len(with_it):
         raise ValueError(f"{name} must hold images with {attribute}, got none")
     if truth is not None:
-        return with_it, np.asarray(truth(with_it), dtype=bool)
+        return with_it, checked_truth(with_it.images, truth(with_it))[1]
     if not isinstance(with_it, Faces):
         raise ValueError("truth must be given: only for synthetic faces is it known where an attribute shows")
     return with_it, with_it.truth(attribute)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +15,7 @@ from joblib import Parallel, delayed
 from captum_region.evaluation import device_of
 from captum_region.first_layer import channel_normalization
 from captum_region.io.digest import digest
+from captum_region.io.files import remove_states
 from captum_region.io.provenance import joined
 from captum_region.io.snapshot import Snapshots, table_of
 from captum_region.progress import progress_bar
@@ -248,7 +248,7 @@ def _run(
             found = found | {part: table_of(found[part]) for part in ("scores", "history")}
             found["example"] = {part: values.numpy() for part, values in found["example"].items()}
     if states is not None:
-        shutil.rmtree(states, ignore_errors=True)
+        remove_states(states)
     return {"arm": name, "seed": seed, "git": kept.git, **found}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from captum_region.io.digest import digest
-from captum_region.io.files import read_json, write_json, write_text
+from captum_region.io.files import read_json, remove_pictures, write_json, write_text
 from captum_region.io.provenance import provenance
 from fairlearn_bridge.audit.engine import audit
 from fairlearn_bridge.audit.inputs import REFUSED
@@ -116,16 +116,18 @@ def write_audit(
     from fairlearn_bridge.audit.page import write_page
 
     results = results_of(run, train, test, title)
+    is_written_over = (out / "audit.json").exists()  # that of another audit, where --force writes over it
     write_text(out / "table.csv", run.table.to_csv())
     write_text(out / "groups.csv", run.by_group.to_csv())
     write_text(out / "drift.csv", flat_drift(run).to_csv())
     if run.spectrum is None:
-        (out / "spectrum.csv").unlink(missing_ok=True)  # of another audit, where --force wrote over it
+        if is_written_over:
+            (out / "spectrum.csv").unlink(missing_ok=True)
     else:
         write_text(out / "spectrum.csv", flat_spectrum(run.spectrum).to_csv())
     write_text(out / "predictions.csv", predictions_of(run, test).to_csv())
-    for picture in out.glob("plots/*.png"):
-        picture.unlink()
+    if is_written_over:
+        remove_pictures(out / "plots")
     write_page(run, results, out)
     write_json(out / "audit.json", results)
     return results

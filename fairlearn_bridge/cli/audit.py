@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,7 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source, set_apart
 from captum_region.cli.running import check_out, console, errors_in_one_line
-from captum_region.io.files import CHECKPOINTS
+from captum_region.io.files import CHECKPOINTS, remove_pictures, remove_states
 from fairlearn_bridge.cli.options import sharing
 from fairlearn_bridge.cli.run import Check, print_check
 
@@ -220,11 +219,12 @@ def _audit(ctx: typer.Context, mode: str, **chosen: Any) -> None:
                 config, train, test, checkpoint_dir=out / CHECKPOINTS, on_images=saved, seconds=seconds, quiet=quiet
             )
             of_this = {plain_name(name) for name in run.found.outcomes} if saved else set()
-            for folder in {*out.glob("decoded/*")} - {out / "decoded" / name for name in of_this}:
-                shutil.rmtree(folder)  # of another audit, where --force writes over it
+            if (out / "audit.json").exists():  # of another audit, where --force writes over it
+                for folder in {*out.glob("decoded/*/")} - {out / "decoded" / name for name in of_this}:
+                    remove_pictures(folder)
             title = f"Audit of {mode}: {config.target} by {' and '.join(config.groups)}, on {given['data']}"
             write_audit(run, train, test, out, title=title)
-            shutil.rmtree(out / CHECKPOINTS)
+            remove_states(out / CHECKPOINTS)
         for remark in run.remarks:
             typer.echo(f"note: {remark}", err=True)
         typer.echo(f"report: {out / 'report.html'}", err=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +13,7 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source, classifier_at, with_properties
 from captum_region.cli.running import check_out, console, errors_in_one_line
-from captum_region.io.files import CHECKPOINTS, write_json, write_text
+from captum_region.io.files import CHECKPOINTS, remove_states, write_json, write_text
 from captum_region.io.provenance import provenance
 
 if TYPE_CHECKING:
@@ -98,12 +97,7 @@ def inspect(
     Example: fairlearn-bridge inspect --data celeba --root DATA --target Male
     """
     from captum_region.plotting import write_figure
-    from fairlearn_bridge.inspecting import (
-        commands_to_follow,
-        confounders_table,
-        draw_inspection,
-        labels_of,
-    )
+    from fairlearn_bridge.inspecting import commands_to_follow, confounders_table, draw_inspection, labels_of
     from fairlearn_bridge.inspection import cell_counts, find_confounders
 
     states = None if out is None else out / CHECKPOINTS
@@ -166,7 +160,7 @@ def _write_images(
 
         write_text(out / "overlap.csv", pd.DataFrame(overlaps.rows).to_csv(index=False))
         write_figure(out / "overlap.png", overlaps.draw())
-        shutil.rmtree(out / CHECKPOINTS)
+        remove_states(out / CHECKPOINTS)
 
 
 def _explain(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source
 from captum_region.cli.running import check_out, console, errors_in_one_line
-from captum_region.io.files import CHECKPOINTS
+from captum_region.io.files import CHECKPOINTS, remove_states
 from fairlearn_bridge.cli import options as own
 from fairlearn_bridge.cli.run import Check, print_check
 from fairlearn_bridge.schemes import SCHEMES
@@ -104,7 +103,7 @@ def mitigate(
             title = f"{config.target} without {config.confounder}, on {given['data']}"
             library.write_mitigation(found, out, title=title)
             if not found.failed:
-                shutil.rmtree(out / CHECKPOINTS)
+                remove_states(out / CHECKPOINTS)
         for note in found.notes:
             typer.echo(f"note: {note}", err=True)
         _tell_missing(found)

@@ -1,14 +1,13 @@
 """The whole job from images to a run folder: find the spurious attribute, train every arm, measure, write, report."""
 
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 
 from captum_region import save_classifier
 from captum_region.calibration import balanced_subset, measure_calibration
-from captum_region.io.files import CHECKPOINTS, check_place, locked, replacing, write_json, write_text
+from captum_region.io.files import CHECKPOINTS, check_place, locked, remove_states, replacing, write_json, write_text
 from captum_region.progress import stage
 from fairlearn_bridge.experiment.configuration import ExperimentConfig
 from fairlearn_bridge.experiment.data import ExperimentData, samples_of
@@ -105,5 +104,5 @@ def _run(
     run = run_of(results, pictures)
     draw_report(run, out)
     if not run.failed:
-        shutil.rmtree(out / CHECKPOINTS)
+        remove_states(out / CHECKPOINTS)
     return run

@@ -83,6 +83,12 @@ def test_targets_give_the_evidence_of_their_class(classifier, images):
             attribution.attribute(images, target=bad)
 
 
+def test_one_logit_has_no_evidence(images):
+    alone = RegionAttribution(lambda patches, region: patches.mean((1, 2, 3))[:, None], grid=RegionGrid(16, 8, 8))
+    with pytest.raises(ValueError, match=r"logits must have shape .* with 2 classes or more"):
+        alone.attribute(torch.rand(2, 3, 16, 16), target=0)
+
+
 def test_targets_must_be_one_for_each_image(classifier, images):
     attribution = RegionAttribution(classifier)
     with pytest.raises(ValueError, match="one for each of the 4 images, got 2"):

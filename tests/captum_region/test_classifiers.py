@@ -1,12 +1,20 @@
 """Both kinds of region classifier: shapes, exactness of the dense form, backbones."""
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from captum_region import DenseRegionClassifier, PatchRegionClassifier, RegionClassifier, RegionGrid
+from captum_region import (
+    DenseRegionClassifier,
+    PatchRegionClassifier,
+    RegionClassifier,
+    RegionGrid,
+    load_classifier,
+    save_classifier,
+)
 from captum_region.classifiers import forward_regions
 from captum_region.classifiers.dense import plan_convolutions
 from captum_region.classifiers.patch import cifar_resnet18
@@ -201,6 +209,12 @@ def test_uint8_equals_float_and_weights_come_from_random_state_alone(kind):
         assert not torch.equal(third.forward_grid(images), logits)
 
 
+def test_numbers_of_numpy_can_be_saved(tmp_path):
+    classifier = DenseRegionClassifier(RegionGrid(16, 8, 4), np.int64(2), width=np.int64(4), in_channels=np.int64(1))
+    save_classifier(classifier, tmp_path / "saved")
+    assert load_classifier(tmp_path / "saved").in_channels == 1
+
+
 def test_invalid_arguments_are_named_in_the_error():
     grid = RegionGrid(16, 8, 4)
     with pytest.raises(TypeError, match="grid must be a RegionGrid"):
@@ -211,6 +225,8 @@ def test_invalid_arguments_are_named_in_the_error():
         DenseRegionClassifier(grid, 2, class_names=["a"])
     with pytest.raises(ValueError, match="width"):
         DenseRegionClassifier(grid, 2, width=0)
+    with pytest.raises(ValueError, match=r"num_classes must be an integer of at least 2, got 2\.0"):
+        DenseRegionClassifier(grid, 2.0)
     with pytest.raises(TypeError, match="position_embedding must be True or False, got 1"):
         DenseRegionClassifier(grid, 2, position_embedding=1)
     with pytest.raises(ValueError, match="images must have shape"):

@@ -217,15 +217,34 @@ def test_calibrate_writes_error_bins_and_temperature(options, source, trained, t
             assert float(load_classifier(out / "classifier").temperature) == pytest.approx(result["temperature"])
 
 
+def test_calibrate_refuses_an_attribute_with_other_values(source, untrained, tmp_path, refused):
+    other = load_classifier(untrained)
+    other.class_names = ("old", "young")
+    save_classifier(other, tmp_path / "ages")
+    arguments = [*source, "--attribute", "hair", "--out", tmp_path / "out", "--quiet"]
+    told = refused(app, "calibrate", tmp_path / "ages", *arguments)
+    assert (
+        "--attribute must be the one that the classifier was trained for, with the values old, young; got hair" in told
+    )
+    assert told.endswith("with blond, dark, hat")
+
+
 def test_calibrate_leaves_no_checkpoint_of_another_run(source, untrained, tmp_path, command, refused):
     out = tmp_path / "calibration"
     arguments = ["calibrate", untrained, *source, "--attribute", "Male", "--out", out, "--quiet", "--limit", 8]
     (out / "classifier").mkdir(parents=True)
     with locked(out):
         assert "is being written by another process" in refused(app, *arguments, "--force")
-    assert (out / "classifier").is_dir()
+    command("captum_region", *arguments, "--force")
+    assert (out / "classifier").is_dir()  # it was of no calibration
     command("captum_region", *arguments, "--force")
     assert not (out / "classifier").exists()
+    (out / "classifier").mkdir()
+    (out / "training.json").touch()
+    command("captum_region", *arguments, "--force")
+    assert (out / "classifier").is_dir()  # a training's
+    (out / "training.json").unlink()
+    (out / "classifier").rmdir()
     # But not the one that is calibrated.
     shutil.copytree(untrained, out / "classifier")
     command("captum_region", *["calibrate", out / "classifier", *arguments[2:]], "--force")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from captum_region.labels import check_classes, hold_out
+from captum_region.labels import check_classes, class_codes, hold_out
 
 
 @pytest.mark.parametrize("names", [[0, 1], [False, True], [0.0, 1.0], ["dark", "bright"]])
@@ -17,6 +17,25 @@ def test_classes_come_as_an_array(names):
         assert found.tolist() == values
     if not isinstance(names[0], str):
         assert check_classes(torch.tensor(values), 3, name="within").tolist() == values
+
+
+def test_nullable_columns_keep_their_numbers():
+    for values, wanted in (([1, 2, 1], "Int64"), ([True, False, True], "boolean")):
+        found = check_classes(pd.Series(values).convert_dtypes(), 3, name="labels")
+        assert pd.Series(values).convert_dtypes().dtype == wanted
+        assert found.dtype.kind == np.asarray(values).dtype.kind
+    with pytest.raises(ValueError, match="labels must not have missing values, got 1 missing"):
+        check_classes(pd.Series([1, None], dtype="Int64"), 2, name="labels")
+
+
+def test_codes_are_places_among_the_sorted_labels():
+    names, codes = class_codes(["b", "a", "b"], name="labels")
+    assert (names.tolist(), codes.tolist()) == (["a", "b"], [1, 0, 1])
+    for missing in ([0, np.nan, 1], ["a", None]):
+        with pytest.raises(ValueError, match="labels must not have missing values, got 1 missing"):
+            class_codes(missing, name="labels")
+    with pytest.raises(TypeError, match="labels must be of one kind"):
+        class_codes(np.array(["a", 1], object), name="labels")
 
 
 def test_pyarrow_backed_text_is_text():

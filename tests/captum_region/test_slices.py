@@ -415,12 +415,19 @@ def test_what_another_kind_of_run_left_is_removed_but_by_none_of_two_at_once(com
     arguments = ["--stack", files / "image", "--architecture", "small_unet", "--model", files / "model.safetensors"]
     arguments.append("--quiet")
     (tmp_path / "plots").mkdir()
-    for name in ("report.html", "runs.csv", "plots/dice.png", "notes.txt"):
+    for name in ("slices.json", "report.html", "runs.csv", "plots/dice.png", "notes.txt"):
         (tmp_path / name).write_text("of another run")
+    own = tmp_path / "own"
+    (own / "plots").mkdir(parents=True)
+    for name in ("history.csv", "plots/paper.png"):
+        (own / name).write_text("of the user's")
     with locked(tmp_path):
         assert "is being written by another process" in refused(app, "slices", *arguments, "--out", tmp_path, "--force")
     command("captum_region", "slices", *arguments, "--out", tmp_path, "--force")
-    assert listed(tmp_path) == {"slices.json", "inspection.csv", "notes.txt"}
+    assert listed(tmp_path) == {"slices.json", "inspection.csv", "notes.txt", "own"}
+    command("captum_region", "slices", *arguments, "--out", own, "--force")
+    assert listed(own) == {"slices.json", "inspection.csv", "history.csv", "plots"}
+    assert (own / "plots" / "paper.png").exists()
 
 
 def test_a_checkpoint_of_another_window_is_named(refused, files, tmp_path):

@@ -304,6 +304,16 @@ def test_labels_of_any_kind_name_the_classes():
     assert classifier.class_names == ("man", "other", "woman")
 
 
+@pytest.mark.parametrize("target", [[0, 1], [0, 1, 0, 1], [0.0, 1.0, 0.0], ["a", "b", "a"]])
+def test_region_accuracy_needs_a_class_number_for_each_image(target):
+    classifier, images = DenseRegionClassifier(RegionGrid(8, 4, 4), 2, width=4).eval(), squares([0] * 3, size=8)
+    with pytest.raises(ValueError, match="target must hold 3 class numbers, one per image"):
+        region_accuracy(classifier, images, target)
+    expected = region_accuracy(classifier, images, [0, 1, 0])
+    for numbers in (np.array([0, 1, 0], np.uint8), np.array([False, True, False])):
+        np.testing.assert_array_equal(region_accuracy(classifier, images, numbers), expected)
+
+
 def test_region_accuracy_by_hand():
     class Constant(DenseRegionClassifier):
         def forward_grid(self, images, *, regions_per_pass=256):

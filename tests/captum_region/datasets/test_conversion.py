@@ -119,6 +119,23 @@ class TestLoaders:
         read = from_dataset(DataLoader(named, 4)).attributes
         assert read.to_dict("list") == {"a": LABELS, "name": [f"n{i}" for i in range(6)]}
 
+    @pytest.mark.parametrize("batch_size", [1, 2, 4])
+    def test_texts_first_in_tuples_stay_with_their_images(self, batch_size):
+        race, sex = ["White", "Asian", "Black", "White", "Asian", "Black"], ["M", "M", "F", "F", "M", "F"]
+        image = torch.from_numpy(IMAGES)
+        pairs = [(image[i], (race[i], sex[i])) for i in range(6)]
+        nested = [(image[i], (race[i], (i, sex[i]))) for i in range(6)]
+        named = [{"image": image[i], "race": race[i], "both": (race[i], i)} for i in range(6)]
+        for items in (pairs, nested, named):
+            alone = from_dataset(items)
+            read = from_dataset(DataLoader(items, batch_size))
+            pd.testing.assert_frame_equal(read.attributes, alone.attributes)
+            np.testing.assert_array_equal(read.images, IMAGES)
+        assert from_dataset(DataLoader(pairs, batch_size)).attributes["label_0"].tolist() == race
+        # What a function of the user's has collated is by item already.
+        own = DataLoader(pairs, batch_size, collate_fn=columns_of)
+        assert from_dataset(own).attributes["label_1"].tolist() == sex
+
     def test_a_loader_with_workers_and_its_own_collate_function(self):
         pairs = [(torch.from_numpy(image), label) for image, label in zip(IMAGES, LABELS, strict=True)]
         loader = DataLoader(pairs, 4, collate_fn=columns_of, num_workers=1)
@@ -136,6 +153,11 @@ def test_numbers_and_texts_of_mappings_become_attributes():
     assert read.attributes.to_dict("list") == {"Smiling": [v == 1 for v in LABELS], "name": [f"n{i}" for i in range(6)]}
     assert list(from_dataset(Mappings(), attributes=["Smiling"]).attributes) == ["Smiling"]
     assert list(from_dataset(Mappings(), attributes=[]).attributes) == []
+    image = torch.from_numpy(IMAGES)
+    items = [{"image": image[i], "one": torch.tensor([i]), "mask": image[i, 0]} for i in range(6)]
+    assert from_dataset(items).attributes.to_dict("list") == {"one": [*range(6)]}
+    with pytest.raises(TypeError, match="item 0's 'mask' must be a number or text, got Tensor"):
+        from_dataset(items, attributes=["mask"])
 
 
 class TestTorchvision:

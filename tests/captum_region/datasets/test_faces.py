@@ -182,6 +182,21 @@ def test_subset_keeps_the_twins(faces, attribute):
     np.testing.assert_array_equal(chosen.twin(attribute), faces.twin(attribute, positions))
 
 
+def test_a_selection_is_a_mask_or_positions(faces):
+    few = faces.subset(slice(6))
+    numbers = np.array([0, 0, 0, 1, 0, 1])
+    for mask in (numbers == 1, np.array(numbers == 1, object), pd.Series(numbers == 1).astype("boolean")):
+        assert few.positions(mask).tolist() == [3, 5]
+        assert len(few.subset(mask)) == 2
+    for none in ([], np.zeros(6, bool)):
+        assert len(few.subset(none)) == 0
+    assert few.positions([1, 0, 1]).tolist() == [1, 0, 1]
+    with pytest.raises(ValueError, match=r"got 6 numbers of 0 and 1, which could be either; labels\(name\) gives"):
+        few.subset(numbers)
+    with pytest.raises(TypeError, match="selection must be a boolean mask, positions or a slice, got float64"):
+        few.subset(numbers / 2)
+
+
 @pytest.mark.parametrize("size", [(16, 16), (40, 24), (24, 40), (33, 47)])
 def test_images_of_any_size_show_the_attributes(size):
     drawn = make_faces(40, size, random_state=0)

@@ -35,6 +35,24 @@ def test_deletion_and_insertion_by_hand():
     np.testing.assert_allclose(found["insertion"], [0.875, 0.125], atol=1e-6)
 
 
+def test_bytes_are_images_too_and_bad_arguments_are_named():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).eval()
+    images, maps = torch.randint(0, 256, (2, 3, 2, 2), dtype=torch.uint8), torch.rand(2, 2, 2)
+    others = {"target": torch.tensor([1, 0]), "baseline": torch.zeros(3, 1, 1)}
+    found = deletion_insertion(model, images, maps, **others)
+    np.testing.assert_allclose(found, deletion_insertion(model, images / 255, maps.numpy(), **others), rtol=1e-5)
+    with pytest.raises(ValueError, match="steps must be an integer of at least 1, got 0"):
+        deletion_insertion(model, images, maps, steps=0, **others)
+    labels = np.array([0, 1])
+    for bad in (maps[0], maps[:, 0]):
+        with pytest.raises(ValueError, match=r"maps must have shape \(2, 2, 2\), one of each image's pixels"):
+            deletion_insertion(model, images, bad, **others)
+        with pytest.raises(ValueError, match=r"maps must have shape \(2, 2, 2\)"):
+            information_left((images, bad, labels), (images, maps, labels), epochs=1)
+    with pytest.raises(ValueError, match="target must hold 2 class numbers"):
+        information_left((images, maps, labels), (images, maps, [0, 1, 1]), epochs=1)
+
+
 def test_information_is_left_where_it_was_not_masked():
     rng = np.random.default_rng(0)
 

@@ -60,12 +60,25 @@ def test_methods_get_scaled_images_and_their_targets(images):
     torch.testing.assert_close(torch.cat([batch for batch, _ in seen[:2]]), as_bytes.float() / 255)
 
 
+@pytest.mark.parametrize("target", [np.array([True, False, True]), np.array([1, 0, 1], np.uint8), [1, 0, 1]])
+def test_labels_are_targets_and_methods_may_give_arrays(images, target):
+    truth = np.arange(3 * 12 * 12).reshape(3, 12, 12) % 2 == 0
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 12 * 12, 2)).eval()
+    methods = {"array": lambda batch, its: batch.mean(1).numpy()}
+    found = compare_saliency(images, truth, methods, target=target, model=model)
+    assert found.scores["deletion"].between(0, 1).all()
+    with pytest.raises(TypeError, match="target must be a class number or one for each image"):
+        compare_saliency(images, truth, methods, target=[0.0, 1.0, 1.0])
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
         ({"truth": np.zeros((3, 12, 11), bool)}, r"truth must have shape \(3, 12, 12\)"),
         ({"methods": {}}, "methods must hold at least one"),
         ({"methods": {"m": lambda images, target: images}}, r"methods\['m'\] must give maps of \(12, 12\)"),
+        ({"target": [0, 1]}, "target must be one class or one for each of the 3 images, got 2"),
+        ({"target": [0, -1, 1]}, "target must hold class numbers from 0 on, got -1"),
     ],
 )
 def test_invalid_arguments_are_named_in_the_error(images, changed, words):

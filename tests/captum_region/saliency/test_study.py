@@ -107,6 +107,9 @@ def test_information_left_is_compared_by_seed():
         ({"train": make_faces(4, (16, 20), random_state=0)}, "train must hold square images, got 16 x 20"),
         ({"test": AttributeImages(TEST.images, TEST.attributes)}, "truth must be given"),
         ({"choice": TEST.subset(~TEST.binary("Smiling"))}, "choice must hold images with Smiling"),
+        ({"test": make_faces(12, 24, random_state=0)}, r"test must hold images of 16 x 16, .* got \(24, 24\)"),
+        ({"choice": make_faces(12, 24, random_state=0)}, r"choice must hold images of 16 x 16, .* got \(24, 24\)"),
+        ({"truth": lambda images: np.ones((len(images), 4, 4))}, r"truth must have shape \(\d+, 16, 16\)"),
         ({"limit": -3}, "limit must be at least 1, got -3"),
         ({"quantile": 1.0, "epochs": 0}, r"quantile must lie in \[0, 1\), got 1.0"),  # a training tells of its epochs
     ],

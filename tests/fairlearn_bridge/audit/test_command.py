@@ -132,11 +132,21 @@ def test_what_another_audit_left_is_removed(tmp_path):
     for folder in ("plots", "decoded/jpeg_50"):
         (out / folder).mkdir(parents=True)
     (out / "plots" / "realism.png").write_bytes(b"of another")
+    (out / "decoded" / "jpeg_50" / "1.png").write_bytes(b"of another")
+    (out / "audit.json").write_text("{}")
+    own = tmp_path / "own"
+    (own / "plots").mkdir(parents=True)
+    for name in ("spectrum.csv", "plots/figure.png"):
+        (own / name).write_text("of the user's")
     options = ["audit", "distortions", *TINY, "--distortion", "blur:1", "--force", "--quiet", "--out", out]
     done = invoke(*options)
     assert done.exit_code == 0, done.stderr
     assert b"of another" not in [path.read_bytes() for path in (out / "plots").iterdir()]
     assert not (out / "decoded" / "jpeg_50").exists()
+    done = invoke("audit", "pruning", *TINY, "--amount", 0.5, "--force", "--quiet", "--out", own)
+    assert done.exit_code == 0, done.stderr
+    assert (own / "spectrum.csv").exists()
+    assert (own / "plots" / "figure.png").exists()
 
 
 @pytest.mark.slow
@@ -193,7 +203,8 @@ def test_distortions_and_pruning(tmp_path):
     assert "note: " in done.stderr
     assert "frechet" in done.stdout
     (tmp_path / "p").mkdir()
-    (tmp_path / "p" / "spectrum.csv").write_text("of another audit")
+    for name in ("spectrum.csv", "audit.json"):
+        (tmp_path / "p" / name).write_text("of another audit")
     options = ["--amount", 0.9, "--reestimate", "--quiet", "--out", tmp_path / "p", "--force"]
     done = invoke("audit", "pruning", *TINY, *options)
     assert done.exit_code == 0, done.stderr

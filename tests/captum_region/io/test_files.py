@@ -1,0 +1,81 @@
+"""Folders are left without what runs have left, and with what is the user's or being written."""
+
+import os
+import time
+
+import pytest
+
+from captum_region.io.files import clear_partials, locked, remove_pictures, remove_states
+
+STATE = "0123456789abcdef" * 2
+OLD = time.time() - 3601
+
+
+def names(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_states_are_removed_and_nothing_else(tmp_path):
+    states = tmp_path / "checkpoints"
+    for path in (states / f"{STATE}.pt", states / STATE / f"{STATE}.pt"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    remove_states(states)
+    assert not states.exists()
+    remove_states(states)  # of which there are none
+    (states / STATE).mkdir(parents=True)
+    for name in (
+        "epoch=9.ckpt",
+        f"{STATE}.pt",
+        f".partial-{STATE}.pt-01ab23cd.pt",
+        f"{STATE}/notes.txt",
+        f"{STATE}/{STATE}.pt",
+    ):
+        (states / name).touch()
+    remove_states(states)
+    assert names(states) == [STATE, f"{STATE}/notes.txt", "epoch=9.ckpt"]
+
+
+def test_pictures_are_removed_and_nothing_else(tmp_path):
+    plots = tmp_path / "plots"
+    plots.mkdir()
+    for name in ("bias.png", "paper_figure.svg"):
+        (plots / name).touch()
+    remove_pictures(plots)
+    assert names(plots) == ["paper_figure.svg"]
+    (plots / "paper_figure.svg").unlink()
+    remove_pictures(plots)
+    assert not plots.exists()
+
+
+def test_what_is_being_written_is_left_alone(tmp_path):
+    for folder in ("cache", "model"):
+        (tmp_path / folder).mkdir()
+    at_work, killed = tmp_path / "cache" / ".partial-a.npy", tmp_path / "cache" / ".partial-b.npy"
+    for path in (at_work, killed):
+        path.touch()
+    os.utime(killed, (OLD, OLD))
+    for name, is_old in (("at_work", False), ("killed", True)):
+        (folder := tmp_path / f".partial-{name}-1").mkdir()
+        (folder / "weights").touch()
+        os.utime(folder, (OLD, OLD))
+        if is_old:
+            os.utime(folder / "weights", (OLD, OLD))
+    clear_partials(tmp_path)
+    assert names(tmp_path) == [
+        ".partial-at_work-1",
+        ".partial-at_work-1/weights",
+        "cache",
+        "cache/.partial-a.npy",
+        "model",
+    ]
+    at_work.unlink()
+    killed.touch()
+    os.utime(killed, (OLD, OLD))
+    with (
+        locked(tmp_path),
+        pytest.raises(BlockingIOError, match="is being written by another process"),
+        locked(tmp_path),
+    ):
+        pass
+    assert not killed.exists()
