@@ -96,10 +96,12 @@ def _describe(parameters: Mapping[str, Any], quantile: float | str, confounder: 
     done = {
         "mask": "greyed out in training",
         "noise": "overlaid with noise in training",
-        "transplant": "replaced by those of others in half of the training images, so that "
+        "transplant": "replaced by those of another image, the donor, in half of the training images, so that "
         f"{confounder} is equally frequent in every class",
     }[kind]
     over = "on average over the images" if reach == "general" else "in each image"
+    if (reach, kind) == ("specific", "transplant"):
+        over = "in the image, and those that do in the donor,"
     which = f"The {share} that tell most about {confounder} {over}"
     if "control" in parameters:
         which = {"elsewhere": f"{which}, moved elsewhere,", "random": f"As many pixels anywhere ({share})"}[

@@ -1,7 +1,7 @@
 """attribute_overlap: how much of what shows the target lies where a spurious attribute would be perturbed."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -87,8 +87,8 @@ class AttributeOverlap:
     overlap: float
     chance: float
     quantile: float
-    target_map: NDArray[np.float32]
-    spurious_map: NDArray[np.float32]
+    target_map: NDArray[np.float32] = field(repr=False)
+    spurious_map: NDArray[np.float32] = field(repr=False)
 
 
 def attribute_overlap(

@@ -273,7 +273,10 @@ class ChannelShares:
             raise ValueError(f"groups must have shape ({len(values)},), one for each image, got {names.shape}")
         known = ~np.isnan(values).any(1)
         if not known.any():
-            raise ValueError("shares must hold those of at least one image whose attribution is not 0, got none")
+            raise ValueError(
+                "shares must hold those of at least one image whose attribution is not 0, got none; a class that is "
+                "predicted nowhere has none: see class_index, and how the images are normalised"
+            )
         codes = np.arange(known.sum()) if names is None else np.unique(names[known], return_inverse=True)[1]
         sizes = np.bincount(codes)
         means = np.stack([np.bincount(codes, column) for column in values[known].T], axis=1) / sizes[:, None]

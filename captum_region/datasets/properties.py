@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from scipy import ndimage
+from torch import Tensor
 
 from captum_region.batches import as_floats, batches, check_images
 from captum_region.datasets.conversion import is_dataset, items_of, length_of, pixels_of, undecoded
@@ -116,7 +117,8 @@ def image_properties(
         data = list(data)
     if not is_dataset(data) and _begins_with(data, str | os.PathLike):
         return _of_files(list(data), on_error, n_jobs, show_progress)
-    if is_dataset(data) or _begins_with(data, Image.Image | Mapping | tuple):
+    alone = isinstance(data, list | tuple) and _begins_with(data, Tensor | np.ndarray)  # which may differ in size
+    if is_dataset(data) or alone or _begins_with(data, Image.Image | Mapping | tuple):
         return _table(progress_bar(_of_items(undecoded(data, "image")), **_bar(length_of(data), show_progress)))
     images = check_images(data, name="data")
     if images.shape[1] not in (1, 3) or not all(images.shape):

@@ -123,6 +123,8 @@ def load_classifier(folder: str | os.PathLike[str], *, backbone: nn.Module | Non
     """
     folder = Path(folder)
     path, weights = folder / "classifier.json", folder / "weights.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no region classifier in {folder}, no {path.name}")
     description = read_json(path, FORMAT, largest=2**20)
     if not weights.is_file():
         raise FileNotFoundError(f"there is no {weights}")

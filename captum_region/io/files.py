@@ -55,6 +55,8 @@ def read_json(path: str | os.PathLike[str], version: int, *, largest: int = 2**2
     ValueError: ...results.json is of format version 3, this package reads version 1
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}")
     if (size := path.stat().st_size) > largest:
         raise ValueError(f"{path} must have at most {largest:,} bytes, it has {size:,}")
     try:

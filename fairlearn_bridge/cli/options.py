@@ -25,7 +25,12 @@ TrainSize = Annotated[
 TestPerCell = Annotated[
     int | None, typer.Option(help="Test images per cell; by default what the data allow, up to 182.")
 ]
-Quantile = Annotated[float, typer.Option(help="Pixels above this quantile of a map change: 0.7 changes 30 %.")]
+Quantile = Annotated[
+    float,
+    typer.Option(
+        help="Pixels above this quantile of a map change: 0.7 changes 30 %, specific transplants more: the donor's too."
+    ),
+]
 
 
 def _of_training(

@@ -161,6 +161,8 @@ class Run:
 def read_run(folder: Path) -> Run:
     """Read and check ``results.json`` and ``maps.npz``; errors as in `write_report`."""
     path = folder / "results.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}: report takes what run or demo wrote into --out")
     results = read_json(path, FORMAT)
     try:
         run = run_of(results, {})

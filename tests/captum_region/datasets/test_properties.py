@@ -145,6 +145,8 @@ class TestSources:
             iter(pictures),
             [(each, 1) for each in pictures],
             [{"image": each} for each in pictures],
+            [np.asarray(each) for each in pictures],
+            [torch.from_numpy(np.array(each).transpose(2, 0, 1)[:, : 2 + n]) for n, each in enumerate(pictures)],
         ):
             np.testing.assert_allclose(image_properties(data)["brightness"], levels)
 
