@@ -15,7 +15,7 @@ from fairlearn_bridge.experiment.configuration import ExperimentConfig
 from fairlearn_bridge.experiment.data import ExperimentData, fingerprints
 from fairlearn_bridge.experiment.training import Trained
 from fairlearn_bridge.metrics import MEASURES, metric_frame, pareto_front
-from fairlearn_bridge.report.run import FORMAT
+from fairlearn_bridge.report.run import FORMAT, SHOWN
 
 STATISTICS = ("mean", "std", "low", "high", "seeds", "difference", "difference_low", "difference_high")
 
@@ -51,7 +51,7 @@ def results_of(
         "pareto_front": [name for name, on in pareto_front(table.drop("balanced", errors="ignore")).items() if on],
         "trainings": trained.trainings.to_dict("records"),
         "skipped": data.skipped.to_dict("records"),
-        "caveats": _caveats(config, data),
+        "caveats": _caveats(config, data, trained.predictions),
         "confidence_level": 0.95,
     }
 
@@ -92,8 +92,14 @@ def _cells(predictions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["mitigator", "group", "confounder", "accuracy", "low", "high", "images"])
 
 
-def _caveats(config: ExperimentConfig, data: ExperimentData) -> list[str]:
+def _caveats(config: ExperimentConfig, data: ExperimentData, predictions: pd.DataFrame) -> list[str]:
+    different = predictions.groupby(["mitigator", "seed"], sort=False)["predicted"].nunique()
+    alike = [SHOWN.get(name, name) for name in different.index[different == 1].unique("mitigator")]
     caveats = [
+        *(
+            f"{name} puts all test images into one class, in one training or more: train longer, with --epochs."
+            for name in alike
+        ),
         f"The region map shows where an image has information about {config.confounder}, not what a particular "
         "classifier uses.",
         "The intervals cover the choice of test images only. Trainings also differ from seed to seed: see the standard "

@@ -69,6 +69,11 @@ def test_demo_writes_every_documented_file_with_consistent_numbers(demo, documen
     assert all(counts["test", t, c] == 15 for t in (True, False) for c in (True, False))
     predictions = pd.read_csv(out / "predictions.csv")
     assert len(predictions) == len(arms) * 60
+    alike = predictions.groupby("mitigator")["predicted"].nunique() == 1
+    shown = {"ERM baseline" if name == "original" else name for name in alike.index[alike]}
+    told = {text.split(" puts all")[0] for text in results["caveats"] if " puts all test images into one class" in text}
+    assert told == shown
+    assert told
     table = pd.read_csv(out / "table.csv").set_index(["mitigator", "measure"])
     for name in arms:
         of_arm = predictions[predictions["mitigator"] == name]
