@@ -166,7 +166,7 @@ def confounded_split(
     if not 4 <= train_size <= largest:
         raise ValueError(
             f"train_size must lie in 4 to {largest} for these shares, got {train_size}; "
-            f"left for training: {dict(zip(map(draw.named, left), left.values(), strict=True))}"
+            f"left for training: {', '.join(f'{count} {draw.named(cell)}' for cell, count in left.items())}"
         )
     biased = draw.cells("train_size", pool, {cell: round(share * train_size) for cell, share in shares.items()})
     balanced = draw.balanced(pool, len(biased))
@@ -185,8 +185,8 @@ class _Draw:
     names: tuple[str, ...]
     generator: np.random.Generator
 
-    def named(self, cell: Cell) -> str:
-        return " and ".join(f"{name}={value}" for name, value in zip(self.names, cell, strict=True))
+    def named(self, cell: tuple[bool, ...]) -> str:
+        return " and ".join(name if value else f"not {name}" for name, value in zip(self.names, cell, strict=False))
 
     def available(self, pool: NDArray[np.bool_]) -> dict[Cell, int]:
         return {cell: int((pool & members).sum()) for cell, members in self.members.items()}
@@ -197,7 +197,7 @@ class _Draw:
         for cell, size in sizes.items():
             images = np.flatnonzero(pool & self.members[cell])
             if not 0 <= size <= len(images):
-                raise ValueError(f"{argument} needs {size} images with {self.named(cell)}, there are {len(images)}")
+                raise ValueError(f"{argument} needs {size} images of {self.named(cell)}, there are {len(images)}")
             chosen.append(self.generator.choice(images, size, replace=False))
         return self.generator.permutation(np.concatenate(chosen)).astype(np.intp)
 
@@ -212,7 +212,7 @@ class _Draw:
             sizes |= {(value, True): with_it, (value, False): without}
             if abs(with_it - without) > 1 or with_it + without < size:
                 warnings.warn(
-                    f"the balanced training set is not quite balanced: of {self.names[0]}={value} it has {with_it} "
+                    f"the balanced training set is not quite balanced: of {self.named((value,))} it has {with_it} "
                     f"images with {self.names[1]} and {without} without, where {size} were wanted",
                     stacklevel=3,
                 )

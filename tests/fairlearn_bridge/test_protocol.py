@@ -94,7 +94,7 @@ def test_size_none_takes_as_many_images_as_there_are():
     target = np.repeat([True, False, False], [400, 30, 100])
     confounder = np.repeat([False, True, False], [400, 30, 100])
     target, confounder = np.r_[target, [True] * 8], np.r_[confounder, [True] * 8]
-    with pytest.warns(UserWarning, match="not quite balanced: of target=True it has 6"):
+    with pytest.warns(UserWarning, match="not quite balanced: of target it has 6"):
         split = confounded_split(target, confounder, train_size=None, test_per_cell=None, random_state=0)
     assert list(split.counts.loc["test"]) == [2, 2, 2, 2]
     assert list(split.counts.loc["biased"]) == [0, 42, 28, 14]
@@ -106,9 +106,9 @@ def test_messages_name_the_attributes():
         pd.Series([True, False] * 20, name="Male"),
         pd.Series([True, True, False, False] * 10, name="Hat"),
     )
-    with pytest.raises(ValueError, match="test_per_cell needs 11 images with Male=True and Hat=False, there are 10"):
+    with pytest.raises(ValueError, match="test_per_cell needs 11 images of Male and not Hat, there are 10"):
         confounded_split(target, confounder, test_per_cell=11)
-    with pytest.raises(ValueError, match=r"left for training: \{'Male=True and Hat=False': 8"):
+    with pytest.raises(ValueError, match=r"left for training: .*8 Male and not Hat"):
         confounded_split(target, confounder, train_size=5000, test_per_cell=2)
 
 
@@ -125,7 +125,7 @@ def test_a_class_too_small_for_half_of_a_balanced_set_is_told():
     target = np.arange(400) < 40
     confounder = np.arange(400) % 2 == 0
     shares = {(True, False): 0.05, (False, True): 0.6, (False, False): 0.35}
-    with pytest.warns(UserWarning, match="of target=True it has 19 images .* and 19 without, where 100 were wanted"):
+    with pytest.warns(UserWarning, match="of target it has 19 images .* and 19 without, where 100 were wanted"):
         split = confounded_split(target, confounder, train_size=200, shares=shares, test_per_cell=1, random_state=0)
     assert list(split.counts.loc["balanced"]) == [19, 19, 50, 50]
 
@@ -134,7 +134,7 @@ def test_a_class_too_small_for_half_of_a_balanced_set_is_told():
     ("arguments", "error", "words"),
     [
         ({"train_size": 5000}, ValueError, r"train_size must lie in 4 to \d+ .* got 5000"),
-        ({"test_per_cell": 2000}, ValueError, "test_per_cell needs 2000 images with target=True"),
+        ({"test_per_cell": 2000}, ValueError, "test_per_cell needs 2000 images of target"),
         ({"test_per_cell": 0}, ValueError, "test_per_cell must be at least 1"),
         ({"identities": [1, 2]}, ValueError, "identities"),
         ({"train_pool": [True]}, ValueError, "train_pool"),
