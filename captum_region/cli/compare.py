@@ -12,7 +12,7 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source, set_apart, skipped_in
 from captum_region.cli.running import check_out, console, errors_in_one_line
-from captum_region.io.files import CHECKPOINTS, locked, remove_states
+from captum_region.io.files import CHECKPOINTS, check_place, locked, remove_states
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,6 +94,7 @@ def compare(
             "show_progress": not quiet,
         }
         with locked(out):
+            check_place(out, ("comparison.json", "table.csv", "scores.csv", "choice.csv"))
             for its_seed in range(seed, seed + seeds):
                 parts = _read_images(source, size, images, its_seed, choose)
                 results.settings["skipped"] = skipped_in(parts["train"])

@@ -13,7 +13,7 @@ import typer
 
 from captum_region.cli import options as opt
 from captum_region.cli.running import check_out, console, errors_in_one_line
-from captum_region.io.files import CHECKPOINTS, locked, remove_pictures, remove_states
+from captum_region.io.files import CHECKPOINTS, check_place, locked, remove_pictures, remove_states
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -140,6 +140,7 @@ def slices(
                     typer.echo(line)
                 return
             with locked(out):
+                check_place(out, ("slices.json", *_COMPARISON), ("plots",))
                 compared = _compared(settings, states)
                 if (out / "slices.json").exists():
                     (out / "inspection.csv").unlink(missing_ok=True)

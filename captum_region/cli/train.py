@@ -11,7 +11,7 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source, labels_of, set_apart, skipped_in
 from captum_region.cli.running import check_out, errors_in_one_line, write_and_print
-from captum_region.io.files import CHECKPOINTS, locked, remove_states, write_text
+from captum_region.io.files import CHECKPOINTS, check_place, locked, remove_states, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +69,7 @@ def train(
     with errors_in_one_line(debug, resumes=states), launched(device) as accelerator, ExitStack() as stack:
         processes = Processes(accelerator)
         quiet = quiet or not processes.is_main
-        processes.from_main(lambda: check_out(out, force))
+        processes.from_main(lambda: _check(out, force))
         with processes.main_first():
             images, held_out = Source.of(ctx.params | {"quiet": quiet}).load(size)
         skipped = skipped_in(images, held_out)
@@ -109,6 +109,14 @@ def train(
         details = {"seed": seed, "data": digest(images.images), **provenance(), "git": training.git}
         write_and_print(out / "training.json", result, details, as_json)
         remove_states(states)
+
+
+def _check(out: Path, force: bool) -> None:
+    """Raise an error if the results cannot be written, before hours of training."""
+    from captum_region.io.checkpoint import CLASSIFIER_FILES
+
+    check_out(out, force)
+    check_place(out, ("training.json", "history.csv"), saved={"classifier": CLASSIFIER_FILES})
 
 
 def _classifier(

@@ -21,6 +21,7 @@ from captum_region.io.digest import digest, digest_of, is_the_users
 from captum_region.io.files import read_json, replacing_folder
 
 FORMAT = 2
+CLASSIFIER_FILES = ("classifier.json", "weights.safetensors")
 KINDS = {kind.__name__: kind for kind in (DenseRegionClassifier, PatchRegionClassifier)}
 
 
@@ -51,7 +52,7 @@ def save_classifier(classifier: RegionClassifier, folder: str | os.PathLike[str]
     if type(classifier) not in KINDS.values():
         raise TypeError(f"classifier must be one of {sorted(KINDS)}, got {type(classifier).__name__}")
     description = {"format": FORMAT, **_architecture(classifier), "class_names": classifier.class_names}
-    with replacing_folder(folder, {"classifier.json", "weights.safetensors"}, "classifier") as whole:
+    with replacing_folder(folder, CLASSIFIER_FILES, "classifier") as whole:
         (whole / "classifier.json").write_text(json.dumps(description, indent=2) + "\n")
         with weights_in(folder, whole / "weights.safetensors") as path:
             save_model(classifier, str(path))

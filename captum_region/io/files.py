@@ -82,14 +82,22 @@ def plain_name(text: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "_-=" else "_" for letter in text)
 
 
-def check_place(out: Path, files: Iterable[str], folders: Iterable[str]) -> None:
-    """Raise ValueError now if something in `out` is in the way of results, rather than after the trainings."""
+def check_place(
+    out: Path, files: Iterable[str], folders: Iterable[str] = (), *, saved: Mapping[str, Collection[str]] | None = None
+) -> None:
+    """Raise an error now if something in `out` is in the way of results, rather than after the trainings.
+
+    `saved` are folders that `replacing_folder` is to write, with the names of their files.
+    """
+    saved = {} if saved is None else saved
     for name in files:
         if (out / name).is_dir():
             raise ValueError(f"{out / name} must be a file, it is a folder")
-    for name in (CHECKPOINTS, *folders):
+    for name in (CHECKPOINTS, *folders, *saved):
         if (out / name).exists() and not (out / name).is_dir():
             raise ValueError(f"{out / name} must be a folder, it is a file")
+    for name, names in saved.items():
+        _check_replaceable(out / name, names, name)
     if (out / CHECKPOINTS).is_symlink():  # it is removed in the end, which a link cannot be
         raise ValueError(f"{out / CHECKPOINTS} must be a folder of its own, it is a link")
 
@@ -141,8 +149,7 @@ def replacing_folder(folder: str | os.PathLike[str], names: Collection[str], kin
     folder = Path(folder).resolve()  # where a link leads is replaced, not the link
     if folder == Path.cwd():
         raise ValueError(f"folder must not be the current one, got {folder}")
-    if folder.exists() and not {path.name for path in folder.iterdir()} <= {*names}:
-        raise FileExistsError(f"folder must be new or hold a {kind}, but {folder} holds other files")
+    _check_replaceable(folder, names, kind)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{PARTIAL}{folder.name}-") as beside:
         whole = Path(beside) / "new"
@@ -151,6 +158,11 @@ def replacing_folder(folder: str | os.PathLike[str], names: Collection[str], kin
         if folder.exists():
             shutil.move(folder, Path(beside) / "old")
         whole.rename(folder)
+
+
+def _check_replaceable(folder: Path, names: Collection[str], kind: str) -> None:
+    if folder.exists() and not {path.name for path in folder.iterdir()} <= {*names}:
+        raise FileExistsError(f"folder must be new or hold a {kind.replace('_', ' ')}, but {folder} holds other files")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

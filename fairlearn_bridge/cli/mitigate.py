@@ -84,7 +84,7 @@ def mitigate(
     from captum_region.io.files import check_place, locked
     from captum_region.progress import stage
     from fairlearn_bridge import mitigation as library
-    from fairlearn_bridge.mitigation.results import FILES, FOLDERS
+    from fairlearn_bridge.mitigation.results import FILES, SAVED
 
     given = ctx.params
     out, quiet, as_json = given["out"], given["quiet"], given["as_json"]
@@ -98,7 +98,7 @@ def mitigate(
             print_check(library.check_mitigation(config, library.mitigation_data(config, *sets), out), as_json)
             return
         with locked(out):
-            check_place(out, FILES, FOLDERS)
+            check_place(out, FILES, ("plots",), saved=SAVED)
             found = library.mitigate(config, *sets, checkpoint_dir=out / CHECKPOINTS, seconds=seconds, quiet=quiet)
             title = f"{config.target} without {config.confounder}, on {given['data']}"
             library.write_mitigation(found, out, title=title)

@@ -21,7 +21,7 @@ from fairlearn_bridge.deployment.card import ModelCard
 from fairlearn_bridge.deployment.state import Decoder, Encoder, network_in
 
 FORMAT = 1
-DESCRIPTION, WEIGHTS, CARD = "mitigator.json", "weights.safetensors", "model_card.md"
+DESCRIPTION, WEIGHTS, CARD = MODEL_FILES = "mitigator.json", "weights.safetensors", "model_card.md"
 # Of an image that a loaded model is tried on, in values; larger ones are not.
 _TRIED = 2**22
 
@@ -76,7 +76,7 @@ def save_mitigator(estimator: Any, folder: str | os.PathLike[str], *, card: Mode
     described = encode(estimator, "estimator")
     description = {"format": FORMAT, **_summary(estimator), **provenance(), "estimator": described}
     text = (card or ModelCard()).markdown(description)
-    with replacing_folder(folder, {DESCRIPTION, WEIGHTS, CARD}, "model") as whole:
+    with replacing_folder(folder, MODEL_FILES, "model") as whole:
         (whole / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         (whole / CARD).write_text(text, encoding="utf-8")
         with weights_in(folder, whole / WEIGHTS) as path:

@@ -7,6 +7,7 @@ import numpy as np
 
 from captum_region import save_classifier
 from captum_region.calibration import balanced_subset, measure_calibration
+from captum_region.io.checkpoint import CLASSIFIER_FILES
 from captum_region.io.files import CHECKPOINTS, check_place, locked, remove_states, replacing, write_json, write_text
 from captum_region.progress import stage
 from fairlearn_bridge.experiment.configuration import ExperimentConfig
@@ -62,7 +63,7 @@ def run_experiment(
         As `fit_mitigators`; ``out/checkpoints`` is kept.
     """
     with locked(out) as folder:
-        check_place(folder, _FILES, ("plots", "region_classifier"))
+        check_place(folder, _FILES, ("plots",), saved={"region_classifier": CLASSIFIER_FILES})
         return _run(config, data, folder, title, {} if seconds is None else seconds, quiet)
 
 

@@ -11,10 +11,12 @@ import numpy as np
 import pandas as pd
 
 from captum_region import save_classifier
+from captum_region.io.checkpoint import CLASSIFIER_FILES
 from captum_region.io.files import read_json, write_json, write_text
 from captum_region.io.provenance import provenance
 from fairlearn_bridge.arms import build_arms
 from fairlearn_bridge.deployment import ModelCard, load_mitigator, save_mitigator
+from fairlearn_bridge.deployment.folder import MODEL_FILES
 from fairlearn_bridge.experiment.results import plain
 from fairlearn_bridge.mitigation.data import cells_of, fingerprints, samples_of
 from fairlearn_bridge.mitigation.measures import LEVEL, sentences
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FILES = ("results.json", "table.csv", "groups.csv", "predictions.csv", "report.html")
-FOLDERS = ("model", "region_classifier", "plots")
+SAVED = {"model": MODEL_FILES, "region_classifier": CLASSIFIER_FILES}
 # Settings that change no result.
 _BESIDES = ("device", "n_jobs")
 # What rounding may change, with another number of threads.

@@ -217,6 +217,22 @@ def test_calibrate_writes_error_bins_and_temperature(options, source, trained, t
             assert float(load_classifier(out / "classifier").temperature) == pytest.approx(result["temperature"])
 
 
+def test_results_in_the_way_are_reported_before_any_training(source, tmp_path, refused):
+    for command, name, words in (
+        ("train", "history.csv/x", "must be a file, it is a folder"),
+        ("train", "classifier/notes.txt", "folder must be new or hold a classifier"),
+        ("compare", "table.csv/x", "must be a file, it is a folder"),
+        ("slices", "runs.csv/x", "must be a file, it is a folder"),
+    ):
+        out = tmp_path / command / name.partition("/")[0]
+        (out / name).parent.mkdir(parents=True)
+        (out / name).touch()
+        data = source if command == "train" else ["--data", "faces", "--images", 40]
+        arguments = [] if command == "slices" else [*data, "--attribute", "Male"]
+        assert words in refused(app, command, *arguments, "--quiet", "--force", "--out", out)
+        assert sorted(path.name for path in out.iterdir() if path.name != ".lock") == [name.partition("/")[0]]
+
+
 def test_calibrate_refuses_an_attribute_with_other_values(source, untrained, tmp_path, refused):
     other = load_classifier(untrained)
     other.class_names = ("old", "young")

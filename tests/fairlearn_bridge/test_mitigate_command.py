@@ -214,6 +214,10 @@ def test_results_in_the_way_are_reported_before_any_training(refused, tmp_path):
     (tmp_path / "out" / "table.csv").mkdir(parents=True)
     line = refused(app, "mitigate", *FACES, "--quiet", "--force", "--out", tmp_path / "out")
     assert line == f"error: {tmp_path / 'out' / 'table.csv'} must be a file, it is a folder"
+    (tmp_path / "own" / "model").mkdir(parents=True)
+    (tmp_path / "own" / "model" / "notes.txt").touch()
+    line = refused(app, "mitigate", *FACES, "--quiet", "--force", "--out", tmp_path / "own")
+    assert line == f"error: folder must be new or hold a model, but {tmp_path / 'own' / 'model'} holds other files"
 
 
 @pytest.mark.parametrize(("partition", "sizes"), [("0012", (2, 1, 1)), ("0011", (2, None, 2))])

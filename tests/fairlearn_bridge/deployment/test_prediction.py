@@ -120,7 +120,9 @@ def test_force_starts_over_with_another_model(model, tmp_path, refused):
 def test_bad_input_is_one_line(model, tmp_path, refused):
     table = images_in(tmp_path / "images", 8)
     out = tmp_path / "p.csv"
-    assert "no such file" in refused(app, *arguments(tmp_path / "none", table, out)).lower()
+    assert f"there is no {tmp_path / 'none' / 'mitigator.json'}" in refused(
+        app, *arguments(tmp_path / "none", table, out)
+    )
     assert "no column 'picture'" in refused(app, *arguments(model, table, out, "--image-column", "picture"))
     assert "module must be left out" in refused(app, *arguments(model, table, out, "--module", "torch.nn:Linear"))
     assert "--data" in refused(app, "predict", model, "--data", "faces", "--root", ".", "--out", out)
