@@ -66,7 +66,7 @@ class AttributionNoiseMitigator(Trainer):
         See `AttributionNoise`; the paper's are ``general_noise``, ``general_mask``, ``specific_noise`` and
         ``specific_mask``. Of several, one is chosen; ``"auto"`` stands for ``general_transplant``, ``general_mask`` and
         ``general_noise``. On CelebA ``specific_transplant`` raised the bias-conflicting AUC of blond hair, eyeglasses
-        and hats; of the smile, which shares its region with the target, with 6,000 images and not with 1,400
+        and hats; of the smile, which shares its region with the target, in some settings only
         (docs/results/mitigation.md).
     quantile : float, sequence of float or "auto", default=0.5
         See `AttributionNoise`. Of several, one is chosen; ``"auto"`` stands for 0.3, 0.5, 0.6, 0.7, 0.8, 0.9 and 1, at
