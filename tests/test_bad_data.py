@@ -170,7 +170,7 @@ def without_a_value(values):
             {"x": without_a_value(["a", "b"] * (COUNT // 2))},
             "'x' is missing for 1 of 300",
         ),
-        (SWEEP, ["--confounder", "x"], {"x": [0] * COUNT}, "--test-per-cell needs 4 images with Male="),
+        (SWEEP, ["--confounder", "x"], {"x": [0] * COUNT}, "--test-per-cell needs 4 images of not Male and x"),
     ],
 )
 def test_attributes_with_one_value_or_missing_values_are_refused(command, options, change, words, run, attributes):

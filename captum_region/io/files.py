@@ -195,12 +195,17 @@ def remove_states(folder: Path) -> None:
         folder.rmdir()
 
 
-def remove_pictures(folder: Path) -> None:
-    """Remove the pictures of a page in `folder`, and the folder itself if there is nothing else in it."""
-    for picture in folder.glob("*.png"):
-        picture.unlink(missing_ok=True)
+def remove_files(folder: Path, names: Iterable[str]) -> None:
+    """Remove files of `folder`, and the folder itself if there is nothing else in it."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
+
+
+def remove_pictures(folder: Path) -> None:
+    """Remove the pictures of a page in `folder`, and the folder itself if there is nothing else in it."""
+    remove_files(folder, [picture.name for picture in folder.glob("*.png")])
 
 
 def clear_partials(folder: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source
 from captum_region.cli.running import check_out, console, errors_in_one_line
-from captum_region.io.files import CHECKPOINTS, remove_states
+from captum_region.io.files import CHECKPOINTS
 from fairlearn_bridge.cli import options as own
 from fairlearn_bridge.cli.run import Check, print_check
 from fairlearn_bridge.schemes import SCHEMES
@@ -103,7 +103,7 @@ def mitigate(
             title = f"{config.target} without {config.confounder}, on {given['data']}"
             library.write_mitigation(found, out, title=title)
             if not found.failed:
-                remove_states(out / CHECKPOINTS)
+                _clear(out / CHECKPOINTS)
         for note in found.notes:
             typer.echo(f"note: {note}", err=True)
         _tell_missing(found)
@@ -114,6 +114,18 @@ def mitigate(
             _print(found)
         if found.failed:  # the results are without a training
             raise typer.Exit(1)
+
+
+def _clear(states: Path) -> None:
+    """Remove what a stopped mitigation resumes from: the models that it had fitted, and states of trainings."""
+    from captum_region.io.files import remove_files, remove_states
+    from fairlearn_bridge.deployment.folder import MODEL_FILES
+    from fairlearn_bridge.mitigation.running import MODELS
+
+    for model in (states / MODELS).glob("*"):
+        remove_files(model, MODEL_FILES)
+    remove_files(states / MODELS, ())
+    remove_states(states)
 
 
 def _configuration(given: dict[str, Any]) -> MitigationConfig:

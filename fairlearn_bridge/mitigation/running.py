@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 # A cell of fewer validation images is named in the notes.
 FEW_TO_CHOOSE = 10
+# The folder, beside states of trainings, of models that were fitted.
+MODELS = "models"
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +170,7 @@ def mitigate(
     with tempfile.TemporaryDirectory() as temporary:
         states = None if checkpoint_dir is None else Path(checkpoint_dir)
         # A network of another training must not pass for that of this one, which `fit_mitigators` may have kept.
-        folder = (states or Path(temporary)) / "models" / plain_name(f"{config.scheme}-{config.random_state}")
+        folder = (states or Path(temporary)) / MODELS / plain_name(f"{config.scheme}-{config.random_state}")
         trained = train(config, data, folder, states, seconds, quiet)
         fitted = load_mitigator(folder, device=config.device)
     with stage("measuring", seconds, quiet):
