@@ -1,9 +1,18 @@
 """Two cues for one attribute."""
 
 import json
+from pathlib import Path
 
 import pytest
 from cues import CUES, study_cues, table_of
+from studies import markdown
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+
+
+def test_the_page_has_the_table_of_the_results_beside_it():
+    found = json.loads((RESULTS / "cues.json").read_text())
+    assert markdown(table_of(found), "map").strip() in (RESULTS / "maps.md").read_text()
 
 
 @pytest.mark.slow

@@ -2,11 +2,13 @@
 
 import json
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from kinds import MEASURES, USUAL, LateSteps, measure_classifier, table_of
+from studies import markdown
 
 from captum_region import (
     DenseRegionClassifier,
@@ -16,6 +18,8 @@ from captum_region import (
 from captum_region.calibration import measure_calibration
 from captum_region.datasets import make_faces
 from captum_region.saliency.localisation import pixel_auc, rank_accuracy
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
 def test_measures_agree_with_calibration_and_attribution():
@@ -60,6 +64,11 @@ def test_late_steps_keep_more_pixels_and_cost_more():
     assert [sum(stride == 2 for stride in of) for of in steps] == [2, 1]
     image = torch.zeros(1, 3, 64, 64)
     assert late.forward_grid(image).shape == usual.forward_grid(image).shape
+
+
+def test_the_page_has_the_table_of_the_results_beside_it():
+    found = json.loads((RESULTS / "steps.json").read_text())
+    assert markdown(table_of(found), "late steps / dense").strip() in (RESULTS / "maps.md").read_text()
 
 
 @pytest.mark.slow
