@@ -46,8 +46,8 @@ figure.savefig("saliency.png", bbox_inches="tight")
 # Now all faces with the attribute wear a hat *and* smile, so either cue is enough. One model was trained on faces where
 # only the hat is a cue, the other where only the smile is. Both are right on these faces, and their maps differ as they
 # should: each shows what its model uses. The region map shows the data, in which either cue is enough. From so few
-# small faces it finds the hat and hardly the mouth; from 2,000 of 48 px it finds both: areas under the ROC 0.98, 0.76
-# (`python examples/benchmarks/cues.py --seeds 1`).
+# small faces it finds the hat and hardly the mouth; from 2,000 of 48 px it finds both: areas under the ROC 0.98 and
+# 0.74, the mean of three seeds (docs/results/maps.md).
 cues = study_cues(size=32, images=600, epochs=15, region_epochs=8, methods=["LayerGradCam"])
 print(cues.table.round(2).to_string(index=False))
 
