@@ -1,9 +1,13 @@
 """The table of overlaps, and that on the results page."""
 
 import json
+from pathlib import Path
 
 import pytest
 from overlap_table import main, results_of, table_of
+from studies import markdown
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
 def test_the_table_has_a_row_an_inspection(tmp_path, capsys):
@@ -22,3 +26,8 @@ def test_the_table_has_a_row_an_inspection(tmp_path, capsys):
     (tmp_path / "a" / "inspect.json").write_text(json.dumps(found | {"overlaps": None}))
     with pytest.raises(ValueError, match="a must be of inspect --overlap, it has no overlaps"):
         results_of(tmp_path / "a")
+
+
+def test_the_page_has_the_table_of_the_results_beside_it():
+    table = table_of(json.loads((RESULTS / "overlap.json").read_text()))
+    assert markdown(table, "overlap with Male").strip() in (RESULTS / "mitigation.md").read_text()
