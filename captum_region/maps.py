@@ -186,8 +186,9 @@ class RegionMaps:
         Tensor, shape (height, width) for an int, else (N, height, width)
         """
         # A copy: torch warns of read-only memory, which a memory map is.
-        where = index if isinstance(index, int | slice) or np.size(index) else slice(0)  # [] is of floats for NumPy
-        chosen = np.array(self.maps[where if isinstance(where, int | slice) else np.asarray(where)], dtype=np.float32)
+        if not isinstance(index, int | slice):
+            index = np.asarray(index, dtype=None if np.size(index) else int)  # or [] would be of floats
+        chosen = np.array(self.maps[index], dtype=np.float32)
         return self.grid.to_pixels(torch.from_numpy(chosen), sigma=self.sigma)
 
 

@@ -101,7 +101,7 @@ def _describe(parameters: Mapping[str, Any], quantile: float | str, confounder: 
     }[kind]
     over = "on average over the images" if reach == "general" else "in each image"
     if (reach, kind) == ("specific", "transplant"):
-        over = "in the image, and those that do in the donor,"
+        over = "in each image or in its donor"
     which = f"The {share} that tell most about {confounder} {over}"
     if "control" in parameters:
         which = {"elsewhere": f"{which}, moved elsewhere,", "random": f"As many pixels anywhere ({share})"}[

@@ -102,10 +102,8 @@ class RegionClassifier(nn.Module, ABC):
         if not isinstance(grid, RegionGrid):
             raise TypeError(f"grid must be a RegionGrid, got {type(grid).__name__}")
         self.grid = grid
-        self.num_classes, self.in_channels = (
-            check_count("num_classes", num_classes, 2),
-            check_count("in_channels", in_channels),
-        )
+        self.num_classes = check_count("num_classes", num_classes, 2)
+        self.in_channels = check_count("in_channels", in_channels)
         self.class_names = class_names if class_names is not None else [str(label) for label in range(num_classes)]
         self.register_buffer("mean", torch.full((in_channels,), 0.5))
         self.register_buffer("std", torch.full((in_channels,), 0.5))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source, labels_of, skipped_in
 from captum_region.cli.running import check_out, errors_in_one_line, write_and_print
-from captum_region.io.files import locked, write_text
+from captum_region.io.files import locked, remove_files, write_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -109,13 +108,14 @@ def _check_classes(loaded: RegionClassifier, attribute: str, labels: NDArray[Any
 def _keep(loaded: RegionClassifier | None, out: Path, given: Path) -> None:
     """Write a checkpoint, or remove that of another calibration; but not the one that was given, or of a training."""
     from captum_region import save_classifier
+    from captum_region.io.checkpoint import CLASSIFIER_FILES
 
     if loaded is not None:
         save_classifier(loaded, out / "classifier")
     elif (out / "calibration.json").exists() and not (
         (out / "training.json").exists() or out.resolve() in (given.resolve(), *given.resolve().parents)
     ):
-        shutil.rmtree(out / "classifier", ignore_errors=True)
+        remove_files(out / "classifier", CLASSIFIER_FILES)
 
 
 def _write_reliability(out: Path, found: dict[str, Calibration], attribute: str) -> None:

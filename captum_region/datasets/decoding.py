@@ -22,7 +22,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from PIL import __version__ as pillow_version
 
 from captum_region.io.arrays import open_array, write_rows
-from captum_region.io.files import clear_partials, replacing
+from captum_region.io.files import PARTIAL, clear_partials, replacing
 from captum_region.progress import progress_bar
 
 # Part of the cache key: to be raised whenever the pixels made from a file change.
@@ -114,7 +114,7 @@ def decode_images(
     # What Pillow opens, and what it takes for damaged, is up to these.
     decoder = (pillow_version, ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS)
     entry = cache_folder(cache) / _digest(folder, names, stamps, shape, decoder)
-    clear_partials(entry.parent)
+    clear_partials(entry.parent.glob(f"{PARTIAL}*"))
     try:
         images, reasons = _open_entry(entry, len(names), shape)
     except (FileNotFoundError, ValueError, RecursionError):  # the last of JSON that is nested too deeply

@@ -208,12 +208,12 @@ def remove_pictures(folder: Path) -> None:
     remove_files(folder, [picture.name for picture in folder.glob("*.png")])
 
 
-def clear_partials(folder: Path) -> None:
-    """Remove what killed processes have left half written in `folder` and those in it; but not what is being written.
+def clear_partials(found: Iterable[Path]) -> None:
+    """Remove what killed processes have left half written, of the files and folders `found`.
 
     Other processes may be at work there, in a cache for example: what was written to in the last hour is left alone.
     """
-    for left in [*folder.rglob(f"{PARTIAL}*")]:
+    for left in found:
         with suppress(OSError):  # another process was faster, or it is another user's
             written = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
             if time.time() - written > _STALE:
@@ -244,5 +244,5 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[Path]:
     except Timeout as error:
         raise BlockingIOError(f"{folder} is being written by another process") from error
     with lock:
-        clear_partials(folder)
+        clear_partials([*folder.rglob(f"{PARTIAL}*")])
         yield folder

@@ -118,22 +118,9 @@ class AlikeDonors:
         return drawn.gather(0, similarity.argmax(0, keepdim=True))[0]
 
 
-class ClasslessDonors:
-    """Donors of the values that `donors` draws, from the images of all classes: those of `classless`."""
-
-    def __init__(self, donors: Any, classless: Any) -> None:
-        self.donors, self.classless = donors, classless
-
-    @property
-    def images(self) -> ImageData:
-        """Those that are drawn from."""
-        images: ImageData = self.donors.images
-        return images
-
-    def draw(self, index: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the position of a donor for each image at `index`."""
-        drawn: Tensor = self.classless.draw_with(self.donors.draw_values(index, generator), index, generator)
-        return drawn
+def from_all_classes(donors: Any, classless: Any) -> None:
+    """Let `donors` draw the values that it draws from the images of all classes, those of `classless`."""
+    donors.pools = classless.pools * len(donors.pools)
 
 
 def pixels_of(images: ImageData) -> Tensor:
@@ -184,7 +171,7 @@ class Setting:
         """Return a perturbation with the base's values of the spurious attribute, from donors of any class."""
         noise: AttributionNoise = self.noise()
         one_class = replace(self.biased, y=np.zeros_like(self.biased.y))
-        noise.donors_ = ClasslessDonors(noise.donors_, self.noise(of=one_class).donors_)  # type: ignore[assignment]
+        from_all_classes(noise.donors_, self.noise(of=one_class).donors_)
         return noise
 
     @cached_property

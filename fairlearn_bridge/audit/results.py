@@ -160,8 +160,6 @@ def check_audit(config: AuditConfig, train: AttributeImages, test: AttributeImag
         If its ``audit.json`` is damaged.
     """
     path = out / "audit.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}")
     results = read_json(path, FORMAT)
     if not all(isinstance(results.get(name), dict) for name in ("config", "data", "examples")):
         raise ValueError(f"{path} must hold config, data and examples")

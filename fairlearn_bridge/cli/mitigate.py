@@ -10,7 +10,7 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source
 from captum_region.cli.running import check_out, console, errors_in_one_line
-from captum_region.io.files import CHECKPOINTS
+from captum_region.io.files import CHECKPOINTS, remove_files, remove_states
 from fairlearn_bridge.cli import options as own
 from fairlearn_bridge.cli.run import Check, print_check
 from fairlearn_bridge.schemes import SCHEMES
@@ -118,7 +118,6 @@ def mitigate(
 
 def _clear(states: Path) -> None:
     """Remove what a stopped mitigation resumes from: the models that it had fitted, and states of trainings."""
-    from captum_region.io.files import remove_files, remove_states
     from fairlearn_bridge.deployment.folder import MODEL_FILES
     from fairlearn_bridge.mitigation.running import MODELS
 

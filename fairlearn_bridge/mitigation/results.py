@@ -149,8 +149,6 @@ def check_mitigation(config: MitigationConfig, data: MitigationData, out: Path) 
         If a file in it is damaged.
     """
     path = out / "results.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}")
     results = read_json(path, FORMAT)
     if not all(isinstance(results.get(name), dict) for name in ("config", "data")) or "trainings" not in results:
         raise ValueError(f"{path} must hold config, data and trainings")

@@ -25,3 +25,15 @@ def test_a_scheme_can_train_another_mitigator():
 def test_what_cannot_be_trained_with_a_scheme_is_named():
     with pytest.raises(ValueError, match=r"\+reweighing, .*, got 'general_noise\+masktune'"):
         ExperimentConfig("Male", "Blond_Hair", schemes=("general_noise+masktune",))
+
+
+def test_descriptions_say_where_pixels_change():
+    config = ExperimentConfig(
+        "Male", "Hat", schemes=("specific_transplant", "specific_transplant@elsewhere", "general_mask"), quantile=0.5
+    )
+    described = {name: arm.description for name, arm in build_arms(config, None).items()}
+    assert described["specific_transplant"].startswith(
+        "The 50 % of pixels that tell most about Hat in each image or in its donor are replaced by those of"
+    )
+    assert " in its donor, moved elsewhere, are replaced" in described["specific_transplant@elsewhere"]
+    assert "Hat on average over the images are greyed out in training" in described["general_mask"]
