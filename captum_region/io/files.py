@@ -208,15 +208,16 @@ def remove_pictures(folder: Path) -> None:
     remove_files(folder, [picture.name for picture in folder.glob("*.png")])
 
 
-def clear_partials(found: Iterable[Path]) -> None:
+def clear_partials(found: Iterable[Path], *, stale: float = _STALE) -> None:
     """Remove what killed processes have left half written, of the files and folders `found`.
 
-    Other processes may be at work there, in a cache for example: what was written to in the last hour is left alone.
+    Other processes may be at work there, in a cache for example: what was written to in the last `stale` seconds is
+    left alone.
     """
     for left in found:
         with suppress(OSError):  # another process was faster, or it is another user's
             written = max(path.stat().st_mtime for path in (left, *left.rglob("*")))
-            if time.time() - written > _STALE:
+            if time.time() - written >= stale:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
@@ -244,5 +245,7 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[Path]:
     except Timeout as error:
         raise BlockingIOError(f"{folder} is being written by another process") from error
     with lock:
+        # States are written under this lock alone. Other files below may be those of processes that are at work.
+        clear_partials([*(folder / CHECKPOINTS).rglob(f"{PARTIAL}*")], stale=0)
         clear_partials([*folder.rglob(f"{PARTIAL}*")])
         yield folder

@@ -48,6 +48,16 @@ def test_pictures_are_removed_and_nothing_else(tmp_path):
     assert not plots.exists()
 
 
+def test_half_written_states_are_removed_at_once_by_the_process_that_has_the_folder(tmp_path):
+    (composite := tmp_path / "checkpoints" / STATE).mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "checkpoints", composite):
+        (folder / f".partial-{STATE}.pt-01ab23cd.pt").touch()
+    with locked(tmp_path):
+        pass
+    assert names(tmp_path / "checkpoints") == [STATE]
+    assert (tmp_path / f".partial-{STATE}.pt-01ab23cd.pt").exists()  # somebody else's, perhaps
+
+
 def test_what_is_being_written_is_left_alone(tmp_path):
     for folder in ("cache", "model"):
         (tmp_path / folder).mkdir()
