@@ -219,6 +219,8 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         before = getattr(self, "image_shape_", None) if self.warm_start and self.initialized_ else None
         X = check_rows_or_images(self, X, before or self.image_shape, reset=before is None)
         weight = check_weights(sample_weight, len(X))
+        if self.loss_reduction is not None and np.ptp(weight):
+            raise ValueError("sample_weight must be left out with a loss_reduction, which weighs the losses itself")
         labels = check_classes(y, len(X), name="y", least=2, weight=weight)
         self._check_continued(np.unique(labels))
         self.classes_inferred_ = np.unique(labels)
@@ -348,19 +350,27 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
 
     def _state(self, *, complete: bool) -> dict[str, Any]:
         """Return all that a training needs to resume after an epoch."""
-        names = [f"{name}_" for name in self._modules + self._criteria + self._optimizers]
-        parts = {name: getattr(self, name) for name in [*names, "batch_transform", "loss_reduction"]}
         return {
             "complete": complete,
-            "parts": {name: part.state_dict() for name, part in parts.items() if hasattr(part, "state_dict")},
+            "parts": {name: part.state_dict() for name, part in self._stateful().items()},
             "history": list(self.history_),
             "callbacks": {name: _state_of(callback) for name, callback in self.callbacks_},
             "random": (self.generator_.get_state(), random_states()),
         }
 
+    def _stateful(self) -> dict[str, Any]:
+        """Return what of a training has a ``state_dict``, by name; also what mitigators have made a partial of."""
+        names = [f"{name}_" for name in self._modules + self._criteria + self._optimizers]
+        found = {name: getattr(self, name) for name in [*names, "batch_transform", "loss_reduction"]}
+        while name := next((name for name, part in found.items() if isinstance(part, partial)), None):
+            part = found.pop(name)
+            found |= {f"{name}.{at}": each for at, each in enumerate((part.func, *part.args))}
+        return {name: part for name, part in found.items() if hasattr(part, "state_dict")}
+
     def _load_state(self, kept: dict[str, Any]) -> None:
+        parts = self._stateful()
         for name, state in kept["parts"].items():
-            getattr(self, name).load_state_dict(state)
+            parts[name].load_state_dict(state)
         self.history_[:] = kept["history"]
         for name, callback in self.callbacks_:
             for attribute, (kind, value) in kept["callbacks"][name].items():
@@ -491,7 +501,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             return self.module_(images, **fit_params)
         with torch.autocast(images.device.type, torch.bfloat16):
             outputs = self.module_(images, **fit_params)
-        return outputs.float() if isinstance(outputs, Tensor) else outputs
+        return outputs.float() if isinstance(outputs, Tensor) else tuple(each.float() for each in outputs)
 
     def _images(self, x: Mapping[str, Tensor] | Tensor) -> Tensor:
         """Return a batch as floats in [0, 1] on the device."""

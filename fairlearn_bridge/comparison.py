@@ -178,7 +178,8 @@ def fit_mitigators(
     ------
     ValueError
         If there is no mitigator, a name in `train_on`, `reuse` or `models` is not a mitigator's, one that is reused
-        reuses another itself, there is no seed, or one twice, or several with `models`.
+        reuses another itself, there is no seed, or one twice, or several with `models`; if `test` has a class that
+        `train` has not, or no value of its spurious attribute.
     TypeError
         If the data are not `Samples`, or labels are neither numbers nor strings where `checkpoint_dir` is given.
     NoneCouldRunError
@@ -205,6 +206,14 @@ def fit_mitigators(
     for name, samples in {"train": train, "test": test, **train_on}.items():
         if not isinstance(samples, Samples):
             raise TypeError(f"{name} must be Samples, got {type(samples).__name__}")
+    if unknown := {*test.y.tolist()} - {*train.y.tolist()}:
+        raise ValueError(f"test.y must be of the classes of train.y, got {sorted(unknown, key=str)} too")
+    if not {*test.confounder.tolist()} & {*train.confounder.tolist()}:
+        raise ValueError(
+            "test.confounder must have values of train.confounder, got "
+            f"{np.unique(test.confounder).tolist()} and {np.unique(train.confounder).tolist()}"
+        )
+    random_states = [int(seed) for seed in random_states]  # a NumPy integer would be another key of what is kept
     chains = {
         name: {name: estimator, **{later: mitigators[later] for later, first in reuse.items() if first == name}}
         for name, estimator in mitigators.items()

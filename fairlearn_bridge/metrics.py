@@ -302,6 +302,8 @@ def _bootstrap(
     predictions: pd.DataFrame, aligned: Mapping[Any, Any], n_bootstrap: int, seed: int
 ) -> NDArray[np.float64]:
     """Return n_bootstrap x measures, in the order of `measure`, of resamples that keep each image's cell."""
+    if "image" in predictions:  # the same draws are of the same images, whatever the order of the rows
+        predictions = predictions.sort_values("image", kind="stable")
     strata: dict[Any, Any] = predictions.groupby(["target", "group", "confounder"]).indices
     generator = np.random.default_rng(seed)
     at_once = max(1, _AT_ONCE // max(len(predictions), 1))

@@ -24,11 +24,11 @@ from captum_region.io.snapshot import Snapshots
 from captum_region.labels import check_classes, hold_out
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
-from fairlearn_bridge.baselines.base import Mitigator, Trainer, restore
+from fairlearn_bridge.baselines.base import Mitigator, Trainer, restore, then
 from fairlearn_bridge.baselines.weighting import for_images_at, weights_in_training
-from fairlearn_bridge.classifier import BatchTransform
+from fairlearn_bridge.classifier import ImageClassifier
 from fairlearn_bridge.noise import AttributionNoise, Perturbation, protect, quantile_mask
-from fairlearn_bridge.regions import check_region_classifier, train_regions
+from fairlearn_bridge.regions import check_region_classifier, check_varies_within, train_regions
 from fairlearn_bridge.samples import Samples
 from fairlearn_bridge.schemes import AT_PREDICT
 from fairlearn_bridge.selection import CrossedAUC, estimate_crossed_auc
@@ -225,6 +225,7 @@ class AttributionNoiseMitigator(Trainer):
         least = 2 if self.region_classifier is None or any(noise.is_transplant for noise in candidates) else 1
         confounder = check_sensitive(sensitive_features, len(X), least=least)
         weights = {} if sample_weight is None else {"sample_weight": check_weights(sample_weight, len(X))}
+        self._check_before_training(labels, confounder, weights)
         seed = draw_seed(self.random_state)
         self.region_classifier_ = self.region_classifier or self._train_regions(X, confounder, labels, seed)
         grid = self.region_classifier_.grid
@@ -272,11 +273,28 @@ class AttributionNoiseMitigator(Trainer):
         """Return the estimator, not fitted, with the perturbation in its batches and this mitigator's seed."""
         transform: Any = self.noise_
         if (own := parameters[f"{prefix}batch_transform"]) is not None:
-            transform = partial(_then, self.noise_, own)  # in this order: masks and donors are in their places
+            transform = partial(then, self.noise_, own)  # in this order: masks and donors are in their places
         settings = {f"{prefix}batch_transform": transform}
         if self.random_state is not None:
             settings |= dict.fromkeys({"random_state", f"{prefix}random_state"} & {*parameters}, seed)
         return clone(self.estimator).set_params(**settings)
+
+    def _check_before_training(
+        self, labels: NDArray[Any], confounder: NDArray[Any], weights: dict[str, NDArray[np.float64]]
+    ) -> None:
+        """Raise an error that the trainings of regions, or the estimator's after them, would end with."""
+        if self.region_classifier is None:
+            check_varies_within("sensitive_features", confounder, "y", labels)
+        if self.protect_target and self.target_region_classifier is None:
+            check_varies_within("y", labels, "sensitive_features", confounder)
+        trained = _classifier_of(self.estimator)
+        if weights and getattr(trained, "loss_reduction", None) is not None:
+            raise ValueError("sample_weight must be left out with a loss_reduction, which weighs the losses itself")
+        if isinstance(trained, ImageClassifier):
+            trained._check_parameters()
+        if trained is not self.estimator:
+            self.estimator._check_parameters()
+            self.estimator._cells_of(labels, labels, confounder)
 
     def _take_noise_back(self) -> None:
         """Leave the estimator with its own transform: the noise goes by positions, and a clone has other images."""
@@ -371,10 +389,14 @@ class AttributionNoiseMitigator(Trainer):
         """Return maps N x rows x cols on the CPU, or only their mean, as 1 x rows x cols, where that will do."""
         if given is not None:
             given = given.maps if isinstance(given, RegionMaps) else np.asarray(given)
+            if given.dtype.kind not in "fiu":
+                raise TypeError(f"region_maps must hold numbers, got {given.dtype}")
             maps = torch.tensor(given)  # a copy: worker processes get read-only memory
             wanted = (len(X), *self.region_classifier_.grid.shape)
             if maps.shape != wanted and not (general and maps.shape == (1, *wanted[1:])):
                 raise ValueError(f"region_maps must have shape {wanted}, got {tuple(maps.shape)}")
+            if not maps.isfinite().all():
+                raise ValueError("region_maps must be finite, got infinite or missing values")
             return maps
         attribution = RegionAttribution(self.region_classifier_, self.confidence)
         compute = attribution.mean_map if general else attribution.region_map
@@ -440,10 +462,3 @@ def _listed(value: Any, automatic: tuple[Any, ...]) -> tuple[Any, ...]:
     if np.ndim(value):
         return tuple(value)
     return automatic if value == "auto" else (value,)
-
-
-def _then(
-    first: BatchTransform, second: BatchTransform, images: Tensor, index: Tensor, generator: torch.Generator
-) -> Tensor:
-    """Apply one transform of a batch after another."""
-    return second(first(images, index, generator), index, generator)

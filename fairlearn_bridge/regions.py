@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from captum_region import DenseRegionClassifier, RegionClassifier, RegionGrid, RegionTraining, fit_region_classifier
@@ -23,6 +24,12 @@ def train_regions(
     classifier = DenseRegionClassifier(grid, classes, in_channels=X.shape[1], random_state=random_state)
     options = {"within": within, "random_state": random_state, **training}
     return classifier, fit_region_classifier(classifier, Checked(X), attribute, **options)
+
+
+def check_varies_within(name: str, values: NDArray[Any], of: str, within: NDArray[Any]) -> None:
+    """Raise ValueError if `values` take but one in each class of `within`: it would be all that can be learnt."""
+    if not (pd.Series(values).groupby(within).nunique() > 1).any():
+        raise ValueError(f"{name} must take several values in a class of {of}; in each it takes one")
 
 
 def number_of(attribute: str, names: Sequence[str]) -> int:

@@ -7,12 +7,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.utils.validation import check_is_fitted
+from torch import Generator, Tensor, nn
 
 from captum_region.batches import ImageData
 from captum_region.labels import check_classes
-from fairlearn_bridge.validation import check_sensitive, from_names
+from fairlearn_bridge.classifier import BatchTransform
+from fairlearn_bridge.validation import check_rows_or_images, check_sensitive, from_names
 
 
 class NotApplicableError(ValueError):
@@ -41,9 +43,31 @@ def need_all_cells(cells: pd.DataFrame, what: str) -> None:
 
 
 def need_no_reduction(mitigator: Any) -> None:
-    """Raise ValueError if a mitigator has an estimator with a ``loss_reduction``, which it would replace."""
+    """Raise ValueError if a mitigator has an estimator with a ``loss_reduction``: one of both would have no effect."""
     if (given := getattr(mitigator.estimator, "loss_reduction", None)) is not None:
         raise ValueError(f"estimator must leave loss_reduction to {type(mitigator).__name__}, got {given!r}")
+
+
+def images_of(estimator: Any, X: ImageData) -> ImageData:
+    """Return X as the images that an `ImageClassifier` is to be trained on, or a frozen one was trained on."""
+    if hasattr(estimator, "image_shape_"):
+        return check_rows_or_images(estimator, X, estimator.image_shape_, reset=False)
+    return check_rows_or_images(clone(estimator), X, estimator.image_shape, reset=True)
+
+
+def need_layer(estimator: Any, X: ImageData, labels: NDArray[Any], kind: type[nn.Module]) -> None:
+    """Raise ValueError, before a training of hours, if an `ImageClassifier`'s module has no layer of a kind."""
+    classifier = clone(estimator)
+    if not hasattr(classifier, "module_"):  # as a frozen one has
+        classes = np.unique(labels) if classifier.classes is None else classifier.classes
+        classifier.set_params(image_shape=tuple(images_of(estimator, X).shape[1:]), classes=classes).initialize()
+    if not any(isinstance(layer, kind) for layer in classifier.module_.modules()):
+        raise ValueError(f"estimator must have a module with an nn.{kind.__name__}, it has none")
+
+
+def then(first: BatchTransform, second: BatchTransform, images: Tensor, index: Tensor, generator: Generator) -> Tensor:
+    """Apply one transform of a batch after another."""
+    return second(first(images, index, generator), index, generator)
 
 
 def restore(fitted: Any, given: Any, *names: str) -> None:
@@ -78,6 +102,19 @@ class Mitigator(Trainer):
 
     # Whether it sees training images only as its classifier does, in the batches of one training.
     _only_trains: ClassVar[bool] = False
+    # Of those that need images of every cell: what it means if there are none.
+    _of_empty_cells: ClassVar[str | None] = None
+
+    def _check_parameters(self) -> None:
+        """Raise ValueError if a parameter does not fit; `fit` calls it before anything is trained."""
+
+    def _cells_of(self, X: ImageData, y: ArrayLike, sensitive_features: ArrayLike) -> tuple[ImageData, pd.DataFrame]:
+        """Return what `cells_of` does; raise NotApplicableError if a cell is empty of which images are needed."""
+        X, cells = cells_of(X, y, sensitive_features)
+        if self._of_empty_cells is not None:
+            need_all_cells(cells, self._of_empty_cells)
+        return X, cells
+
     classes_ = property(attrgetter("estimator_.classes_"), doc="The sorted labels.")
     n_features_in_ = property(attrgetter("estimator_.n_features_in_"), doc="Channels x height x width.")
     feature_names_in_ = property(

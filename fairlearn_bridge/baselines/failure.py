@@ -147,18 +147,9 @@ class LearningFromFailure(Mitigator):
         ValueError
             If `q` or `momentum` is out of range, or the estimator has another criterion or a ``loss_reduction``.
         """
-        check_number("q", self.q, 0, 1, inside=True)
-        check_number("momentum", self.momentum, 0, 1)
-        if self.momentum == 1:
-            raise ValueError("momentum must be below 1, at which no loss after the first would count, got 1")
-        need_no_reduction(self)
+        self._check_parameters()
         X, labels = labels_of(X, y)
         fitted = clone(self.estimator)
-        if fitted.criterion is not nn.CrossEntropyLoss or fitted.get_params_for("criterion"):
-            raise ValueError(
-                "estimator must have the criterion nn.CrossEntropyLoss, without parameters: the weights are made of "
-                f"that loss; got {fitted.criterion!r}"
-            )
         failures = _Failures(np.unique(labels, return_inverse=True)[1], self.q, self.momentum)
         # Where it is trained and kept is no part of what is trained.
         pair = partial(_Pair, clone(self.estimator).set_params(checkpoint_dir=None, device="cpu"))
@@ -169,3 +160,16 @@ class LearningFromFailure(Mitigator):
         self.estimator_ = fitted.initialize_criterion()
         self.sample_weight_: NDArray[np.float64] = failures.weight(torch.arange(len(labels))).double().numpy()
         return self
+
+    def _check_parameters(self) -> None:
+        check_number("q", self.q, 0, 1, inside=True)
+        check_number("momentum", self.momentum, 0, 1)
+        if self.momentum == 1:
+            raise ValueError("momentum must be below 1, at which no loss after the first would count, got 1")
+        need_no_reduction(self)
+        given = self.estimator.criterion
+        if given is not nn.CrossEntropyLoss or self.estimator.get_params_for("criterion"):
+            raise ValueError(
+                "estimator must have the criterion nn.CrossEntropyLoss, without parameters: the weights are made of "
+                f"that loss; got {given!r}"
+            )

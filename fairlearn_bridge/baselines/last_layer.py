@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from captum_region.batches import ImageData
 from captum_region.randomness import RandomState, draw_seed, seeded
 from captum_region.validation import check_count
-from fairlearn_bridge.baselines.base import Mitigator, cells_of, need_all_cells
+from fairlearn_bridge.baselines.base import Mitigator, need_layer
 from fairlearn_bridge.classifier import ImageClassifier
 from fairlearn_bridge.validation import check_number, check_sensitive, class_positions
 
@@ -31,14 +31,12 @@ def last_features(classifier: ImageClassifier, X: ImageData) -> NDArray[np.float
     Raises
     ------
     ValueError
-        If the module has no linear layer, or there is no image.
+        If there is no image.
     """
-    layers = [layer for layer in classifier.module_.modules() if isinstance(layer, nn.Linear)]
-    if not layers:
-        raise ValueError("estimator must have a module with a linear layer, it has none")
+    *_, last = (layer for layer in classifier.module_.modules() if isinstance(layer, nn.Linear))
     kept: list[Tensor] = []
     with seeded(0):  # a prediction in another thread would go through the hook too
-        handle = layers[-1].register_forward_pre_hook(lambda layer, inputs: kept.append(inputs[0].flatten(1).cpu()))
+        handle = last.register_forward_pre_hook(lambda layer, inputs: kept.append(inputs[0].flatten(1).cpu()))
         try:
             classifier.predict_proba(X)
         finally:
@@ -112,6 +110,7 @@ class LastLayerRetraining(HeadMitigator):
     2023.
     """
 
+    _of_empty_cells: ClassVar[str | None] = "no draw can be balanced"
     draws: int = 10
     C: float = 1.0
     random_state: RandomState = None
@@ -135,13 +134,13 @@ class LastLayerRetraining(HeadMitigator):
         NotApplicableError
             If a cell is empty.
         ValueError
-            If `draws` is below 1 or the module has no linear layer.
+            If `draws` is below 1, `C` not above 0, or the module has no linear layer.
         """
-        check_count("draws", self.draws)
-        X, cells = cells_of(X, y, sensitive_features)
-        need_all_cells(cells, "no draw can be balanced")
+        self._check_parameters()
+        X, cells = self._cells_of(X, y, sensitive_features)
         generator = np.random.default_rng(draw_seed(self.random_state))
         labels = cells["y"].to_numpy()
+        need_layer(self.estimator, X, labels, nn.Linear)
         self.estimator_ = clone(self.estimator).fit(X, labels)
         features, positions = last_features(self.estimator_, X), class_positions(self.estimator_, labels)
         least = int(cells["cell"].value_counts().min())
@@ -152,6 +151,10 @@ class LastLayerRetraining(HeadMitigator):
             )
             self.heads_.append(fit_head(features[drawn], positions[drawn], self.C))
         return self
+
+    def _check_parameters(self) -> None:
+        check_count("draws", self.draws)
+        check_number("C", self.C, 0, inside=True)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -213,11 +216,12 @@ class EmbeddingCorrelationRemoval(Mitigator):
         Raises
         ------
         ValueError
-            If `alpha` is not in [0, 1] or the module has no linear layer.
+            If `alpha` is not in [0, 1], `C` not above 0, or the module has no linear layer.
         """
-        check_number("alpha", self.alpha, 0, 1)
-        X, cells = cells_of(X, y, sensitive_features)
+        self._check_parameters()
+        X, cells = self._cells_of(X, y, sensitive_features)
         labels, sensitive = cells["y"].to_numpy(), cells["sensitive_features"].to_numpy()
+        need_layer(self.estimator, X, labels, nn.Linear)
         self.sensitive_values_ = np.unique(sensitive)
         self.estimator_ = clone(self.estimator).fit(X, labels)
         features = last_features(self.estimator_, X)
@@ -230,6 +234,10 @@ class EmbeddingCorrelationRemoval(Mitigator):
         embedded, positions = self.remover_.fit_transform(columns), class_positions(self.estimator_, labels)
         self.head_ = LogisticRegression(C=self.C, max_iter=1000).fit(embedded, positions)
         return self
+
+    def _check_parameters(self) -> None:
+        check_number("alpha", self.alpha, 0, 1)
+        check_number("C", self.C, 0, inside=True)
 
     def _indicators(self, sensitive: NDArray[Any]) -> NDArray[np.float64]:
         return np.asarray(sensitive[:, None] == self.sensitive_values_[1:], dtype=float)
@@ -337,13 +345,9 @@ class AdversarialLastLayer(Mitigator):
         FloatingPointError
             If the game diverges.
         """
-        if self.constraints not in ("equalized_odds", "demographic_parity"):
-            raise ValueError(f"constraints must be 'equalized_odds' or 'demographic_parity', got {self.constraints!r}")
-        check_number("alpha", self.alpha, 0)
-        check_number("lr", self.lr, 0, inside=True)
-        check_count("max_iter", self.max_iter)
-        check_count("batch_size", self.batch_size)
-        X, cells = cells_of(X, y, sensitive_features)
+        self._check_parameters()
+        X, cells = self._cells_of(X, y, sensitive_features)
+        need_layer(self.estimator, X, cells["y"].to_numpy(), nn.Linear)
         seed = draw_seed(self.random_state)
         self.estimator_ = clone(self.estimator).fit(X, cells["y"].to_numpy())
         features = last_features(self.estimator_, X)
@@ -376,6 +380,14 @@ class AdversarialLastLayer(Mitigator):
         if not all(part.isfinite().all() for part in self.head_.parameters()):
             raise FloatingPointError(f"the new layer became infinite or NaN; try a lower lr than {self.lr}")
         return self
+
+    def _check_parameters(self) -> None:
+        if self.constraints not in ("equalized_odds", "demographic_parity"):
+            raise ValueError(f"constraints must be 'equalized_odds' or 'demographic_parity', got {self.constraints!r}")
+        check_number("alpha", self.alpha, 0)
+        check_number("lr", self.lr, 0, inside=True)
+        check_count("max_iter", self.max_iter)
+        check_count("batch_size", self.batch_size)
 
     def predict_proba(self, X: ImageData) -> NDArray[np.float64]:
         """Return the new layer's probability of each class, N x classes."""

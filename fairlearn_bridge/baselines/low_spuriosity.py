@@ -3,17 +3,20 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import clone
+from torch import nn
 
 from captum_region import RegionAttribution, RegionClassifier
 from captum_region.batches import Checked, ImageData
 from captum_region.randomness import RandomState, draw_seed
-from fairlearn_bridge.baselines.base import labels_of
+from captum_region.validation import check_count
+from fairlearn_bridge.baselines.base import images_of, labels_of, need_layer
 from fairlearn_bridge.baselines.last_layer import HeadMitigator, fit_head, last_features
-from fairlearn_bridge.regions import check_region_classifier, train_regions
+from fairlearn_bridge.regions import check_region_classifier, check_varies_within, train_regions
 from fairlearn_bridge.spuriosity import ends_of, rank_by_evidence
-from fairlearn_bridge.validation import check_number, check_rows_or_images, check_sensitive, class_positions, from_names
+from fairlearn_bridge.validation import check_number, check_sensitive, class_positions, from_names
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -106,31 +109,36 @@ class LowSpuriosityRetraining(HeadMitigator):
             If a parameter does not fit, the spurious attribute is missing and needed, or the module has no linear
             layer.
         """
-        check_number("share", self.share, 0, 1)
-        check_number("value", self.value, 0)
-        if self.share == 0:
-            raise ValueError("share must be above 0, got 0")
-        if self.region_classifier is None and sensitive_features is None:
+        self._check_parameters()
+        given = self.region_classifier
+        if given is None and sensitive_features is None:
             raise ValueError("sensitive_features must be given where there is no region_classifier, got None")
         X, y, sensitive_features = from_names(X, y, sensitive_features)
         X, labels = labels_of(X, y)
-        if self.region_classifier is None:
+        images = images_of(self.estimator, X)
+        check_region_classifier(given, images)
+        if given is None:
             sensitive = check_sensitive(sensitive_features, len(X), least=2)
+            check_varies_within("sensitive_features", sensitive, "y", labels)
+        count = len(np.unique(sensitive)) if given is None else given.num_classes
+        if self.value >= count:
+            raise ValueError(f"value must be a class of the region classifier, below {count}, got {self.value}")
+        need_layer(self.estimator, X, labels, nn.Linear)
         self.estimator_ = clone(self.estimator).fit(X, labels)
-        images = check_rows_or_images(self.estimator_, X, self.estimator_.image_shape_, reset=False)
-        check_region_classifier(self.region_classifier, images)
-        self.region_classifier_ = self.region_classifier
-        if self.region_classifier_ is None:
+        if given is None:
             options: Any = {"epochs": self.region_epochs, "random_state": draw_seed(self.random_state)}
             options["device"] = getattr(self.estimator, "device", None)
-            self.region_classifier_, _ = train_regions(images, sensitive, labels, **options)
-        if self.value >= self.region_classifier_.num_classes:
-            classes = self.region_classifier_.num_classes
-            raise ValueError(f"value must be a class of the region classifier, below {classes}, got {self.value}")
-        self.ranking_ = rank_by_evidence(
-            RegionAttribution(self.region_classifier_), Checked(images), within=labels, target=self.value
-        )
+            given, _ = train_regions(images, sensitive, labels, **options)
+        self.region_classifier_ = given
+        self.ranking_ = rank_by_evidence(RegionAttribution(given), Checked(images), within=labels, target=self.value)
         self.sample_indices_ = ends_of(self.ranking_, self.share)[1]
         features = last_features(self.estimator_, images[self.sample_indices_])
         self.heads_ = [fit_head(features, class_positions(self.estimator_, labels)[self.sample_indices_], self.C)]
         return self
+
+    def _check_parameters(self) -> None:
+        check_number("share", self.share, 0, 1)
+        check_count("value", self.value, 0)
+        check_number("C", self.C, 0, inside=True)
+        if self.share == 0:
+            raise ValueError("share must be above 0, got 0")

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from captum_region.batches import ImageData, batches
 from captum_region.validation import check_count
-from fairlearn_bridge.baselines.base import Mitigator, labels_of, restore
-from fairlearn_bridge.classifier import BatchTransform
+from fairlearn_bridge.baselines.base import Mitigator, labels_of, need_layer, need_no_reduction, restore, then
 from fairlearn_bridge.validation import check_number, check_rows_or_images, class_positions
 
 
@@ -69,16 +68,21 @@ class JTT(Mitigator):
         Raises
         ------
         ValueError
-            If `first_epochs` is below 1 or `upweight` not above 0.
+            If `first_epochs` is below 1 or `upweight` not above 0, or the estimator has a ``loss_reduction``, which
+            takes the losses without weights.
         """
-        check_count("first_epochs", self.first_epochs)
-        check_number("upweight", self.upweight, 0, inside=True)
+        self._check_parameters()
         X, labels = labels_of(X, y)
         first = clone(self.estimator).set_params(max_epochs=self.first_epochs).fit(X, labels)
         self.is_wrong_: NDArray[np.bool_] = first.predict(X) != labels
         weight = np.where(self.is_wrong_, self.upweight, 1.0)
         self.estimator_ = clone(self.estimator).fit(X, labels, sample_weight=weight)
         return self
+
+    def _check_parameters(self) -> None:
+        check_count("first_epochs", self.first_epochs)
+        check_number("upweight", self.upweight, 0, inside=True)
+        need_no_reduction(self)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -100,7 +104,7 @@ class MaskTune(Mitigator):
     Attributes
     ----------
     masks_ : ndarray of bool, shape (N, height, width)
-        What was hidden: those pixels were 0 in the second training.
+        What was hidden: those pixels were 0 in the second training, before the estimator's own ``batch_transform``.
     estimator_ : ImageClassifier
         The fitted classifier.
 
@@ -135,28 +139,32 @@ class MaskTune(Mitigator):
         ValueError
             If `tune_epochs` is below 1, `tune_lr` is not above 0, or the module has no convolution.
         """
-        check_count("tune_epochs", self.tune_epochs)
-        if self.tune_lr is not None:
-            check_number("tune_lr", self.tune_lr, 0, inside=True)
+        self._check_parameters()
         X, labels = labels_of(X, y)
+        need_layer(self.estimator, X, labels, nn.Conv2d)
         self.estimator_ = clone(self.estimator).fit(X, labels)
         images = check_rows_or_images(self.estimator_, X, self.estimator_.image_shape_, reset=False)
         self.masks_ = self._masks(images, labels)
         lr = self.estimator.lr / 10 if self.tune_lr is None else self.tune_lr
-        hide = partial(_hide, torch.from_numpy(self.masks_), self.estimator_.batch_transform)
+        hide: Any = partial(_hide, torch.from_numpy(self.masks_))
+        if (own := self.estimator_.batch_transform) is not None:
+            hide = partial(then, hide, own)  # in this order: masks are in their places
         tuned = {"warm_start": True, "max_epochs": self.tune_epochs, "lr": lr, "batch_transform": hide}
         self.estimator_.set_params(**tuned).fit(X, labels)
         restore(self.estimator_, self.estimator, *tuned)
         return self
 
+    def _check_parameters(self) -> None:
+        check_count("tune_epochs", self.tune_epochs)
+        if self.tune_lr is not None:
+            check_number("tune_lr", self.tune_lr, 0, inside=True)
+
     def _masks(self, X: ImageData, labels: NDArray[Any]) -> NDArray[np.bool_]:
         fitted = self.estimator_
-        layers = [layer for layer in fitted.module_.modules() if isinstance(layer, nn.Conv2d)]
-        if not layers:
-            raise ValueError("estimator must have a module with a convolution, it has none")
+        *_, last = (layer for layer in fitted.module_.modules() if isinstance(layer, nn.Conv2d))
         target = torch.from_numpy(class_positions(fitted, labels))
         fitted.module_.eval()
-        grad_cam = LayerGradCam(fitted.infer, layers[-1])
+        grad_cam = LayerGradCam(fitted.infer, last)
         masks = []
         for batch, its in zip(batches(X, 64), target.split(64), strict=True):
             # Through layers that are frozen, gradients flow from the images.
@@ -168,9 +176,5 @@ class MaskTune(Mitigator):
         return np.concatenate(masks)
 
 
-def _hide(
-    masks: Tensor, before: BatchTransform | None, images: Tensor, index: Tensor, generator: torch.Generator
-) -> Tensor:
-    if before is not None:
-        images = before(images, index, generator)
+def _hide(masks: Tensor, images: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
     return images * ~masks[index.cpu()].to(images.device)[:, None]

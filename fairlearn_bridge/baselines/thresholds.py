@@ -62,12 +62,18 @@ class ThresholdShift(Mitigator):
 
         Raises
         ------
-        ValueError
-            If y has more than two classes or lacks one of the estimator's, or the validation data have only one, or
-            another one.
+        TypeError, ValueError
+            If `validation` is not a pair, or its images have another shape than X, y has more than two classes or lacks
+            one of the estimator's, or the validation data have only one, or another one.
         """
         X, labels = labels_of(X, y)
+        if not isinstance(validation, tuple | list) or len(validation) != 2:
+            raise TypeError(f"validation must be (images, labels), got {type(validation).__name__}")
         X_valid, valid_labels = labels_of(*validation, name="validation labels")
+        if np.shape(X_valid)[1:] != np.shape(X)[1:]:
+            raise ValueError(
+                f"validation images must have the shape of X's, {np.shape(X)[1:]}, got {np.shape(X_valid)[1:]}"
+            )
         for name, values in (("y", labels), ("validation labels", valid_labels)):
             if (count := len(np.unique(values))) > 2:
                 raise ValueError(f"Only binary classification is supported. {name} must hold 2 classes, got {count}")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from captum_region.batches import ImageData
 from captum_region.randomness import RandomState, draw_seed
-from fairlearn_bridge.baselines.base import Mitigator, cells_of, need_all_cells, need_no_reduction, restore
+from fairlearn_bridge.baselines.base import Mitigator, cells_of, need_no_reduction, restore
 from fairlearn_bridge.validation import check_number
 
 
@@ -61,11 +61,20 @@ class Reweighing(Mitigator):
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            If the estimator has a ``loss_reduction``, which takes the losses without weights.
         """
-        X, cells = cells_of(X, y, sensitive_features)
+        self._check_parameters()
+        X, cells = self._cells_of(X, y, sensitive_features)
         self.sample_weight_ = _independent(cells)
         self.estimator_ = clone(self.estimator).fit(X, cells["y"].to_numpy(), sample_weight=self.sample_weight_)
         return self
+
+    def _check_parameters(self) -> None:
+        need_no_reduction(self)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -77,7 +86,7 @@ class BalancedResampling(Mitigator):
     Parameters
     ----------
     estimator : classifier
-        Cloned and trained.
+        Cloned and trained. Without a ``train_split`` of its own: copies of one image would be on both sides.
     random_state : int, NumPy generator or None, default=None
         Decides the draws.
 
@@ -94,6 +103,7 @@ class BalancedResampling(Mitigator):
     """
 
     _only_trains: ClassVar[bool] = True
+    _of_empty_cells: ClassVar[str | None] = "there is nothing to draw for that cell"
     random_state: RandomState = None
 
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> Self:
@@ -114,9 +124,11 @@ class BalancedResampling(Mitigator):
         ------
         NotApplicableError
             If a cell is empty.
+        ValueError
+            If the estimator has a ``train_split``.
         """
-        X, cells = cells_of(X, y, sensitive_features)
-        need_all_cells(cells, "there is nothing to draw for that cell")
+        self._check_parameters()
+        X, cells = self._cells_of(X, y, sensitive_features)
         generator = np.random.default_rng(draw_seed(self.random_state))
         drawn = [
             generator.permutation(np.resize(generator.permutation(members), len(X) // cells["cell"].nunique()))
@@ -128,6 +140,13 @@ class BalancedResampling(Mitigator):
         self.estimator_.fit(drawn_images, cells["y"].to_numpy()[self.sample_indices_])
         restore(self.estimator_, self.estimator, *_BY_POSITION)
         return self
+
+    def _check_parameters(self) -> None:
+        if getattr(self.estimator, "train_split", None) is not None:
+            raise ValueError(
+                "estimator must have no train_split where images are drawn repeatedly, of which copies would be on "
+                f"both sides; got {self.estimator.train_split!r}"
+            )
 
 
 # What of a classifier knows images by their positions in X.
@@ -217,6 +236,7 @@ class GroupDRO(Mitigator):
     """
 
     _only_trains: ClassVar[bool] = True
+    _of_empty_cells: ClassVar[str | None] = "a worst group without images cannot be trained for"
     step_size: float = 0.01
 
     def fit(self, X: ImageData, y: ArrayLike, *, sensitive_features: ArrayLike) -> Self:
@@ -240,11 +260,13 @@ class GroupDRO(Mitigator):
         ValueError
             If `step_size` is not above 0, or the estimator has a ``loss_reduction``.
         """
-        check_number("step_size", self.step_size, 0, inside=True)
-        need_no_reduction(self)
-        X, cells = cells_of(X, y, sensitive_features)
-        need_all_cells(cells, "a worst group without images cannot be trained for")
+        self._check_parameters()
+        X, cells = self._cells_of(X, y, sensitive_features)
         reduction = _WorstGroups(cells["cell"].to_numpy(), self.step_size)
         self.estimator_ = clone(self.estimator).set_params(loss_reduction=reduction).fit(X, cells["y"].to_numpy())
         restore(self.estimator_, self.estimator, "loss_reduction")
         return self
+
+    def _check_parameters(self) -> None:
+        check_number("step_size", self.step_size, 0, inside=True)
+        need_no_reduction(self)

@@ -53,7 +53,8 @@ def export_mitigator(estimator: Any, path: str | os.PathLike[str]) -> None:
     TypeError
         If the estimator's predictions are not its network's alone.
     ValueError
-        If `path` is not named ``.pt2``, or the program gives other probabilities than the estimator.
+        If `path` is not named ``.pt2``, the estimator was fitted on rows outside [0, 1], or the program gives
+        other probabilities than the estimator.
     torch._dynamo.exc.UserError
         If the network has code that cannot be exported, such as a branch on values.
 
@@ -83,6 +84,9 @@ def export_mitigator(estimator: Any, path: str | os.PathLike[str]) -> None:
         raise ValueError(f"path must end in .pt2, got {str(path)!r}")
     _check_network_alone(estimator)
     classifier = network_in(estimator)
+    scaler = getattr(classifier, "row_scaler_", None)
+    if scaler is not None and (scaler.data_min_.any() or (scaler.data_max_ != 1).any()):
+        raise ValueError("estimator must be fitted on rows in [0, 1], or images, to be exported: it scales other rows")
     network, shape = _Probabilities(classifier), classifier.image_shape_
     generator = torch.Generator().manual_seed(0)
     images = torch.rand((3, *shape), generator=generator)

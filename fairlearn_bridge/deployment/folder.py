@@ -124,7 +124,8 @@ def threshold_of(estimator: Any) -> tuple[float | None, Any]:
         return estimator.threshold_, classes[1]
     if isinstance(estimator, FixedThresholdClassifier):
         threshold = 0.5 if estimator.threshold == "auto" else float(estimator.threshold)
-        return threshold, classes[1] if estimator.pos_label is None else estimator.pos_label
+        positive = estimator.pos_label
+        return threshold, classes[1] if positive is None else np.asarray(positive).item()
     return None, None
 
 
@@ -148,8 +149,10 @@ def load_mitigator(
     Returns
     -------
     estimator
-        Fitted, with the parameters that are numbers or text; others have their defaults. To train it anew, `clone` it
-        and give those again.
+        Fitted, with the parameters of mitigators that are numbers or text, and of `ImageClassifier` with ``lr``,
+        ``max_epochs``, ``batch_size``, ``optimizer__weight_decay``, ``random_state``, ``image_shape``,
+        ``predict_nonlinearity`` and ``mixed_precision``; others have their defaults. To train it anew, `clone` it and
+        give those again.
 
     Raises
     ------

@@ -32,7 +32,7 @@ _PARTS = (CorrelationRemover, LogisticRegression, MinMaxScaler, StandardScaler)
 # Of ImageClassifier, what its predictions depend on, or what a further training is like.
 _PARAMETERS = (
     *("lr", "max_epochs", "batch_size", "optimizer__weight_decay", "random_state"),
-    *("predict_nonlinearity", "mixed_precision"),
+    *("image_shape", "predict_nonlinearity", "mixed_precision"),
 )
 # Of mitigators, what names places of the machine that trained.
 _PLACES = ("checkpoint_dir", "memory", "n_jobs")

@@ -4,6 +4,7 @@ import pickle
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from skorch.dataset import ValidSplit
 from torch import nn
 
 from captum_region.datasets import AttributeImages
@@ -199,16 +201,46 @@ def test_bad_sensitive_features_are_named(name):
         (AdversarialLastLayer(BASE, batch_size=20.5), "batch_size must be an integer of at least 1, got 20.5"),
         (GroupDRO(with_loss), "estimator must leave loss_reduction to GroupDRO, got <"),
         (LearningFromFailure(with_loss), "estimator must leave loss_reduction to LearningFromFailure, got <"),
+        (Reweighing(with_loss), "estimator must leave loss_reduction to Reweighing, got <"),
+        (JTT(with_loss), "estimator must leave loss_reduction to JTT, got <"),
+        (BalancedResampling(clone(BASE).set_params(train_split=ValidSplit(2))), "estimator must have no train_split"),
+        (LastLayerRetraining(BASE, C=0), r"C must be a number in \(0, inf\), got 0"),
+        (LowSpuriosityRetraining(BASE, C="1"), r"C must be a number in \(0, inf\), got '1'"),
+        (LowSpuriosityRetraining(BASE, value=0.5), "value must be an integer of at least 0, got 0.5"),
+        (LowSpuriosityRetraining(BASE, value=2), "value must be a class of the region classifier, below 2, got 2"),
+        (EmbeddingCorrelationRemoval(BASE, C=-1), r"C must be a number in \(0, inf\), got -1"),
         (EmbeddingCorrelationRemoval(BASE, alpha=1.5), r"alpha must be a number in \[0, 1\], got 1.5"),
         (AdversarialLastLayer(BASE, constraints="parity"), "constraints must be 'equalized_odds' or .* got 'parity'"),
         (AdversarialLastLayer(BASE, alpha=-1), r"alpha must be a number in \[0, inf\), got -1"),
         (AdversarialLastLayer(BASE, max_iter=0), "max_iter must be an integer of at least 1, got 0"),
     ],
 )
-def test_bad_parameters_are_named(mitigator, words):
+def test_bad_parameters_are_named_before_any_training(mitigator, words):
     X, y, shortcut = faces(20, crossed=0.5)
+    mitigator = clone(mitigator)
     with pytest.raises(ValueError, match=words):
         mitigator.fit(X, y, sensitive_features=shortcut)
+    assert not hasattr(mitigator, "estimator_")
+
+
+@pytest.mark.parametrize("name", ["MaskTune", "last layer", "low spuriosity", "correlation", "adversary"])
+def test_a_network_without_the_layer_that_is_needed_is_refused_before_any_training(name):
+    X, y, shortcut = faces(20, crossed=0.5)
+    kind, layers = "Linear", [nn.Conv2d(3, 2, 12), nn.Flatten()]
+    if name == "MaskTune":
+        kind, layers = "Conv2d", [nn.Flatten(), nn.Linear(432, 2)]
+    mitigator = clone(MITIGATORS[name]).set_params(estimator=ImageClassifier(nn.Sequential(*layers), max_epochs=1))
+    with pytest.raises(ValueError, match=f"estimator must have a module with an nn.{kind}, it has none"):
+        mitigator.fit(X, y, sensitive_features=shortcut)
+    assert not hasattr(mitigator, "estimator_")
+
+
+def test_a_spurious_attribute_that_never_varies_is_refused_before_any_training():
+    X, y, _ = faces(20)
+    mitigator = clone(MITIGATORS["low spuriosity"])
+    with pytest.raises(ValueError, match="sensitive_features must take several values in a class of y"):
+        mitigator.fit(X, y, sensitive_features=y)
+    assert not hasattr(mitigator, "estimator_")
 
 
 def test_weights_make_class_and_feature_independent():
@@ -388,6 +420,25 @@ def test_masktune_hides_the_pixels_that_the_model_used():
     assert where[9:, 9:].mean() > 3 * where[:6].mean()
     first = clone(BASE).fit(X, y)
     assert not np.array_equal(fitted.predict_proba(X), first.predict_proba(X))
+
+
+class Recording(Net):
+    seen: ClassVar[list] = []
+
+    def forward(self, images):
+        if self.training:
+            Recording.seen.append(images.detach().clone())
+        return super().forward(images)
+
+
+def test_masktune_hides_pixels_before_a_transform_of_the_estimators_own_moves_them():
+    X, y, _ = faces(60)
+    base = clone(BASE).set_params(module=Recording, batch_transform=mirrored, iterator_train__shuffle=False)
+    fitted = MaskTune(base).fit(X, y)
+    seen = Recording.seen[-1]
+    hidden = torch.from_numpy(fitted.masks_[-len(seen) :])
+    assert hidden.any()
+    assert (seen.flip(-1).sum(1)[hidden] == 0).all()
 
 
 def test_the_embedding_is_not_correlated_with_the_sensitive_feature(original):

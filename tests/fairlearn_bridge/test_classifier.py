@@ -1,6 +1,7 @@
 """ImageClassifier as scikit-learn and fairlearn use one."""
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from fairlearn_bridge import ImageClassifier, SmallCNN, ThresholdShift
+from fairlearn_bridge.baselines.base import then
 from fairlearn_bridge.baselines.weighting import _WorstGroups
 from fairlearn_bridge.loading import TrainingImages
 
@@ -428,6 +430,22 @@ def add_noise(images, index, generator):
     return (images + 0.2 * torch.rand(images.shape, generator=generator)).clamp(0, 1)
 
 
+class Fading:
+    """Dims the images more with every batch."""
+
+    count = 0
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+    def __call__(self, images, index, generator):
+        self.count += 1
+        return images / self.count
+
+
 class Stopping(ImageClassifier):
     """Stops at the beginning of an epoch; a callback would make it another training."""
 
@@ -480,6 +498,15 @@ class TestCheckpointDir:
         resumed = self.fit(tmp_path, **options())
         assert whole.loss_reduction.weight.std() > 0.01
         torch.testing.assert_close(resumed.loss_reduction.weight, whole.loss_reduction.weight, rtol=0, atol=0)
+        assert resumed.history_[:, "train_loss"] == whole.history_[:, "train_loss"]
+
+    @pytest.mark.parametrize(
+        "wrap", [lambda given: given, lambda given: partial(then, partial(then, given, add_noise), add_noise)]
+    )
+    def test_a_resumed_transform_keeps_its_state_also_within_others(self, wrap, tmp_path):
+        whole = self.fit(None, batch_transform=wrap(Fading()))
+        self.fit(tmp_path, stop=3, batch_transform=wrap(Fading()))
+        resumed = self.fit(tmp_path, batch_transform=wrap(Fading()))
         assert resumed.history_[:, "train_loss"] == whole.history_[:, "train_loss"]
 
     @pytest.mark.parametrize(

@@ -269,6 +269,10 @@ def test_models_are_saved_as_they_were_measured_and_made_again_where_they_are_mi
         fit_mitigators(mitigators, squares, squares, models={"other": tmp_path})
 
 
+def with_labels(y, confounder=(0, 1, 0, 1)):
+    return Samples(np.zeros((4, 3, 2, 2), np.uint8), y, confounder)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
@@ -280,10 +284,20 @@ def test_models_are_saved_as_they_were_measured_and_made_again_where_they_are_mi
         ({"reuse": {"a": "c", "c": "c"}}, ValueError, "reuse must name mitigators that reuse no other, got c"),
         ({"train": ([], [], [])}, TypeError, "train must be Samples, got tuple"),
         ({"train_on": {"c": [0]}}, TypeError, "c must be Samples, got list"),
+        (
+            {"test": with_labels(["0", "1"] * 2)},
+            ValueError,
+            r"test.y must be of the classes of train.y, got \['0', '1'\]",
+        ),
+        (
+            {"test": with_labels(np.arange(4) > 1, ["blond", "not blond"] * 2)},
+            ValueError,
+            r"test.confounder must have values of train.confounder, got \['blond', 'not blond'\] and \[0, 1\]",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_any_training(tmp_path, options, error, words):
-    samples = Samples(np.zeros((4, 3, 2, 2), np.uint8), np.arange(4) > 1, np.arange(4) % 2)
+    samples = with_labels(np.arange(4) > 1)
     mitigators = {"a": Counts(tmp_path / "log"), "c": Counts(tmp_path / "log")}
     with pytest.raises(error, match=words):
         compare_mitigators(mitigators, **{"train": samples, "test": samples} | options)

@@ -178,6 +178,8 @@ def test_differences_are_paired():
     assert row["difference_low"] == pytest.approx(gain - half, abs=0.01)
     assert row["difference_high"] - row["difference_low"] < 0.7 * (row["high"] - row["low"])
     assert (table.loc["a"].unstack()[["difference", "difference_low", "difference_high"]] == 0).all(axis=None)
+    turned = pd.concat([first, better.sample(frac=1, random_state=0)])  # rows in another order are of the same images
+    pd.testing.assert_frame_equal(summarize(turned, aligned=ALIGNED, reference="a", n_bootstrap=300), table)
     with pytest.raises(ValueError, match="reference must be one of a, b, got 'c'"):
         summarize(pd.concat([first, better]), aligned=ALIGNED, reference="c")
 

@@ -172,7 +172,11 @@ class TestLowSpuriosityRetraining:
             ({"region_classifier": "bright"}, TypeError, "region_classifier must be a RegionClassifier, got str"),
             ({"region_classifier": Bright(), "share": 0}, ValueError, "share must be above 0"),
             ({"region_classifier": Bright(), "share": 2}, ValueError, r"share must be a number in \[0, 1\], got 2"),
-            ({"region_classifier": Bright(), "value": -1}, ValueError, "value must be a number in"),
+            (
+                {"region_classifier": Bright(), "value": -1},
+                ValueError,
+                "value must be an integer of at least 0, got -1",
+            ),
             ({"region_classifier": Bright(), "value": 2}, ValueError, "value must be a class of the region classifier"),
             (
                 {"region_classifier": DenseRegionClassifier(RegionGrid(16, 8, 4), 2, random_state=0)},

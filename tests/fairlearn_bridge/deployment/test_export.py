@@ -56,6 +56,10 @@ def test_what_is_not_the_networks_alone_is_refused(tmp_path):
         export_mitigator(estimator, tmp_path / "model.pt2")
     with pytest.raises(ValueError, match="must end in"):
         export_mitigator(estimator.estimator_, tmp_path / "model.onnx")
+    rows = X.reshape(len(X), -1) / np.float32(25)
+    scaled = ImageClassifier(image_shape=X.shape[1:], max_epochs=1, random_state=0).fit(rows, Y)
+    with pytest.raises(ValueError, match=r"estimator must be fitted on rows in \[0, 1\], or images, to be exported"):
+        export_mitigator(scaled, tmp_path / "model.pt2")
     regions = DenseRegionClassifier(RegionGrid(X.shape[2:], 8, 4), 2, random_state=0)
     nested = AttributionNoiseMitigator(clone(estimator), region_classifier=regions, random_state=0)
     nested.fit(X, Y, sensitive_features=S)

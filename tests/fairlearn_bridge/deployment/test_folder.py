@@ -179,7 +179,7 @@ def test_rows_are_scaled_after_loading_as_before(tmp_path):
 
 def test_the_threshold_of_scikit_learns_classifier_is_kept(classifier, tmp_path):
     middle = float(np.median(classifier.predict_proba(X)[:, 0]))
-    for positive in (0, 1):
+    for positive in (0, classifier.classes_[1]):  # as a user may name it
         threshold = middle if positive == 0 else 1 - middle
         options = {"pos_label": positive, "response_method": "predict_proba"}
         estimator = FixedThresholdClassifier(FrozenEstimator(classifier), threshold=threshold, **options)
@@ -216,6 +216,14 @@ def test_a_loaded_mitigator_can_be_trained_anew(tmp_path):
     save_mitigator(estimator, tmp_path / "model")
     again = clone(load_mitigator(tmp_path / "model")).fit(X, Y, sensitive_features=S)
     assert np.array_equal(again.predict_proba(X), estimator.predict_proba(X))
+
+
+def test_a_loaded_classifier_keeps_the_shape_that_rows_have(tmp_path):
+    rows = X.reshape(len(X), -1)
+    estimator = ImageClassifier(image_shape=X.shape[1:], max_epochs=1, random_state=0).fit(rows, Y)
+    save_mitigator(estimator, tmp_path / "model")
+    again = clone(load_mitigator(tmp_path / "model")).fit(rows, Y)
+    assert np.array_equal(again.predict_proba(rows), estimator.predict_proba(rows))
 
 
 def test_the_card_says_what_is_known(classifier, tmp_path):
