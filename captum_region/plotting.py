@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["plot_history", "plot_maps", "plot_region_map", "plot_reliability", "plot_saliency", "show_image"]
 
 COLORMAP = "inferno"
+# In points, from the axis to what is below its numbers and label.
+_BELOW_AXIS = 32
 # Of Okabe and Ito: colour-blind readers can tell them apart.
 LINE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#8a6d00", "#000000", "#7f7f7f")
 
@@ -565,6 +567,14 @@ def add_row_title(ax: Axes, title: object) -> None:
 def add_legend(ax: Axes, **options: Any) -> None:
     """Draw a legend in the style of these plots."""
     ax.legend(**options)
+
+
+def add_legend_below(ax: Axes, *, columns: int) -> None:
+    """Draw a legend below the axis and its label, as far from it whatever the height of the plot."""
+    from matplotlib.transforms import ScaledTranslation
+
+    below = ax.transAxes + ScaledTranslation(0, -_BELOW_AXIS / 72, figure_of(ax).dpi_scale_trans)
+    add_legend(ax, loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below, ncols=columns)
 
 
 @styled()

@@ -19,6 +19,7 @@ from fairlearn_bridge.audit.images import as_bytes
 from fairlearn_bridge.audit.inputs import Audited, Training, audited, training
 from fairlearn_bridge.audit.keeping import Kept, retraining_of, weights_of
 from fairlearn_bridge.audit.prediction import Predictor, check_trainable, predictor_of, retrained
+from fairlearn_bridge.audit.pruning import Pruning
 from fairlearn_bridge.audit.quality import psnr, ssim
 from fairlearn_bridge.audit.realism import Realism, embedding_of
 from fairlearn_bridge.audit.result import DegradationAudit, Outcome, summarized
@@ -164,6 +165,9 @@ def audit(
     check_count("n_examples", n_examples, 0)
     check_number("confidence_level", confidence_level, 0, 1, inside=True)
     cases = cases_of(degradations)
+    for case in cases:
+        if isinstance(case.what, Pruning):
+            case.what.check(classifier)  # or it would be found after all degradations before it
     predictor = predictor_of(classifier, classes)
     tested = audited(data, groups, target)
     target_codes = predictor.codes(tested.target, "target")
@@ -275,7 +279,9 @@ class _Loop:
         """Return a clone of the classifier, trained on the degraded training images."""
         images = fresh.images
         degraded = np.empty(tuple(images.shape), np.uint8)
-        for start, _, changed, _ in self._degraded(case, images, np.arange(len(images))):
+        # Other random numbers than of any test image, which would else be recognised by them.
+        ranks = _OF_TRAINING + np.arange(len(images))
+        for start, _, changed, _ in self._degraded(case, images, ranks):
             degraded[start : start + len(changed)] = changed
         return retrained(classifier, degraded, fresh.target, fresh.confounder)
 
@@ -296,8 +302,12 @@ class _Loop:
                 start += len(original)
 
 
+# Above all numbers of test images.
+_OF_TRAINING = 2**32
+
+
 def _seeds(seed: int, ranks: NDArray[np.intp]) -> NDArray[np.int64]:
-    """Return a seed for each image that depends only on its number within its group."""
+    """Return a seed for each image that depends only on its number, of test images that within their group."""
     return np.array([_image_seed(seed, rank) for rank in ranks.tolist()], np.int64)
 
 

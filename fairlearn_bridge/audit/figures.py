@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from captum_region.page import Picture
-from captum_region.plotting import LINE_COLORS, add_legend, add_title, drawn, literal
+from captum_region.plotting import LINE_COLORS, add_legend, add_legend_below, add_title, drawn, literal
 from fairlearn_bridge.audit.plotting import plot_audit, plot_groups, plot_realism, plot_spectrum
 from fairlearn_bridge.audit.result import SHARES
 from fairlearn_bridge.audit.words import Table, class_name, points
@@ -105,7 +105,7 @@ def plot_shares(table: Table, ax: Axes) -> None:
             where = y + 0.3 * (number - 0.5)
             plot_dot(ax, Interval(*ends), where, color=LINE_COLORS[number], label=share, marker=_MARKERS[number])
     ax.set_xlabel("share of the bias (points)")
-    add_legend(ax, loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=2)
+    add_legend_below(ax, columns=2)
 
 
 def plot_drift(drift: Table, classes: Mapping[Any, str], axes: list[Axes]) -> None:
@@ -123,4 +123,4 @@ def plot_drift(drift: Table, classes: Mapping[Any, str], axes: list[Axes]) -> No
         add_title(ax, f"predicted {called}")
         if ax is not axes[0]:
             ax.tick_params(axis="y", labelleft=False)
-    add_legend(axes[0], loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
+    add_legend_below(axes[0], columns=3)

@@ -72,7 +72,13 @@ COLUMNS = (
     Column("drop", "Drop", "Accuracy on originals minus accuracy after the degradation, in points.", points),
     Column("flips", "Flips", "Percentage of images whose predicted class changes.", points),
     Column("bias", "Bias", "The largest minus the smallest drop of the groups, in points.", points),
-    Column("p_holm", "corrected p", "Probability of so large a bias if no group differs, by Holm's method.", p_value),
+    Column(
+        "p_holm",
+        "corrected p",
+        "Probability, if no group differs, of drops that differ so much, each measured by its own uncertainty: that of "
+        "a small group counts less than its points say. Corrected by Holm's method.",
+        p_value,
+    ),
     Column("unrecoverable", "Unrecoverable", "The part of the bias that training on degraded images leaves.", points),
     Column("recoverable", "Recoverable", "The part of the bias that training on degraded images mends.", points),
 )

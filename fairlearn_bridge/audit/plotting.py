@@ -9,6 +9,7 @@ import numpy as np
 from captum_region.plotting import (
     LINE_COLORS,
     add_legend,
+    add_legend_below,
     add_row_title,
     add_title,
     figure_of,
@@ -63,7 +64,7 @@ def plot_audit(
     for ax in (psnr,) if table["bpp"].notna().all() else (drop, psnr):
         ax.tick_params(axis="y", labelleft=False)
     # Below the plot: points may be anywhere in it.
-    add_legend(drop, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
+    add_legend_below(drop, columns=3)
     return figure_of(drop)
 
 

@@ -46,7 +46,7 @@ class Predictor:
 
     def codes(self, labels: Any, name: str) -> NDArray[np.intp]:
         """Return the positions of labels in the classes; ValueError if one is not among them."""
-        found = pd.Index(self.classes).get_indexer(pd.Index(np.asarray(labels)))
+        found = pd.Index(_numbers(self.classes)).get_indexer(pd.Index(_numbers(labels)))
         if (found < 0).any():
             unknown = np.unique(np.asarray(labels)[found < 0]).tolist()
             raise ValueError(f"{name} must hold the classifier's classes, {self.classes.tolist()}; got {unknown}")
@@ -74,6 +74,12 @@ class Predictor:
         if self.labels is None:
             return probabilities.argmax(1), probabilities
         return self.codes(self.labels(images), "predictions"), probabilities
+
+
+def _numbers(labels: Any) -> NDArray[Any]:
+    """Return labels, booleans as 0 and 1, to which they are equal."""
+    found: NDArray[Any] = np.asarray(labels)
+    return found.astype(np.int8) if found.dtype == bool else found
 
 
 def predictor_of(classifier: Any, classes: ArrayLike | None = None) -> Predictor:

@@ -118,8 +118,8 @@ class Pruning:
         for field, value in (("severities", shares), ("reestimate_on", images), ("name", name or default)):
             object.__setattr__(self, field, value)
 
-    def changed(self, classifier: Any, severity: float) -> Any:
-        """Return a copy of the classifier with a share of its network's weights set to 0.
+    def check(self, classifier: Any) -> None:
+        """Raise an error if a classifier cannot be pruned.
 
         Raises
         ------
@@ -127,13 +127,20 @@ class Pruning:
             If it has no network, its network has no convolution or linear layer, carries masks of an earlier pruning,
             or has no batch normalisation where its statistics are to be estimated anew.
         """
-        if prune.is_pruned(network_of(classifier)):
+        network = network_of(classifier)
+        if prune.is_pruned(network):
             raise ValueError("classifier must not carry pruning masks; call torch.nn.utils.prune.remove first")
+        if not _layers(network, _PRUNED):
+            raise ValueError(f"classifier must have a convolution or linear layer to prune, got {network}")
+        if self.reestimate_on is not None and not _layers(network, _BatchNorm):
+            raise ValueError("reestimate_on must be None for a classifier without batch normalisation")
+
+    def changed(self, classifier: Any, severity: float) -> Any:
+        """Return a copy of the classifier with a share of its network's weights set to 0; it raises as `check` does."""
+        self.check(classifier)
         pruned = copy.deepcopy(classifier)
         network = network_of(pruned)
-        weights = [(module, "weight") for module in network.modules() if isinstance(module, _PRUNED)]
-        if not weights:
-            raise ValueError(f"classifier must have a convolution or linear layer to prune, got {network}")
+        weights = [(module, "weight") for module in _layers(network, _PRUNED)]
         prune.global_unstructured(weights, prune.L1Unstructured, amount=float(severity))
         for module, name in weights:
             prune.remove(module, name)
@@ -142,11 +149,13 @@ class Pruning:
         return pruned
 
 
+def _layers(network: nn.Module, kind: Any) -> list[Any]:
+    return [module for module in network.modules() if isinstance(module, kind)]
+
+
 def _reestimate(network: nn.Module, images: Any) -> None:
     """Set the statistics of batch normalisation to those of the images, averaged over batches."""
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    if not norms:
-        raise ValueError("reestimate_on must be None for a classifier without batch normalisation")
+    norms = _layers(network, _BatchNorm)
     momenta = [norm.momentum for norm in norms]
     device = device_of(network)
     with evaluating(network), torch.no_grad():

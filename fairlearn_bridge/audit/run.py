@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pandas as pd
+    from numpy.typing import NDArray
 
     from captum_region.datasets import AttributeImages
     from fairlearn_bridge.audit.engine import OnImages
@@ -225,12 +226,18 @@ def run_audit(
     (['jpeg 5'], 'groups of fewer than 200 images have wide intervals: ...')
     """
     seconds = {} if seconds is None else seconds
-    target, groups = test.labels(config.target), groups_of(test, config.groups)
+    labels, target = _targets(config.target, train, test)
+    groups = groups_of(test, config.groups)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         audited(test.images, groups, target)  # before hours of training
     remarks = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
-    labels = check_classes(train.labels(config.target), len(train), name=f"{config.target} of train", least=2)
+    labels = check_classes(labels, len(train), name=f"{config.target} of train", least=2)
+    if config.model is None and (unknown := {*target.tolist()} - {*labels.tolist()}):
+        raise ValueError(
+            f"target {config.target} must have classes that occur in training, {np.unique(labels).tolist()}; of the "
+            f"audited images some have {sorted(unknown, key=str)}"
+        )
     classifier = None if config.model is None else own_classifier(config.model)
     if classifier is not None:
         predictor_of(classifier).codes(target, config.target)
@@ -272,6 +279,14 @@ def run_audit(
             f"{SIGNIFICANT:g}: take more than {wanted}"
         )
     return AuditRun(config, found, rates, losses, remarks, isinstance(test, Faces), seconds, git_state())
+
+
+def _targets(name: str, train: AttributeImages, test: AttributeImages) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the target of both sets, of one type: where one has numbers, the other's 0 and 1 are not booleans."""
+    parts = [one.labels(name) for one in (train, test)]
+    number = next((part.dtype for part in parts if part.dtype.kind in "iuf"), None)
+    first, second = (part.astype(number) if number is not None and part.dtype == bool else part for part in parts)
+    return first, second
 
 
 def _weakness(found: DegradationAudit) -> list[str]:

@@ -131,7 +131,14 @@ def _variants(text: str, images: ImageData) -> list[Codec]:
     if name != "pca":
         return [PillowCodec(name, quality, subsampling) for quality in qualities or [_lowest(name)]]
     most = min(len(images), int(images.shape[1] * images.shape[2] * images.shape[3]))
-    largest = PCACodec(int(max(qualities)) if qualities else min(_MOST_COMPONENTS, most)).fit(images)
+    if qualities and max(qualities) > most:
+        raise ValueError(
+            f"codecs must have at most as many components as there are training images or values of an image, {most}; "
+            f"got {text!r}"
+        )
+    # As many as images would be all that they show, to the last bit.
+    count = int(max(qualities)) if qualities else min(_MOST_COMPONENTS, max(most - 1, 1))
+    largest = PCACodec(count).fit(images)
     return [largest.at_quality(quality) for quality in qualities] if qualities else [largest]
 
 

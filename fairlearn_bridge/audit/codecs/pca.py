@@ -29,6 +29,10 @@ _LZMA = [{"id": lzma.FILTER_LZMA1, "lc": 0, "lp": 0, "pb": 0}]
 # Of the standard library's entropy coders those without a container; which is the shortest depends on the images.
 _STRATEGIES = {"deflate": zlib.Z_DEFAULT_STRATEGY, "huffman": zlib.Z_HUFFMAN_ONLY, "fixed": zlib.Z_FIXED}
 CODERS = (*_STRATEGIES, "lzma")
+# By so many of the training images the coder is chosen.
+_CHOSEN_BY = 256
+# The variance of rounding to uint8, of images in [0, 1]: nothing finer is worth a bit.
+_ROUNDING = (1 / 255) ** 2 / 12
 
 
 class PCACodec:
@@ -36,8 +40,8 @@ class PCACodec:
 
     An image is projected on the principal components of the training images. The coefficients are divided by a step and
     rounded, and coded by the entropy coder of the standard library (deflate or LZMA, without a container) that makes
-    the training images the smallest. So the effect of a codec's training set can be shown without a neural network.
-    One image is taken at a time: its bytes do not depend on the others.
+    the training images, 256 of them at most, the smallest. So the effect of a codec's training set can be shown without
+    a neural network. One image is taken at a time: its bytes do not depend on the others.
 
     Parameters
     ----------
@@ -46,7 +50,7 @@ class PCACodec:
     step : float, optional
         The quantiser's step, of coefficients of images in [0, 1]. By default sqrt(12 v), with v the variance of the
         last component: rounding then costs each component as much as leaving the last one out, which is how bits are
-        best divided ("reverse water-filling").
+        best divided ("reverse water-filling"). But 1/255 at least, the step of the images' own values.
     random_state : int, NumPy generator or None, default=0
         Decides the start of the randomised singular value decomposition.
 
@@ -119,14 +123,16 @@ class PCACodec:
         self.shape_: Shape = tuple(checked.shape[1:])
         self.mean_, self.components_ = pca.mean_.astype(np.float32), pca.components_.astype(np.float32)
         self.variance_: NDArray[np.float64] = pca.explained_variance_.astype(float)
-        self._choose_step()
-        symbols = self._symbols(rows)
-        self.coder_ = min(CODERS, key=lambda coder: sum(len(_compressed(part, coder)) for part in symbols))
+        self._coefficients = self._projected(rows[:_CHOSEN_BY])
+        self._choose()
         return self
 
-    def _choose_step(self) -> None:
-        least = max(float(self.variance_[self.n_components - 1]), 1e-12)  # images that are alike have no variance
+    def _choose(self) -> None:
+        """Choose the step and the coder for as many components as there are."""
+        least = max(float(self.variance_[self.n_components - 1]), _ROUNDING)
         self.step_ = float(np.sqrt(12 * least)) if self.step is None else float(self.step)
+        symbols = self._symbols(self._coefficients[:, : self.n_components])
+        self.coder_ = min(CODERS, key=lambda coder: sum(len(_compressed(part, coder)) for part in symbols))
 
     @property
     def qualities(self) -> tuple[int, int]:
@@ -134,11 +140,11 @@ class PCACodec:
         return 1, len(self._fitted().components_)
 
     def at_quality(self, quality: float) -> PCACodec:
-        """Return this codec with only its first `quality` components, and the step that goes with them."""
+        """Return this codec with only its first `quality` components, and the step and coder that go with them."""
         check_number("quality", quality, *self.qualities)
         codec = copy.copy(self)
         codec.n_components = int(quality)
-        codec._choose_step()
+        codec._choose()
         return codec
 
     def _fitted(self) -> PCACodec:
@@ -160,13 +166,16 @@ class PCACodec:
         if images.shape[1:] != self._fitted().shape_:
             raise ValueError(f"images must have the shape {self.shape_} of the training images, got {images.shape[1:]}")
         rows = images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
-        return [_compressed(symbols, self.coder_) for symbols in self._symbols(rows)]
+        return [_compressed(symbols, self.coder_) for symbols in self._symbols(self._projected(rows))]
 
-    def _symbols(self, rows: NDArray[np.float32]) -> list[bytes]:
-        """Return the coefficients of each image as bytes: 0, -1, 1, -2 ... are 0, 1, 2, 3 ...; no zeros at the end."""
+    def _projected(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the coefficients of each image, N x components."""
         components = self.components_[: self.n_components]
         # One image at a time: in a product of matrices, rounding depends on how many there are.
-        coefficients = np.stack([components @ (row - self.mean_) for row in rows]).reshape(len(rows), -1)
+        return np.stack([components @ (row - self.mean_) for row in rows]).reshape(len(rows), -1)
+
+    def _symbols(self, coefficients: NDArray[np.float32]) -> list[bytes]:
+        """Return the coefficients of each image as bytes: 0, -1, 1, -2 ... are 0, 1, 2, 3 ...; no zeros at the end."""
         steps = np.rint(coefficients.astype(float) / self.step_).astype(np.int64)
         numbers = np.where(steps < 0, -2 * steps - 1, 2 * steps)
         return [b"".join(map(write_number, _without_zeros(row).tolist())) for row in numbers]

@@ -81,8 +81,8 @@ def quality_for_rate(
     factory, (lowest, highest) = _factory(codec, qualities)
     calibration = as_bytes(calibration_images(images)[:])
     is_integer = all(isinstance(end, int | np.integer) for end in (lowest, highest))
+    last = int(highest - lowest) if is_integer else _STEPS * (lowest < highest)
     step = 1.0 if is_integer else (highest - lowest) / _STEPS
-    last = round((highest - lowest) / step)
     rates: dict[int, float] = {}
 
     def quality(index: int) -> float:

@@ -153,6 +153,21 @@ def test_a_codec_of_principal_components_takes_few_bytes_and_each_image_alone(im
     assert (again.decode(again.encode(images), SHAPE) == decoded).all()
 
 
+def test_fewer_components_code_as_a_codec_of_so_many_does(images):
+    largest = PCACodec(24).fit(images)
+    for count in (1, 4, 12):
+        fewer, alone = largest.at_quality(count), PCACodec(count).fit(images)
+        assert fewer.coder_ == alone.coder_
+        assert sum(map(len, fewer.encode(images))) == pytest.approx(sum(map(len, alone.encode(images))), rel=0.02)
+
+
+def test_as_many_components_as_images_are_not_coded_finer_than_pixels_are(images):
+    few = images[:20].copy()
+    codec = PCACodec(20).fit(few)
+    assert codec.step_ == pytest.approx(1 / 255)
+    np.testing.assert_allclose(codec.decode(codec.encode(few), SHAPE).astype(int), few, atol=3)
+
+
 def test_what_a_codec_of_principal_components_refuses(images, pca):
     data = pca.encode(images[:1])
     for wrong in (data[0][:-1], b"", data[0] + b"x", PillowCodec("jpeg", 5).encode(images[:1])[0]):

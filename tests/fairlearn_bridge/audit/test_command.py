@@ -127,6 +127,23 @@ def test_check_repeats_a_part_and_writes_nothing(done, refused, tmp_path, writte
     assert "audit.json" in refused(app, *arguments, tmp_path / "none")
 
 
+def of_a_table(labels, seed=0):
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame({"grade": labels, "dark": np.arange(len(labels)) % 2})
+    return AttributeImages(rng.integers(0, 256, (len(labels), 3, 16, 16), np.uint8), table)
+
+
+def test_classes_are_compared_before_anything_is_trained():
+    config = AuditConfig("grade", ("dark",), distortions=("blur:1",), epochs=1, n_bootstrap=50)
+    three = of_a_table(np.arange(120) % 3)
+    two = of_a_table(np.arange(120) % 2, seed=1)  # of which 2 is missing by chance: no booleans for that
+    assert run_audit(config, three, two).found.classes.tolist() == [0, 1, 2]
+    seconds = {}
+    with pytest.raises(ValueError, match=r"target grade must have classes that occur in training, \[0, 1\]; .* \[2\]"):
+        run_audit(config, two, three, seconds=seconds)
+    assert seconds == {}
+
+
 def test_what_another_audit_left_is_removed(tmp_path):
     out = tmp_path / "run"
     for folder in ("plots", "decoded/jpeg_50"):

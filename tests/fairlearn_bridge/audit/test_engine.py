@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 import torch
 from fairlearn.metrics import selection_rate
+from sklearn.base import BaseEstimator
 from sklearn.metrics import recall_score
+from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 from captum_region.datasets import AttributeImages
@@ -285,6 +287,42 @@ def test_what_does_not_fit_is_named(truth, change, message):
         given["train"] = (truth.images, truth.label)
     with pytest.raises((TypeError, ValueError), match=message):
         audit(data=truth.images, **given)
+
+
+class Nearest(BaseEstimator):
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        self.neighbour_ = KNeighborsClassifier(1).fit(X.reshape(len(X), -1), y)
+        return self
+
+    def predict_proba(self, X):
+        return self.neighbour_.predict_proba(X.reshape(len(X), -1))
+
+
+def test_noise_of_training_images_is_not_that_of_test_images():
+    grey, label = np.full((200, 3, 8, 8), 128, np.uint8), np.random.default_rng(0).integers(0, 2, 200)
+    first = Nearest().fit(grey, label)
+    group = np.arange(200) < 100
+    found = audit([Distortion("noise", [0.2])], first, grey, group, target=label, train=(grey, label), **QUICK)
+    right = found.outcomes["noise 0.2"].retrained == label
+    assert 0.35 < right.mean() < 0.65  # there is nothing to be learnt but the noise itself
+
+
+def test_a_classifier_of_numbers_takes_booleans_that_are_equal_to_them(truth):
+    numbers = truth.table().fit(truth.images, truth.label.astype(int))
+    found = audit(truth.raw(), numbers, truth.images, truth.group, target=truth.label.astype(bool), **QUICK)
+    assert found.table().loc["raw", "accuracy"] == 1
+
+
+def test_what_cannot_be_pruned_is_refused_before_anything_is_degraded(truth):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
+    seen = []
+    degradations = [lambda images: seen.append(0) or images, Pruning([0.5], reestimate_on=truth.images[:8])]
+    with pytest.raises(ValueError, match="reestimate_on must be None for a classifier without batch normalisation"):
+        audit(degradations, network, truth.images, truth.group, target=truth.label, classes=[0, 1], **QUICK)
+    with pytest.raises(TypeError, match=r"the classifier must be an nn\.Module or have one"):
+        audit(degradations, truth.direction, truth.images, truth.group, **truth.data, **QUICK)
+    assert not seen
 
 
 def test_shares_need_a_degradation_of_images(truth):
