@@ -280,13 +280,16 @@ def _network(
     )
 
 
-def _maker(data: Data, options: dict[str, Any], weights: Any, channels: int) -> Callable[[int], nn.Module]:
-    """Return what makes the network of a seed."""
+def _maker(
+    data: Data, options: dict[str, Any], weights: Any, channels: int, classes: int | None = None
+) -> Callable[[int], nn.Module]:
+    """Return what makes the network of a seed; as many logits as labels need, where `classes` does not say it."""
     architecture = options["architecture"]
     if architecture == "auto" and data.is_synthetic and not (weights or options["encoder"]):
         architecture = "small_unet"  # the example needs no more
-    largest = max(2, *(stack.classes for stack in data.stacks))
-    classes = 1 if largest == 2 else largest
+    if classes is None:
+        largest = max(2, *(stack.classes for stack in data.stacks))
+        classes = 1 if largest == 2 else largest
     rest = {"weights": weights, "channels": channels, "classes": classes}
     return partial(_network, architecture=architecture, encoder=options["encoder"], **rest)
 
@@ -314,7 +317,7 @@ def _plan(settings: dict[str, Any], data: Data) -> list[str]:
     """Return what would be run, a line each, after a look at all that can be wrong."""
     from captum_region.first_layer import find_first_layer
     from captum_region.precision import check_mixed_precision
-    from captum_region.slices.arms import arms_of, check_pretrained, network_of
+    from captum_region.slices.arms import arms_of, check_arms, network_of
     from captum_region.slices.compare import check_window
 
     check_window(settings["window"])
@@ -325,10 +328,8 @@ def _plan(settings: dict[str, Any], data: Data) -> list[str]:
     if settings["class_index"] >= classes:
         raise ValueError(f"class_index must be below {classes}, the number of classes, got {settings['class_index']}")
     arms, seeds = arms_of(settings["arms"]), settings["seeds"]
-    check_pretrained(arms, settings["network"], seeds[0])
+    check_arms(arms, settings["network"], seeds[0], settings["window"], settings["patch_size"])
     network = network_of(settings["network"], seeds[0])
-    for arm in arms.values():
-        arm.applied(network, settings["window"], seeds[0])
     name, layer = find_first_layer(network)
     parts = [f"{part} {span.start}:{span.stop}" for part in _PARTS for span in [data.span(data.stacks[0], part)]]
     return [
@@ -351,14 +352,24 @@ def _compared(settings: dict[str, Any], states: Path) -> Any:
     return found
 
 
+def _fit(labels: int, logits: int) -> bool:
+    """Return whether labels of so many classes, or the first of these, are those of a network with so many logits."""
+    return labels == 2 if logits == 1 else labels == 2 == logits or 2 < labels <= logits
+
+
 def _inspected(data: Data, options: dict[str, Any]) -> Any:
     """Inspect a checkpoint, on the test slices if they are named, else on all."""
-    from captum_region.segmentation.weights import load_weights
+    from captum_region.segmentation.weights import classes_in, load_weights
     from captum_region.slices import inspect_slices
+    from captum_region.stacks import Stack
 
     path = options["model"]
+    if options["architecture"] == "auto":
+        options = options | {"architecture": "unet"}
     try:
-        network = _maker(data, options, path, options["window"])(options["seed"])
+        drawn = _maker(data, options, None, options["window"])(options["seed"])
+        classes = classes_in(drawn, path)
+        network = _maker(data, options, path, options["window"], classes)(options["seed"])
         kind = load_weights(network, path)
     except ValueError as error:
         raise ValueError(str(error).replace("weights must", "--model must", 1)) from error
@@ -367,5 +378,9 @@ def _inspected(data: Data, options: dict[str, Any]) -> Any:
     stacks = data.stacks
     if options["test"]:
         stacks = [stack[data.checked(stack, "test", *_ends("test", options["test"]))] for stack in stacks]
+    labelled = [stack.classes for stack in stacks if stack.labels is not None]
+    if labelled and not _fit(max(labelled), classes or 1):
+        typer.echo(f"no Dice: the labels have {max(labelled)} classes, the network {classes}", err=True)
+        stacks = [Stack(stack.images, None, stack.name) for stack in stacks]
     settings = {name: options[name] for name in ("class_index", "device")}
     return inspect_slices(network, stacks, **settings, show_progress=not options["quiet"])

@@ -73,6 +73,21 @@ def load_packaged(encoder: nn.Module) -> None:
     _load(encoder, dict(zip(names, read_weights(path).values(), strict=True)), path, whole=False)
 
 
+def classes_in(network: nn.Module, path: str | os.PathLike[str]) -> int | None:
+    """Return how many logits a `SegmentationNetwork` has whose weights a file holds, or None if it has another head.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `read_weights`.
+    """
+    inner: Any = network.network
+    head = [name for name, value in inner.state_dict().items() if value.ndim == 4][-1]
+    kept = read_weights(path)
+    weight = kept.get(head, kept.get(f"network.{head}"))
+    return None if weight is None else len(weight)
+
+
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Return the tensors of a file, safetensors or a state dict saved by torch, by name.
 
@@ -108,7 +123,9 @@ def _load(part: nn.Module, kept: Mapping[str, Tensor], path: str | os.PathLike[s
     if whole and (more := kept.keys() - own.keys()):
         raise ValueError(f"weights must be those of the network, {path} also has {min(more)!r}")
     try:
-        part.load_state_dict({name: _to_slices(kept[name], value) for name, value in own.items()})
+        # A whole network has learnt from as many slices as it takes: with others it would be another one.
+        adapted = kept if whole else {name: _to_slices(kept[name], value) for name, value in own.items()}
+        part.load_state_dict(adapted)
     except RuntimeError as error:
         raise ValueError(f"weights must fit the network, those of {path} do not: {error}") from error
     for name, value in part.state_dict().items():

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from captum_region.evaluation import device_of
 from captum_region.first_layer import find_first_layer, neutralize_first_layer
 
 Change = Callable[[nn.Module], nn.Module]
@@ -60,10 +61,18 @@ _PRETRAINED = Arm("the network as it is given: R, G and B see previous, centre a
 _ARMS = {
     "pretrained": _PRETRAINED,
     "unchanged": Arm("the network as it is given, whatever its weights are"),
-    "swapped": Arm("R and B swapped: an asymmetry that turns with them is due to the weights", mirrored=True),
+    "swapped": Arm(
+        "the kernels in reverse order, of three slices R and B swapped: an asymmetry that turns with them is due to "
+        "the weights",
+        mirrored=True,
+    ),
     "random": Arm("the first layer drawn anew", {"how": "reinit"}),
     "uniform": Arm("each slice gets the mean kernel of R, G and B", {"how": "uniform"}),
-    "reflect": Arm("previous and next share the mean of R and B, the centre keeps G", {"how": "reflect"}),
+    "reflect": Arm(
+        "slices as far from the centre get the same kernel, of three slices the mean of R and B; the centre keeps its "
+        "own",
+        {"how": "reflect"},
+    ),
     "green": Arm("each slice gets the kernel of G, scaled", {"how": "green"}),
     "luma": Arm("each slice gets the kernels' mixture for grey values", {"how": "luma"}),
     "flipped": Arm("as given, and half of the training patches with their slices in reverse order", flip_z=True),
@@ -107,9 +116,25 @@ def network_of(network: Network, seed: int) -> nn.Module:
     return made
 
 
+def check_arms(arms: Mapping[str, Arm], network: Network, seed: int, window: int, size: int) -> None:
+    """Raise an error if an arm cannot be made of the network, or takes no windows of `window` slices of a size."""
+    check_pretrained(arms, network, seed)
+    for name, arm in arms.items():
+        made = arm.applied(network_of(network, seed), window, seed)
+        if arm.own is None:
+            continue
+        images = torch.zeros(1, window, size, size, device=device_of(made))
+        try:
+            with torch.inference_mode():
+                made(images)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"arms must take windows of {window} slices, {name} does not: {error}") from error
+
+
 def check_pretrained(arms: Mapping[str, Arm], network: Network, seed: int) -> None:
     """Raise ValueError for arms of colours if the network's first layer is drawn anew for each seed."""
-    named = [name for name, arm in arms.items() if name in OF_COLOURS and arm == _ARMS[name]]
+    of_colours = [_ARMS[name] for name in OF_COLOURS]
+    named = [name for name, arm in arms.items() if arm in of_colours]
     if not named or isinstance(network, nn.Module):
         return
     first, second = (find_first_layer(network_of(network, each))[1].weight for each in (seed, (seed + 1) % 2**32))

@@ -22,7 +22,7 @@ from captum_region.progress import progress_bar
 from captum_region.randomness import draw_seed
 from captum_region.segmentation import fit_segmentation, segmentation_scores
 from captum_region.segmentation.training import identity_of
-from captum_region.slices.arms import Arm, Change, Network, arms_of, check_pretrained, network_of
+from captum_region.slices.arms import Arm, Change, Network, arms_of, check_arms, network_of
 from captum_region.slices.measures import Example, How, Method, attention, example, windows_of
 from captum_region.slices.results import FirstLayerComparison
 
@@ -154,7 +154,9 @@ def compare_first_layers(
         raise ValueError(f'region must be "prediction" or "label", got {region!r}')
     parts = {"train": train, "validation": validation, "test": test}
     data = {name: windows_of(stacks, window, border, name) for name, stacks in parts.items()}
-    check_pretrained(chosen, network, drawn[0])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the model's normalisation differs")  # said below
+        check_arms(chosen, network, drawn[0], window, patch_size)
     normalization = channel_normalization(network_of(network, drawn[0]))
     if normalization:
         constants = ", ".join(f"{name} = {values}" for name, values in normalization.items())

@@ -151,13 +151,18 @@ def inspect_slices(
     labelled = [each for each in windows if each.stack.labels is not None]
     if AS_IT_IS in neutralizers or isinstance(neutralizers, str):
         raise ValueError(f"neutralizers must be names of neutralize_first_layer, got {neutralizers!r}")
+
+    def changed_by(step: str) -> nn.Module:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="the model's normalisation differs")  # it is in the result
+            return neutralize_first_layer(model, "none" if step == AS_IT_IS else step, name, random_state=0)
+
+    for each in neutralizers:
+        changed_by(each)  # or a wrong name would be found after the others were measured
     how, rows = How(attribution, class_index, batch_size=batch_size), {}
     steps: list[Any] = [AS_IT_IS, *neutralizers]
     for step in progress_bar(steps, desc="first layers", unit="layer", disable=not show_progress):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="the model's normalisation differs")  # it is in the result
-            changed = neutralize_first_layer(model, "none" if step == AS_IT_IS else step, name, random_state=0)
-        changed = changed.to(device_of(model) if device is None else device)
+        changed = changed_by(step).to(device_of(model) if device is None else device)
         rows[step] = attention(changed, windows, how, layer=name)
         if labelled:
             rows[step]["dice"] = mean_dice(segmentation_scores(changed, labelled, batch_size=batch_size))

@@ -47,7 +47,8 @@ def pictures(found: FirstLayerComparison) -> Iterator[Picture]:
         f"{', '.join(found.examples)}.",
         "The middle of one test window: its slices and the label, and under them, for the first seed of each arm, the "
         f"absolute attribution ({found.settings['attribution']}) of each slice, with its share in the picture, and the "
-        "prediction (white), with the outline of the label. All maps have one colour scale.",
+        "prediction (white), with the outline of the label. All maps have one colour scale; "
+        "they are black where an arm predicts the class nowhere.",
     )
 
 
@@ -99,6 +100,8 @@ def _dots(ax: Axes, found: FirstLayerComparison, measure: str, shift: float, col
 
 def plot_slices(found: FirstLayerComparison) -> Figure:
     """Draw one window: its slices and label, and for each arm the attribution of each slice and the prediction."""
+    from matplotlib.patheffects import withStroke
+
     examples = found.examples
     first = next(iter(examples.values()))
     names = channel_names(len(first.images))
@@ -123,7 +126,8 @@ def plot_slices(found: FirstLayerComparison) -> Figure:
                 scale: Any = ax.imshow(values, vmin=0, vmax=top, cmap=COLORMAP)
                 if means.sum():
                     style: Any = {"color": "white", "fontsize": 8, "ha": "right", "va": "bottom"}
-                    ax.text(0.97, 0.03, f"{mean / means.sum():.0%}", transform=ax.transAxes, **style)
+                    text = ax.text(0.97, 0.03, f"{mean / means.sum():.0%}", transform=ax.transAxes, **style)
+                    text.set_path_effects([withStroke(linewidth=2, foreground="black")])  # bright pixels lie below
             line[-1].imshow(each.prediction, cmap="gray", vmin=0, vmax=1)
             if each.label.any() and not each.label.all():
                 line[-1].contour(each.label, levels=[0.5], colors=LINE_COLORS[1], linewidths=0.7)

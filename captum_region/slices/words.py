@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+
 from captum_region.page import listed, number
+from captum_region.slices.arms import ARMS
 
 if TYPE_CHECKING:
     from captum_region.slices.results import FirstLayerComparison
@@ -18,11 +22,11 @@ def headline(found: FirstLayerComparison) -> str:
     """Return the answer: to which slice the first arm leans after training, and what the other arms do about it."""
     table: Any = found.table()
     first = found.reference
-    own = float(table.loc[first, "asymmetry_after"])
+    pair = leading_pair(found)
+    own = _asymmetry(found, first, pair)
     seeds = f"{found.seeds} seeds" if found.seeds > 1 else "one seed"
-    lean = f"Trained from the first layer “{first}”, the network {leaning(own)} ({seeds})."
-    # Of each seed: with first layers drawn at random, networks lean to either side, which has no mean.
-    size: Any = found.runs["asymmetry_after"].abs().groupby(found.runs["arm"]).mean()
+    lean = f"Trained from the first layer “{first}”, the network {leaning(own, pair)} ({seeds})."
+    size = {arm: _size(found, arm) for arm in found.arms}
     if abs(own) < SMALL <= size[first]:
         lean = (
             f"Trained from the first layer “{first}”, each network leans to a side, not all to the same: an asymmetry "
@@ -41,13 +45,47 @@ def headline(found: FirstLayerComparison) -> str:
     )
 
 
-def leaning(asymmetry: float) -> str:
-    """Return in words what an asymmetry says.
+def _pairs(found: FirstLayerComparison, arm: str) -> Any:
+    """Return a row for each pair of slices as far from the centre, by distance, of a trained arm.
+
+    ``asymmetry`` is the mean over seeds, ``size`` that of its absolute value: with first layers drawn at random,
+    networks lean to either side, which has no mean. ``part`` is the pair's part of what the sides hold.
+    """
+    runs: Any = found.runs[found.runs["arm"] == arm]
+    asymmetries = [name for name in runs if str(name).startswith("asymmetry") and str(name).endswith("_after")]
+    shares = [name for name in runs if str(name).startswith("share_") and str(name).endswith("_after")]
+    middle, mean = len(shares) // 2, runs[shares].mean().to_numpy()
+    held = np.array([mean[middle - pair] + mean[middle + pair] for pair in range(1, middle + 1)])
+    columns = {"asymmetry": runs[asymmetries].mean(), "size": runs[asymmetries].abs().mean()}
+    table = pd.DataFrame(columns).set_index(pd.RangeIndex(1, middle + 1))
+    return table.assign(part=held / held.sum() if held.sum() else 0.0)
+
+
+def leading_pair(found: FirstLayerComparison) -> int:
+    """Return the distance from the centre of the two slices between which the first arm tells most."""
+    pairs = _pairs(found, found.reference)
+    return int((pairs["size"] * pairs["part"]).fillna(-1).idxmax())
+
+
+def _asymmetry(found: FirstLayerComparison, arm: str, pair: int) -> float:
+    return float(_pairs(found, arm).loc[pair, "asymmetry"])
+
+
+def _size(found: FirstLayerComparison, arm: str) -> float:
+    """Return how much a trained arm leans without the sign, at the pair where it counts most."""
+    pairs = _pairs(found, arm)
+    return float((pairs["size"] * pairs["part"]).max())
+
+
+def leaning(asymmetry: float, pair: int = 1) -> str:
+    """Return in words what an asymmetry says, of two slices as far from the centre.
 
     Examples
     --------
     >>> leaning(-0.3)
     'attends to the previous slice more than to the next: asymmetry −0.300'
+    >>> leaning(-0.3, 2)
+    'attends to the slice 2 before the centre more than to the one 2 after it: asymmetry −0.300'
     >>> leaning(0.01)
     'attends to both sides of the centre alike: asymmetry +0.010'
     """
@@ -56,6 +94,9 @@ def leaning(asymmetry: float) -> str:
     value = number(asymmetry, signed=True)
     if abs(asymmetry) < SMALL:
         return f"attends to both sides of the centre alike: asymmetry {value}"
+    if pair > 1:
+        more, less = ("after", "before") if asymmetry > 0 else ("before", "after")
+        return f"attends to the slice {pair} {more} the centre more than to the one {pair} {less} it: asymmetry {value}"
     more, less = ("next", "previous") if asymmetry > 0 else ("previous", "next")
     return f"attends to the {more} slice more than to the {less}: asymmetry {value}"
 
@@ -64,15 +105,21 @@ def findings(found: FirstLayerComparison) -> list[tuple[str, str]]:
     """Return what is behind the headline: a heading and its sentences each."""
     table: Any = found.table()
     first = found.reference
-    before, after = (float(table.loc[first, f"asymmetry_{stage}"]) for stage in ("before", "after"))
+    pair = leading_pair(found)
+    after = _asymmetry(found, first, pair)
+    runs: Any = found.runs[found.runs["arm"] == first]
+    before = float(runs["asymmetry_before" if pair == 1 else f"asymmetry_{pair}_before"].mean())
+    which = "" if pair == 1 else f", of the slices {pair} from the centre"
     points = [
         (
             "Before and after training",
-            f"Asymmetry of {first}: {number(before, signed=True)} before training, {number(after, signed=True)} after.",
+            f"Asymmetry of {first}{which}: {number(before, signed=True)} before training, "
+            f"{number(after, signed=True)} after.",
         )
     ]
-    if "swapped" in table.index and first != "swapped":
-        points.append(("Weights or data?", _cause(after, float(table.loc["swapped", "asymmetry_after"]))))
+    controls = [arm for arm, what in found.arms.items() if what == ARMS["swapped"]]
+    if controls and found.arms[first] in (ARMS["pretrained"], ARMS["unchanged"]):
+        points.append(("Weights or data?", _cause(after, _asymmetry(found, controls[0], pair))))
     others = [arm for arm in found.arms if arm != first]
     if others:
         points.append(("Accuracy", _accuracy(table, others, found.seeds, first)))
@@ -94,7 +141,7 @@ def findings(found: FirstLayerComparison) -> list[tuple[str, str]]:
 
 
 def _cause(own: float, swapped: float) -> str:
-    values = f"{number(own, signed=True)} as given, {number(swapped, signed=True)} with R and B swapped"
+    values = f"{number(own, signed=True)} as given, {number(swapped, signed=True)} with the kernels in reverse order"
     if not (math.isfinite(own) and math.isfinite(swapped)):
         return f"The control cannot tell: {values}."
     if max(abs(own), abs(swapped)) < SMALL:
@@ -103,7 +150,7 @@ def _cause(own: float, swapped: float) -> str:
     if abs(stays) < SMALL:
         return f"It turns with the kernels: {values}. So the weights cause it, not the data."
     if abs(turns) < SMALL:
-        return f"It stays although the kernels are swapped: {values}. So the data or the training cause it."
+        return f"It stays although the kernels are in reverse order: {values}. So the data or the training cause it."
     larger = "the weights" if abs(turns) > abs(stays) else "the data or the training"
     most = "both cause it" if abs(abs(turns) - abs(stays)) < SMALL else f"{larger} cause most of it"
     return (

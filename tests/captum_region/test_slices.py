@@ -183,8 +183,13 @@ def test_an_arm_does_not_depend_on_the_others_nor_on_the_number_of_jobs(compared
 def test_a_stopped_comparison_resumes_to_the_same_bytes(compared, tmp_path, written, states):
     folder = tmp_path / "checkpoints"
 
+    made = []
+
     def stopped(model):
-        raise KeyboardInterrupt
+        made.append(model)
+        if len(made) > 1:  # it is made once before all trainings
+            raise KeyboardInterrupt
+        return model
 
     with pytest.raises(KeyboardInterrupt):
         compare(arms={"pretrained": "pretrained", "mine": stopped}, checkpoint_dir=folder)
@@ -243,13 +248,19 @@ def test_flipped_stacks_and_own_networks_and_methods(tmp_path):
         ({"seeds": [1, 1]}, "seeds must be a number, or integers, each once"),
         ({"region": "all"}, 'region must be "prediction" or "label"'),
         ({"stack": Stack(STACK.images)}, "train must have labels"),
-        ({"arms": {"mine": lambda model: None}}, "arms must give a torch.nn.Module"),
+        ({"arms": {"uniform": "uniform", "mine": lambda model: None}}, "arms must give a torch.nn.Module"),
+        (
+            {"arms": {"uniform": "uniform", "mine": lambda model: SmallUNet(5, width=2, depth=1)}},
+            "arms must take windows of 3 slices, mine does not",
+        ),
+        ({"network": drawn, "arms": {"base": "pretrained"}}, "arms must leave out base: the first layer .* is random"),
         ({"network": nn.Conv1d(3, 1, 1)}, "must be a Conv2d"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_name(options, message):
+def test_what_does_not_fit_is_refused_by_name_before_anything_is_trained(options, message, tmp_path):
     with pytest.raises((TypeError, ValueError), match=message):
-        compare(**options)
+        compare(**options, checkpoint_dir=tmp_path)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_stacks_of_one_name_are_refused():
@@ -283,7 +294,7 @@ def with_asymmetries(found, own, swapped):
             "So the weights cause most of it",
         ),
         (-0.3, -0.15, "So the data or the training cause most of it"),
-        (-0.3, -0.25, "It stays although the kernels are swapped"),
+        (-0.3, -0.25, "It stays although the kernels are in reverse order"),
         (0.3, -0.001, "So both cause it"),
         (0.3, 0.001, "So both cause it"),
         (0.01, -0.02, "no asymmetry to explain"),
@@ -292,6 +303,33 @@ def with_asymmetries(found, own, swapped):
 )
 def test_the_control_tells_weights_from_data(compared, own, swapped, words):
     assert words in with_asymmetries(compared, own, swapped)["Weights or data?"]
+
+
+def test_the_control_goes_by_what_an_arm_is_and_not_by_its_name(compared):
+    others = {"base": compared.arms["pretrained"], "turned": compared.arms["swapped"]}
+    names = {"pretrained": "base", "swapped": "turned"}
+    runs = compared.runs[compared.runs["arm"].isin(names)].assign(arm=lambda table: table["arm"].map(names))
+    assert "Weights or data?" in dict(findings(replace(compared, runs=runs, arms=others)))
+    misnamed = compared.arms | {"swapped": compared.arms["uniform"]}
+    assert "Weights or data?" not in dict(findings(replace(compared, arms=misnamed)))
+
+
+def test_of_five_slices_the_words_are_of_the_pair_that_counts():
+    found = compare(arms=["unchanged", "swapped"], window=5, border="reflect", seeds=1)
+    shares = dict(zip(["-2", "-1", "centre", "+1", "+2"], [0.95, 0.03, 0.004, 0.01, 0.006], strict=True))
+    runs = found.runs.assign(
+        **{f"share_{name}_after": share for name, share in shares.items()},
+        asymmetry_after=np.nan,
+        asymmetry_2_after=found.runs["arm"].map({"unchanged": -0.987, "swapped": 0.9}),
+    )
+    wide = replace(found, runs=runs)
+    assert "attends to the slice 2 before the centre more than to the one 2 after it: asymmetry" in headline(wide)
+    assert "0.987" in headline(wide)
+    assert "of the slices 2 from the centre" in dict(findings(wide))["Before and after training"]
+    assert "So the weights cause it" in dict(findings(wide))["Weights or data?"]
+    # Where the outer slices hold nothing, the inner ones say it.
+    near = runs.assign(**{"share_-2_after": 0.0, "share_+2_after": 0.0, "asymmetry_after": 0.5})
+    assert "attends to the next slice more than to the previous" in headline(replace(found, runs=near))
 
 
 def test_the_page_has_its_pictures_and_loads_nothing(compared, tmp_path, listed):
@@ -348,7 +386,7 @@ def test_inspect_slices_without_labels_nor_prediction_and_of_five_slices():
         (weighted(1.0, 1.0), {}, "model must take an odd number of slices, at least 3; layer '' takes 2"),
         (of_colours().train(), {}, "model must be in eval mode"),
         (weighted(1.0, 1.0, 1.0), {"neutralizers": "uniform"}, "neutralizers must be names"),
-        (weighted(1.0, 1.0, 1.0), {"neutralizers": ["purple"]}, "how must be .* got 'purple'"),
+        (weighted(1.0, 1.0, 1.0), {"neutralizers": ["uniform", "purple"]}, "how must be .* got 'purple'"),
     ],
 )
 def test_what_cannot_be_inspected_is_refused_by_name(model, options, message):
@@ -434,6 +472,29 @@ def test_a_checkpoint_of_another_window_is_named(refused, files, tmp_path):
     arguments = ["--stack", files / "image", "--architecture", "small_unet", "--model", files / "model.safetensors"]
     told = refused(app, "slices", *arguments, "--window", 5, "--out", tmp_path / "new", "--quiet")
     assert "--model must fit the network" in told
+
+
+def test_a_whole_network_of_another_library_is_not_made_one_for_other_windows(refused, files, tmp_path):
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    torch.save(smp.Unet("resnet18", encoder_weights=None).state_dict(), tmp_path / "unet.pt")
+    arguments = ["--stack", files / "image", "--architecture", "unet", "--encoder", "resnet18"]
+    arguments += ["--model", tmp_path / "unet.pt", "--out", tmp_path / "new", "--quiet"]
+    told = refused(app, "slices", *arguments, "--window", 5)
+    assert "--model must fit the network" in told
+    assert "encoder.conv1.weight" in told
+
+
+@pytest.mark.parametrize(("classes", "has_dice"), [(2, True), (4, False)])
+def test_a_checkpoint_may_have_more_logits_than_labels_need(command, files, tmp_path, classes, has_dice):
+    save_file(
+        segmentation_network("small_unet", classes=classes, random_state=0).state_dict(), tmp_path / "of.safetensors"
+    )
+    arguments = ["--stack", files / "image", "--labels", files / "label", "--label-value", 0]
+    arguments += ["--architecture", "small_unet", "--model", tmp_path / "of.safetensors", "--class-index", classes - 1]
+    done = command("captum_region", "slices", *arguments, "--out", tmp_path / "new", "--quiet")
+    rows = json.loads((tmp_path / "new" / "slices.json").read_text())["inspection"]
+    assert ("dice" in rows[0]) == has_dice
+    assert ("no Dice: the labels have 2 classes, the network 4" in done.stderr) == (not has_dice)
 
 
 def test_a_checkpoint_of_an_encoder_alone_is_refused(refused, files, tmp_path):
