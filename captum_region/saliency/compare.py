@@ -24,7 +24,7 @@ from captum_region.batches import ImageData, as_floats, batches, check_images
 from captum_region.evaluation import check_evaluating
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
-from captum_region.saliency.faithfulness import deletion_insertion
+from captum_region.saliency.faithfulness import deletion_insertion, logits_of
 from captum_region.saliency.localisation import MEASURES
 from captum_region.saliency.methods import Method
 
@@ -202,7 +202,8 @@ def compare_saliency(
     Raises
     ------
     ValueError
-        If shapes do not fit, there is no method, a method returns maps of another shape, or `model` is in train mode.
+        If shapes do not fit, there is no method, a method returns maps of another shape, `model` is in train mode or
+        does not give logits of two classes or more, or a target is no class.
 
     Warns
     -----
@@ -302,7 +303,8 @@ def quietly(measure: str, maps: Tensor, inside: NDArray[np.bool_]) -> NDArray[np
 
 def _is_right(model: nn.Module, pairs: Sequence[tuple[Tensor, Tensor]]) -> NDArray[np.bool_]:
     with torch.no_grad():
-        right: NDArray[np.bool_] = torch.cat([model(part).argmax(1) == its for part, its in pairs]).cpu().numpy()
+        found = [logits_of(model, part, its).argmax(1) == its for part, its in pairs]
+    right: NDArray[np.bool_] = torch.cat(found).cpu().numpy()
     return right
 
 

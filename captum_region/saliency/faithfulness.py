@@ -46,7 +46,8 @@ def deletion_insertion(
     Raises
     ------
     ValueError
-        If `model` is in train mode, `steps` is below 1, or there is not a map for each image.
+        If `model` is in train mode or does not give logits of two classes or more, `steps` is below 1, there is not a
+        map for each image, or a target is no class.
 
     See Also
     --------
@@ -68,9 +69,20 @@ def deletion_insertion(
             top = rank < count * step / steps
             mixed = {"deletion": torch.where(top, baseline, images), "insertion": torch.where(top, images, baseline)}
             for name, curve in curves.items():
-                curve.append(model(mixed[name]).softmax(1).gather(1, target[:, None])[:, 0])
+                logits = logits_of(model, mixed[name], target)
+                curve.append(logits.softmax(1).gather(1, target[:, None])[:, 0])
     areas = {name: torch.trapezoid(torch.stack(curve), dx=1 / steps, dim=0).cpu() for name, curve in curves.items()}
     return pd.DataFrame(areas)
+
+
+def logits_of(model: nn.Module, images: Tensor, target: Tensor) -> Tensor:
+    """Return a model's logits of images; raise ValueError if they are not of classes, or a target is none of these."""
+    logits: Tensor = model(images)
+    if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
+        raise ValueError(f"model must give logits of shape N x classes, at least 2, got {tuple(logits.shape)}")
+    if int(target.max()) >= logits.shape[1]:
+        raise ValueError(f"target must be below the {logits.shape[1]} classes of model, got {int(target.max())}")
+    return logits
 
 
 def information_left(
@@ -113,7 +125,8 @@ def information_left(
     Raises
     ------
     ValueError
-        If `quantile` does not lie in [0, 1), the images are not square, or an argument does not fit.
+        If `quantile` does not lie in [0, 1), the images are not square, those of `train` and `test` differ in size or
+        type, or an argument does not fit.
 
     See Also
     --------
@@ -130,7 +143,13 @@ def information_left(
         raise ValueError(f"train images must be square, got {side} x {width}")
     # With one region, the whole image, the package's trainer trains an ordinary classifier.
     seed = draw_seed(random_state)
-    given, classes = torch.as_tensor(np.asarray(train[0])), len(np.unique(train[2]))
+    given, others = (torch.as_tensor(np.asarray(images)) for images, _, _ in (train, test))
+    if given.shape[1:] != others.shape[1:] or given.is_floating_point() != others.is_floating_point():
+        raise ValueError(
+            f"test images must be of the shape and type of train images, {tuple(given.shape[1:])} and {given.dtype}, "
+            f"got {tuple(others.shape[1:])} and {others.dtype}"
+        )
+    classes = len(np.unique(train[2]))
     grid = RegionGrid(side, side, 1)
     classifier = DenseRegionClassifier(grid, classes, in_channels=given.shape[1], random_state=seed)
     colour = given.float().mean((0, 2, 3))

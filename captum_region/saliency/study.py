@@ -191,8 +191,8 @@ def study_attribute(
     Raises
     ------
     ValueError
-        If images are not square, no image of `test` or `choice` has the attribute, there is no truth, `limit` or
-        `quantile` is out of range, or `without` or `retrain` names an unknown method.
+        If images are not square, no image of `test` or `choice` has the attribute, all of `test` have it, there is no
+        truth, `limit` or `quantile` is out of range, or `without` or `retrain` names an unknown method.
 
     See Also
     --------
@@ -203,6 +203,8 @@ def study_attribute(
         if count is not None:
             check_count(name, count)
     labels, expected = train.binary(attribute), test.binary(attribute)
+    if expected.all():
+        raise ValueError(f"test must hold images without {attribute} too, or no accuracy can be measured; all have it")
     with_it, masks = _with_truth("test", test, attribute, truth, limit)
     chosen_on = None if choice is None else _with_truth("choice", choice, attribute, truth, limit)
     model = WholeImageClassifier(side, seed).to(device)

@@ -51,6 +51,14 @@ def test_bytes_are_images_too_and_bad_arguments_are_named():
             information_left((images, bad, labels), (images, maps, labels), epochs=1)
     with pytest.raises(ValueError, match="target must hold 2 class numbers"):
         information_left((images, maps, labels), (images, maps, [0, 1, 1]), epochs=1)
+    for other in (images / 255, images[..., :1].repeat(1, 1, 1, 3)):
+        with pytest.raises(ValueError, match="test images must be of the shape and type of train images"):
+            information_left((images, maps, labels), (other, maps, labels), epochs=1)
+    with pytest.raises(ValueError, match="target must be below the 2 classes of model, got 5"):
+        deletion_insertion(model, images, maps, target=torch.tensor([1, 5]), baseline=torch.zeros(3, 1, 1))
+    one = nn.Sequential(nn.Flatten(), nn.Linear(12, 1)).eval()
+    with pytest.raises(ValueError, match=r"model must give logits of shape N x classes, at least 2, got \(2, 1\)"):
+        deletion_insertion(one, images, maps, **others)
 
 
 def test_information_is_left_where_it_was_not_masked():

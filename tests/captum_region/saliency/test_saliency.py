@@ -6,10 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from captum_region.datasets import make_faces
 from captum_region.saliency.compare import MEASURES, compare_saliency, saliency_table
 from captum_region.saliency.methods import floors
+
+
+def logits(classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 12 * 12, classes)).eval()
 
 
 @pytest.fixture
@@ -79,6 +84,8 @@ def test_labels_are_targets_and_methods_may_give_arrays(images, target):
         ({"methods": {"m": lambda images, target: images}}, r"methods\['m'\] must give maps of \(12, 12\)"),
         ({"target": [0, 1]}, "target must be one class or one for each of the 3 images, got 2"),
         ({"target": [0, -1, 1]}, "target must hold class numbers from 0 on, got -1"),
+        ({"model": logits(2), "target": 2}, "target must be below the 2 classes of model, got 2"),
+        ({"model": logits(1)}, r"model must give logits of shape N x classes, at least 2, got \(3, 1\)"),
     ],
 )
 def test_invalid_arguments_are_named_in_the_error(images, changed, words):

@@ -104,6 +104,7 @@ def test_information_left_is_compared_by_seed():
     [
         ({"attribute": "Bald"}, "'Bald' is not an attribute"),
         ({"test": TEST.subset(~TEST.binary("Smiling"))}, "test must hold images with Smiling"),
+        ({"test": TEST.subset(TEST.binary("Smiling"))}, "test must hold images without Smiling too"),
         ({"train": make_faces(4, (16, 20), random_state=0)}, "train must hold square images, got 16 x 20"),
         ({"test": AttributeImages(TEST.images, TEST.attributes)}, "truth must be given"),
         ({"choice": TEST.subset(~TEST.binary("Smiling"))}, "choice must hold images with Smiling"),
