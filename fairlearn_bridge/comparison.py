@@ -203,16 +203,7 @@ def fit_mitigators(
         raise ValueError(f"random_states must be given, each once, got {random_states}")
     if places and len(random_states) > 1:
         raise ValueError(f"random_states must be one where models are saved, got {random_states}")
-    for name, samples in {"train": train, "test": test, **train_on}.items():
-        if not isinstance(samples, Samples):
-            raise TypeError(f"{name} must be Samples, got {type(samples).__name__}")
-    if unknown := {*test.y.tolist()} - {*train.y.tolist()}:
-        raise ValueError(f"test.y must be of the classes of train.y, got {sorted(unknown, key=str)} too")
-    if not {*test.confounder.tolist()} & {*train.confounder.tolist()}:
-        raise ValueError(
-            "test.confounder must have values of train.confounder, got "
-            f"{np.unique(test.confounder).tolist()} and {np.unique(train.confounder).tolist()}"
-        )
+    _check_samples(train, test, train_on)
     random_states = [int(seed) for seed in random_states]  # a NumPy integer would be another key of what is kept
     chains = {
         name: {name: estimator, **{later: mitigators[later] for later, first in reuse.items() if first == name}}
@@ -247,6 +238,20 @@ def fit_mitigators(
     if not tables:
         raise NoneCouldRunError(f"no mitigator could run; the first: {trainings['reason'].iloc[0]}")
     return pd.concat(tables, ignore_index=True), trainings
+
+
+def _check_samples(train: Samples, test: Samples, others: Mapping[str, Samples]) -> None:
+    """Raise an error if one holds something else, or the test images have other labels than the training images."""
+    for name, samples in {"train": train, "test": test, **others}.items():
+        if not isinstance(samples, Samples):
+            raise TypeError(f"{name} must be Samples, got {type(samples).__name__}")
+    if unknown := {*test.y.tolist()} - {*train.y.tolist()}:
+        raise ValueError(f"test.y must be of the classes of train.y, got {sorted(unknown, key=str)} too")
+    if not {*test.confounder.tolist()} & {*train.confounder.tolist()}:
+        raise ValueError(
+            "test.confounder must have values of train.confounder, got "
+            f"{np.unique(test.confounder).tolist()} and {np.unique(train.confounder).tolist()}"
+        )
 
 
 def _fit_chain(

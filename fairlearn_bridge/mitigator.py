@@ -211,11 +211,8 @@ class AttributionNoiseMitigator(Trainer):
         if region_maps is not None and self.region_classifier is None:
             raise ValueError("region_maps must come with the region_classifier that made them, got none")
         parameters, prefix = _parameters(self.estimator)
-        within = type(self.estimator).__name__
-        if prefix and self.apply_at_predict and not self.estimator._only_trains:
-            raise ValueError(f"apply_at_predict must be False with {within}, which looks at images not perturbed too")
         if prefix and sample_weight is not None:
-            raise ValueError(f"sample_weight must be left out with {within}, which takes none")
+            raise ValueError(f"sample_weight must be left out with {type(self.estimator).__name__}, which takes none")
         X, y, sensitive_features = from_names(X, y, sensitive_features)
         X = check_rows_or_images(self, X, parameters.get(f"{prefix}image_shape"), reset=True)
         for name in ("region_classifier", "target_region_classifier"):
@@ -321,6 +318,9 @@ class AttributionNoiseMitigator(Trainer):
             noise.validate()
         if self.apply_at_predict and not {noise.scheme for noise in candidates} <= set(AT_PREDICT):
             raise ValueError(f"apply_at_predict needs the scheme {' or '.join(AT_PREDICT)}, got {self.scheme!r}")
+        if self.apply_at_predict and not getattr(self.estimator, "_only_trains", True):
+            within = type(self.estimator).__name__
+            raise ValueError(f"apply_at_predict must be False with {within}, which looks at images not perturbed too")
         check_number("protect_target", self.protect_target, 0)
         check_number("validation_fraction", self.validation_fraction, 0, 1, inside=True)
         if not isinstance(self.memory, str | os.PathLike | None):

@@ -232,14 +232,10 @@ def run_audit(
         warnings.simplefilter("always", UserWarning)
         audited(test.images, groups, target)  # before hours of training
     remarks = [str(warning.message) for warning in caught if issubclass(warning.category, UserWarning)]
-    labels = check_classes(labels, len(train), name=f"{config.target} of train", least=2)
-    if config.model is None and (unknown := {*target.tolist()} - {*labels.tolist()}):
-        raise ValueError(
-            f"target {config.target} must have classes that occur in training, {np.unique(labels).tolist()}; of the "
-            f"audited images some have {sorted(unknown, key=str)}"
-        )
     classifier = None if config.model is None else own_classifier(config.model)
-    if classifier is not None:
+    if classifier is None:
+        _check_classes(config.target, labels, target)
+    else:
         predictor_of(classifier).codes(target, config.target)
         if config.retrain:
             check_trainable(classifier, has_confounder=False)
@@ -286,7 +282,15 @@ def _targets(name: str, train: AttributeImages, test: AttributeImages) -> tuple[
     parts = [one.labels(name) for one in (train, test)]
     number = next((part.dtype for part in parts if part.dtype.kind in "iuf"), None)
     first, second = (part.astype(number) if number is not None and part.dtype == bool else part for part in parts)
-    return first, second
+    return check_classes(first, len(train), name=f"{name} of train", least=2), second
+
+
+def _check_classes(name: str, trained: NDArray[Any], audited: NDArray[Any]) -> None:
+    if unknown := {*audited.tolist()} - {*trained.tolist()}:
+        raise ValueError(
+            f"target {name} must have classes that occur in training, {np.unique(trained).tolist()}; of the audited "
+            f"images some have {sorted(unknown, key=str)}"
+        )
 
 
 def _weakness(found: DegradationAudit) -> list[str]:
