@@ -14,46 +14,26 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
 from skorch import NeuralNetClassifier
-from skorch.callbacks import Callback, EarlyStopping, LRScheduler
+from skorch.callbacks import EarlyStopping, LRScheduler
 from skorch.dataset import Dataset as NeuralNetDataset
 from skorch.utils import to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from captum_region.batches import ImageData, as_floats, check_weights, take
-from captum_region.io.snapshot import Snapshots, random_states, set_random_states
+from captum_region.io.snapshot import Snapshots
 from captum_region.labels import check_classes
 from captum_region.precision import has_bfloat16_units
 from captum_region.randomness import RandomState, draw_seed, seeded
 from fairlearn_bridge.loading import NoSingleImages, TrainingImages, are_training_images, as_it_is
 from fairlearn_bridge.networks import PretrainedClassifier, SmallCNN
+from fairlearn_bridge.resuming import KeepState, load_state, state_of
 from fairlearn_bridge.validation import check_rows_or_images, from_names
 
 BatchTransform = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 LossReduction = Callable[[Tensor, Tensor], Tensor]
 # Parameters that do not change what is learnt.
 _BESIDES = ("checkpoint_dir", "device", "verbose", "warm_start")
-
-
-class _KeepState(Callback):  # type: ignore[misc]
-    """Keeps the state of the training after an epoch; must be the last of the callbacks."""
-
-    def __init__(self, snapshots: Snapshots) -> None:
-        self.snapshots = snapshots
-
-    def on_epoch_end(self, net: "ImageClassifier", **kwargs: Any) -> None:
-        self.snapshots.save_sometimes(lambda: net._state(complete=False))
-
-
-def _state_of(callback: Callback) -> dict[str, Any]:
-    """Return what of a callback's state can be kept: names to ("state_dict" or "value", that)."""
-    state: dict[str, Any] = {}
-    for name, value in vars(callback).items():
-        if name.endswith("_") and hasattr(value, "state_dict") and not isinstance(value, type):
-            state[name] = "state_dict", value.state_dict()
-        elif name.endswith("_") and isinstance(value, int | float | str | Tensor | Mapping | None):
-            state[name] = "value", value
-    return state
 
 
 class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
@@ -243,7 +223,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             kept = snapshots.load()
             if kept is not None:
                 with snapshots.restoring():
-                    self._load_state(kept)
+                    load_state(self, kept)
             try:
                 if kept is None or not kept["complete"]:
                     self._train(samples, target, end - len(self.history_), snapshots)
@@ -336,7 +316,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         return Snapshots(self.checkpoint_dir, self.random_state, key)
 
     def _train(self, samples: TrainingImages, target: NDArray[np.intp], epochs: int, snapshots: Snapshots) -> None:
-        self.callbacks_.append(("keep_state", _KeepState(snapshots)))
+        self.callbacks_.append(("keep_state", KeepState(snapshots)))
         try:
             self.fit_loop(samples, target, epochs=epochs)
         except KeyboardInterrupt:
@@ -346,40 +326,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
                 raise
         finally:
             self.callbacks_.pop()
-        snapshots.save(lambda: self._state(complete=True))
-
-    def _state(self, *, complete: bool) -> dict[str, Any]:
-        """Return all that a training needs to resume after an epoch."""
-        return {
-            "complete": complete,
-            "parts": {name: part.state_dict() for name, part in self._stateful().items()},
-            "history": list(self.history_),
-            "callbacks": {name: _state_of(callback) for name, callback in self.callbacks_},
-            "random": (self.generator_.get_state(), random_states()),
-        }
-
-    def _stateful(self) -> dict[str, Any]:
-        """Return what of a training has a ``state_dict``, by name; also what mitigators have made a partial of."""
-        names = [f"{name}_" for name in self._modules + self._criteria + self._optimizers]
-        found = {name: getattr(self, name) for name in [*names, "batch_transform", "loss_reduction"]}
-        while name := next((name for name, part in found.items() if isinstance(part, partial)), None):
-            part = found.pop(name)
-            found |= {f"{name}.{at}": each for at, each in enumerate((part.func, *part.args))}
-        return {name: part for name, part in found.items() if hasattr(part, "state_dict")}
-
-    def _load_state(self, kept: dict[str, Any]) -> None:
-        parts = self._stateful()
-        for name, state in kept["parts"].items():
-            parts[name].load_state_dict(state)
-        self.history_[:] = kept["history"]
-        for name, callback in self.callbacks_:
-            for attribute, (kind, value) in kept["callbacks"][name].items():
-                if kind == "state_dict":
-                    getattr(callback, attribute).load_state_dict(value)
-                else:
-                    setattr(callback, attribute, value)
-        self.generator_.set_state(kept["random"][0])
-        set_random_states(kept["random"][1])
+        snapshots.save(lambda: state_of(self, complete=True))
 
     @property
     def partial_fit(self) -> Any:
@@ -421,6 +368,12 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         with seeded(draw_seed(self.random_state)) if is_made_anew else nullcontext():
             super().set_params(**kwargs)
         return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("module", "criterion"):  # of which skorch refuses instances before it is initialized
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     # What follows adapts skorch's loop.
 

@@ -18,6 +18,7 @@ from skorch.helper import predefined_split
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from captum_region.randomness import seeded
 from fairlearn_bridge import ImageClassifier, SmallCNN, ThresholdShift
 from fairlearn_bridge.baselines.base import then
 from fairlearn_bridge.baselines.weighting import _WorstGroups
@@ -428,6 +429,20 @@ class WithDropout(Mean):
 
 def add_noise(images, index, generator):
     return (images + 0.2 * torch.rand(images.shape, generator=generator)).clamp(0, 1)
+
+
+def test_instances_of_modules_and_criteria_are_set_like_other_parameters():
+    X, y = bright_and_dark()
+    with seeded(0):
+        modules = [nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), nn.Sequential(nn.Flatten(), nn.Linear(192, 2))]
+    smoothed = nn.CrossEntropyLoss(label_smoothing=0.1)
+    base = ImageClassifier(Mean, max_epochs=1, random_state=0)
+    wanted = ImageClassifier(modules[0], criterion=smoothed, max_epochs=1, random_state=0).fit(X, y)
+    found = clone(base).set_params(module=modules[0], criterion=smoothed).fit(X, y)
+    np.testing.assert_array_equal(found.predict_proba(X), wanted.predict_proba(X))
+    assert not np.array_equal(found.set_params(module=modules[1]).fit(X, y).predict_proba(X), wanted.predict_proba(X))
+    search = GridSearchCV(base, {"module": modules}, cv=2, error_score="raise").fit(X, y)
+    assert search.best_params_["module"] in modules
 
 
 class Fading:
