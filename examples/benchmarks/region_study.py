@@ -40,6 +40,7 @@ MEASURES = {
     "leak": "leak",
     "correlation": "correlation with the unbiased map",
     "iou": "overlap of the masks (IoU)",
+    "pixel_auc": "pixel AUC",  # of faces, whose truth is known
 }
 
 
@@ -121,11 +122,12 @@ def table_of(found: dict[str, Any]) -> pd.DataFrame:
     """Return a row a spurious attribute, a column a measure: mean and spread over seeds, of each of `TRAININGS`."""
     rows = pd.DataFrame(found["rows"])
     by_training: Any = rows.groupby(["confounder", "training"], sort=False)
-    means, spreads = (getattr(by_training[[*MEASURES]], name)() for name in ("mean", "std"))
+    measured = {name: title for name, title in MEASURES.items() if name in rows}
+    means, spreads = (getattr(by_training[[*measured]], name)() for name in ("mean", "std"))
     shown: dict[str, dict[str, str]] = {}
     for (confounder, training), mean in means.iterrows():
         of_confounder = shown.setdefault(confounder, {})
-        for name, title in MEASURES.items():
+        for name, title in measured.items():
             spread = spreads.loc[(confounder, training), name]
             words = f"{mean[name]:.2f}" + ("" if pd.isna(spread) else f" ± {spread:.2f}")
             of_confounder[title] = f"{of_confounder[title]} / {words}" if title in of_confounder else words

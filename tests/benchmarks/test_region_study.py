@@ -1,15 +1,19 @@
 """What region classifiers learn from biased data."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from region_study import MEASURES, TRAININGS, _of_probabilities, study_region_training, table_of
+from studies import markdown
 
 from captum_region.datasets import AttributeImages
 from fairlearn_bridge import Samples
 from fairlearn_bridge.experiment import ExperimentConfig, split_data
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
 def test_accuracy_and_leak_by_hand():
@@ -47,6 +51,12 @@ def test_plain_training_on_biased_data_leaks_the_target():
     assert within["correlation"] > max(0.95, plain["correlation"])
     assert within["iou"] > plain["iou"]
     assert list(table) == ["accuracy", "leak", "correlation", "iou"]  # no truth, no localisation
+
+
+@pytest.mark.parametrize("data", ["faces", "celeba"])
+def test_the_page_has_the_tables_of_the_results_beside_it(data):
+    found = json.loads((RESULTS / f"region_{data}.json").read_text())
+    assert markdown(table_of(found), " / ".join(TRAININGS)).strip() in (RESULTS / "mitigation.md").read_text()
 
 
 def test_the_command_keeps_each_value_and_prints_their_table(command, tmp_path):
