@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 GROWTH = Path(__file__).parents[2] / "examples/benchmarks/growth.py"
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
 
 def test_seconds_and_peak_are_those_of_the_one_command():
@@ -21,6 +22,13 @@ def test_seconds_and_peak_are_those_of_the_one_command():
     assert 1 < small["peak_mb"] < 200
     with pytest.raises(ValueError, match="ended with exit code 3"):
         measure([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+def test_the_page_has_the_values_of_the_results_beside_it():
+    page, found = RESULTS / "maps.md", json.loads((RESULTS / "growth.json").read_text())
+    for title, name in (("processor time, s", "seconds"), ("peak memory, MB", "peak_mb")):
+        values = " | ".join(f"{row[name]:,.0f}" for row in found["measured"])
+        assert f"| {title} | {values} |" in page.read_text()
 
 
 @pytest.mark.slow
