@@ -24,6 +24,7 @@ from captum_region.cli.options import AsJson, Debug, Quiet, ReplaceFile
 from captum_region.cli.running import check_file, console, errors_in_one_line
 from captum_region.datasets import make_faces
 from captum_region.io.files import write_json
+from captum_region.io.provenance import provenance
 from fairlearn_bridge import AttributionNoise, AttributionNoiseMitigator, ImageClassifier, MitigationConfig, mitigate
 from fairlearn_bridge.mitigation import synthetic_parts
 
@@ -171,8 +172,8 @@ def main(
                 pairs += time_part()
                 if not quiet:
                     typer.echo(f"{name} is timed", err=True)
-        result = {"environment": environment(torch.device("cpu")), "pairs": [asdict(pair) for pair in pairs]}
-        text = write_json(out, result)
+        told = {"environment": environment(torch.device("cpu")), **provenance()}
+        text = write_json(out, told | {"pairs": [asdict(pair) for pair in pairs]})
         if as_json:
             typer.echo(text, nl=False)
         else:

@@ -36,6 +36,7 @@ from captum_region.datasets import make_faces
 from captum_region.first_layer import neutralize_first_layer
 from captum_region.grid import RegionGrid
 from captum_region.io.files import write_json
+from captum_region.io.provenance import provenance
 from captum_region.precision import has_bfloat16_units
 from captum_region.training import fit_region_classifier, region_accuracy
 from fairlearn_bridge import ImageClassifier
@@ -508,7 +509,7 @@ def main(
             raise ValueError(f"--only must be one of {', '.join(parts)}, got {only!r}")
         pairs = [pair for name, time_part in parts.items() if only in (None, name) for pair in time_part()]
         pairs.sort(key=lambda pair: pair.name)
-        result = {"environment": told, "grid": repr(grid), "pairs": [asdict(pair) for pair in pairs]}
+        result = {"environment": told, **provenance(), "grid": repr(grid), "pairs": [asdict(pair) for pair in pairs]}
         text = write_json(out, result)
         if as_json:
             typer.echo(text, nl=False)
