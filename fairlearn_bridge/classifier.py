@@ -199,8 +199,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         before = getattr(self, "image_shape_", None) if self.warm_start and self.initialized_ else None
         X = check_rows_or_images(self, X, before or self.image_shape, reset=before is None)
         weight = check_weights(sample_weight, len(X))
-        if self.loss_reduction is not None and np.ptp(weight):
-            raise ValueError("sample_weight must be left out with a loss_reduction, which weighs the losses itself")
+        self._check_heeded(weight)
         labels = check_classes(y, len(X), name="y", least=2, weight=weight)
         self._check_continued(np.unique(labels))
         self.classes_inferred_ = np.unique(labels)
@@ -265,6 +264,10 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             raise ValueError(f"mixed_precision must be 'no' or 'auto', got {self.mixed_precision!r}")
         if self.classes is not None and not len(self.classes):
             raise ValueError(f"classes must be None or hold all labels of y, got {self.classes}")
+
+    def _check_heeded(self, weight: NDArray[np.float64]) -> None:
+        if self.loss_reduction is not None and np.ptp(weight):
+            raise ValueError("sample_weight must be left out with a loss_reduction, which weighs the losses itself")
 
     def _check_continued(self, classes: NDArray[Any]) -> None:
         """Refuse to continue a training with other classes: the module's outputs are of those of before."""

@@ -285,10 +285,10 @@ class AttributionNoiseMitigator(Trainer):
         if self.protect_target and self.target_region_classifier is None:
             check_varies_within("y", labels, "sensitive_features", confounder)
         trained = _classifier_of(self.estimator)
-        if weights and getattr(trained, "loss_reduction", None) is not None:
-            raise ValueError("sample_weight must be left out with a loss_reduction, which weighs the losses itself")
         if isinstance(trained, ImageClassifier):
             trained._check_parameters()
+            if weights:
+                trained._check_heeded(weights["sample_weight"])
         if trained is not self.estimator:
             self.estimator._check_parameters()
             self.estimator._cells_of(labels, labels, confounder)

@@ -352,25 +352,27 @@ def _compared(settings: dict[str, Any], states: Path) -> Any:
     return found
 
 
-def _fit(labels: int, logits: int) -> bool:
-    """Return whether labels of so many classes, or the first of these, are those of a network with so many logits."""
-    return labels == 2 if logits == 1 else labels == 2 == logits or 2 < labels <= logits
+def _are_scored(labels: int, logits: int) -> bool:
+    """Return whether labels of so many classes can be those of a network with so many logits."""
+    return labels == 2 if logits <= 2 else 2 < labels <= logits
 
 
 def _inspected(data: Data, options: dict[str, Any]) -> Any:
     """Inspect a checkpoint, on the test slices if they are named, else on all."""
-    from captum_region.segmentation.weights import classes_in, load_weights
+    from captum_region.segmentation.networks import load_into
+    from captum_region.segmentation.weights import classes_in, read_weights
     from captum_region.slices import inspect_slices
     from captum_region.stacks import Stack
 
     path = options["model"]
-    if options["architecture"] == "auto":
+    if options["architecture"] == "auto":  # as for `segmentation_network` with weights
         options = options | {"architecture": "unet"}
     try:
-        drawn = _maker(data, options, None, options["window"])(options["seed"])
-        classes = classes_in(drawn, path)
-        network = _maker(data, options, path, options["window"], classes)(options["seed"])
-        kind = load_weights(network, path)
+        kept = read_weights(path)
+        network: Any = _maker(data, options, None, options["window"])(options["seed"])
+        if (classes := classes_in(network, kept)) not in (None, network.classes):
+            network = _maker(data, options, None, options["window"], classes)(options["seed"])
+        kind = load_into(network, kept, path, options["encoder"])
     except ValueError as error:
         raise ValueError(str(error).replace("weights must", "--model must", 1)) from error
     if kind == "encoder":
@@ -379,8 +381,8 @@ def _inspected(data: Data, options: dict[str, Any]) -> Any:
     if options["test"]:
         stacks = [stack[data.checked(stack, "test", *_ends("test", options["test"]))] for stack in stacks]
     labelled = [stack.classes for stack in stacks if stack.labels is not None]
-    if labelled and not _fit(max(labelled), classes or 1):
-        typer.echo(f"no Dice: the labels have {max(labelled)} classes, the network {classes}", err=True)
+    if labelled and not _are_scored(max(labelled), network.classes):
+        typer.echo(f"no Dice: the labels have {max(labelled)} classes, the network {network.classes}", err=True)
         stacks = [Stack(stack.images, None, stack.name) for stack in stacks]
     settings = {name: options[name] for name in ("class_index", "device")}
     return inspect_slices(network, stacks, **settings, show_progress=not options["quiet"])

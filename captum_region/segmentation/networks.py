@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,11 @@ from torch.nn import functional as F
 from captum_region.batches import as_floats
 from captum_region.randomness import RandomState, draw_seed, seeded
 from captum_region.segmentation.unet import SmallUNet
-from captum_region.segmentation.weights import PACKAGED, load_packaged, load_weights
+from captum_region.segmentation.weights import PACKAGED, load_packaged, load_weights, read_weights
 from captum_region.validation import check_count
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DEFAULT_ENCODER = "tu-tf_efficientnet_lite0"
 _SMALL = "small_unet"
@@ -171,13 +174,21 @@ def segmentation_network(
             )
         load_packaged(network.network.encoder.model)
     elif weights is not None and not _is_name(weights, architecture):
-        loaded = load_weights(network, weights)
-        if loaded == "encoder":
-            _normalise_like(network, encoder or DEFAULT_ENCODER)
-        elif loaded == "inner":  # it says nothing of a normalisation
-            network.mean.fill_(0)
-            network.std.fill_(1)
+        load_into(network, read_weights(weights), weights, encoder)
     return network.eval()
+
+
+def load_into(
+    network: SegmentationNetwork, kept: Mapping[str, Tensor], path: str | os.PathLike[str], encoder: str | None
+) -> str:
+    """Load weights as `load_weights` does, with the normalisation that goes with them; return what they are of."""
+    loaded = load_weights(network, kept, path)
+    if loaded == "encoder":
+        _normalise_like(network, encoder or DEFAULT_ENCODER)
+    elif loaded == "inner":  # it says nothing of a normalisation
+        network.mean.fill_(0)
+        network.std.fill_(1)
+    return loaded
 
 
 def _is_name(weights: str | os.PathLike[str] | None, architecture: str) -> bool:

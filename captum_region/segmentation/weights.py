@@ -18,8 +18,10 @@ PACKAGED = "efficientnet-lite0"
 _COLOURS = 3
 
 
-def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> Literal["network", "inner", "encoder"]:
-    """Load a file's weights into a `SegmentationNetwork`, or the part of it that they are of.
+def load_weights(
+    network: nn.Module, kept: Mapping[str, Tensor], path: str | os.PathLike[str]
+) -> Literal["network", "inner", "encoder"]:
+    """Load weights, which `read_weights` read from `path`, into a `SegmentationNetwork` or the part that they are of.
 
     Returns
     -------
@@ -28,12 +30,9 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str]) -> Literal["n
 
     Raises
     ------
-    OSError
-        If the file is missing or must not be opened.
     ValueError
-        If it is damaged, or fits neither the network nor its encoder.
+        If they fit neither the network nor its encoder.
     """
-    kept = read_weights(path)
     inner: Any = network.network
     encoder = getattr(inner, "encoder", None)
     parts: list[Any] = [network, inner, *([] if encoder is None else [encoder, getattr(encoder, "model", None)])]
@@ -73,17 +72,10 @@ def load_packaged(encoder: nn.Module) -> None:
     _load(encoder, dict(zip(names, read_weights(path).values(), strict=True)), path, whole=False)
 
 
-def classes_in(network: nn.Module, path: str | os.PathLike[str]) -> int | None:
-    """Return how many logits a `SegmentationNetwork` has whose weights a file holds, or None if it has another head.
-
-    Raises
-    ------
-    OSError, ValueError
-        As `read_weights`.
-    """
+def classes_in(network: nn.Module, kept: Mapping[str, Tensor]) -> int | None:
+    """Return how many logits a `SegmentationNetwork` has whose weights these are, or None if it has another head."""
     inner: Any = network.network
     head = [name for name, value in inner.state_dict().items() if value.ndim == 4][-1]
-    kept = read_weights(path)
     weight = kept.get(head, kept.get(f"network.{head}"))
     return None if weight is None else len(weight)
 

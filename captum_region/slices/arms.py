@@ -119,8 +119,9 @@ def network_of(network: Network, seed: int) -> nn.Module:
 def check_arms(arms: Mapping[str, Arm], network: Network, seed: int, window: int, size: int) -> None:
     """Raise an error if an arm cannot be made of the network, or takes no windows of `window` slices of a size."""
     check_pretrained(arms, network, seed)
+    given = network_of(network, seed)
     for name, arm in arms.items():
-        made = arm.applied(network_of(network, seed), window, seed)
+        made = arm.applied(given, window, seed)
         if arm.own is None:
             continue
         images = torch.zeros(1, window, size, size, device=device_of(made))

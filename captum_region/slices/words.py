@@ -22,7 +22,7 @@ def headline(found: FirstLayerComparison) -> str:
     """Return the answer: to which slice the first arm leans after training, and what the other arms do about it."""
     table: Any = found.table()
     first = found.reference
-    pair = leading_pair(found)
+    pair = _leading_pair(found)
     own = _asymmetry(found, first, pair)
     seeds = f"{found.seeds} seeds" if found.seeds > 1 else "one seed"
     lean = f"Trained from the first layer “{first}”, the network {leaning(own, pair)} ({seeds})."
@@ -61,7 +61,7 @@ def _pairs(found: FirstLayerComparison, arm: str) -> Any:
     return table.assign(part=held / held.sum() if held.sum() else 0.0)
 
 
-def leading_pair(found: FirstLayerComparison) -> int:
+def _leading_pair(found: FirstLayerComparison) -> int:
     """Return the distance from the centre of the two slices between which the first arm tells most."""
     pairs = _pairs(found, found.reference)
     return int((pairs["size"] * pairs["part"]).fillna(-1).idxmax())
@@ -105,7 +105,7 @@ def findings(found: FirstLayerComparison) -> list[tuple[str, str]]:
     """Return what is behind the headline: a heading and its sentences each."""
     table: Any = found.table()
     first = found.reference
-    pair = leading_pair(found)
+    pair = _leading_pair(found)
     after = _asymmetry(found, first, pair)
     runs: Any = found.runs[found.runs["arm"] == first]
     before = float(runs["asymmetry_before" if pair == 1 else f"asymmetry_{pair}_before"].mean())

@@ -55,12 +55,12 @@ def images_of(estimator: Any, X: ImageData) -> ImageData:
     return check_rows_or_images(clone(estimator), X, estimator.image_shape, reset=True)
 
 
-def need_layer(estimator: Any, X: ImageData, labels: NDArray[Any], kind: type[nn.Module]) -> None:
+def need_layer(estimator: Any, images: ImageData, labels: NDArray[Any], kind: type[nn.Module]) -> None:
     """Raise ValueError, before a training of hours, if an `ImageClassifier`'s module has no layer of a kind."""
     classifier = clone(estimator)
     if not hasattr(classifier, "module_"):  # as a frozen one has
         classes = np.unique(labels) if classifier.classes is None else classifier.classes
-        classifier.set_params(image_shape=tuple(images_of(estimator, X).shape[1:]), classes=classes).initialize()
+        classifier.set_params(image_shape=tuple(images.shape[1:]), classes=classes).initialize()
     if not any(isinstance(layer, kind) for layer in classifier.module_.modules()):
         raise ValueError(f"estimator must have a module with an nn.{kind.__name__}, it has none")
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from captum_region.batches import ImageData
 from captum_region.randomness import RandomState, draw_seed, seeded
 from captum_region.validation import check_count
-from fairlearn_bridge.baselines.base import Mitigator, need_layer
+from fairlearn_bridge.baselines.base import Mitigator, images_of, need_layer
 from fairlearn_bridge.classifier import ImageClassifier
 from fairlearn_bridge.validation import check_number, check_sensitive, class_positions
 
@@ -140,7 +140,7 @@ class LastLayerRetraining(HeadMitigator):
         X, cells = self._cells_of(X, y, sensitive_features)
         generator = np.random.default_rng(draw_seed(self.random_state))
         labels = cells["y"].to_numpy()
-        need_layer(self.estimator, X, labels, nn.Linear)
+        need_layer(self.estimator, images_of(self.estimator, X), labels, nn.Linear)
         self.estimator_ = clone(self.estimator).fit(X, labels)
         features, positions = last_features(self.estimator_, X), class_positions(self.estimator_, labels)
         least = int(cells["cell"].value_counts().min())
@@ -221,7 +221,7 @@ class EmbeddingCorrelationRemoval(Mitigator):
         self._check_parameters()
         X, cells = self._cells_of(X, y, sensitive_features)
         labels, sensitive = cells["y"].to_numpy(), cells["sensitive_features"].to_numpy()
-        need_layer(self.estimator, X, labels, nn.Linear)
+        need_layer(self.estimator, images_of(self.estimator, X), labels, nn.Linear)
         self.sensitive_values_ = np.unique(sensitive)
         self.estimator_ = clone(self.estimator).fit(X, labels)
         features = last_features(self.estimator_, X)
@@ -347,7 +347,7 @@ class AdversarialLastLayer(Mitigator):
         """
         self._check_parameters()
         X, cells = self._cells_of(X, y, sensitive_features)
-        need_layer(self.estimator, X, cells["y"].to_numpy(), nn.Linear)
+        need_layer(self.estimator, images_of(self.estimator, X), cells["y"].to_numpy(), nn.Linear)
         seed = draw_seed(self.random_state)
         self.estimator_ = clone(self.estimator).fit(X, cells["y"].to_numpy())
         features = last_features(self.estimator_, X)

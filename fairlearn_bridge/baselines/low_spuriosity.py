@@ -123,7 +123,7 @@ class LowSpuriosityRetraining(HeadMitigator):
         count = len(np.unique(sensitive)) if given is None else given.num_classes
         if self.value >= count:
             raise ValueError(f"value must be a class of the region classifier, below {count}, got {self.value}")
-        need_layer(self.estimator, X, labels, nn.Linear)
+        need_layer(self.estimator, images, labels, nn.Linear)
         self.estimator_ = clone(self.estimator).fit(X, labels)
         if given is None:
             options: Any = {"epochs": self.region_epochs, "random_state": draw_seed(self.random_state)}

@@ -13,8 +13,16 @@ from torch import Tensor, nn
 
 from captum_region.batches import ImageData, batches
 from captum_region.validation import check_count
-from fairlearn_bridge.baselines.base import Mitigator, labels_of, need_layer, need_no_reduction, restore, then
-from fairlearn_bridge.validation import check_number, check_rows_or_images, class_positions
+from fairlearn_bridge.baselines.base import (
+    Mitigator,
+    images_of,
+    labels_of,
+    need_layer,
+    need_no_reduction,
+    restore,
+    then,
+)
+from fairlearn_bridge.validation import check_number, class_positions
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -141,9 +149,9 @@ class MaskTune(Mitigator):
         """
         self._check_parameters()
         X, labels = labels_of(X, y)
-        need_layer(self.estimator, X, labels, nn.Conv2d)
+        images = images_of(self.estimator, X)
+        need_layer(self.estimator, images, labels, nn.Conv2d)
         self.estimator_ = clone(self.estimator).fit(X, labels)
-        images = check_rows_or_images(self.estimator_, X, self.estimator_.image_shape_, reset=False)
         self.masks_ = self._masks(images, labels)
         lr = self.estimator.lr / 10 if self.tune_lr is None else self.tune_lr
         hide: Any = partial(_hide, torch.from_numpy(self.masks_))
