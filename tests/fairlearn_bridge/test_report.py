@@ -59,12 +59,60 @@ MEASURES = {
 }
 
 
-def results(worst=WINNING, width=0.02, confounder="Blond_Hair"):
-    cells = [(group, value) for group in (False, True) for value in (False, True)]
+CELLS = [(group, value) for group in (False, True) for value in (False, True)]
+REGION_CLASSIFIER = {
+    "history": [{"epoch": 1, "loss": 0.7, "lr": 0.001}, {"epoch": 2, "loss": 0.5, "lr": 0.001}],
+    "mean_region_accuracy": 0.71,
+    "best_region_accuracy": None,
+    "calibration": {
+        "bins": [
+            {"lower": 0.0, "upper": 0.5, "patches": 0, "confidence": None, "accuracy": None},
+            {"lower": 0.5, "upper": 1.0, "patches": 900, "confidence": 0.75, "accuracy": 0.625},
+        ],
+        "error": 0.125,
+        "accuracy": 0.6,
+        "images": 9,
+    },
+}
+
+
+def table_of(worst, width):
     values = {
         name: dict.fromkeys(MEASURES, value) | {"gap": 0.9 - value, "flip_rate": 1 - value}
         for name, value in worst.items()
     }
+    return [
+        {
+            "mitigator": name,
+            "measure": measure,
+            "mean": mean,
+            "std": None,
+            "low": mean - width,
+            "high": mean + width,
+        }
+        for name, of_mitigator in values.items()
+        for measure, mean in of_mitigator.items()
+    ]
+
+
+def cells_of(worst):
+    return [
+        {
+            "mitigator": name,
+            "group": group,
+            "confounder": value,
+            "images": 9,
+            "low": low,
+            "high": 1,
+            "accuracy": 0.9,
+        }
+        | ({"accuracy": low} if group and value else {})
+        for name, low in worst.items()
+        for group, value in CELLS
+    ]
+
+
+def results(worst=WINNING, width=0.02, confounder="Blond_Hair"):
     return {
         "format": 1,
         "title": "Male without hair",
@@ -78,56 +126,19 @@ def results(worst=WINNING, width=0.02, confounder="Blond_Hair"):
         "confounder_names": {"False": f"not {confounder}", "True": confounder},
         "counts": [
             {"set": "biased", "target": group, "confounder": value, "images": count}
-            for (group, value), count in zip(cells, (1000, 2000, 3000, 0), strict=True)
+            for (group, value), count in zip(CELLS, (1000, 2000, 3000, 0), strict=True)
         ],
         "seconds": {"training": 75.0},
-        "region_classifier": {
-            "history": [{"epoch": 1, "loss": 0.7, "lr": 0.001}, {"epoch": 2, "loss": 0.5, "lr": 0.001}],
-            "mean_region_accuracy": 0.71,
-            "best_region_accuracy": None,
-            "calibration": {
-                "bins": [
-                    {"lower": 0.0, "upper": 0.5, "patches": 0, "confidence": None, "accuracy": None},
-                    {"lower": 0.5, "upper": 1.0, "patches": 900, "confidence": 0.75, "accuracy": 0.625},
-                ],
-                "error": 0.125,
-                "accuracy": 0.6,
-                "images": 9,
-            },
-        },
+        "region_classifier": copy.deepcopy(REGION_CLASSIFIER),  # tests change what they get
         "pareto_front": list(worst)[:1],
         "confident": [
             {"image": f"{SCRIPT}.png", "label": "Male, $x", "mean": 0.75, "max": 0.875},
             {"image": "b.png", "label": "not Male, $y", "mean": 0.125, "max": 0.25},
         ],
         "mitigators": [{"name": name, "kind": ARMS[name], "description": f"What {name} does."} for name in worst],
-        "table": [
-            {
-                "mitigator": name,
-                "measure": measure,
-                "mean": mean,
-                "std": None,
-                "low": mean - width,
-                "high": mean + width,
-            }
-            for name, of_mitigator in values.items()
-            for measure, mean in of_mitigator.items()
-        ],
+        "table": table_of(worst, width),
         "measures": MEASURES,
-        "cells": [
-            {
-                "mitigator": name,
-                "group": group,
-                "confounder": value,
-                "images": 9,
-                "low": low,
-                "high": 1,
-                "accuracy": 0.9,
-            }
-            | ({"accuracy": low} if group and value else {})
-            for name, low in worst.items()
-            for group, value in cells
-        ],
+        "cells": cells_of(worst),
         "trainings": [
             {"mitigator": name, "seed": seed, "seconds": 1.5, "losses": [0.7, 0.5 + seed / 10][: 2 - seed]}
             for name in worst
