@@ -144,7 +144,7 @@ def study_table1(
         From `split_data` or `synthetic_data`. Thresholds are chosen on its validation images.
     quantiles : tuple of float
     only : tuple of str
-        Names of arms, to train beside the ERM baselines and balanced data; by default all.
+        Names of arms, to train beside the ERM baseline and balanced data of as many epochs; by default all.
     checkpoint_dir : path, optional
         Keeps what is done.
     quiet : bool, default=True
@@ -197,7 +197,7 @@ def _trained(
         samples_of(config, part) for part in (data.biased, data.balanced, data.validation, data.test)
     )
     named = perturbations(quantiles)
-    counts = (config.epochs, 2 * config.epochs)
+    counts = _counts(config, named, only)
     epochs: dict[str, int] = {}
     brightness: dict[str, float] = {}
 
@@ -226,6 +226,16 @@ def _trained(
         n_jobs=config.n_jobs,
     )
     return predictions, epochs, brightness
+
+
+def _epochs_of(config: ExperimentConfig, parameters: dict[str, Any]) -> int:
+    return config.epochs if parameters["scheme"].endswith("_mask") else 2 * config.epochs
+
+
+def _counts(config: ExperimentConfig, named: dict[str, dict[str, Any]], only: tuple[str, ...]) -> list[int]:
+    """Return each number of epochs that an arm is trained for: so many have references of their own."""
+    bases = (name.removeprefix("as bright as ") for name in only or named)
+    return sorted({_epochs_of(config, named[name]) for name in bases})
 
 
 def _brightness(
@@ -257,21 +267,18 @@ def _arms(
         settings: Any = {"batch_size": config.batch_size, "lr": config.lr, "device": config.device}
         return ImageClassifier(max_epochs=epochs, batch_transform=transform, **settings)
 
-    def epochs_of(parameters: dict[str, Any]) -> int:
-        return config.epochs if parameters["scheme"].endswith("_mask") else 2 * config.epochs
-
     arms: dict[str, tuple[Any, int]] = {}
-    for epochs in (config.epochs, 2 * config.epochs):
+    for epochs in _counts(config, named, only):
         arms[f"ERM, {epochs} epochs"] = classifier(epochs), epochs
         arms[f"balanced, {epochs} epochs"] = classifier(epochs), epochs
         arms[f"threshold shifted, {epochs} epochs"] = ThresholdShift(classifier(epochs)), epochs
     references = len(arms)
     for name, parameters in named.items():
-        epochs = epochs_of(parameters)
+        epochs = _epochs_of(config, parameters)
         mitigator = AttributionNoiseMitigator(classifier(epochs), region_classifier=regions, **parameters)
         arms[name] = mitigator, epochs
     for name in _with_as_bright(named):
-        epochs = epochs_of(named[name])
+        epochs = _epochs_of(config, named[name])
         arms[f"as bright as {name}"] = classifier(epochs, shift_to(images, brightness[name])), epochs
     chosen = {*only} or {*arms}
     return {name: arm for number, (name, arm) in enumerate(arms.items()) if number < references or name in chosen}
@@ -385,7 +392,7 @@ def main(
     quantile: Annotated[list[float] | None, typer.Option(help="Again for more; 0.6, 0.7, 0.8 by default.")] = None,
     arm: Annotated[
         list[str] | None,
-        typer.Option(help="Again for more; beside the ERM baselines and balanced data. By default all."),
+        typer.Option(help="Again for more; beside ERM and balanced data of as many epochs. By default all."),
     ] = None,
     epochs: Annotated[int, typer.Option(help="With masks; with noise and transplants twice as many.", min=1)] = 10,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 1e-5,

@@ -64,6 +64,15 @@ def test_an_arm_that_there_is_not_is_refused(refused, tmp_path):
     assert told.endswith("got blur 0.7")
 
 
+def test_references_are_trained_as_long_as_the_arms_that_are_asked_for(command, tmp_path):
+    sizes = ["--size", 16, "--train-size", 60, "--test-per-cell", 8, "--epochs", 1, "--region-epochs", 1]
+    options = ["--data", "faces", *sizes, "--arm", "general_mask 0.6", "--jobs", 1, "--seeds", 1, "--quiet"]
+    command("examples/benchmarks/table1_study.py", *options, "--out", tmp_path / "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())
+    references = {"ERM, 1 epochs", "balanced, 1 epochs", "threshold shifted, 1 epochs"}
+    assert {row["mitigator"] for row in found["rows"]} == references | {"general_mask 0.6"}
+
+
 @pytest.mark.slow
 def test_the_command_keeps_each_training_and_trains_what_is_new(command, tmp_path):
     sizes = ["--size", 16, "--train-size", 60, "--test-per-cell", 8, "--epochs", 1, "--region-epochs", 1, "--lr", 1e-3]
