@@ -97,6 +97,15 @@ class Processes:
         summed: Tensor = tensor if self.accelerator is None else self.accelerator.reduce(tensor, "sum")
         return summed
 
+    def of_each(self, value: T) -> list[T]:
+        """Return what each process has given, in order, in each of them."""
+        if self.count == 1:
+            return [value]
+        from accelerate.utils import gather_object
+
+        gathered: list[T] = gather_object([value])
+        return gathered
+
     def from_main(self, make: Callable[[], T]) -> T:
         """Return in each process what `make` returns, or raise what it raises, in the main one."""
         if self.count == 1:

@@ -23,11 +23,12 @@ from torch.utils.data import DataLoader
 from captum_region.batches import ImageData, as_floats, check_weights, take
 from captum_region.io.snapshot import Snapshots
 from captum_region.labels import check_classes
+from captum_region.parallel import Processes
 from captum_region.precision import has_bfloat16_units
 from captum_region.randomness import RandomState, draw_seed, seeded
 from fairlearn_bridge.loading import NoSingleImages, TrainingImages, are_training_images, as_it_is
 from fairlearn_bridge.networks import PretrainedClassifier, SmallCNN
-from fairlearn_bridge.resuming import KeepState, load_state, state_of
+from fairlearn_bridge.resuming import KeepState, keep, load_state
 from fairlearn_bridge.validation import check_rows_or_images, from_names
 
 BatchTransform = Callable[[Tensor, Tensor, torch.Generator], Tensor]
@@ -209,7 +210,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         self.image_shape_ = tuple(X.shape[1:])
         self.class_counts_ = np.bincount(target, minlength=len(self.classes_))
         samples = TrainingImages(X, target, (weight / weight.mean()).astype(np.float32))
-        seed = draw_seed(self.random_state)
+        self._seed = seed = draw_seed(self.random_state)
         self.generator_ = torch.Generator(self.device or "cpu").manual_seed(seed)
         with seeded(seed, numpy=True):  # skorch's ValidSplit draws from NumPy's
             if not (self.warm_start and self.initialized_):
@@ -219,7 +220,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             snapshots = self._snapshots(samples, seed)
             self.notify("on_train_begin", X=samples, y=target)
             end = len(self.history_) + self.max_epochs
-            kept = snapshots.load()
+            kept = self.processes.from_main(snapshots.load)
             if kept is not None:
                 with snapshots.restoring():
                     load_state(self, kept)
@@ -316,7 +317,12 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             data = samples.images, samples.target, samples.weight, self.classes_
             return type(self), params, self.module_.state_dict(), data, seed
 
-        return Snapshots(self.checkpoint_dir, self.random_state, key)
+        return Snapshots(self.checkpoint_dir if self.processes.is_main else None, self.random_state, key)
+
+    @property
+    def processes(self) -> Processes:
+        """Those that train together: this one alone."""
+        return Processes(None)
 
     def _train(self, samples: TrainingImages, target: NDArray[np.intp], epochs: int, snapshots: Snapshots) -> None:
         self.callbacks_.append(("keep_state", KeepState(snapshots)))
@@ -329,7 +335,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
                 raise
         finally:
             self.callbacks_.pop()
-        snapshots.save(lambda: state_of(self, complete=True))
+        keep(self, snapshots, complete=True)
 
     @property
     def partial_fit(self) -> Any:
@@ -495,5 +501,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
             return reduction(loss, X["index"])
         mean: Tensor = (loss * to_device(X["weight"], self.device)).mean()
         of_classes: Tensor | None = getattr(self.criterion_, "weight", None)
-        # torch's own mean is over the weights that the classes have.
-        return mean if of_classes is None else mean / of_classes[target].mean()
+        if of_classes is None:
+            return mean
+        # torch's own mean is over the weights that the classes have, here of the images of all processes.
+        return mean / (self.processes.sum(of_classes[target].mean()) / self.processes.count)

@@ -1,13 +1,15 @@
 """AcceleratedImageClassifier: `ImageClassifier` in several processes, by skorch's mixin for accelerate."""
 
+from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from skorch.hf import AccelerateMixin
 from torch import Tensor, nn
 
 from captum_region.parallel import Processes, joint_batch_norm
-from captum_region.randomness import set_seed
+from captum_region.randomness import draw_seed, seeded, set_seed
 from fairlearn_bridge.classifier import ImageClassifier
 
 
@@ -23,7 +25,8 @@ class AcceleratedImageClassifier(AccelerateMixin, ImageClassifier):  # type: ign
     ----------
     module, **kwargs
         As of `ImageClassifier`, but for `device`, which the accelerator decides. An epoch's last step is filled up with
-        images of its first, and a `loss_reduction` sees the images of its process.
+        images of its first, and a `loss_reduction` sees the images of its process. With a `checkpoint_dir`, which all
+        processes must see, as many processes as before resume a training, and end with its results.
     accelerator : accelerate.Accelerator
         With ``dataloader_config=DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True)`` the
         `batch_size` is that of all processes together, and they see the images in the order that one does; by default
@@ -63,18 +66,37 @@ class AcceleratedImageClassifier(AccelerateMixin, ImageClassifier):  # type: ign
             self.callbacks__print_log__sink = print  # into any other skorch prints, whatever `verbose` says
         return super()._initialize_callbacks()
 
+    @property
+    def processes(self) -> Processes:
+        """Those of the accelerator."""
+        return Processes(self.accelerator)
+
     def fit_loop(self, X: Any, y: Any = None, epochs: int | None = None, **fit_params: Any) -> Any:
-        """Train with batch normalisation over all processes, and perturbations of its own in each."""
-        seed = self.generator_.initial_seed() + self.accelerator.process_index
-        self.generator_ = torch.Generator(self.accelerator.device).manual_seed(seed)
-        with joint_batch_norm(self.module_, Processes(self.accelerator)):
+        """Train with batch normalisation over all processes."""
+        self.generator_ = torch.Generator(self.accelerator.device)
+        with joint_batch_norm(self.module_, self.processes):
             return super().fit_loop(X, y, epochs, **fit_params)
 
-    def on_epoch_begin(self, net: Any, **kwargs: Any) -> None:
-        """Give each process but the main one dropout of its own; the order of the images has been drawn before."""
-        super().on_epoch_begin(net, **kwargs)
-        if not self.accelerator.is_main_process:
-            set_seed(torch.initial_seed() + self.accelerator.process_index)
+    def get_iterator(self, dataset: Any, training: bool = False) -> Any:
+        """Return accelerate's iterator, which takes the order of the images from torch's seed."""
+        with seeded(self._seed) if training else nullcontext():
+            return super().get_iterator(dataset, training=training)
+
+    def run_single_epoch(self, iterator: Any, training: bool, *args: Any, **kwargs: Any) -> None:
+        """Train for an epoch, or validate; all random numbers of an epoch follow from the seed and its number.
+
+        A training that resumes has them without the states of all processes: one order of the images, and dropout and
+        perturbations of its own in each process.
+        """
+        if training:
+            epoch = self._seed, len(self.history_)
+            iterator.iteration = len(self.history_)  # decides the order with a seedable sampler
+            if iterator.synchronized_generator is not None:  # and this without one
+                iterator.synchronized_generator.manual_seed(draw_seed(np.random.default_rng(epoch)))
+            own = draw_seed(np.random.default_rng((*epoch, self.processes.rank)))
+            set_seed(own)
+            self.generator_.manual_seed(own)
+        super().run_single_epoch(iterator, training, *args, **kwargs)
 
     def train_step_single(self, batch: Any, **fit_params: Any) -> dict[str, Tensor]:
         """Take skorch's step; the loss that it reports is the mean over the processes."""

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from captum_region.io.snapshot import Snapshots, random_states, set_random_states
 
+# Parts whose state each process has for itself, as they see its images alone.
+_OWN = ("batch_transform", "loss_reduction")
+
 
 class KeepState(Callback):  # type: ignore[misc]
     """Keeps the state of the training after an epoch; must be the last of the callbacks."""
@@ -19,14 +22,24 @@ class KeepState(Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
         """Keep the state, if it is time."""
-        self.snapshots.save_sometimes(lambda: state_of(net, complete=False))
+        if net.checkpoint_dir is not None and net.processes.from_main(self.snapshots.is_due):
+            keep(net, self.snapshots, complete=False)
+
+
+def keep(net: Any, snapshots: Snapshots, *, complete: bool) -> None:
+    """Save the state of a training; each of its processes calls this, and the main one writes."""
+    if net.checkpoint_dir is not None:
+        state = state_of(net, complete=complete)
+        net.processes.from_main(lambda: snapshots.save(lambda: state))
 
 
 def state_of(net: Any, *, complete: bool) -> dict[str, Any]:
     """Return all that an `ImageClassifier`'s training needs to resume after an epoch."""
+    states = {name: part.state_dict() for name, part in _parts_of(net).items()}
     return {
         "complete": complete,
-        "parts": {name: part.state_dict() for name, part in _parts_of(net).items()},
+        "parts": {name: state for name, state in states.items() if not name.startswith(_OWN)},
+        "own": net.processes.of_each({name: state for name, state in states.items() if name.startswith(_OWN)}),
         "history": list(net.history_),
         "callbacks": {name: _of_callback(callback) for name, callback in net.callbacks_},
         "random": (net.generator_.get_state(), random_states()),
@@ -36,7 +49,7 @@ def state_of(net: Any, *, complete: bool) -> dict[str, Any]:
 def load_state(net: Any, kept: dict[str, Any]) -> None:
     """Let a training go on where that was of which `state_of` gave this."""
     parts = _parts_of(net)
-    for name, state in kept["parts"].items():
+    for name, state in (kept["parts"] | kept["own"][net.processes.rank]).items():
         parts[name].load_state_dict(state)
     net.history_[:] = kept["history"]
     for name, callback in net.callbacks_:
@@ -52,7 +65,7 @@ def load_state(net: Any, kept: dict[str, Any]) -> None:
 def _parts_of(net: Any) -> dict[str, Any]:
     """Return what of a training has a ``state_dict``, by name; also what mitigators have made a partial of."""
     names = [f"{name}_" for name in net._modules + net._criteria + net._optimizers]
-    found = {name: getattr(net, name) for name in [*names, "batch_transform", "loss_reduction"]}
+    found = {name: getattr(net, name) for name in [*names, *_OWN]}
     while name := next((name for name, part in found.items() if isinstance(part, partial)), None):
         part = found.pop(name)
         found |= {f"{name}.{at}": each for at, each in enumerate((part.func, *part.args))}

@@ -138,7 +138,7 @@ def _of_class(cls: type) -> Any:
         # The text decides those that a decorator makes, such as a dataclass's.
         held[name] = [
             part
-            for part in map(inspect.unwrap, parts)
+            for part in map(_unwrapped, parts)
             if _is_users_code(part) and (text is None or isinstance(part, type) or part.__code__.co_filename[:1] != "<")
         ]
         if text is None and not name.startswith("__") and _is_constant(value):
@@ -158,13 +158,20 @@ def _of_function(function: FunctionType) -> Any:
         is_module = isinstance(value, ModuleType) and is_the_users(value.__name__)
         members = {each: vars(value)[each] for each in names & vars(value).keys()} if is_module else {"": value}
         for member, one in members.items():
-            one = inspect.unwrap(one) if callable(one) else one
+            one = _unwrapped(one) if callable(one) else one
             # Of code that is installed, the versions of the packages decide.
             if _is_users_code(one) or not isinstance(one, _CODE):
                 used[name, member] = one
     # A cell may be empty still.
     closure = [None if cell == CellType() else cell.cell_contents for cell in function.__closure__ or ()]
     return "function", [_text(code) for code in codes], function.__defaults__, function.__kwdefaults__, closure, used
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return what the user's own code made of a function: not what wraps that, of `functools` or another package."""
+    return inspect.unwrap(
+        value, stop=lambda one: isinstance(one, FunctionType) and is_the_users(one.__globals__["__name__"])
+    )
 
 
 _CODE = (ModuleType, FunctionType, BuiltinFunctionType, type)

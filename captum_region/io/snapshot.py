@@ -21,7 +21,7 @@ from captum_region.randomness import RandomState
 
 FORMAT = 2
 # The version of what trainings learn, in both packages: raise it with a change of that, and kept states are not used.
-SEMANTICS = 7
+SEMANTICS = 8
 # The state is saved when this many times as long has passed as the last save took: 5 % of the time at most.
 _SHARE = 20
 
@@ -114,9 +114,13 @@ class Snapshots:
         end = time.monotonic()
         self._next = end + _SHARE * (end - start)
 
+    def is_due(self) -> bool:
+        """Return whether enough time has passed since the last save."""
+        return self.path is not None and time.monotonic() >= self._next
+
     def save_sometimes(self, state: Callable[[], Any]) -> None:
-        """Save the state if enough time has passed since the last save."""
-        if time.monotonic() >= self._next:
+        """Save the state if it is due."""
+        if self.is_due():
             self.save(state)
 
 

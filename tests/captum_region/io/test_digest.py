@@ -64,6 +64,15 @@ import helping
 SHIFT = 1
 calls = 0
 
+def scaled(factor):
+    def decorate(function):
+        @wraps(function)
+        def run(*args):
+            return factor * function(*args)
+        return run
+    return decorate
+
+@scaled(9)
 def half(x):
     return x / 2
 
@@ -155,6 +164,8 @@ class TestCode:
             ("strength=0.2", "strength=0.3"),
             ("x.clip(0, 4)", "x.clip(0, 5)"),
             ("2 * function", "3 * function"),
+            ("scaled(9)", "scaled(8)"),  # a decorator of a function that a method calls
+            ("factor * function", "factor + function"),
             ("size + 5", "size + 6"),
             ("x - 6", "x - 7"),
             ("strength=7", "strength=8"),
