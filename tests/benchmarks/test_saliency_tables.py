@@ -52,5 +52,6 @@ def test_what_was_retrained_has_a_table_of_its_own():
 def test_the_page_has_the_tables_of_the_results_beside_it():
     results = ROOT / "docs" / "results"
     page = (results / "maps.md").read_text()
-    for table in tables(json.loads((results / "saliency.json").read_text())):
-        assert table in page
+    for name in ("saliency.json", "remove_and_retrain.json"):
+        for table in tables(json.loads((results / name).read_text())):
+            assert table in page
