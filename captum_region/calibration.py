@@ -17,6 +17,9 @@ from captum_region.evaluation import check_evaluating
 from captum_region.labels import class_codes
 from captum_region.randomness import RandomState, draw_seed
 
+# Of temperatures that are fitted.
+LOWEST, HIGHEST = 0.05, 20.0
+
 __all__ = ["Calibration", "balanced_subset", "fit_temperature", "measure_calibration", "of_logits"]
 
 
@@ -242,7 +245,7 @@ def fit_temperature(
     def loss(log_temperature: float) -> float:
         return float(F.cross_entropy(logits / float(np.exp(log_temperature)), expected))
 
-    best = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-4})
+    best = minimize_scalar(loss, bounds=np.log((LOWEST, HIGHEST)), method="bounded", options={"xatol": 1e-4})
     classifier.temperature.fill_(float(np.exp(best.x)))
     return float(classifier.temperature)
 

@@ -178,8 +178,9 @@ def fit_mitigators(
     ------
     ValueError
         If there is no mitigator, a name in `train_on`, `reuse` or `models` is not a mitigator's, one that is reused
-        reuses another itself, there is no seed, or one twice, or several with `models`; if `test` has a class that
-        `train` has not, or no value of its spurious attribute.
+        reuses another itself, one that reuses another has other training data, none takes a member of `fit_params`,
+        there is no seed, or one twice, or several with `models`; if `test` has a class that `train` has not, or no
+        value of its spurious attribute.
     TypeError
         If the data are not `Samples`, or labels are neither numbers nor strings where `checkpoint_dir` is given.
     NoneCouldRunError
@@ -199,10 +200,15 @@ def fit_mitigators(
         raise ValueError(f"mitigators must be given and include all of {named}, got {list(mitigators)}")
     if chained := set(reuse) & set(reuse.values()):
         raise ValueError(f"reuse must name mitigators that reuse no other, got {', '.join(sorted(chained))}")
+    if untrained := set(reuse) & set(train_on):
+        raise ValueError(f"train_on must be of mitigators that reuse no other, got {', '.join(sorted(untrained))}")
     if len(random_states) == 0 or len(set(random_states)) < len(random_states):
         raise ValueError(f"random_states must be given, each once, got {random_states}")
     if places and len(random_states) > 1:
         raise ValueError(f"random_states must be one where models are saved, got {random_states}")
+    accepted = {name for estimator in mitigators.values() for name in inspect.signature(estimator.fit).parameters}
+    if unknown := set(fit_params) - accepted:
+        raise ValueError(f"fit_params must be accepted by a mitigator's fit, none takes {', '.join(sorted(unknown))}")
     _check_samples(train, test, train_on)
     random_states = [int(seed) for seed in random_states]  # a NumPy integer would be another key of what is kept
     chains = {
@@ -330,6 +336,8 @@ def _fit_and_predict(
     # fairlearn's reductions take them as **kwargs.
     if "sensitive_features" in accepted or type(estimator).__module__.startswith("fairlearn.reductions"):
         params["sensitive_features"] = train.confounder
+    if not any(hasattr(estimator, way) for way in ("predict_proba", "_pmf_predict")):  # fairlearn's have the latter
+        raise TypeError(f"{type(estimator).__name__} has no predict_proba, which the AUC is computed from")
     y, names = train.y, np.unique(train.y)
     if is_coded := type(estimator).__module__.startswith("fairlearn.") and len(names) == 2:
         y = (train.y == names[1]).astype(int)  # fairlearn's take 0 and 1 alone

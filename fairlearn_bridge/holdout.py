@@ -130,8 +130,11 @@ def _held_persons(
     if (most := int(np.bincount(cells).max())) < parts:
         raise ValueError(f"target must have a cell of at least {parts} images to split, the largest has {most}")
     # The share as so many of so many parts, of which there cannot be more than persons.
-    part = Fraction(share).limit_denominator(min(max(parts, _PARTS), count, most))
-    taken, parts = (part.numerator, part.denominator) if 0 < part < 1 else (1, parts)
+    finest = min(max(parts, _PARTS), count, most)
+    part = Fraction(share).limit_denominator(finest)
+    taken, parts = (part.numerator, part.denominator) if part else (1, parts)
+    if taken == parts:  # none would be left
+        taken, parts = finest - 1, finest
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of cells with fewer images than there are parts
         folds = StratifiedGroupKFold(parts, shuffle=True, random_state=seed)

@@ -218,11 +218,14 @@ def find_overlaps(images: AttributeImages, target: str, names: Sequence[str], **
 
     Images in which the target or the attribute is missing are left out.
     """
-    found = {}
+    known = {}
     for name in names:
         columns = [each if each in images.attributes else each.partition("=")[0] for each in (target, name)]
-        known = images.attributes[[each for each in columns if each in images.attributes]].notna().all(axis=1)
-        found[name] = attribute_overlap(images.subset(known.to_numpy()), target, name, **options)
+        has_both = images.attributes[[each for each in columns if each in images.attributes]].notna().all(axis=1)
+        for each in (target, name):
+            _without_pixels(images.attributes[has_both]).labels(each)  # raises if it is none, before any training
+        known[name] = has_both.to_numpy()
+    found = {name: attribute_overlap(images.subset(of), target, name, **options) for name, of in known.items()}
     return Overlaps(target, images.images.mean(0).round().astype(np.uint8), found)
 
 

@@ -11,6 +11,8 @@ from scipy.stats import rankdata
 from sklearn.metrics import accuracy_score
 
 from captum_region.randomness import RandomState, draw_seed
+from captum_region.validation import check_count
+from fairlearn_bridge.validation import check_number
 
 # Of resamples, so many images at a time: their scores are ranked, in several copies.
 _AT_ONCE = 2**23
@@ -210,10 +212,8 @@ def summarize(
 
 def check_summary(names: Collection[Any], reference: str | None, n_bootstrap: int, confidence_level: float) -> None:
     """Raise ValueError if an argument of `summarize` does not fit, of the mitigators `names`."""
-    if not 0 < confidence_level < 1 or n_bootstrap < 1:
-        raise ValueError(
-            f"confidence_level must lie in (0, 1) and n_bootstrap be at least 1, got {confidence_level}, {n_bootstrap}"
-        )
+    check_number("confidence_level", confidence_level, 0, 1, inside=True)
+    check_count("n_bootstrap", n_bootstrap)
     if reference is not None and reference not in names:
         raise ValueError(f"reference must be one of {', '.join(map(str, names))}, got {reference!r}")
 

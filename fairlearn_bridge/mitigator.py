@@ -377,7 +377,7 @@ class AttributionNoiseMitigator(Trainer):
             X,
             attribute,
             within,
-            epochs=self.region_epochs,
+            region_epochs=self.region_epochs,
             random_state=seed,
             checkpoint_dir=getattr(trained, "checkpoint_dir", None) if self.memory is None else self.memory,
             device=getattr(trained, "device", None),

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -54,7 +53,8 @@ def map_overlap(target_map: ArrayLike | Tensor, spurious_map: ArrayLike | Tensor
     >>> map_overlap(mouth, mouth), map_overlap(mouth, eyes), map_overlap([[0.1, 0.1], [0.1, 0.1]], eyes)
     (1.0, 0.0, 0.5)
     """
-    target, spurious = (np.asarray(torch.as_tensor(each).cpu(), dtype=float) for each in (target_map, spurious_map))
+    given = (each.cpu() if isinstance(each, Tensor) else each for each in (target_map, spurious_map))
+    target, spurious = (np.asarray(each, dtype=float) for each in given)
     if target.ndim != 2 or target.shape != spurious.shape:
         raise ValueError(
             f"target_map and spurious_map must be of one shape (height, width), got {target.shape} and {spurious.shape}"
@@ -159,7 +159,8 @@ def attribute_overlap(
 
     def mean_pixels(attribute: NDArray[Any], within: NDArray[Any], seed: int) -> NDArray[np.float32]:
         training: dict[str, Any] = {"checkpoint_dir": checkpoint_dir, "show_progress": show_progress}
-        classifier, _ = train_regions(images, attribute, within, epochs=region_epochs, random_state=seed, **training)
+        training["region_epochs"] = region_epochs
+        classifier, _ = train_regions(images, attribute, within, random_state=seed, **training)
         attribution = RegionAttribution(classifier)
         pixels: NDArray[np.float32] = attribution.mean_pixels(Checked(images), show_progress=show_progress).numpy()
         return pixels

@@ -236,6 +236,9 @@ def plot_quantiles(
         raise ValueError(f"perturbations must be {', '.join(PERTURBATIONS)}, got {wrong[0]!r}")
     if donor is None and "transplant" in perturbations:
         raise ValueError("donor must be given where perturbations has a transplant")
+    pixels, given = _as_batch(image), None if donor is None else _as_batch(donor)
+    if given is not None and given.shape != pixels.shape:
+        raise ValueError(f"donor must have the size of the image, {(*pixels.shape[1:],)}, got {(*given.shape[1:],)}")
     rows = [(title, of_map, kind) for title, of_map in pixel_maps.items() for kind in perturbations]
     columns = 1 + len(quantiles)
     if not rows or columns == 1:
@@ -244,7 +247,6 @@ def plot_quantiles(
         size = (1.5 * columns + 1.0, 1.5 * len(rows) + 0.4)
         axes = np.array(new_axes(columns, rows=len(rows), size=size))
     flat = flat_axes(axes, len(rows) * columns, "a row for each map and perturbation, one column more than quantiles")
-    pixels = _as_batch(image)
     top = scale_top(np.stack([np.asarray(of_map) for of_map in pixel_maps.values()]))
     for row, (title, of_map, kind) in enumerate(rows):
         first, *others = flat[row * columns : (row + 1) * columns]
@@ -252,8 +254,8 @@ def plot_quantiles(
         add_row_title(first, f"{title} {kind}")
         pixel_map = torch.as_tensor(np.asarray(of_map))[None]
         for ax, quantile in zip(others, quantiles, strict=True):
-            if kind == "transplant":
-                seen = transplant(pixels, _as_batch(donor), quantile_mask(pixel_map, quantile)[:, None])
+            if kind == "transplant" and given is not None:
+                seen = transplant(pixels, given, quantile_mask(pixel_map, quantile)[:, None])
             else:
                 noise = AttributionNoise(f"general_{kind}", quantile, noise_std).fit(pixel_map)
                 seen = noise(pixels, torch.tensor([0]), torch.Generator().manual_seed(random_state))
@@ -382,6 +384,8 @@ def plot_measure(
     (['original', 'general_noise'], 'worst_cell')
     """
     values = intervals(table, measure)
+    if not values:
+        raise ValueError("table must hold a mitigator, got none")
     ax = name_rows(ax, values)
     for y, (name, value) in enumerate(values.items()):
         plot_dot(ax, value, y, **_style(name, kinds))
@@ -575,6 +579,8 @@ def by_mitigator(flat: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
 
 
 def _style(name: str, kinds: Mapping[str, str] | None) -> dict[str, str]:
+    if kinds is not None and name not in kinds:
+        raise ValueError(f"kinds must have each mitigator of the table, it lacks {name!r}")
     kind = "scheme" if kinds is None else kinds[name]
     return {"color": KIND_COLORS[kind], "marker": KIND_MARKERS[kind], "label": kind}
 

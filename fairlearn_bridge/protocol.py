@@ -142,6 +142,8 @@ def confounded_split(
         np.ones(count, bool) if pool is None else _boolean(name, pool, count)
         for name, pool in (("train_pool", train_pool), ("test_pool", test_pool))
     )
+    if others := set(shares or {}) - set(BIASED_SHARES):
+        raise ValueError(f"shares must be of the cells {[*BIASED_SHARES]}, got {sorted(others, key=str)} too")
     shares = BIASED_SHARES if shares is None else {cell: float(shares.get(cell, 0)) for cell in BIASED_SHARES}
     if min(shares.values()) < 0 or not np.isclose(sum(shares.values()), 1):
         raise ValueError(f"shares must be at least 0 and add up to 1, got {dict(shares)}")

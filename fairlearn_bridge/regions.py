@@ -9,20 +9,29 @@ from numpy.typing import NDArray
 
 from captum_region import DenseRegionClassifier, RegionClassifier, RegionGrid, RegionTraining, fit_region_classifier
 from captum_region.batches import Checked, ImageData, check_images
+from captum_region.validation import check_count
 
 
 def train_regions(
-    X: ImageData, attribute: NDArray[Any], within: NDArray[Any], *, random_state: int, **training: Any
+    X: ImageData,
+    attribute: NDArray[Any],
+    within: NDArray[Any],
+    *,
+    region_epochs: int | None,
+    random_state: int,
+    **training: Any,
 ) -> tuple[DenseRegionClassifier, RegionTraining]:
     """Train a region classifier of `attribute` within the classes of `within`; `training` is `fit_region_classifier`'s.
 
     Plainly trained, it would find in biased data what goes along with the attribute. Return it, and how it was trained.
     """
+    if region_epochs is not None:
+        check_count("region_epochs", region_epochs)
     height, width = X.shape[2:]
     grid = RegionGrid.for_images((height, width))
     classes = len(np.unique(attribute))
     classifier = DenseRegionClassifier(grid, classes, in_channels=X.shape[1], random_state=random_state)
-    options = {"within": within, "random_state": random_state, **training}
+    options = {"within": within, "epochs": region_epochs, "random_state": random_state, **training}
     return classifier, fit_region_classifier(classifier, Checked(X), attribute, **options)
 
 

@@ -31,6 +31,8 @@ class Samples:
 
     Raises
     ------
+    TypeError
+        If X or the twins are no array.
     ValueError
         If the lengths differ, or labels, confounder or groups are continuous, or some are missing.
 
@@ -47,6 +49,10 @@ class Samples:
     twins: ImageData | None = None
 
     def __post_init__(self) -> None:
+        for name in ("X", "twins"):
+            given = getattr(self, name)
+            if not (hasattr(given, "shape") or (name == "twins" and given is None)):
+                raise TypeError(f"{name} must be an array or Tensor, got {type(given).__name__}")
         object.__setattr__(self, "groups", self.y if self.groups is None else self.groups)
         for name in ("y", "confounder", "groups"):
             values = np.asarray(getattr(self, name))

@@ -4,12 +4,14 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import softmax
 from torch import Tensor
 
 from captum_region.batches import as_floats, take
 from captum_region.randomness import RandomState, draw_seed
+from captum_region.validation import check_count
 from fairlearn_bridge.metrics import alignment, area_under_roc, stratified_resamples
 from fairlearn_bridge.noise import transplant
 from fairlearn_bridge.samples import Samples
@@ -82,6 +84,15 @@ def estimate_crossed_auc(
     --------
     AttributionNoiseMitigator : Chooses scheme and quantile by it.
     """
+    check_count("draws", draws)
+    check_count("min_images", min_images, 0)
+    mask = torch.as_tensor(mask)
+    if mask.shape != held_out.X.shape[2:]:
+        raise ValueError(
+            f"mask must have the shape of the images, {tuple(held_out.X.shape[2:])}, got {tuple(mask.shape)}"
+        )
+    if absent := set(classifier.classes_) - set(donors.y):
+        raise ValueError(f"donors must hold images of every class, missing: {', '.join(map(str, absent))}")
     if absent := set(classifier.classes_) - set(held_out.y):
         raise ValueError(f"held_out must hold images of every class, missing: {', '.join(map(str, absent))}")
     generator = np.random.default_rng(draw_seed(random_state))

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from captum_region.io.files import CHECKPOINTS, locked, plain_name, write_json, write_text
+from captum_region.io.files import CHECKPOINTS, check_place, locked, plain_name, write_json, write_text
 from captum_region.io.provenance import joined
 from captum_region.plotting import write_figure
 from fairlearn_bridge.comparison import NoneCouldRunError
@@ -26,14 +27,17 @@ from fairlearn_bridge.experiment import (
     stage,
     train,
 )
+from fairlearn_bridge.experiment.results import plain
 from fairlearn_bridge.metrics import alignment, measure, summarize
 from fairlearn_bridge.plotting import BASELINE, by_mitigator
 from fairlearn_bridge.report.figures import accuracy_by_group, accuracy_by_quantile
 from fairlearn_bridge.report.run import missing_seeds
 from fairlearn_bridge.samples import Samples
 from fairlearn_bridge.schemes import is_automatic
+from fairlearn_bridge.validation import check_number
 
 FORMAT = 1
+_FILES = ("table.csv", "validation.csv", "trainings.csv", "table1.csv", "sweep.json")
 # Table 1 shows the quantile with the best worst-group accuracy on the validation images.
 CRITERION = "worst_cell"
 DIFFERENCE = ("difference", "difference_low", "difference_high")
@@ -120,7 +124,7 @@ class SweepResults:
         ):
             write_text(out / name, table.to_csv(index=False))
         records = json.loads(table1.to_json(orient="records", double_precision=15))  # None for NaN
-        write_json(out / "sweep.json", settings | {"table1": records})
+        write_json(out / "sweep.json", plain(settings | {"table1": records}))
         (out / "plots").mkdir(exist_ok=True)
         for confounder, rows in self.table.groupby("confounder", sort=False):
             shown = rows[rows["quantile"].isna() | np.isclose(rows["quantile"], shown_quantile)]
@@ -169,11 +173,14 @@ def run_sweep(
     Raises
     ------
     ValueError
-        If there is no quantile, or one is given twice; or if configurations differ in target or share a `confounder`.
+        If there is no quantile, one is given twice or out of range; if configurations differ in target or share a
+        `confounder`; if something in `out` is in the way of the results, or `data` raises one. Before any training.
     """
     quantiles = sorted(quantiles)
     if not quantiles or len(set(quantiles)) < len(quantiles):
         raise ValueError(f"quantiles must be given, each once, got {quantiles}")
+    for quantile in quantiles:
+        check_number("quantiles", quantile, 0, 1)
     confounders = [config.confounder for config in configs]
     if len(set(confounders)) < len(configs) or len({config.target for config in configs}) != 1:
         raise ValueError(f"configs must have one target and a confounder each, got the confounders {confounders}")
@@ -189,7 +196,12 @@ def run_sweep(
         "data": {},
         "seconds": {},
     }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # which comes again
+        for config in configs[1:]:
+            data(config)  # raises now, not after the trainings of those before, if there are too few images
     with locked(out) as folder:
+        check_place(folder, _FILES, ("plots",))
         for config in configs:
             if not quiet:
                 print(f"{config.confounder}:", file=sys.stderr)

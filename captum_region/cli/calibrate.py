@@ -51,7 +51,7 @@ def calibrate(
     import numpy as np
     from sklearn.model_selection import train_test_split
 
-    from captum_region.calibration import balanced_subset, fit_temperature, measure_calibration
+    from captum_region.calibration import HIGHEST, LOWEST, balanced_subset, fit_temperature, measure_calibration
     from captum_region.io.digest import digest
     from captum_region.io.provenance import provenance
 
@@ -84,6 +84,12 @@ def calibrate(
         }
         if temperature:
             value = fit_temperature(loaded, fitted_on.images, fitted_on.labels(attribute), show_progress=not quiet)
+            if value > 0.99 * HIGHEST or value < 1.01 * LOWEST:
+                typer.echo(
+                    f"the temperature is at an end of its range, {LOWEST:g} to {HIGHEST:g}: the regions say hardly "
+                    "anything about the attribute, or nearly all",
+                    err=True,
+                )
             after = found[f"temperature {value:.2f}"] = measure()
             result |= {"temperature": value, "calibration_error_with_temperature": after.error}
         with locked(out):
@@ -94,14 +100,19 @@ def calibrate(
 
 
 def _check_classes(loaded: RegionClassifier, attribute: str, labels: NDArray[Any]) -> None:
-    """Raise ValueError if the classifier was plainly trained for another attribute."""
-    *_, trained_for = loaded.class_names
-    if loaded.class_names == (f"not {trained_for}", trained_for) and trained_for != attribute:
+    """Raise ValueError if the classifier was trained for another attribute, as far as the names of its classes say.
+
+    Of classes renamed since, `RegionClassifier.encode` guesses the numbers, which is right in Python alone.
+    """
+    *_, trained_for = names = loaded.class_names
+    if names == (f"not {trained_for}", trained_for) and trained_for != attribute:
         raise ValueError(f"--attribute must be {trained_for}, which the classifier was trained for, got {attribute}")
-    if labels.dtype.kind not in "bifu" and (other := {*labels.tolist()} - {*loaded.class_names}):
+    binary = ("False", "True"), ("0", "1"), (f"not {attribute}", attribute)
+    other = {str(value) for value in labels.tolist()} - {*names}
+    if other and not (labels.dtype == bool and names in binary):
         raise ValueError(
             "--attribute must be the one that the classifier was trained for, with the values "
-            f"{', '.join(loaded.class_names)}; got {attribute}, with {', '.join(sorted(other))}"
+            f"{', '.join(names)}; got {attribute}, with {', '.join(sorted(other))}"
         )
 
 

@@ -73,6 +73,14 @@ Data = Annotated[
         *("celeba", "fairface", "utkface", "table", "faces"),
     ),
 ]
+DataInFiles = Annotated[
+    str,
+    choice(
+        "Data set: celeba, fairface, utkface or table (a csv file with a column of image files).",
+        *("celeba", "fairface", "utkface", "table"),
+    ),
+]
+RootOfFiles = Annotated[Path, typer.Option("--root", help="Folder of the data set, or the csv file of a table.")]
 Root = Annotated[Path, typer.Option(help="Folder of the data set, or the csv file of a table; not needed for faces.")]
 ImageColumn = Annotated[str | None, typer.Option(help="Column of the table with the image files; image by default.")]
 IdentityColumn = Annotated[

@@ -60,6 +60,8 @@ def train(
 
     In several processes: accelerate launch --multi_gpu -m captum_region train ...
     """
+    import numpy as np
+
     from captum_region import fit_region_classifier, save_classifier
     from captum_region.io.digest import digest
     from captum_region.io.provenance import provenance
@@ -78,13 +80,18 @@ def train(
         labels = labels_of(images, attribute)
         classifier = _classifier(kind, images.image_size, patch_size, stride, len(set(labels.tolist())), seed)
         processes.from_main(lambda: stack.enter_context(locked(out)))
+        judged = held_out.labels(attribute)
+        known = np.isin(judged, labels)
+        if not quiet and not known.all():
+            typer.echo(f"{(~known).sum()} images of the test are of classes that no training image has", err=True)
+        held_out = held_out.subset(known)
         training = fit_region_classifier(
             classifier,
             images.images,
             labels,
             within=None if within is None else images.labels(within),
             # A whole map of each image would take the patch kind hours.
-            validation=None if kind == "patch" else (held_out.images, held_out.labels(attribute)),
+            validation=None if kind == "patch" or not known.any() else (held_out.images, judged[known]),
             epochs=epochs,
             random_state=seed,
             device=device if accelerator is None else None,

@@ -86,9 +86,11 @@ def list_fairface(root: str | os.PathLike[str], split: str) -> Listing:
 
 
 def _rows(path: Path) -> pd.DataFrame:
-    rows = read_table(path)
+    rows = read_table(path, text_column="file")
     if missing := {"file", *_LABELS} - set(rows.columns):
         raise ValueError(f"{path} has no column {min(missing)!r}; its columns are {quoted(rows.columns)}")
+    if gaps := np.flatnonzero(rows["file"].isna()).tolist():
+        raise ValueError(f"{path}, row {gaps[0] + 1}: 'file' must name an image, got nothing ({len(gaps)} such rows)")
     for column, allowed in _LABELS.items():
         wrong = np.flatnonzero(~rows[column].isin(allowed))
         if len(wrong):

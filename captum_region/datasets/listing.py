@@ -26,8 +26,8 @@ class Listing:
     skipped: Sequence[dict[str, str]] = ()
 
     def __post_init__(self) -> None:
-        # However the path is written.
-        paths = self.attributes.index.map(os.path.normpath)
+        # However the path is written: with dots, or absolute.
+        paths = self.attributes.index.map(lambda name: os.path.abspath(self.folder / name))
         if len(twice := self.attributes.index[paths.duplicated()]):
             raise ValueError(f"images may be listed only once, {twice[0]!r} is listed again ({len(twice)} such rows)")
         object.__setattr__(self, "attributes", self.attributes.rename_axis(index="image"))

@@ -144,7 +144,8 @@ def read_table(path: Path, text_column: str | None = None) -> pd.DataFrame:
         rows: pd.DataFrame = pd.read_csv(StringIO(text), dtype=types, na_values=[""], low_memory=False, **_CELLS)
         return rows
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        hint = "; a .csv has commas between its values, a .tsv tabs" if "Error tokenizing" in str(error) else ""
+        raise ValueError(f"{path}: {str(error).strip()}{hint}") from error
 
 
 def _text(path: Path) -> str:

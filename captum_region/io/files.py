@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # How the names of incomplete files begin.
 PARTIAL = ".partial-"
+_LOCK = ".lock"
 # The folder inside a run's folder that holds what a stopped run resumes from.
 CHECKPOINTS = "checkpoints"
 # What is called so in it: states of trainings, whole or not, and folders of those that trainings are made of.
@@ -225,6 +226,8 @@ def clear_partials(found: Iterable[Path], *, stale: float = _STALE) -> None:
 def locked(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Keep other processes out of `folder`, made with its parents, and remove what killed ones left half written.
 
+    A new folder into which nothing was written before an error is removed again.
+
     Raises
     ------
     BlockingIOError
@@ -239,13 +242,20 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[Path]:
     BlockingIOError: ... is being written by another process
     """
     folder = Path(folder)
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(folder / ".lock", timeout=0).acquire()
+        lock = FileLock(folder / _LOCK, timeout=0).acquire()
     except Timeout as error:
         raise BlockingIOError(f"{folder} is being written by another process") from error
     with lock:
         # States are written under this lock alone. Other files below may be those of processes that are at work.
         clear_partials([*(folder / CHECKPOINTS).rglob(f"{PARTIAL}*")], stale=0)
         clear_partials([*folder.rglob(f"{PARTIAL}*")])
-        yield folder
+        try:
+            yield folder
+        except BaseException:
+            if is_new and [path.name for path in folder.iterdir()] == [_LOCK]:
+                (folder / _LOCK).unlink()
+                folder.rmdir()
+            raise

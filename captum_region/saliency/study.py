@@ -15,6 +15,7 @@ from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribu
 from captum_region.batches import ImageData, as_floats, batches, take
 from captum_region.classifiers import DenseRegionClassifier, Recipe, RegionClassifier
 from captum_region.datasets import AttributeImages, Faces
+from captum_region.datasets.images import quoted
 from captum_region.grid import RegionGrid
 from captum_region.intervals import paired_differences
 from captum_region.io.checkpoint import classifier_digest
@@ -344,7 +345,7 @@ def _chosen(retrain: str | Collection[str], methods: list[str]) -> list[str]:
 
 def _check_names(argument: str, names: Collection[str], methods: Collection[str]) -> None:
     if unknown := [name for name in names if name not in methods]:
-        raise ValueError(f"{argument} must name methods, of {', '.join(methods)}; got {', '.join(unknown)}")
+        raise ValueError(f"{argument} must name methods, of {quoted(methods)}; got {quoted(unknown)}")
 
 
 def _accuracy(classifier: RegionClassifier, images: ImageData, labels: NDArray[np.bool_]) -> float:

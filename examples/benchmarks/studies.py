@@ -113,8 +113,9 @@ def fit_one_seed(
     not_run : dict
         Why mitigators could not run, by name.
     """
-    how: Any = {"epochs": region_epochs, "device": device, "checkpoint_dir": checkpoint_dir, "show_progress": not quiet}
-    classifier, _ = train_regions(train.X, train.confounder, train.y, random_state=seed, **how)
+    how: Any = {"device": device, "checkpoint_dir": checkpoint_dir, "show_progress": not quiet}
+    of = train.X, train.confounder, train.y
+    classifier, _ = train_regions(*of, region_epochs=region_epochs, random_state=seed, **how)
     maps = RegionAttribution(classifier).region_map(train.X, show_progress=not quiet)
     predictions, trainings = fit_mitigators(
         mitigators(classifier.cpu(), maps),

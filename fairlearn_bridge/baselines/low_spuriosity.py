@@ -126,7 +126,7 @@ class LowSpuriosityRetraining(HeadMitigator):
         need_layer(self.estimator, images, labels, nn.Linear)
         self.estimator_ = clone(self.estimator).fit(X, labels)
         if given is None:
-            options: Any = {"epochs": self.region_epochs, "random_state": draw_seed(self.random_state)}
+            options: Any = {"region_epochs": self.region_epochs, "random_state": draw_seed(self.random_state)}
             options["device"] = getattr(self.estimator, "device", None)
             given, _ = train_regions(images, sensitive, labels, **options)
         self.region_classifier_ = given
@@ -137,6 +137,8 @@ class LowSpuriosityRetraining(HeadMitigator):
         return self
 
     def _check_parameters(self) -> None:
+        if self.region_epochs is not None:
+            check_count("region_epochs", self.region_epochs)
         check_number("share", self.share, 0, 1)
         check_count("value", self.value, 0)
         check_number("C", self.C, 0, inside=True)

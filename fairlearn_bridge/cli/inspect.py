@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,13 +14,20 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source, classifier_at, with_properties
 from captum_region.cli.running import check_out, console, errors_in_one_line
-from captum_region.io.files import CHECKPOINTS, remove_states, write_json, write_text
+from captum_region.io.files import CHECKPOINTS, check_place, locked, remove_states, write_json, write_text
 from captum_region.io.provenance import provenance
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pandas as pd
 
     from fairlearn_bridge.inspecting import Overlaps, RankedImages
+
+_FILES = (
+    *("inspect.json", "inspect.csv", "inspect.png", "properties.csv"),
+    *("ranking.csv", "ranking.png", "overlap.csv", "overlap.png"),
+)
 
 
 def inspect(
@@ -101,9 +109,7 @@ def inspect(
     from fairlearn_bridge.inspection import cell_counts, find_confounders
 
     states = None if out is None else out / CHECKPOINTS
-    with errors_in_one_line(debug, resumes=states):
-        if out is not None:
-            check_out(out, force)
+    with errors_in_one_line(debug, resumes=states), _held(out, force):
         source = Source(data, root, image_column, skip_damaged=skip_damaged, quiet=quiet)
         ranked = _ranked(source, model, regions, target)
         train, test, measured = _read(source, images, quantile)
@@ -142,6 +148,18 @@ def inspect(
         console().print(confounders_table(found, cells, target))
         _explain(found, threshold, result["cuts"], commands, following)
         _print_measured(target, ranked, overlaps)
+
+
+@contextmanager
+def _held(out: Path | None, force: bool) -> Iterator[None]:
+    """Keep others out of the folder for the results, if there is one, and look first what is in their way."""
+    if out is None:
+        yield
+        return
+    check_out(out, force)
+    with locked(out):
+        check_place(out, _FILES)
+        yield
 
 
 def _write_images(

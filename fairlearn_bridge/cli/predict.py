@@ -14,8 +14,8 @@ from captum_region.cli.running import check_file, console, errors_in_one_line
 def predict(
     ctx: typer.Context,
     model: Annotated[Path, typer.Argument(help="A folder of save_mitigator, or one with such a folder named model.")],
-    data: opt.Data,
-    root: opt.Root,
+    data: opt.DataInFiles,
+    root: opt.RootOfFiles,
     out: Annotated[Path, typer.Option(help="CSV file for the predictions.")],
     image_column: opt.ImageColumn = None,
     module: Annotated[

@@ -5,6 +5,7 @@ from typing import Any
 
 from captum_region.randomness import draw_seed
 from captum_region.segmentation.weights import PACKAGED
+from captum_region.validation import check_count
 from fairlearn_bridge.catalogue import FAST_OTHERS, OTHERS
 from fairlearn_bridge.noise import AttributionNoise
 from fairlearn_bridge.schemes import SCHEMES, scheme_parameters
@@ -77,6 +78,9 @@ class ExperimentConfig:
         return {"module": self.backbone, "mixed_precision": "auto", **options}
 
     def __post_init__(self) -> None:
+        for name in ("schemes", "others"):
+            if isinstance(given := getattr(self, name), str):
+                raise TypeError(f"{name} must be a tuple of names, got the text {given!r}")
         for scheme in self.schemes:
             scheme_parameters(scheme)
         AttributionNoise(quantile=self.quantile, noise_std=self.noise_std).validate()
@@ -88,8 +92,9 @@ class ExperimentConfig:
             raise ValueError(f"others must be of {', '.join(OTHERS)}, got {', '.join(sorted(unknown))}")
         check_number("lr", self.lr, 0, inside=True)
         for name in ("epochs", "batch_size", "seeds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            check_count(name, getattr(self, name))
+        if self.region_epochs is not None:
+            check_count("region_epochs", self.region_epochs)
         draw_seed(self.random_state)  # raises if it is not a seed
         if self.target == self.confounder:
             raise ValueError(f"confounder must be another attribute than the target, got {self.confounder!r} for both")

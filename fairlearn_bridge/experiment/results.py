@@ -14,7 +14,7 @@ from captum_region.io.provenance import joined, provenance
 from fairlearn_bridge.experiment.configuration import ExperimentConfig
 from fairlearn_bridge.experiment.data import ExperimentData, fingerprints
 from fairlearn_bridge.experiment.training import Trained
-from fairlearn_bridge.metrics import MEASURES, metric_frame, pareto_front
+from fairlearn_bridge.metrics import MEASURES, metric_frame, pareto_front, summarize
 from fairlearn_bridge.report.run import FORMAT, SHOWN
 
 STATISTICS = ("mean", "std", "low", "high", "seeds", "difference", "difference_low", "difference_high")
@@ -54,6 +54,28 @@ def results_of(
         "caveats": _caveats(config, data, trained.predictions),
         "confidence_level": 0.95,
     }
+
+
+def differences_of(table: pd.DataFrame, trained: Trained, aligned: Mapping[Any, Any]) -> list[dict[Hashable, Any]]:
+    """Return by how much the best scheme exceeds the ERM baseline and each control, with paired intervals.
+
+    The best is that with the highest worst-group accuracy; each resample draws the same images for both.
+    """
+    ran = table["worst_cell", "mean"].dropna()
+    schemes = [name for name in ran.index if trained.arms[name].kind == "scheme"]
+    others = [name for name in ran.index if name == "original" or trained.arms[name].kind == "control"]
+    if not schemes or not others:
+        return []
+    best = str(ran[schemes].idxmax())
+    predictions = trained.predictions
+    chosen = predictions[predictions["mitigator"].isin([best, *others])]
+    of_others = flat_table(summarize(chosen, aligned=aligned, reference=best))
+    rows = of_others[of_others["mitigator"] != best].rename(columns={"mitigator": "other"})
+    # `summarize` has the others minus the reference.
+    negated = {"difference": -rows["difference"], "low": -rows["difference_high"], "high": -rows["difference_low"]}
+    kept = rows.assign(mitigator=best, **negated)
+    columns = ["mitigator", "other", "measure", "difference", "low", "high"]
+    return kept[columns].dropna(subset="difference").to_dict("records")
 
 
 def how_it_was_run(config: ExperimentConfig, seconds: Mapping[str, float], git: Iterable[str | None]) -> dict[str, Any]:

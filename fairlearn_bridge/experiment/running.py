@@ -13,7 +13,7 @@ from captum_region.progress import stage
 from fairlearn_bridge.experiment.configuration import ExperimentConfig
 from fairlearn_bridge.experiment.data import ExperimentData, samples_of
 from fairlearn_bridge.experiment.pictures import confident_images, example_pictures
-from fairlearn_bridge.experiment.results import flat_table, how_it_was_run, plain, results_of
+from fairlearn_bridge.experiment.results import differences_of, flat_table, how_it_was_run, plain, results_of
 from fairlearn_bridge.experiment.training import train
 from fairlearn_bridge.metrics import alignment, summarize
 from fairlearn_bridge.report.page import draw_report
@@ -80,7 +80,9 @@ def _run(
             trained.classifier, test.X[chosen], test.confounder[chosen], bins=40, show_progress=not quiet
         )
     with stage("measuring", seconds, quiet):
-        table = summarize(predictions, aligned=alignment(biased.y, biased.confounder))
+        aligned = alignment(biased.y, biased.confounder)
+        table = summarize(predictions, aligned=aligned)
+        differences = differences_of(table, trained, aligned)
     write_text(out / "predictions.csv", predictions.to_csv(index=False))
     write_text(out / "table.csv", flat_table(table).to_csv(index=False))
     pictures = example_pictures(config, data, trained)
@@ -94,6 +96,7 @@ def _run(
         "mean_map": trained.maps.double().mean(0).float().tolist(),
         "title": title,
         "confident": confident,
+        "differences": differences,
         **how_it_was_run(config, seconds, [trained.training.git, *trainings["git"]]),
         "mitigators": [
             {"name": name, "kind": arm.kind, "description": arm.description + chosen_by.get(name, "")}

@@ -81,7 +81,7 @@ def train(
             biased.confounder,
             biased.y,
             validation=(validation.X, validation.confounder),
-            epochs=config.region_epochs,
+            region_epochs=config.region_epochs,
             random_state=config.random_state,
             device=config.device,
             checkpoint_dir=states,

@@ -121,7 +121,7 @@ def _train_regions(
         train.confounder,
         train.y,
         validation=(validation.X[known], validation.confounder[known]) if known.any() else None,
-        epochs=config.region_epochs,
+        region_epochs=config.region_epochs,
         random_state=config.random_state,
         device=config.device,
         checkpoint_dir=states,

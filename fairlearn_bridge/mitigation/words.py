@@ -9,7 +9,7 @@ from captum_region.page import number
 from fairlearn_bridge.metrics import FEW
 from fairlearn_bridge.mitigation.measures import CELL, CHOSEN, LIKELIEST
 from fairlearn_bridge.plotting import BASELINE, Interval
-from fairlearn_bridge.report.words import with_interval
+from fairlearn_bridge.report.words import change, with_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,30 +61,25 @@ def change_of(row: dict[Any, Any]) -> Interval:
     return Interval(row["difference"], row["difference_low"], row["difference_high"])
 
 
-def change_in_words(row: dict[Any, Any]) -> str:
-    """Return the difference from the ERM baseline, and whether it is clear."""
-    change = change_of(row)
-    clear = "" if change.low > 0 or change.high < 0 else ", which may be chance"
-    return f"{with_interval(change, signed=True)}{clear}"
-
-
 def headline(found: Mitigation) -> str:
     """Return whether the worst group is served better, by how much, and whether there are images enough to say so."""
     name, rows = found.config.scheme, rows_of(found, "worst_cell", found.decision)
-    row, change = rows[name], change_of(rows[name])
+    row, changed = rows[name], change_of(rows[name])
     values = f"{with_interval(value_of(row))}, against {with_interval(value_of(rows['original']))} of the {BASELINE}"
     how = " with its threshold chosen in the same way" if found.decision == CHOSEN else ""
-    difference = with_interval(change, signed=True)
-    cells = [cells_of_one(found, one, found.decision) for one in ("original", name)]
-    images = min(int(of_one.iloc[int(of_one["accuracy"].argmin())]["images"]) for of_one in cells)
-    if images < FEW:
+    difference = with_interval(changed, signed=True)
+    cells = {one: cells_of_one(found, one, found.decision) for one in ("original", name)}
+    sizes = {one: int(of_one.iloc[int(of_one["accuracy"].argmin())]["images"]) for one, of_one in cells.items()}
+    fewest = min(sizes, key=lambda one: sizes[one])
+    if (images := sizes[fewest]) < FEW:
         return (
             f"Whether {name} raises the worst-group accuracy cannot be told from these images: {values}{how}, a "
-            f"difference of {difference}, but the worst group has only {images} test image{'s' * (images > 1)}."
+            f"difference of {difference}, but the worst group of {'the ' * (fewest == 'original')}"
+            f"{shown_name(fewest)} has only {images} test image{'s' * (images > 1)}."
         )
-    if change.low > 0:
+    if changed.low > 0:
         text = f"{name} raises the worst-group accuracy to {values}{how}: {difference}."
-    elif change.high < 0:
+    elif changed.high < 0:
         text = f"{name} lowers the worst-group accuracy to {values}{how}: {difference}. Do not use it here."
     else:
         text = f"{name} does not clearly change the worst-group accuracy: {values}{how}, a difference of {difference}."
@@ -101,8 +96,8 @@ def findings(found: Mitigation) -> list[tuple[str, str]]:
             (
                 "At the threshold 0.5",
                 f"The worst-group accuracy of {one} is {with_interval(value_of(before[one]))}, of the {BASELINE} "
-                f"{with_interval(value_of(before['original']))}: {change_in_words(before[one])}. On validation images "
-                f"the threshold {found.thresholds[one]:.3f} was chosen, for the {BASELINE} "
+                f"{with_interval(value_of(before['original']))}: {change(change_of(before[one]))}. On validation "
+                f"images the threshold {found.thresholds[one]:.3f} was chosen, for the {BASELINE} "
                 f"{found.thresholds['original']:.3f}.",
             )
         )
@@ -113,7 +108,7 @@ def findings(found: Mitigation) -> list[tuple[str, str]]:
             heading, sentence = _FINDINGS[of]
             values = {"after": with_interval(value_of(rows[one])), "before": with_interval(value_of(rows["original"]))}
             text = sentence.format(one=one, confounder=attribute or found.config.confounder, **values)
-            points.append((heading, f"{text}: {change_in_words(rows[one])}."))
+            points.append((heading, f"{text}: {change(change_of(rows[one]))}."))
     return points
 
 

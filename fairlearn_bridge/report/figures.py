@@ -237,7 +237,7 @@ def scheme_strip(
     # Noise hardly compresses: smoothed as well, it would make the page several times as large.
     style = {**STYLE, "axes.titlelocation": "center", "axes.titlesize": 9, "image.interpolation": "nearest"}
     with rc_context(style):
-        figure = Figure(figsize=(1.2 * (2 + len(schemes)) + 1.5, 1.2 * len(images) + 0.5), layout="constrained")
+        figure = Figure(figsize=(1.2 * (2 + len(schemes)) + 1.8, 1.2 * len(images) + 0.5), layout="compressed")
         axes = figure.subplots(len(images), 2 + len(schemes), squeeze=False)
         for (first, second, *others), label, image, pixel_map, *changed in zip(
             axes, labels, images, maps, *schemes.values(), strict=True

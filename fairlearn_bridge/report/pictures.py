@@ -94,8 +94,8 @@ def map_pictures(run: Run) -> Iterator[Picture]:
         f"{pixel_map.min():.2f} to {pixel_map.max():.2f}, largest at {row / pixel_map.shape[0]:.0%} of the height and "
         f"{column / pixel_map.shape[1]:.0%} of the width."
         + ("" if truth is None else " Next to it, where the attribute truly changes the picture."),
-        f"Where a small classifier that sees one region at a time can recognise {attribute}: 0 is a guess, 1 is "
-        "certain."
+        f"Where a small classifier that sees one region at a time can recognise {attribute}. 1 is certain; a guess has "
+        "the confidence 0, and the accuracy 0.5."
         + ("" if truth is None else " The truth is known for drawn faces: the pixels that toggling it changes."),
     )
     if run.calibration is not None:

@@ -55,6 +55,7 @@ CONTENT: dict[Any, Any] = {
     "cells": [{"mitigator": TEXT, "group": KEY, "confounder": KEY, "images": VALUE, "accuracy": VALUE, **INTERVAL}],
     "trainings": [{"mitigator": TEXT, "seed": KEY, "seconds": VALUE, "losses": [VALUE], "status?": TEXT}],
     "pareto_front?": [TEXT],
+    "differences?": [{"mitigator": TEXT, "other": TEXT, "measure": TEXT, "difference": VALUE, **INTERVAL}],
     "confident?": [{"image": KEY, "label": KEY, "mean": VALUE, "max": VALUE}],
     "skipped": [{}],
     "caveats": ["anything"],
@@ -99,6 +100,8 @@ class Run:
         Of the region classifier's training, a row an epoch; empty if not known.
     calibration : Calibration or None
         Of the region classifier.
+    differences : DataFrame
+        The best scheme minus the ERM baseline and each control, image by image; empty if not known.
     front : list of str
         The mitigators on the Pareto front of accuracy and gap.
     not_run : dict
@@ -118,6 +121,7 @@ class Run:
     history: pd.DataFrame
     calibration: Calibration | None
     confident: pd.DataFrame
+    differences: pd.DataFrame
     front: list[str]
     not_run: dict[str, str]
     fewer_seeds: dict[str, str]
@@ -141,6 +145,18 @@ class Run:
         """Return a measure's finite values by mitigator; empty if the run does not have it."""
         values = intervals(self.table, measure) if measure in self.table else {}
         return {name: value for name, value in values.items() if math.isfinite(value.mean)}
+
+    def difference(self, mitigator: str, other: str, measure: str) -> Interval:
+        """Return by how much a mitigator exceeds another in a measure, with the interval of the difference.
+
+        Of a run that did not measure it, which older ones did not, it is as wide as both intervals together.
+        """
+        found = self.differences
+        rows = found[(found["mitigator"] == mitigator) & (found["other"] == other) & (found["measure"] == measure)]
+        if len(rows):
+            return Interval(*rows[["difference", "low", "high"]].iloc[0])
+        one, two = (self.values(measure)[name] for name in (mitigator, other))
+        return Interval(one.mean - two.mean, one.low - two.high, one.high - two.low)
 
     @property
     def measures(self) -> list[str]:
@@ -197,6 +213,7 @@ def run_of(results: dict[str, Any], maps: dict[str, NDArray[Any]]) -> Run:
         **tables,
         front=front,
         confident=_frame(results.get("confident", []), *CONTENT["confident?"]),
+        differences=_frame(results.get("differences", []), *CONTENT["differences?"]),
         history=_frame(classifier.get("history", []), *CONTENT["region_classifier"]["history?"]),
         calibration=_calibration(classifier.get("calibration")),
         not_run=dict.fromkeys(mitigators["name"][~ran], "") | not_run,
@@ -249,7 +266,7 @@ def _frame(rows: list[dict[str, Any]], columns: Mapping[str, Any]) -> pd.DataFra
     """Return records as a table; its values are NaN where they are not finite."""
     frame = pd.DataFrame(rows, columns=None if rows else [name.rstrip("?") for name in columns])
     values = [name for name, kind in columns.items() if kind == VALUE]
-    frame = frame.replace({"mitigator": SHOWN, "name": SHOWN})
+    frame = frame.replace(dict.fromkeys(("mitigator", "other", "name"), SHOWN))
     return frame.assign(**frame[values].astype(float).replace([np.inf, -np.inf], np.nan))
 
 

@@ -20,16 +20,14 @@ def with_interval(value: Interval, *, signed: bool = False) -> str:
     return f"{number(value.mean, signed=signed)} {bracket(value, signed=signed)}".rstrip()
 
 
-def overlap(value: Interval, other: Interval) -> str:
-    """Return in words whether two intervals overlap."""
-    if not (bracket(value) and bracket(other)):
-        return "no intervals"
-    return "intervals apart" if value.low > other.high or value.high < other.low else "intervals overlap"
+def is_clear(difference: Interval) -> bool:
+    """Return whether an interval is on one side of 0."""
+    return difference.low > 0 or difference.high < 0
 
 
-def change(before: Interval, after: Interval) -> str:
-    """Return in words by how much a value changed."""
-    return f"{number(after.mean - before.mean, signed=True)}, {overlap(after, before)}"
+def change(difference: Interval) -> str:
+    """Return a difference in words, and whether it is clear."""
+    return f"{with_interval(difference, signed=True)}{'' if is_clear(difference) else ', which may be chance'}"
 
 
 def headline(run: Run) -> str:
@@ -46,14 +44,15 @@ def headline(run: Run) -> str:
     opening = f"{_bias(run)} The ERM baseline reaches a worst-group accuracy of {with_interval(baseline)}.".lstrip()
     count = len(run.of_kind("scheme"))
     subject = f"{best}, the best of {count} schemes," if count > 1 else best
-    reached = f"{after} ({change(baseline, values[best])})"
+    difference = run.difference(best, BASELINE, "worst_cell")
+    reached = f"{after} ({with_interval(difference, signed=True)})"
     images = run.counts["images"][run.counts["set"] == "test"].min()
     if images < FEW:
         few = f"a cell has only {images:.0f} test image{'' if images == 1 else 's'}"
         return f"{opening} Whether a scheme helps cannot be told: {subject} reaches {reached}, but {few}."
     if not _is_higher(values[best], baseline):
         return f"{opening} No scheme helps: {subject} reaches {reached}."
-    if overlap(values[best], baseline) != "intervals apart":
+    if not is_clear(difference):
         return f"{opening} No scheme clearly helps: {subject} reaches {reached}. {_against_controls(run, best)}"
     return f"{opening} {subject} raises it to {reached}. {_against_controls(run, best)}"
 
@@ -75,8 +74,8 @@ def _against_controls(run: Run, best: str) -> str:
     verdicts = {}
     for name in run.of_kind("control"):
         if name in values:
-            apart = overlap(values[best], values[name]) == "intervals apart"
-            above = "above" if apart else "above, though intervals overlap,"
+            apart = is_clear(run.difference(best, name, "worst_cell"))
+            above = "above" if apart else "above, which may be chance,"
             verdicts[name] = above if _is_higher(values[best], values[name]) else "not above"
     if not verdicts:
         return "There is no control to compare with."
@@ -110,7 +109,7 @@ def findings(run: Run) -> list[tuple[str, str]]:
         if best in values and BASELINE in values:
             before, after = (with_interval(values[name], signed=is_signed(measure)) for name in (BASELINE, best))
             subject = subject.format(confounder=run.results["confounder"], **names)
-            changed = change(values[BASELINE], values[best])
+            changed = change(run.difference(best, BASELINE, measure))
             points.append((heading, f"{subject} is {before} for the ERM baseline and {after} with {best} ({changed})."))
     worst = run.values("worst_cell")
     for heading, kind, sentence in (

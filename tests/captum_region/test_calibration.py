@@ -90,19 +90,20 @@ def test_a_confidence_of_one_is_in_the_last_bin():
         of_logits([])
 
 
-def test_temperature_undoes_what_made_it_overconfident():
-    # said ~ p**2 / sum: the logits are twice those of a calibrated classifier.
-    said, labels = drawn(4000, sharpness=2)
+@pytest.mark.parametrize("sharpness", [0.1, 2, 7])
+def test_temperature_undoes_what_made_it_over_or_underconfident(sharpness):
+    # said ~ p**sharpness / sum: the logits are so many times those of a calibrated classifier.
+    said, labels = drawn(4000, sharpness=sharpness)
     classifier = FromPixels(GRID, 3).eval()
     before = measure_calibration(classifier, images_saying(said), labels, bins=10)
-    assert fit_temperature(classifier, images_saying(said), labels) == pytest.approx(2, rel=0.08)
-    assert float(classifier.temperature) == pytest.approx(2, rel=0.08)
+    assert fit_temperature(classifier, images_saying(said), labels) == pytest.approx(sharpness, rel=0.08)
+    assert float(classifier.temperature) == pytest.approx(sharpness, rel=0.08)
     after = measure_calibration(classifier, images_saying(said), labels, bins=10)
     assert before.error > 0.1
     assert after.error < 0.03
     assert after.accuracy == before.accuracy
     again = fit_temperature(classifier, images_saying(said), labels)
-    assert again == pytest.approx(2, rel=0.08)  # what was there before does not count
+    assert again == pytest.approx(sharpness, rel=0.08)  # what was there before does not count
 
 
 def test_a_balanced_subset_has_as_many_of_each_label():

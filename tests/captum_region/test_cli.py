@@ -24,7 +24,7 @@ from captum_region import (
 )
 from captum_region.cli import app
 from captum_region.cli.reading import set_apart
-from captum_region.datasets import AttributeImages, make_faces
+from captum_region.datasets import AttributeImages, load_table, make_faces
 from captum_region.io.files import locked
 
 
@@ -269,12 +269,45 @@ def test_calibrate_leaves_no_checkpoint_of_another_run(source, untrained, tmp_pa
     assert "--limit must leave two images of each class for --temperature, got 1 of one" in told
 
 
+def test_train_leaves_test_images_of_a_class_of_their_own_out(tmp_path, command):
+    # The last fifth of a table is the test.
+    faces = make_faces(60, 16, random_state=0)
+    for number, image in enumerate(faces.images):
+        Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / f"{number}.png")
+    names = [f"{number}.png" for number in range(60)]
+    values = np.where(faces.attributes["Male"], "a", "b")
+    table = pd.DataFrame({"image": names, "mark": values})
+    everyone = load_table(table, root=tmp_path, size=16)
+    _, held_out = set_apart(everyone, None)
+    alone = held_out.attributes.index[0]
+    table.loc[table["image"] == alone, "mark"] = "c"
+    table.to_csv(tmp_path / "own.csv", index=False)
+    options = ["--data", "table", "--root", tmp_path / "own.csv", "--attribute", "mark", "--size", 16, "--epochs", 1]
+    done = command("captum_region", "train", *options, "--out", tmp_path / "out")
+    assert "1 images of the test are of classes that no training image has" in done.stderr
+    assert load_classifier(tmp_path / "out" / "classifier").class_names == ("a", "b")
+
+
+def test_calibrate_tells_of_a_temperature_at_an_end_of_its_range(source, tmp_path, command):
+    blind = DenseRegionClassifier(RegionGrid(20, 8, 4), 2, width=2, random_state=0)  # which has learnt nothing
+    for parameter in blind.parameters():
+        parameter.data.mul_(30)
+    save_classifier(blind, tmp_path / "blind")
+    options = [*source, "--attribute", "Male", "--limit", 60, "--temperature", "--out", tmp_path / "out", "--quiet"]
+    done = command("captum_region", "calibrate", tmp_path / "blind", *options)
+    assert "the temperature is at an end of its range, 0.05 to 20" in done.stderr
+
+
 def test_calibrate_knows_what_the_classifier_was_trained_for(refused, tmp_path):
     made = DenseRegionClassifier(
         RegionGrid(16, 8, 4), 2, class_names=["not Wearing_Hat", "Wearing_Hat"], random_state=0
     )
     save_classifier(made, tmp_path / "hat")
     options = ["--data", "faces", "--attribute", "Smiling", "--quiet", "--out", tmp_path / "out"]
+    made.class_names = ["indoor", "outdoor"]
+    save_classifier(made, tmp_path / "light")
+    told = refused(app, "calibrate", tmp_path / "light", *options)  # of an attribute that is binary too
+    assert told.endswith("with the values indoor, outdoor; got Smiling, with False, True")
     told = refused(app, "calibrate", tmp_path / "hat", *options)
     assert "--attribute must be Wearing_Hat, which the classifier was trained for, got Smiling" in told
 
@@ -290,7 +323,7 @@ def test_a_patch_size_or_stride_of_0_is_refused(option, tmp_path, refused):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["calibrate", "--attribute", "Male"], "among the classes blond, dark, hat"),
+        (["calibrate", "--attribute", "Male"], "with the values blond, dark, hat; got Male, with False, True"),
         (["calibrate", "--attribute", "hair", "--limit", "2"], "limit must allow one of each of the 3 labels"),
         (["attribute", "--confidence", "certainty"], "confidence must be"),
         (["attribute", "--by", "age"], "'age' is not an attribute"),

@@ -343,13 +343,16 @@ def test_jtt_upweights_the_first_mistakes():
     np.testing.assert_array_equal(fitted.predict_proba(X), weighed.predict_proba(X))
 
 
-def test_learning_from_failure_is_the_authors_algorithm():
+@pytest.mark.parametrize(("optimizer", "lr"), [(torch.optim.AdamW, 1e-2), (torch.optim.SGD, 0.3)])
+def test_learning_from_failure_is_the_authors_algorithm(optimizer, lr):
+    # The former hides a factor of the whole loss.
     X, y, _ = faces(90)
     base = clone(BASE).set_params(max_epochs=3, batch_size=40, iterator_train__shuffle=False)
+    base.set_params(optimizer=optimizer, lr=lr)
     begun, fitted = (LearningFromFailure(clone(base).set_params(max_epochs=n)).fit(X, y) for n in (0, 3))
     networks = begun.biased_module_, begun.estimator_.module_
     assert (networks[0].last.weight != networks[1].last.weight).all()
-    optimizers = [torch.optim.AdamW(each.parameters(), lr=1e-2, weight_decay=1e-3) for each in networks]
+    optimizers = [optimizer(each.parameters(), lr=lr, weight_decay=1e-3) for each in networks]
     schedulers = [torch.optim.lr_scheduler.ExponentialLR(each, 0.95) for each in optimizers]
     images, target, average = torch.tensor(X) / 255, torch.tensor(y), [{}, {}]
     for _ in range(3):
@@ -363,9 +366,9 @@ def test_learning_from_failure_is_the_authors_algorithm():
             right = logits[0].softmax(1).gather(1, target[batch, None])[:, 0].detach()
             (losses[0] * right**0.7 * 0.7).mean().backward()
             (losses[1] * torch.tensor(weight)).mean().backward()
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
+            for each in optimizers:
+                each.step()
+                each.zero_grad()
         for scheduler in schedulers:
             scheduler.step()
     np.testing.assert_allclose(fitted.sample_weight_, weights_of_failures(average, y, range(90)), atol=1e-4)

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from captum_region import load_classifier
 from captum_region.cli import app as captum_region_app
 from captum_region.datasets import make_faces
+from fairlearn_bridge import summarize
 from fairlearn_bridge.cli import app
 
 SMALL = ["--epochs", "1", "--region-epochs", "1", "--batch-size", "32", "--jobs", "1"]
@@ -96,6 +97,19 @@ def test_the_tables_of_a_demo_are_those_of_its_predictions(demo):
         assert table.loc[(name, "worst_cell"), "mean"] == pytest.approx(right.groupby("seed").min().mean())
         assert table.loc[(name, "flip_rate"), "mean"] == pytest.approx(of_arm["flipped"].mean())
         assert ("ERM baseline" if name == "original" else name) in done.stdout.replace("\n", " ")
+    # The best scheme is compared with the ERM baseline and the controls, image by image.
+    ran = [name for name in arms if name in ("original", "threshold shifted") or "transplant@" in name]
+    pairs = pd.DataFrame(results["differences"])
+    assert pairs["other"].unique().tolist() == ran
+    (best,) = pairs["mitigator"].unique()
+    schemes = [name for name in ("general_transplant", "general_mask@predict", "general_noise") if name in arms]
+    means = table["mean"].unstack("measure")
+    assert means.loc[best, "worst_cell"] == means.loc[schemes, "worst_cell"].max()
+    of_original = pairs[pairs["other"] == "original"].set_index("measure")
+    wanted = summarize(predictions, aligned={True: False, False: True}, reference="original").loc[best]
+    for measure, row in of_original.iterrows():
+        for name, key in (("difference", "difference"), ("low", "difference_low"), ("high", "difference_high")):
+            assert row[name] == pytest.approx(wanted[measure, key], abs=1e-12)
     # One seed is one set of initial weights: an unmitigated model and its shifted threshold have the same scores.
     scores = predictions.set_index("mitigator")["score"]
     np.testing.assert_array_equal(scores["original"], scores["threshold shifted"])

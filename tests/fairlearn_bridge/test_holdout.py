@@ -64,6 +64,15 @@ def test_with_persons_any_share_is_had_not_only_one_of_so_many_equal_parts(share
     np.testing.assert_allclose(shares(race, lighting, split.test), share, atol=0.06)
 
 
+def test_with_persons_a_share_of_nearly_all_leaves_a_tenth():
+    race, lighting, person = biased(2000, 800)
+    split = holdout_split(race, lighting, validation=0, test=0.96, identities=person, random_state=0)
+    assert len(split.test) == pytest.approx(1800, abs=30)
+    split = holdout_split(race, lighting, validation=0.5, test=0.48, identities=person, random_state=0)
+    assert len(split.test) == pytest.approx(1000, abs=60)
+    assert len(split.validation) == pytest.approx(0.9 * (2000 - len(split.test)), abs=30)
+
+
 def test_a_cell_of_two_images_stays_in_training_and_a_share_of_0_is_empty():
     target, lighting = np.repeat([True, False], 50), np.repeat([True, True, False], [50, 48, 2])
     split = holdout_split(target, lighting, validation=0, random_state=0)

@@ -237,6 +237,7 @@ def test_an_attribute_that_goes_with_no_class_has_no_bias_to_go_against():
         ({"scheme": "general_noise@random"}, "scheme must be one to keep, no control"),
         ({"scheme": "blur"}, "scheme must be one of"),
         ({"others": ("hope",)}, "others must be of"),
+        ({"region_epochs": 0}, "region_epochs must be an integer of at least 1, got 0"),
         ({"quantile": 2.0}, "quantile"),
         ({"test_share": 0.0}, "test_share must be a number in"),
         ({"epochs": 0}, "epochs must be at least 1"),

@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from captum_region.datasets import make_faces
+from captum_region.io.files import locked
 from fairlearn_bridge import attribute_overlap, map_overlap
 from fairlearn_bridge.cli import app
 
@@ -30,6 +32,7 @@ RAMP = np.array([[1.0, 2.0], [3.0, 4.0]])
         ([[-5.0, 1.0], [1.0, 2.0]], RAMP, 0.75, 0.5),  # values below 0 count as 0
         (RAMP, RAMP, 0, 1.0),
         (RAMP, RAMP, 1, 0.0),
+        (pd.DataFrame(RAMP), torch.tensor(RAMP), 0.5, 0.7),
     ],
 )
 def test_the_overlap_is_the_share_of_the_targets_map_that_is_perturbed(target_map, spurious_map, quantile, expected):
@@ -129,4 +132,14 @@ def test_inspect_prints_and_writes_the_overlap(table, tmp_path, documented, list
     with Image.open(tmp_path / "out" / "overlap.png") as picture:
         assert picture.height > 0.8 * picture.width  # a row for each
     assert "are for --overlap: give them with it" in refused(app, *data, "--seed", "1")
-    assert "'age' is not an attribute" in refused(app, *data, "--overlap", "age", "--size", "16", "--quiet")
+    small = ["--size", "16", "--quiet", "--out", tmp_path / "other"]
+    told = refused(app, *data, "--overlap", "Smiling", "--overlap", "age", *small)  # before it trains for Smiling
+    assert "'age' is not an attribute" in told
+    assert not (tmp_path / "other").exists()
+    assert "--region-epochs must be" in refused(app, *data, "--overlap", "Smiling", "--region-epochs", 0, *small)
+    with locked(tmp_path / "out"):
+        told = refused(app, *data, "--overlap", "Smiling", "--out", tmp_path / "out", "--force")
+    assert "is being written by another process" in told
+    (tmp_path / "taken" / "overlap.csv").mkdir(parents=True)
+    told = refused(app, *data, "--overlap", "Smiling", "--out", tmp_path / "taken", "--force")
+    assert told.endswith("overlap.csv must be a file, it is a folder")

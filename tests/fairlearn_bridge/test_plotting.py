@@ -69,6 +69,7 @@ class TestQuantiles:
             ({"pixel_maps": {"m": np.eye(4)}}, "pixel_map must be as large as image"),
             ({"perturbations": ["blur"]}, "perturbations must be mask, noise, transplant, got 'blur'"),
             ({"perturbations": ["transplant"]}, "donor must be given where perturbations has a transplant"),
+            ({"donor": IMAGE[:, :4]}, r"donor must have the size of the image, \(3, .*\), got \(3, 4, "),
             ({"axes": Figure().subplots(2, 2)}, "axes must be a row for each map and perturbation"),
         ],
     )
@@ -92,6 +93,10 @@ class TestComparison:
         np.testing.assert_allclose([spans[0], spans[2], spans[3]], [[0.3, 0.5], [0.6, 0.8], [0.4, 0.4]])
         with pytest.raises(ValueError, match=r"measure 'gap', it holds \['worst_cell'\]"):
             plot_measure(table, "gap")
+        with pytest.raises(ValueError, match="kinds must have each mitigator of the table, it lacks 'b'"):
+            plot_measure(table, kinds={"a": "reference"})
+        with pytest.raises(ValueError, match="table must hold a mitigator, got none"):
+            plot_measure(table[:0])
 
     def test_the_front_is_found(self):
         table = table_of(accuracy=[0.7, 0.9, 0.8], gap=[-0.1, 0.3, 0.5])

@@ -121,6 +121,12 @@ def test_the_shares_of_the_cells_can_be_chosen():
         confounded_split(target, confounder, shares={(True, True): 0.5})
 
 
+def test_shares_of_cells_that_there_are_not_are_refused():
+    shares = {(True, False): 0.5, (False, True): 0.5, ("x", 1): 0.3}
+    with pytest.raises(ValueError, match=r"shares must be of the cells \[.*\], got \[\('x', 1\)\] too"):
+        confounded_split(*population()[:2], train_size=60, test_per_cell=4, shares=shares)
+
+
 def test_a_class_too_small_for_half_of_a_balanced_set_is_told():
     target = np.arange(400) < 40
     confounder = np.arange(400) % 2 == 0

@@ -16,10 +16,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from typer.testing import CliRunner
 
 from captum_region.datasets import make_faces
 from captum_region.page import DASH
+from captum_region.plotting import print_png
 from fairlearn_bridge import metrics, noise, plotting
 from fairlearn_bridge.cli import app
 from fairlearn_bridge.noise import quantile_mask
@@ -336,7 +338,7 @@ BIASED = (
 
 def test_the_headline_of_a_scheme_that_helped(read_back):
     assert words.headline(read_back(results())) == (
-        f"{BIASED}general_noise, the best of 2 schemes, raises it to 0.700 [0.680, 0.720] (+0.300, intervals apart). "
+        f"{BIASED}general_noise, the best of 2 schemes, raises it to 0.700 [0.680, 0.720] (+0.300 [+0.260, +0.340]). "
         "It is above every control."
     )
 
@@ -346,15 +348,34 @@ def test_the_headline_where_a_control_does_as_well(read_back):
     assert text.endswith(" It is above the control “threshold shifted” and not above the control “elsewhere”.")
     overlapping = words.headline(read_back(results(WINNING | {"elsewhere": 0.69})))
     assert overlapping.endswith(
-        "It is above the control “threshold shifted” and above, though intervals overlap, the control “elsewhere”."
+        "It is above the control “threshold shifted” and above, which may be chance, the control “elsewhere”."
     )
+
+
+def test_a_difference_has_the_interval_of_the_difference(read_back):
+    content = results(width=0.4)  # intervals that overlap, of differences that are clear
+    pairs = {"original": (0.3, 0.25, 0.34), "threshold shifted": (0.2, 0.1, 0.3), "elsewhere": (0.4, -0.01, 0.5)}
+    content["differences"] = [
+        {"mitigator": "general_noise", "other": other, "measure": measure}
+        | dict(zip(("difference", "low", "high"), values, strict=True))
+        for other, values in pairs.items()
+        for measure in ("worst_cell", "accuracy")
+    ]
+    run = read_back(content)
+    assert words.headline(run).endswith(
+        "raises it to 0.700 [0.300, 1.100] (+0.300 [+0.250, +0.340]). It is above the control “threshold shifted” and "
+        "above, which may be chance, the control “elsewhere”."
+    )
+    found = dict(words.findings(run))
+    assert found["Overall accuracy"].endswith("(+0.300 [+0.250, +0.340]).")
+    assert found["Beyond a moved threshold"].endswith("(+0.300 [\N{MINUS SIGN}0.500, +1.100], which may be chance).")
 
 
 def test_the_headline_where_nothing_helped(read_back):
     worst = WINNING | {"general_noise": 0.3, "general_mask": 0.35}
     assert words.headline(read_back(results(worst))) == (
         f"{BIASED}No scheme helps: general_mask, the best of 2 schemes, reaches 0.350 [0.330, 0.370] "
-        "(\N{MINUS SIGN}0.050, intervals apart)."
+        "(\N{MINUS SIGN}0.050 [\N{MINUS SIGN}0.090, \N{MINUS SIGN}0.010])."
     )
 
 
@@ -369,7 +390,7 @@ def test_the_headline_of_few_test_images(read_back):
     text = words.headline(read_back(content))
     assert text.endswith(
         "Whether a scheme helps cannot be told: general_noise, the best of 2 schemes, reaches 0.700 [0.680, 0.720] "
-        "(+0.300, intervals apart), but a cell has only 29 test images."
+        "(+0.300 [+0.260, +0.340]), but a cell has only 29 test images."
     )
     content["counts"][-1]["images"] = 30
     assert "general_noise, the best of 2 schemes, raises it" in words.headline(read_back(content))
@@ -427,7 +448,7 @@ def test_the_findings_say_what_was_biased_and_what_it_did(read_back):
         "gap of +0.500 [+0.480, +0.520]. Its worst group is Male, Blond_Hair, at 0.400 [0.400, 1.000]."
     )
     assert (
-        "is 0.400 [0.380, 0.420] for the ERM baseline and 0.700 [0.680, 0.720] with general_noise (+0.300, intervals"
+        "is 0.400 [0.380, 0.420] for the ERM baseline and 0.700 [0.680, 0.720] with general_noise (+0.300 "
         in found["Beyond a moved threshold"]
     )
     assert "0.600 [0.580, 0.620] for the ERM baseline" in found["Is the spurious attribute still used?"]
@@ -673,6 +694,19 @@ def test_the_strip_draws_each_image_as_it_is():
     for wrong in ((arrays["example_maps"][:1], ["a", "b"]), (arrays["example_maps"], ["a"])):
         with pytest.raises(ValueError, match="is shorter than"):
             figures.scheme_strip(arrays["example_images"], wrong[0], changed, wrong[1])
+
+
+@pytest.mark.parametrize("labels", [["not Male, indoor", "Male, indoor"], ["not Male, not Blond_Hair", "a, b"]])
+@pytest.mark.parametrize("count", [1, 4])
+def test_nothing_of_the_strip_is_cut_off(count, labels):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 3, 32, 32), np.uint8)
+    changed = {f"specific_transplant{'@' * number}": images for number in range(count)}
+    figure = figures.scheme_strip(images, rng.random((4, 32, 32)), changed, 2 * labels)
+    print_png(figure, file := io.BytesIO(), dpi=100)
+    pixels = np.asarray(Image.open(file).convert("L"))
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert (edge > 200).all()
 
 
 def test_a_table_without_the_measure_is_named(read_back):

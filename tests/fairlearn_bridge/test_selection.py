@@ -67,6 +67,26 @@ def test_the_empty_cell_is_shifted_by_what_the_confounder_does(lean):
     assert found.standard_error == pytest.approx(expected, rel=0.35)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"draws": 0}, "draws must be an integer of at least 1, got 0"),
+        ({"mask": np.ones((4, 8), bool)}, r"mask must have the shape of the images, \(8, 8\), got \(4, 8\)"),
+        ({"donors": samples([1, 1], [0, 1])}, "donors must hold images of every class, missing: 0"),
+    ],
+)
+def test_what_does_not_fit_is_named(given, words):
+    arguments = {"held_out": protocol(), "donors": protocol(60, seed=1), "mask": MASK} | given
+    with pytest.raises(ValueError, match=words):
+        estimate_crossed_auc(Reader(1), **arguments)
+
+
+def test_a_mask_of_numpys_is_one_too():
+    arguments = Reader(1), protocol(), protocol(60, seed=1)
+    given, wanted = (estimate_crossed_auc(*arguments, mask, random_state=0) for mask in (MASK.numpy(), MASK))
+    assert given == wanted
+
+
 def test_images_of_a_cell_that_is_not_empty_count_unchanged():
     held_out = samples(np.arange(80) % 2, np.arange(80) // 2 % 2)
     donors = protocol(60, seed=1)

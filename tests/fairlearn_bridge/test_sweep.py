@@ -137,8 +137,15 @@ def test_a_stopped_and_a_killed_sweep_resume(settings, swept, tmp_path, command,
         ("quantile = ", "sweep.toml"),
         ("quantile = " + 10**4 * "[", "sweep.toml"),
         ("quantile = [0.5, 0.5]", "each once, got [0.5, 0.5]"),
-        ("seeds = 0", "seeds must be at least 1, got 0"),
+        ("seeds = 0", "seeds must be an integer of at least 1, got 0"),
         ('schemes = "specific_mask@predict"', "general_mask and general_noise in @predict"),
+        ("quantile = 1.7", "quantiles must be a number in [0, 1], got 1.7"),
+        ("region_epochs = 0", "--region-epochs must be an integer of at least 1, got 0"),
+        ('confounder = "Moustache"', "Dark_Skin, got ['Moustache']"),
+        (
+            'size = 16\ntrain_size = 60\ntest_per_cell = 8\nconfounder = ["Smiling", "nope"]',
+            "Dark_Skin, got ['nope']",
+        ),
     ],
 )
 def test_invalid_settings_are_refused(text, words, tmp_path):
@@ -188,10 +195,19 @@ def test_a_failed_training_of_a_sweep_is_named(tmp_path, fails_with_seed_1):
     assert done.stdout.endswith("Blond_Hair, broken: the mean over 1 of 2 seeds\n")
 
 
+def test_a_sweep_takes_numpys_numbers(tmp_path):
+    config = ExperimentConfig(
+        *("Male", "Blond_Hair"),
+        **{"schemes": ("general_mask",), "train_size": 60, "test_per_cell": 4, "validation_per_cell": 4},
+        **{"epochs": 1, "region_epochs": 1, "others": (), "random_state": np.int64(0), "quantile": np.float32(0.5)},
+    )
+    run_sweep([config], lambda one: synthetic_data(one, 16), [np.float64(0.5)], tmp_path, quiet=True)
+    assert json.loads((tmp_path / "sweep.json").read_text())["random_states"] == [0]
+
+
 @pytest.mark.parametrize("option", ["--train-size", "--test-per-cell"])
 def test_a_size_of_0_is_refused(option, refused, tmp_path):
-    # Were it the default, the region classifier's epochs would be refused.
-    small = ["--size", "16", "--region-epochs", "0", "--quiet", "--out", tmp_path / "out"]
+    small = ["--size", "16", "--region-epochs", "1", "--quiet", "--out", tmp_path / "out"]
     assert f"{option} must" in refused(app, "sweep", option, "0", *small)
 
 
@@ -222,6 +238,9 @@ def test_run_sweep_refuses_invalid_quantiles_and_configs(tmp_path):
     for quantiles in ([], [0.5, 0.5]):
         with pytest.raises(ValueError, match="quantiles must be given, each once"):
             run_sweep([config], lambda one: synthetic_data(one, 16), quantiles, tmp_path)
+    (tmp_path / "table.csv").mkdir()
+    with pytest.raises(ValueError, match=r"table.csv must be a file, it is a folder"):
+        run_sweep([config], lambda one: synthetic_data(one, 16), [0.5], tmp_path)
     with pytest.raises(ValueError, match="validation_per_cell must be at least 1"):
         run_sweep([replace(config, validation_per_cell=0)], lambda one: synthetic_data(one, 16), [0.5], tmp_path)
     for others in (config, replace(config, target="Smiling", confounder="Eyeglasses")):

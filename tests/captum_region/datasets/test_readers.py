@@ -335,6 +335,7 @@ class TestFairFace:
             ("50-59", "50-60", r"row 1 \(train/1.jpg\): 'age' must be one of .*, got '50-60'"),
             ("Female", "", r"row 2 \(train/2.jpg\): 'gender' must be one of .*, got nan"),
             ("train/2.jpg", "train/1.jpg", "'train/1.jpg' is listed again"),
+            ("train/2.jpg", "", r"row 2: 'file' must name an image, got nothing \(1 such rows\)"),
         ],
     )
     def test_malformed_labels_are_refused(self, root, old, new, message):
@@ -534,6 +535,11 @@ class TestTable:
         with pytest.raises(ValueError, match=message):
             load_table(change(table), root=root, **options)
 
+    def test_an_image_is_not_listed_twice_by_another_path(self, root, table):
+        names = ["faces/0.png", "faces/1.png", root / "faces" / "0.png"]
+        with pytest.raises(ValueError, match=r"0.png' is listed again"):
+            load_table(table.assign(image=names), root=root)
+
     @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
     @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
     def test_encodings_line_ends_quotes_and_blanks(self, root, encoding, newline):
@@ -562,6 +568,7 @@ class TestTable:
                 "no column 'image'; its columns are 'Image', 'smile'; name another with image_column",
             ),
             (b"image,smile\na.png,1,2\nb.png,1,2\n", "Expected 2 fields in line 2, saw 3"),
+            (b"image;smile\na.png;0,5\n", "saw 2; a .csv has commas between its values"),
             (b"image,smile,hat,smile\na.png,1,1,0\n", "column 'smile' occurs twice"),
             (b"image,image\na.png,b.png\n", "column 'image' occurs twice"),
             (b"image,smile\n", "lists no image"),

@@ -58,6 +58,20 @@ def test_half_written_states_are_removed_at_once_by_the_process_that_has_the_fol
     assert (tmp_path / f".partial-{STATE}.pt-01ab23cd.pt").exists()  # somebody else's, perhaps
 
 
+def test_a_folder_in_which_nothing_was_written_is_not_left(tmp_path):
+    def fail_in(folder, *written):
+        with locked(folder):
+            for name in written:
+                (folder / name).touch()
+            raise ValueError("oops")
+
+    (tmp_path / "old").mkdir()
+    for name, written in {"new": (), "old": (), "begun": ("table.csv",)}.items():
+        with pytest.raises(ValueError, match="oops"):
+            fail_in(tmp_path / name, *written)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "old"]
+
+
 def test_what_is_being_written_is_left_alone(tmp_path):
     for folder in ("cache", "model"):
         (tmp_path / folder).mkdir()
