@@ -25,7 +25,7 @@ from captum_region.progress import progress_bar
 from fairlearn_bridge.baselines import NotApplicableError
 from fairlearn_bridge.deployment.folder import WEIGHTS, save_mitigator
 from fairlearn_bridge.metrics import alignment, check_summary, summarize
-from fairlearn_bridge.samples import Samples
+from fairlearn_bridge.samples import Samples, check_samples
 from fairlearn_bridge.validation import class_positions
 
 
@@ -209,7 +209,7 @@ def fit_mitigators(
     accepted = {name for estimator in mitigators.values() for name in inspect.signature(estimator.fit).parameters}
     if unknown := set(fit_params) - accepted:
         raise ValueError(f"fit_params must be accepted by a mitigator's fit, none takes {', '.join(sorted(unknown))}")
-    _check_samples(train, test, train_on)
+    check_samples(train, test, train_on)
     random_states = [int(seed) for seed in random_states]  # a NumPy integer would be another key of what is kept
     chains = {
         name: {name: estimator, **{later: mitigators[later] for later, first in reuse.items() if first == name}}
@@ -244,20 +244,6 @@ def fit_mitigators(
     if not tables:
         raise NoneCouldRunError(f"no mitigator could run; the first: {trainings['reason'].iloc[0]}")
     return pd.concat(tables, ignore_index=True), trainings
-
-
-def _check_samples(train: Samples, test: Samples, others: Mapping[str, Samples]) -> None:
-    """Raise an error if one holds something else, or the test images have other labels than the training images."""
-    for name, samples in {"train": train, "test": test, **others}.items():
-        if not isinstance(samples, Samples):
-            raise TypeError(f"{name} must be Samples, got {type(samples).__name__}")
-    if unknown := {*test.y.tolist()} - {*train.y.tolist()}:
-        raise ValueError(f"test.y must be of the classes of train.y, got {sorted(unknown, key=str)} too")
-    if not {*test.confounder.tolist()} & {*train.confounder.tolist()}:
-        raise ValueError(
-            "test.confounder must have values of train.confounder, got "
-            f"{np.unique(test.confounder).tolist()} and {np.unique(train.confounder).tolist()}"
-        )
 
 
 def _fit_chain(

@@ -1,6 +1,6 @@
 """Samples: images with their target, spurious attribute and groups."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,20 @@ class Samples:
             object.__setattr__(self, name, values)
         if self.twins is not None and self.twins.shape != self.X.shape:
             raise ValueError(f"twins must have the shape of X, {tuple(self.X.shape)}, got {tuple(self.twins.shape)}")
+
+
+def check_samples(train: Samples, test: Samples, others: Mapping[str, Samples]) -> None:
+    """Raise TypeError if one is something else, ValueError if test images have other labels than training images."""
+    for name, samples in {"train": train, "test": test, **others}.items():
+        if not isinstance(samples, Samples):
+            raise TypeError(f"{name} must be Samples, got {type(samples).__name__}")
+    if unknown := {*test.y.tolist()} - {*train.y.tolist()}:
+        raise ValueError(f"test.y must be of the classes of train.y, got {sorted(unknown, key=str)} too")
+    if not {*test.confounder.tolist()} & {*train.confounder.tolist()}:
+        raise ValueError(
+            "test.confounder must have values of train.confounder, got "
+            f"{np.unique(test.confounder).tolist()} and {np.unique(train.confounder).tolist()}"
+        )
 
 
 def groups_of(images: AttributeImages, names: Sequence[str]) -> NDArray[np.str_]:

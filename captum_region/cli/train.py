@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from captum_region import RegionClassifier
+    from captum_region.batches import ImageData
+    from captum_region.datasets import AttributeImages
 
 
 def train(
@@ -60,8 +62,6 @@ def train(
 
     In several processes: accelerate launch --multi_gpu -m captum_region train ...
     """
-    import numpy as np
-
     from captum_region import fit_region_classifier, save_classifier
     from captum_region.io.digest import digest
     from captum_region.io.provenance import provenance
@@ -80,18 +80,13 @@ def train(
         labels = labels_of(images, attribute)
         classifier = _classifier(kind, images.image_size, patch_size, stride, len(set(labels.tolist())), seed)
         processes.from_main(lambda: stack.enter_context(locked(out)))
-        judged = held_out.labels(attribute)
-        known = np.isin(judged, labels)
-        if not quiet and not known.all():
-            typer.echo(f"{(~known).sum()} images of the test are of classes that no training image has", err=True)
-        held_out = held_out.subset(known)
         training = fit_region_classifier(
             classifier,
             images.images,
             labels,
             within=None if within is None else images.labels(within),
             # A whole map of each image would take the patch kind hours.
-            validation=None if kind == "patch" or not known.any() else (held_out.images, judged[known]),
+            validation=None if kind == "patch" else _judged(held_out, attribute, labels, quiet),
             epochs=epochs,
             random_state=seed,
             device=device if accelerator is None else None,
@@ -116,6 +111,19 @@ def train(
         details = {"seed": seed, "data": digest(images.images), **provenance(), "git": training.git}
         write_and_print(out / "training.json", result, details, as_json)
         remove_states(states)
+
+
+def _judged(
+    held_out: AttributeImages, attribute: str, labels: NDArray[Any], quiet: bool
+) -> tuple[ImageData, NDArray[Any]] | None:
+    """Return the images to test on and their labels, without those of classes that no training image has."""
+    import numpy as np
+
+    judged = held_out.labels(attribute)
+    known = np.isin(judged, labels)
+    if not quiet and not known.all():
+        typer.echo(f"{(~known).sum()} images of the test are of classes that no training image has", err=True)
+    return (held_out.subset(known).images, judged[known]) if known.any() else None
 
 
 def _check(out: Path, force: bool) -> None:
