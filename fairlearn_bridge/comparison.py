@@ -195,20 +195,7 @@ def fit_mitigators(
     """
     train_on, fit_params, reuse = dict(train_on or {}), dict(fit_params or {}), dict(reuse or {})
     places = {name: Path(folder) for name, folder in (models or {}).items()}
-    if not mitigators or {*train_on, *reuse, *reuse.values(), *places} - set(mitigators):
-        named = "train_on, reuse and models"
-        raise ValueError(f"mitigators must be given and include all of {named}, got {list(mitigators)}")
-    if chained := set(reuse) & set(reuse.values()):
-        raise ValueError(f"reuse must name mitigators that reuse no other, got {', '.join(sorted(chained))}")
-    if untrained := set(reuse) & set(train_on):
-        raise ValueError(f"train_on must be of mitigators that reuse no other, got {', '.join(sorted(untrained))}")
-    if len(random_states) == 0 or len(set(random_states)) < len(random_states):
-        raise ValueError(f"random_states must be given, each once, got {random_states}")
-    if places and len(random_states) > 1:
-        raise ValueError(f"random_states must be one where models are saved, got {random_states}")
-    accepted = {name for estimator in mitigators.values() for name in inspect.signature(estimator.fit).parameters}
-    if unknown := set(fit_params) - accepted:
-        raise ValueError(f"fit_params must be accepted by a mitigator's fit, none takes {', '.join(sorted(unknown))}")
+    _check_names(mitigators, train_on, fit_params, reuse, places, random_states)
     check_samples(train, test, train_on)
     random_states = [int(seed) for seed in random_states]  # a NumPy integer would be another key of what is kept
     chains = {
@@ -244,6 +231,31 @@ def fit_mitigators(
     if not tables:
         raise NoneCouldRunError(f"no mitigator could run; the first: {trainings['reason'].iloc[0]}")
     return pd.concat(tables, ignore_index=True), trainings
+
+
+def _check_names(
+    mitigators: Mapping[str, Any],
+    train_on: Mapping[str, Samples],
+    fit_params: Mapping[str, Any],
+    reuse: Mapping[str, str],
+    places: Mapping[str, Path],
+    random_states: Sequence[int],
+) -> None:
+    """Raise ValueError if an argument of `fit_mitigators` names what there is not, or would have no effect."""
+    if not mitigators or {*train_on, *reuse, *reuse.values(), *places} - set(mitigators):
+        named = "train_on, reuse and models"
+        raise ValueError(f"mitigators must be given and include all of {named}, got {list(mitigators)}")
+    if chained := set(reuse) & set(reuse.values()):
+        raise ValueError(f"reuse must name mitigators that reuse no other, got {', '.join(sorted(chained))}")
+    if untrained := set(reuse) & set(train_on):
+        raise ValueError(f"train_on must be of mitigators that reuse no other, got {', '.join(sorted(untrained))}")
+    if len(random_states) == 0 or len(set(random_states)) < len(random_states):
+        raise ValueError(f"random_states must be given, each once, got {random_states}")
+    if places and len(random_states) > 1:
+        raise ValueError(f"random_states must be one where models are saved, got {random_states}")
+    accepted = {name for estimator in mitigators.values() for name in inspect.signature(estimator.fit).parameters}
+    if unknown := set(fit_params) - accepted:
+        raise ValueError(f"fit_params must be accepted by a mitigator's fit, none takes {', '.join(sorted(unknown))}")
 
 
 def _fit_chain(
