@@ -90,8 +90,9 @@ def errors_in_one_line(debug: bool, resumes: Path | None = None, *, by_force: bo
         if debug or (is_fault and not re.search("allocate memory|out of memory", str(error))):
             raise
         message = _with_options(str(error) or "out of memory")
-        lines = (line.strip() for line in message.splitlines())
-        typer.echo(f"error: {'; '.join(filter(None, lines))}", err=True)
+        lines = "; ".join(filter(None, (line.strip() for line in message.splitlines())))
+        in_one = re.sub("([:.]);", r"\1", lines)
+        typer.echo(f"error: {in_one}", err=True)
         raise typer.Exit(2) from error
 
 

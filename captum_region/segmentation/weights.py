@@ -42,7 +42,7 @@ def load_weights(
             return "network" if part is network else "inner" if part is inner else "encoder"
     wanted = next(iter((encoder or inner).state_dict()))
     raise ValueError(
-        f"weights must be those of the network or of its encoder, in which one is named {wanted!r}; {path} has "
+        f"weights must be of the network or of its encoder, in which one is named {wanted!r}; {path} has "
         f"{', '.join(map(repr, [*kept][:3]))} ..."
     )
 
@@ -113,7 +113,7 @@ def _load(part: nn.Module, kept: Mapping[str, Tensor], path: str | os.PathLike[s
     """Load all weights of `part`; the file may hold more, such as a classifier's head, if it is not `whole`."""
     own = part.state_dict()
     if whole and (more := kept.keys() - own.keys()):
-        raise ValueError(f"weights must be those of the network, {path} also has {min(more)!r}")
+        raise ValueError(f"weights must be of the network, {path} also has {min(more)!r}")
     try:
         # A whole network has learnt from as many slices as it takes: with others it would be another one.
         adapted = kept if whole else {name: _to_slices(kept[name], value) for name, value in own.items()}

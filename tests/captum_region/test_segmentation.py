@@ -115,7 +115,7 @@ def test_files_that_hold_no_fitting_weights_are_named(tmp_path, trap):
         "shape.pt": "weights must fit the network(.|\n)*size mismatch",
         "more.pt": "also has 'more'",
         "nan.pt": "weights must be finite",
-        "other.pt": "weights must be those of the network or of its encoder.*'a'",
+        "other.pt": "weights must be of the network or of its encoder.*'a'",
         "trap.pt": "trap.pt does not hold weights",
         "number.pt": "it must hold a state dict",
         "cut.pt": "cut.pt does not hold weights",
