@@ -210,7 +210,8 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         self.image_shape_ = tuple(X.shape[1:])
         self.class_counts_ = np.bincount(target, minlength=len(self.classes_))
         samples = TrainingImages(X, target, (weight / weight.mean()).astype(np.float32))
-        self._seed = seed = draw_seed(self.random_state)
+        own_seed = draw_seed(self.random_state)
+        self._seed = seed = self.processes.from_main(lambda: own_seed)
         self.generator_ = torch.Generator(self.device or "cpu").manual_seed(seed)
         with seeded(seed, numpy=True):  # skorch's ValidSplit draws from NumPy's
             if not (self.warm_start and self.initialized_):

@@ -91,8 +91,8 @@ class AcceleratedImageClassifier(AccelerateMixin, ImageClassifier):  # type: ign
         if training:
             epoch = self._seed, len(self.history_)
             iterator.iteration = len(self.history_)  # decides the order with a seedable sampler
-            if iterator.synchronized_generator is not None:  # and this without one
-                iterator.synchronized_generator.manual_seed(draw_seed(np.random.default_rng(epoch)))
+            if (order := getattr(iterator, "synchronized_generator", None)) is not None:  # and this without one
+                order.manual_seed(draw_seed(np.random.default_rng(epoch)))
             own = draw_seed(np.random.default_rng((*epoch, self.processes.rank)))
             set_seed(own)
             self.generator_.manual_seed(own)
