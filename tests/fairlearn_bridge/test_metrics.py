@@ -139,9 +139,9 @@ def test_summary_over_seeds():
     assert np.isnan(one.loc["a", ("accuracy", "std")])
     narrow = summarize(predictions, aligned=ALIGNED, n_bootstrap=200, confidence_level=0.5)
     assert narrow.loc["a", ("auc", "low")] > table.loc["a", ("auc", "low")]
-    for bad in ({"confidence_level": 1}, {"n_bootstrap": 0}):
-        with pytest.raises(ValueError, match="confidence_level"):
-            summarize(predictions, aligned=ALIGNED, **bad)
+    for name, bad in (("confidence_level", 1), ("n_bootstrap", 0)):
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            summarize(predictions, aligned=ALIGNED, **{name: bad})
 
 
 def test_alignment_is_what_goes_along_in_training():
