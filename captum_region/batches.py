@@ -13,6 +13,7 @@ from torch import Tensor
 from captum_region.datasets.conversion import from_dataset, is_dataset
 from captum_region.datasets.images import AttributeImages
 from captum_region.progress import progress_bar
+from captum_region.validation import check_count
 
 ImageData = NDArray[np.uint8] | NDArray[np.floating[Any]] | Tensor
 # Of what `check_images` makes ImageData; Any: torch's and Hugging Face's data sets.
@@ -136,8 +137,7 @@ def batches(
     ValueError
         If `batch_size` is below 1.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_count("batch_size", batch_size)
     with progress_bar(total=len(images), initial=start, desc=desc, unit="img", disable=not show_progress) as bar:
         for first in range(start, len(images), batch_size):
             batch = take(images, slice(first, first + batch_size))

@@ -16,6 +16,7 @@ from captum_region.classifiers import RegionClassifier
 from captum_region.evaluation import check_evaluating
 from captum_region.labels import class_codes
 from captum_region.randomness import RandomState, draw_seed
+from captum_region.validation import check_count
 
 # Of temperatures that are fitted.
 LOWEST, HIGHEST = 0.05, 20.0
@@ -166,8 +167,7 @@ def of_logits(batches_of_logits: Iterable[tuple[Tensor, Tensor]], *, bins: int =
     ValueError
         If `bins` is below 1, or there are no logits.
     """
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}")
+    check_count("bins", bins)
     sums: NDArray[np.float64] = np.zeros((3, bins))  # over the patches of each bin: of 1, of confidence, of hits
     counts: NDArray[np.float64] = np.zeros((2, 1))  # over the images of each class: of 1, of the share of hits
     for logits, expected in batches_of_logits:

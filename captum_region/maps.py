@@ -32,6 +32,7 @@ from captum_region.labels import class_codes
 from captum_region.parallel import Processes
 from captum_region.precision import Precision, autocast, check_mixed_precision, choose_precision
 from captum_region.progress import progress_bar
+from captum_region.validation import check_count
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -298,8 +299,7 @@ def _checked(
     if not isinstance(classifier, RegionClassifier):
         raise TypeError(f"attribution must be that of a RegionClassifier, got one of {type(classifier).__name__}")
     check_evaluating(classifier)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_count("batch_size", batch_size)
     return classifier, check_images(images, image_size=attribution.grid.image_size, channels=classifier.in_channels)
 
 

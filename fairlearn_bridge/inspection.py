@@ -10,6 +10,8 @@ from scipy.stats import chi2_contingency, false_discovery_control
 from scipy.stats.contingency import expected_freq
 from sklearn.metrics import normalized_mutual_info_score
 
+from captum_region.validation import check_count
+
 THRESHOLD = 0.2
 # Of an attribute with more values there are too few images of each.
 MAX_VALUES = 50
@@ -94,8 +96,7 @@ def find_confounders(
     for name, value, high in (("threshold", threshold, 1), ("alpha", alpha, 1), ("rare", rare, math.inf)):
         if not 0 <= value <= high:
             raise ValueError(f"{name} must lie in 0 to {high}, got {value}")
-    if max_values < 2:
-        raise ValueError(f"max_values must be at least 2, got {max_values}")
+    check_count("max_values", max_values, 2)
     if (count := labels.nunique()) > max_values:
         raise ValueError(f"target must take at most {max_values} values, it takes {count}: group them first")
     found = pd.DataFrame(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from captum_region.plotting import LINE_COLORS, add_legend, add_title, figure_of, new_axes
 from captum_region.randomness import RandomState, draw_seed
+from captum_region.validation import check_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -347,8 +348,7 @@ class ChannelShares:
 
 def check_resampling(resamples: int, confidence_level: float) -> None:
     """Raise ValueError if the options of a bootstrap are out of range."""
-    if resamples < 1:
-        raise ValueError(f"resamples must be at least 1, got {resamples}")
+    check_count("resamples", resamples)
     if not 0 < confidence_level < 1:
         raise ValueError(f"confidence_level must lie in (0, 1), got {confidence_level}")
 

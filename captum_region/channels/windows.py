@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from captum_region.batches import batches
 from captum_region.datasets.conversion import items_of
 from captum_region.progress import progress_bar
+from captum_region.validation import check_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,8 +52,7 @@ def window_batches(
         for batch in batches(images, batch_size, show_progress=show_progress, desc=desc):
             yield batch, None
         return
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_count("batch_size", batch_size)
     source = stacks.dataset if isinstance(stacks, DataLoader) else stacks
     total = len(source) if hasattr(source, "__len__") else None
     items = map(_pair, items_of(stacks))

@@ -245,8 +245,7 @@ def forward_regions(
     ValueError
         If `regions_per_pass` is below 1, the images have another size, or `forward` does not return logits.
     """
-    if regions_per_pass < 1:
-        raise ValueError(f"regions_per_pass must be at least 1, got {regions_per_pass}")
+    check_count("regions_per_pass", regions_per_pass)
     grid.check_images(images)
     at_once = max(1, regions_per_pass // max(1, len(images)))
     regions = torch.arange(grid.num_regions, device=images.device)

@@ -259,8 +259,7 @@ def _side(train: AttributeImages, others: dict[str, AttributeImages | None], lim
     for name, part in others.items():
         if part is not None and part.image_size != train.image_size:
             raise ValueError(f"{name} must hold images of {height} x {width}, as train does, got {part.image_size}")
-    if limit < 1:
-        raise ValueError(f"limit must be at least 1, got {limit}")
+    check_count("limit", limit)
     if not 0 <= quantile < 1:
         raise ValueError(f"quantile must lie in [0, 1), got {quantile}")
     return height

@@ -15,6 +15,7 @@ from captum_region.evaluation import device_of, evaluating
 from captum_region.precision import autocast, check_mixed_precision
 from captum_region.progress import progress_bar
 from captum_region.stacks.windows import as_windows
+from captum_region.validation import check_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -91,8 +92,7 @@ def segmentation_scores(
     0  centre      1   1.0  1.0  1.0
     """
     found = as_windows(windows, name="windows")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_count("batch_size", batch_size)
     mixed_precision = check_mixed_precision(mixed_precision, None)
     if device is not None:
         model.to(device)

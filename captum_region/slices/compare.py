@@ -25,6 +25,7 @@ from captum_region.segmentation.training import identity_of
 from captum_region.slices.arms import Arm, Change, Network, arms_of, check_arms, network_of
 from captum_region.slices.measures import Example, How, Method, attention, example, windows_of
 from captum_region.slices.results import FirstLayerComparison
+from captum_region.validation import check_count
 
 if TYPE_CHECKING:
     import os
@@ -191,8 +192,7 @@ def compare_first_layers(
 
 def _seeds(seeds: Any) -> list[int]:
     if isinstance(seeds, int) and not isinstance(seeds, bool):
-        if seeds < 1:
-            raise ValueError(f"seeds must be at least 1, got {seeds}")
+        check_count("seeds", seeds)
         return list(range(seeds))
     found = [draw_seed(seed) for seed in seeds] if isinstance(seeds, Sequence) and not isinstance(seeds, str) else []
     if not found or len(set(found)) < len(found):

@@ -17,6 +17,7 @@ from captum_region.io.provenance import git_state
 from captum_region.labels import check_classes
 from captum_region.progress import progress_bar, stage
 from captum_region.randomness import draw_seed
+from captum_region.validation import check_count
 from fairlearn_bridge.audit.degradations import cases_of
 from fairlearn_bridge.audit.engine import audit
 from fairlearn_bridge.audit.inputs import audited
@@ -112,8 +113,7 @@ class AuditConfig:
         if self.retrain and not self.changes_images:
             raise ValueError("retrain must come with codecs or distortions: pruning changes no images to train on")
         for name in ("epochs", "batch_size", "n_bootstrap", "n_permutations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            check_count(name, getattr(self, name))
         draw_seed(self.random_state)  # raises if it is not a seed
 
     @property

@@ -124,7 +124,7 @@ def test_a_balanced_subset_has_as_many_of_each_label():
     [
         ([0, 1], {}, "2 labels for 3 images"),
         ([0, 1, 5], {}, "among the classes 0, 1, 2"),
-        ([0, 1, 2], {"bins": 0}, "bins must be at least 1, got 0"),
+        ([0, 1, 2], {"bins": 0}, "bins must be an integer of at least 1, got 0"),
         ([0, None, 2], {}, "missing"),
     ],
 )

@@ -200,7 +200,7 @@ def test_images_without_shares_are_left_out_of_the_summary():
         ({"shares": [[np.nan, np.nan]]}, "at least one image"),
         ({"shares": [0.5, 0.5]}, r"shares must have shape \(N, C\)"),
         ({"shares": [[0.5, 0.5]], "groups": [1, 2]}, r"groups must have shape \(1,\)"),
-        ({"shares": [[0.5, 0.5]], "resamples": 0}, "resamples must be at least 1, got 0"),
+        ({"shares": [[0.5, 0.5]], "resamples": 0}, "resamples must be an integer of at least 1, got 0"),
         ({"shares": [[0.5, 0.5]], "confidence_level": 1}, "confidence_level must lie in"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -434,8 +434,8 @@ WRONG_OPTIONS = {
     "masks": (attr.Saliency, {"additional_forward_args": EVERYWHERE}, "additional_forward_args must be left out"),
     "labels": (attr.Saliency, {"labels": EVERYWHERE.expand(4, -1, -1)}, "labels must be left out"),
     "groups": (attr.Saliency, {"groups": [0, 1]}, "groups must have one value for each of the 4 images, got 2"),
-    "batch": (attr.Saliency, {"batch_size": 0}, "batch_size must be at least 1, got 0"),
-    "resamples": (attr.Saliency, {"resamples": 0}, "resamples must be at least 1"),
+    "batch": (attr.Saliency, {"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
+    "resamples": (attr.Saliency, {"resamples": 0}, "resamples must be an integer of at least 1"),
 }
 
 

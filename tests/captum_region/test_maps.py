@@ -334,7 +334,7 @@ def test_check_finds_a_changed_map(attribution, images, tmp_path):
     empty.check(attribution, images[:0])
     with pytest.raises(ValueError, match="must hold at least one map for a mean"):
         empty.mean()
-    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, got 0"):
         maps.check(attribution, images, batch_size=0)
 
 

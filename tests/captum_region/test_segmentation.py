@@ -467,7 +467,7 @@ def test_a_loss_that_is_not_finite_is_an_error():
 
 
 def test_scores_refuse_what_does_not_fit():
-    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+    with pytest.raises(ValueError, match="batch_size must be an integer of at least 1"):
         segmentation_scores(Fixed(), VALID, batch_size=0)
     with pytest.raises(ValueError, match="windows must have labels"):
         segmentation_scores(Fixed(), SliceWindows(STACK.images))

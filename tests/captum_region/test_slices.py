@@ -244,7 +244,7 @@ def test_flipped_stacks_and_own_networks_and_methods(tmp_path):
         ({"network": 3, "arms": ["uniform"]}, "network must be"),
         ({"window": 4}, "window must be an odd integer of at least 3, got 4"),
         ({"window": 9}, "train: window must fit into the stack"),
-        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"seeds": 0}, "seeds must be an integer of at least 1, got 0"),
         ({"seeds": [1, 1]}, "seeds must be a number, or integers, each once"),
         ({"region": "all"}, 'region must be "prediction" or "label"'),
         ({"stack": Stack(STACK.images)}, "train must have labels"),

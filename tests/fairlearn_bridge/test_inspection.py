@@ -198,7 +198,7 @@ class TestTables:
             ({"threshold": 2}, "threshold must lie in 0 to 1, got 2"),
             ({"alpha": -1}, "alpha must lie in 0 to 1, got -1"),
             ({"rare": -1}, "rare must lie in 0 to inf, got -1"),
-            ({"max_values": 1}, "max_values must be at least 2, got 1"),
+            ({"max_values": 1}, "max_values must be an integer of at least 2, got 1"),
             ({"target": list(range(600))}, "target must take at most 50 values, it takes 600: group them first"),
         ],
     )

@@ -111,7 +111,7 @@ def test_information_left_is_compared_by_seed():
         ({"test": make_faces(12, 24, random_state=0)}, r"test must hold images of 16 x 16, .* got \(24, 24\)"),
         ({"choice": make_faces(12, 24, random_state=0)}, r"choice must hold images of 16 x 16, .* got \(24, 24\)"),
         ({"truth": lambda images: np.ones((len(images), 4, 4))}, r"truth must have shape \(\d+, 16, 16\)"),
-        ({"limit": -3}, "limit must be at least 1, got -3"),
+        ({"limit": -3}, "limit must be an integer of at least 1, got -3"),
         ({"quantile": 1.0, "epochs": 0}, r"quantile must lie in \[0, 1\), got 1.0"),  # a training tells of its epochs
     ],
 )
@@ -124,8 +124,8 @@ def test_bad_input_is_named_before_anything_is_trained(changed, words):
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"without": ["Gradcam"]}, "without must name methods, of Saliency, .* got Gradcam"),
-        ({"retrain": ["Gradcam"]}, "retrain must name methods, of Saliency, .* got Gradcam"),
+        ({"without": ["Gradcam"]}, "without must name methods, of 'Saliency', .* got 'Gradcam'"),
+        ({"retrain": ["Gradcam"]}, "retrain must name methods, of 'Saliency', .* got 'Gradcam'"),
         ({"retrain": "some"}, "retrain must be fast, all, none or names"),
         ({"retrain_epochs": 0}, "retrain_epochs must be an integer of at least 1, got 0"),
         ({"region_epochs": 0}, "region_epochs must be an integer of at least 1, got 0"),
