@@ -59,7 +59,7 @@ def estimate_crossed_auc(
         Images that it has not been trained on; drawn as the training images, that is biased.
     donors : Samples
         Whose regions are transplanted, such as the training images.
-    mask : bool Tensor, shape (height, width)
+    mask : bool Tensor or array, shape (height, width)
         Where the spurious attribute is, as from `quantile_mask`.
     draws : int, default=4
         Pairs of donors for each image; the mean effect counts.
@@ -77,8 +77,8 @@ def estimate_crossed_auc(
     Raises
     ------
     ValueError
-        If a class has no held-out image, or no bias-conflicting one and none can be estimated, as no other class has
-        the values of the spurious attribute.
+        If the mask or a number does not fit; if a class has no held-out image or no donor, or no bias-conflicting image
+        and none can be estimated, as no other class has the values of the spurious attribute.
 
     See Also
     --------

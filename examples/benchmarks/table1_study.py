@@ -326,20 +326,22 @@ def of_paper(confounder: str) -> dict[str, tuple[float, dict[str, list[float]]]]
 def table1_of(found: dict[str, Any]) -> pd.DataFrame:
     """Return Table 1, the paper's and the study's: biased data / balanced data / scheme, at the paper's quantile.
 
-    The gap is a mean of absolute gaps: the paper's are larger than the differences of its mean accuracies.
+    Schemes that were not trained with at that quantile are left out. The gap is a mean of absolute gaps: the paper's are
+    larger than the differences of its mean accuracies.
     """
     rows = pd.DataFrame([row for row in found["rows"] if row["decision"] == LIKELIEST])
     means = rows.assign(gap=rows["gap"].abs()).groupby("mitigator")[list(COLUMNS)].mean()
     trained = {row["mitigator"]: row["epochs"] for row in found["rows"]}
     shown: dict[str, dict[str, str]] = {}
     for scheme, (quantile, paper) in of_paper(found["settings"]["confounder"]).items():
-        shown[f"{scheme} {quantile:g}, the paper"] = {
-            title: " / ".join(f"{value:.2f}" for value in paper[name]) for name, title in COLUMNS.items()
-        }
-        for prefix, suffix in (("", ""), ("", "@predict"), ("published ", ""), ("published ", "@predict")):
-            name = f"{prefix}{scheme}{suffix} {quantile:g}"
-            if name not in means.index:
-                continue
+        kinds = (("", ""), ("", "@predict"), ("published ", ""), ("published ", "@predict"))
+        names = [f"{prefix}{scheme}{suffix} {quantile:g}" for prefix, suffix in kinds]
+        trained_with = [name for name in names if name in means.index]
+        if trained_with:
+            shown[f"{scheme} {quantile:g}, the paper"] = {
+                title: " / ".join(f"{value:.2f}" for value in paper[name]) for name, title in COLUMNS.items()
+            }
+        for name in trained_with:
             three = means.loc[[*(f"{of}, {trained[name]} epochs" for of in ("ERM", "balanced")), name]]
             shown[name] = {
                 title: " / ".join(f"{value:.2f}" for value in three[measured]) for measured, title in COLUMNS.items()

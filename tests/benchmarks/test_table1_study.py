@@ -71,6 +71,7 @@ def test_references_are_trained_as_long_as_the_arms_that_are_asked_for(command, 
     found = json.loads((tmp_path / "found.json").read_text())
     references = {"ERM, 1 epochs", "balanced, 1 epochs", "threshold shifted, 1 epochs"}
     assert {row["mitigator"] for row in found["rows"]} == references | {"general_mask 0.6"}
+    assert table1_of(found).index.tolist() == ["general_mask 0.6, the paper", "general_mask 0.6"]
 
 
 @pytest.mark.slow
