@@ -326,8 +326,8 @@ def of_paper(confounder: str) -> dict[str, tuple[float, dict[str, list[float]]]]
 def table1_of(found: dict[str, Any]) -> pd.DataFrame:
     """Return Table 1, the paper's and the study's: biased data / balanced data / scheme, at the paper's quantile.
 
-    Schemes that were not trained with at that quantile are left out. The gap is a mean of absolute gaps: the paper's are
-    larger than the differences of its mean accuracies.
+    Schemes that were not trained with at that quantile are left out. The gap is a mean of absolute gaps: the paper's
+    are larger than the differences of its mean accuracies.
     """
     rows = pd.DataFrame([row for row in found["rows"] if row["decision"] == LIKELIEST])
     means = rows.assign(gap=rows["gap"].abs()).groupby("mitigator")[list(COLUMNS)].mean()
