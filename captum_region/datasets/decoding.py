@@ -38,6 +38,10 @@ _BATCHES_A_WAVE = 4
 T = TypeVar("T")
 
 
+class _UnknownRangeError(ValueError):
+    """An intact image whose values have no known range."""
+
+
 class DecodedImages(NamedTuple):
     """What `decode_images` returns."""
 
@@ -81,8 +85,9 @@ def decode_images(
         counts and modification times of the files, the content of three of them, `size`, and Pillow's version and
         limits: a changed or added file makes a new entry.
     on_error : {"raise", "skip"}
-        What to do with an image that is missing or damaged. A file is damaged if it has another format, if Pillow
-        cannot decode it to the end (a truncated JPEG), or if Pillow takes it for a decompression bomb.
+        What to do with an image that is missing or damaged. A file counts as damaged if it has another format or
+        floating-point pixels, if Pillow cannot decode it to the end (a truncated JPEG), or if Pillow takes it for a
+        decompression bomb.
     n_jobs : int, optional
         Number of threads; -1 and None mean all processors.
     show_progress : bool
@@ -298,7 +303,7 @@ def opened_image(content: bytes) -> Iterator[Image.Image]:
         # Pillow goes by the content, not by the suffix, and would hand PostScript to Ghostscript, which runs it.
         with Image.open(BytesIO(content), formats=[name for name in _FORMATS if name in Image.OPEN]) as image:
             yield image
-    except MemoryError:
+    except (MemoryError, _UnknownRangeError):
         raise
     except UnidentifiedImageError as error:
         raise ValueError("not an image of a supported format") from error
@@ -334,10 +339,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         # Pillow would clip 16-bit values at 255. It opens some 16-bit files with 32 bits a pixel.
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError("grey values beyond 16 bits have no known range")
+            raise _UnknownRangeError("grey values beyond 16 bits have no known range")
         return Image.fromarray(((grey.astype(np.int32) + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
+        raise _UnknownRangeError("floating-point pixels have no known range")
     if image.has_transparency_data:
         # What lies under transparent pixels is arbitrary and must not come to light.
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
