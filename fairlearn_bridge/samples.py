@@ -11,6 +11,7 @@ from sklearn.utils.multiclass import type_of_target
 
 from captum_region.batches import ImageData
 from captum_region.datasets import AttributeImages
+from captum_region.io.digest import digest
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,11 @@ def check_samples(train: Samples, test: Samples, others: Mapping[str, Samples]) 
             "test.confounder must have values of train.confounder, got "
             f"{np.unique(test.confounder).tolist()} and {np.unique(train.confounder).tolist()}"
         )
+
+
+def fingerprints(sets: Mapping[str, AttributeImages]) -> dict[str, str]:
+    """Return a digest of the images of each set, with their attributes."""
+    return {name: digest((digest(images.images), images.attributes.to_csv())) for name, images in sets.items()}
 
 
 def groups_of(images: AttributeImages, names: Sequence[str]) -> NDArray[np.str_]:

@@ -20,7 +20,6 @@ from fairlearn_bridge.comparison import NoneCouldRunError
 from fairlearn_bridge.experiment import (
     ExperimentConfig,
     ExperimentData,
-    fingerprints,
     flat_table,
     how_it_was_run,
     samples_of,
@@ -32,7 +31,7 @@ from fairlearn_bridge.metrics import alignment, measure, summarize
 from fairlearn_bridge.plotting import BASELINE, by_mitigator
 from fairlearn_bridge.report.figures import accuracy_by_group, accuracy_by_quantile
 from fairlearn_bridge.report.run import missing_seeds
-from fairlearn_bridge.samples import Samples
+from fairlearn_bridge.samples import Samples, fingerprints
 from fairlearn_bridge.schemes import is_automatic
 from fairlearn_bridge.validation import check_number
 
@@ -207,7 +206,7 @@ def run_sweep(
                 print(f"{config.confounder}:", file=sys.stderr)
             seconds: dict[str, float] = {}
             images = data(config)
-            run["data"][config.confounder] = fingerprints(images)
+            run["data"][config.confounder] = fingerprints(images.sets)
             found = _sweep_one(config, images, quantiles, folder / CHECKPOINTS, seconds, quiet)
             for name in ("table", "validation", "trainings"):
                 part = getattr(found, name)

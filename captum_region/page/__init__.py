@@ -2,6 +2,6 @@
 
 from captum_region.page.pictures import Picture, embedded, write_pictures
 from captum_region.page.rendering import render
-from captum_region.page.words import DASH, listed, number
+from captum_region.page.words import DASH, listed, number, shown
 
-__all__ = ["DASH", "Picture", "embedded", "listed", "number", "render", "write_pictures"]
+__all__ = ["DASH", "Picture", "embedded", "listed", "number", "render", "shown", "write_pictures"]

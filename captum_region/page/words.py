@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 DASH = "–"  # noqa: RUF001 - what a table shows where there is no value
 
@@ -18,6 +19,21 @@ def number(value: float, *, signed: bool = False) -> str:
         return DASH
     # Adding 0 turns -0.0 into 0.0.
     return f"{round(value, 3) + 0.0:{'+' if signed else ''}.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def shown(value: Any) -> str:
+    """Return a setting as text.
+
+    Examples
+    --------
+    >>> shown([1, (2, 3)]), shown({"a": [1, 2]}), shown(None) == shown([]) == DASH
+    ('1, 2, 3', 'a: 1, 2', True)
+    """
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {shown(entry)}" for name, entry in value.items()) or DASH
+    if isinstance(value, list | tuple):
+        return ", ".join(map(shown, value)) or DASH
+    return DASH if value is None else str(value)
 
 
 def listed(texts: Sequence[str]) -> str:

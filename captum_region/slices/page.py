@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from captum_region.channels.shares import channel_names
 from captum_region.io.files import write_text
-from captum_region.page import DASH, number, render, write_pictures
+from captum_region.page import number, render, shown, write_pictures
 from captum_region.slices.pictures import pictures
 from captum_region.slices.words import findings, headline
 
@@ -21,7 +21,7 @@ TITLE = "First layers of a 2D+ network"
 
 def draw_page(found: FirstLayerComparison, out: Path, settings: Mapping[str, Any], made: Mapping[str, Any]) -> None:
     """Write plots/*.png and report.html into a folder."""
-    shown = {entry["name"]: entry for entry in write_pictures(pictures(found), out / "plots")}
+    drawn = {entry["name"]: entry for entry in write_pictures(pictures(found), out / "plots")}
     page = render(
         "captum_region.slices",
         "slices.html.j2",
@@ -33,8 +33,8 @@ def draw_page(found: FirstLayerComparison, out: Path, settings: Mapping[str, Any
         arms=found.arms,
         reference=found.reference,
         seeds=found.seeds,
-        pictures=shown,
-        settings={name.replace("_", " "): _shown(value) for name, value in settings.items()},
+        pictures=drawn,
+        settings={name.replace("_", " "): shown(value) for name, value in settings.items()},
         versions=made["versions"] | ({"commit": found.git} if found.git else {}),
         created=made["created"],
         command=made["command"],
@@ -73,11 +73,3 @@ def _rows(found: FirstLayerComparison) -> list[tuple[str, list[dict[str, str]]]]
             cells.append({"mean": number(row["mean"], signed=signed), "spread": spread})
         rows.append((arm, cells))
     return rows
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name}: {_shown(each)}" for name, each in value.items()) or DASH
-    if isinstance(value, list | tuple):
-        return ", ".join(map(str, value)) or DASH
-    return DASH if value is None else str(value)

@@ -13,7 +13,7 @@ from captum_region.io.files import write_text
 from captum_region.page import DASH, render, write_pictures
 from fairlearn_bridge.audit.figures import pictures_of
 from fairlearn_bridge.audit.words import SIGNIFICANT, Table, class_name, findings, headline, p_value, points
-from fairlearn_bridge.report.page import SHOWN_SKIPPED, shown
+from fairlearn_bridge.report.page import run_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,9 +103,9 @@ def page_content(run: AuditRun, results: dict[str, Any]) -> dict[str, Any]:
     """Return what the template shows, without the figures."""
     table: Table = run.table
     columns = [column for column in COLUMNS if column.measure in table and table[column.measure].notna().any()]
-    skipped = results["skipped"]
     return {
-        **{key: results[key] for key in ("title", "created", "command", "counts")},
+        **run_facts(results),
+        "counts": results["counts"],
         "classes": {str(name): class_name(run.config.target, name) for name in run.found.classes.tolist()},
         "headline": headline(run),
         "findings": findings(run),
@@ -121,17 +121,8 @@ def page_content(run: AuditRun, results: dict[str, Any]) -> dict[str, Any]:
             "Audited images": results["images"]["test"],
             "Height and width": " x ".join(map(str, results["image_size"])),
         },
-        "config": {name.replace("_", " "): shown(_as_list(value)) for name, value in results["config"].items()},
-        "seconds": {name: f"{value:,.1f} s" for name, value in results["seconds"].items()},
-        "versions": results["versions"] | ({"commit": results["git"]} if results["git"] else {}),
         "limitations": limitations(run),
-        "skipped": [(str(row.get("image")), str(row.get("reason"))) for row in skipped[:SHOWN_SKIPPED]],
-        "skipped_count": len(skipped),
     }
-
-
-def _as_list(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _row(name: Any, row: Any, columns: list[Column]) -> dict[str, Any]:
@@ -188,8 +179,8 @@ def limitations(run: AuditRun) -> list[str]:
     found = [
         "An audit is of one classifier, trained with one seed, and of the images at hand: another one may lose other "
         "decisions. The intervals cover the choice of audited images, not that of the training.",
-        "The largest of several differences is never 0, so the interval of a bias is always above 0: whether there is "
-        "a bias, the corrected p says.",
+        "The largest of several differences is hardly ever 0, and the interval of a bias allows for that in part: "
+        "whether there is a bias, the corrected p says.",
         "Which group loses more is not why it does: groups differ in light, pose and age too, not only in what "
         "they are named for.",
     ]

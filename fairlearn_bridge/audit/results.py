@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from dataclasses import asdict
@@ -17,7 +16,8 @@ from captum_region.io.provenance import provenance
 from fairlearn_bridge.audit.engine import audit
 from fairlearn_bridge.audit.inputs import REFUSED
 from fairlearn_bridge.audit.run import degradations_of, trainer
-from fairlearn_bridge.samples import groups_of
+from fairlearn_bridge.checking import compared, first_epoch, settings_and_images
+from fairlearn_bridge.samples import fingerprints, groups_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 FILES = ("audit.json", "table.csv", "groups.csv", "drift.csv", "spectrum.csv", "predictions.csv", "report.html")
 FOLDERS = ("plots", "decoded")
-# Settings that change no result.
-_BESIDES = ("device", "n_jobs")
-# What rounding may change, with another number of threads.
-_TOLERANCE = 1e-3
 
 
 def results_of(run: AuditRun, train: AttributeImages, test: AttributeImages, title: str) -> dict[str, Any]:
@@ -47,7 +43,7 @@ def results_of(run: AuditRun, train: AttributeImages, test: AttributeImages, tit
         "config": asdict(run.config),
         "images": {"train": len(train), "test": len(test)},
         "image_size": list(test.image_size),
-        "data": {"train": fingerprint(train), "test": fingerprint(test)},
+        "data": fingerprints({"train": train, "test": test}),
         "counts": {str(group): {str(name): int(n) for name, n in row.items()} for group, row in counts.iterrows()},
         "classes": [str(name) for name in found.classes],
         "confidence_level": found.confidence_level,
@@ -62,11 +58,6 @@ def results_of(run: AuditRun, train: AttributeImages, test: AttributeImages, tit
         "skipped": skipped.to_dict("records"),
         "seconds": {name: round(value, 1) for name, value in run.seconds.items()},
     }
-
-
-def fingerprint(images: AttributeImages) -> str:
-    """Return a digest of images with their attributes."""
-    return digest((digest(images.images), images.attributes.to_csv()))
 
 
 def example_digests(outcomes: Any) -> dict[str, str]:
@@ -163,20 +154,13 @@ def check_audit(config: AuditConfig, train: AttributeImages, test: AttributeImag
     results = read_json(path, FORMAT)
     if not all(isinstance(results.get(name), dict) for name in ("config", "data", "examples")):
         raise ValueError(f"{path} must hold config, data and examples")
-    pairs = {}
-    now = json.loads(json.dumps(asdict(config)))  # tuples become lists
-    for name in now.keys() - set(_BESIDES):
-        pairs[f"setting {name}"] = results["config"].get(name), now[name]
-    for name, images in (("train", train), ("test", test)):
-        pairs[f"{name} images"] = results["data"].get(name), fingerprint(images)
-    for name, value in _examples_again(config, train, test).items():
-        pairs[f"examples of {name}"] = results["examples"].get(name), value
-    rows = [{"what": what, "then": a, "now": b, "equal": a == b} for what, (a, b) in sorted(pairs.items())]
+    rows = settings_and_images(config, {"train": train, "test": test}, results)
+    for name, now in _examples_again(config, train, test).items():
+        rows.append(compared(f"examples of {name}", results["examples"].get(name), now))
     if results.get("losses") and config.model is None:
-        classifier = trainer(config).set_params(max_epochs=1).fit(train.images, train.labels(config.target))
-        loss, then = float(classifier.history_[0, "train_loss"]), float(results["losses"][0])
-        equal = math.isclose(then, loss, rel_tol=_TOLERANCE)
-        rows.append({"what": "loss of the classifier's first epoch", "then": then, "now": loss, "equal": equal})
+        rows.append(
+            first_epoch("the classifier", results["losses"], trainer(config), train.images, train.labels(config.target))
+        )
     return pd.DataFrame(rows)
 
 

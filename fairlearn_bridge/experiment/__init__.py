@@ -2,7 +2,7 @@
 
 from captum_region.progress import stage
 from fairlearn_bridge.experiment.configuration import ExperimentConfig
-from fairlearn_bridge.experiment.data import ExperimentData, fingerprints, samples_of, split_data, synthetic_data
+from fairlearn_bridge.experiment.data import ExperimentData, samples_of, split_data, synthetic_data
 from fairlearn_bridge.experiment.results import flat_table, how_it_was_run
 from fairlearn_bridge.experiment.running import run_experiment
 from fairlearn_bridge.experiment.training import train
@@ -10,7 +10,6 @@ from fairlearn_bridge.experiment.training import train
 __all__ = [
     "ExperimentConfig",
     "ExperimentData",
-    "fingerprints",
     "flat_table",
     "how_it_was_run",
     "run_experiment",

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from captum_region.datasets import AttributeImages, Faces, make_faces
 from captum_region.datasets.faces import ATTRIBUTES
 from captum_region.datasets.images import first_equal
-from captum_region.io.digest import digest
 from fairlearn_bridge.experiment.configuration import ExperimentConfig
 from fairlearn_bridge.protocol import confounded_split
 from fairlearn_bridge.samples import Samples
@@ -26,6 +25,11 @@ class ExperimentData:
     test: AttributeImages
     counts: pd.DataFrame
     skipped: pd.DataFrame
+
+    @property
+    def sets(self) -> dict[str, AttributeImages]:
+        """The sets by name."""
+        return {name: getattr(self, name) for name in ("biased", "balanced", "validation", "test")}
 
 
 def split_data(config: ExperimentConfig, train: AttributeImages, test: AttributeImages | None = None) -> ExperimentData:
@@ -83,12 +87,6 @@ def samples_of(config: ExperimentConfig, images: AttributeImages, *, with_twins:
 def has_twins(images: AttributeImages, attribute: str) -> TypeGuard[Faces]:
     """Return whether images can be drawn with an attribute toggled; a property, as brightness@0.5, cannot be."""
     return isinstance(images, Faces) and attribute in ATTRIBUTES
-
-
-def fingerprints(data: ExperimentData) -> dict[str, str]:
-    """Return a digest of the images of each set, with their attributes."""
-    sets = {name: getattr(data, name) for name in ("biased", "balanced", "validation", "test")}
-    return {name: digest((digest(images.images), images.attributes.to_csv())) for name, images in sets.items()}
 
 
 def cell_names(config: ExperimentConfig, samples: Samples, positions: NDArray[np.intp]) -> NDArray[np.str_]:

@@ -12,10 +12,11 @@ from captum_region.calibration import Calibration
 from captum_region.datasets import Faces
 from captum_region.io.provenance import joined, provenance
 from fairlearn_bridge.experiment.configuration import ExperimentConfig
-from fairlearn_bridge.experiment.data import ExperimentData, fingerprints
+from fairlearn_bridge.experiment.data import ExperimentData
 from fairlearn_bridge.experiment.training import Trained
 from fairlearn_bridge.metrics import MEASURES, metric_frame, pareto_front, summarize
 from fairlearn_bridge.report.run import FORMAT, SHOWN
+from fairlearn_bridge.samples import fingerprints
 
 STATISTICS = ("mean", "std", "low", "high", "seeds", "difference", "difference_low", "difference_high")
 
@@ -33,7 +34,7 @@ def results_of(
         "target_names": {"False": f"not {config.target}", "True": config.target},
         "confounder_names": {"False": f"not {config.confounder}", "True": config.confounder},
         "counts": _counts(data.counts),
-        "data": fingerprints(data),
+        "data": fingerprints(data.sets),
         "region_classifier": {
             "history": trained.training.history.to_dict("records"),
             "mean_region_accuracy": float(region_accuracy.mean()),

@@ -11,7 +11,6 @@ import pandas as pd
 
 from captum_region.datasets import AttributeImages, Faces, make_faces
 from captum_region.datasets.faces import ATTRIBUTES
-from captum_region.io.digest import digest
 from captum_region.labels import check_classes
 from captum_region.page import listed
 from fairlearn_bridge.holdout import holdout_split
@@ -187,11 +186,6 @@ def counts_of(config: MitigationConfig, data: MitigationData) -> pd.DataFrame:
     every = [f"{label}, {value}" for label, value in itertools.product(*parts)]
     rows = {name: pd.Series(cells_of(config, one)).value_counts() for name, one in data.sets.items()}
     return pd.DataFrame(rows).T.reindex(columns=every).fillna(0).astype(int)
-
-
-def fingerprints(data: MitigationData) -> dict[str, str]:
-    """Return a digest of the images of each set, with their attributes."""
-    return {name: digest((digest(one.images), one.attributes.to_csv())) for name, one in data.sets.items()}
 
 
 def leaks(data: MitigationData) -> list[str]:

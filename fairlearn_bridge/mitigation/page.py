@@ -25,7 +25,7 @@ from fairlearn_bridge.mitigation.words import (
     value_of,
 )
 from fairlearn_bridge.plotting import Interval
-from fairlearn_bridge.report.page import SHOWN_SKIPPED, shown
+from fairlearn_bridge.report.page import run_facts
 from fairlearn_bridge.report.words import bracket
 
 if TYPE_CHECKING:
@@ -58,12 +58,10 @@ def page_content(found: Mitigation, results: dict[str, Any]) -> dict[str, Any]:
     """Return what the template shows, without the figures."""
     measures = [str(name) for name in found.table["measure"].unique()]
     texts = sentences(found.config, measures)
-    skipped = results["skipped"]
     sets = {"train": "training", "validation": "validation", "test": "test"}
-    config = {name.replace("_", " "): shown(value) for name, value in results["config"].items()}
     counts = {str(name): row for name, row in found.counts.iterrows()}
     return {
-        **{key: results[key] for key in ("title", "created", "command")},
+        **run_facts(results),
         "headline": headline(found),
         "findings": findings(found),
         "measures": [{"label": metrics.label(name, {}), "description": texts[name]} for name in measures],
@@ -79,11 +77,6 @@ def page_content(found: Mitigation, results: dict[str, Any]) -> dict[str, Any]:
         "count_columns": list(found.counts.columns),
         "split_off": [sets[name] for name in found.data.split_off],
         "limitations": limitations(found),
-        "config": config,
-        "seconds": {name: f"{value:,.1f} s" for name, value in results["seconds"].items()},
-        "versions": results["versions"] | ({"commit": results["git"]} if results["git"] else {}),
-        "skipped": [(str(row.get("image")), str(row.get("reason"))) for row in skipped[:SHOWN_SKIPPED]],
-        "skipped_count": len(skipped),
     }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +13,14 @@ from captum_region.io.checkpoint import CLASSIFIER_FILES
 from captum_region.io.files import read_json, write_json, write_text
 from captum_region.io.provenance import provenance
 from fairlearn_bridge.arms import build_arms
+from fairlearn_bridge.checking import compared, first_epoch, settings_and_images
 from fairlearn_bridge.deployment import ModelCard, load_mitigator, save_mitigator
 from fairlearn_bridge.deployment.folder import MODEL_FILES
 from fairlearn_bridge.experiment.results import plain
-from fairlearn_bridge.mitigation.data import cells_of, fingerprints, samples_of
+from fairlearn_bridge.mitigation.data import cells_of, samples_of
 from fairlearn_bridge.mitigation.measures import LEVEL, sentences
 from fairlearn_bridge.mitigation.words import cells_of_one, limitations
-from fairlearn_bridge.samples import groups_of
+from fairlearn_bridge.samples import fingerprints, groups_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,10 +32,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 FILES = ("results.json", "table.csv", "groups.csv", "predictions.csv", "report.html")
 SAVED = {"model": MODEL_FILES, "region_classifier": CLASSIFIER_FILES}
-# Settings that change no result.
-_BESIDES = ("device", "n_jobs")
-# What rounding may change, with another number of threads.
-_TOLERANCE = 1e-3
 
 
 def results_of(found: Mitigation, title: str) -> dict[str, Any]:
@@ -56,7 +51,7 @@ def results_of(found: Mitigation, title: str) -> dict[str, Any]:
         "images": {name: len(images) for name, images in data.sets.items()},
         "split_off": list(data.split_off),
         "counts": {name: row.to_dict() for name, row in found.counts.iterrows()},
-        "data": fingerprints(data),
+        "data": fingerprints(data.sets),
         "confidence_level": LEVEL,
         "measures": sentences(config, list(found.table["measure"].unique())),
         "table": found.table.to_dict("records"),
@@ -152,26 +147,17 @@ def check_mitigation(config: MitigationConfig, data: MitigationData, out: Path) 
     results = read_json(path, FORMAT)
     if not all(isinstance(results.get(name), dict) for name in ("config", "data")) or "trainings" not in results:
         raise ValueError(f"{path} must hold config, data and trainings")
-    now = json.loads(json.dumps(asdict(config)))  # tuples become lists
-    pairs = {f"setting {name}": (results["config"].get(name), now[name]) for name in sorted(now.keys() - set(_BESIDES))}
-    pairs |= {f"{name} images": (results["data"].get(name), value) for name, value in fingerprints(data).items()}
-    rows = [{"what": what, "then": then, "now": value, "equal": then == value} for what, (then, value) in pairs.items()]
+    rows = settings_and_images(config, data.sets, results)
     if all(row["equal"] for row in rows if row["what"].endswith("images")):
         kept = pd.read_csv(out / "predictions.csv", dtype={"decided": str}, keep_default_na=False)
         kept = kept[(kept["mitigator"] == results["config"].get("scheme")) & (kept["set"] == "test")]
         predicted = load_mitigator(out / "model", device=config.device).predict(data.test.images)
         same = int((kept["decided"].astype(str).to_numpy() == predicted.astype(str)).sum())
-        rows.append({"what": "predictions of the model", "then": len(kept), "now": same, "equal": same == len(kept)})
-        rows.append(_first_epoch(config, data, results["trainings"]))
+        rows.append(compared("predictions of the model", len(kept), same))
+        (losses,) = (row["losses"] for row in results["trainings"] if row["mitigator"] == "original")
+        baseline = build_arms(config.experiment, None)["original"].estimator.set_params(
+            random_state=config.random_state
+        )
+        samples = samples_of(config, data.train)
+        rows.append(first_epoch("the ERM baseline", losses, baseline, samples.X, samples.y))
     return pd.DataFrame(rows)
-
-
-def _first_epoch(config: MitigationConfig, data: MitigationData, trainings: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the comparison of the loss of the ERM baseline's first epoch."""
-    (then,) = (float(row["losses"][0]) for row in trainings if row["mitigator"] == "original")
-    baseline = build_arms(config.experiment, None)["original"].estimator
-    samples = samples_of(config, data.train)
-    baseline.set_params(max_epochs=1, random_state=config.random_state).fit(samples.X, samples.y)
-    now = float(baseline.history_[0, "train_loss"])
-    equal = math.isclose(then, now, rel_tol=_TOLERANCE)
-    return {"what": "loss of the ERM baseline's first epoch", "then": then, "now": now, "equal": equal}

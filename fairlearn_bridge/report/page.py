@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from captum_region.io.files import write_text
-from captum_region.page import DASH, number, render, write_pictures
+from captum_region.page import DASH, number, render, shown, write_pictures
 from fairlearn_bridge import metrics
 from fairlearn_bridge.metrics import LARGEST, NEXT_TO_ZERO, SMALLEST
 from fairlearn_bridge.plotting import BASELINE, Interval
@@ -75,10 +75,12 @@ def render_report(run: Run, **pictures: Any) -> str:
 def page_content(run: Run) -> dict[str, Any]:
     """Return what the template shows, without the figures."""
     results = run.results
-    skipped = [(str(row.get("image", "")), str(row.get("reason", ""))) for row in results["skipped"]]
+    facts = run_facts(results)
+    facts["config"]["seeds used"] = shown(results["random_states"])
     accuracies = {name: results["region_classifier"].get(f"{name}_region_accuracy") for name in ("mean", "best")}
     return {
-        **{key: results[key] for key in ("title", "created", "command", "caveats")},
+        **facts,
+        "caveats": results["caveats"],
         "headline": headline(run),
         "findings": findings(run),
         "confidence": f"{100 * results['confidence_level']:g} %",
@@ -90,14 +92,21 @@ def page_content(run: Run) -> dict[str, Any]:
         "region_accuracy": {name: number(value) for name, value in accuracies.items() if value is not None},
         "counts": _count_rows(run),
         "cells": [run.cell_name(*cell) for cell in CELLS],
+        "dash": DASH,
+    }
+
+
+def run_facts(results: dict[str, Any]) -> dict[str, Any]:
+    """Return what every page says of how it was made: command, settings, times, versions, images left out."""
+    skipped = [(str(row.get("image", "")), str(row.get("reason", ""))) for row in results["skipped"]]
+    return {
+        **{key: results[key] for key in ("title", "created", "command")},
+        "config": {name.replace("_", " "): shown(value) for name, value in results["config"].items()},
+        "seconds": {name: f"{value:,.1f} s" for name, value in results["seconds"].items()},
         # Runs of a package that was installed, and older ones, know no commit.
         "versions": results["versions"] | ({"commit": results["git"]} if results.get("git") else {}),
-        "config": {name: shown(value) for name, value in results["config"].items()},
-        "seeds": shown(results["random_states"]),
-        "seconds": {name: f"{value:,.1f} s" for name, value in results["seconds"].items()},
         "skipped": skipped[:SHOWN_SKIPPED],
         "skipped_count": len(skipped),
-        "dash": DASH,
     }
 
 
@@ -151,10 +160,3 @@ def _count_rows(run: Run) -> list[tuple[str, list[str], str]]:
         cells = [f"{images[cell]:,.0f}" if cell in images else DASH for cell in CELLS]
         rows.append((str(name), cells, f"{of_set['images'].sum():,.0f}"))
     return rows
-
-
-def shown(value: Any) -> str:
-    """Return a setting as text."""
-    if isinstance(value, list):
-        return ", ".join(shown(entry) for entry in value) or DASH
-    return DASH if value is None else str(value)

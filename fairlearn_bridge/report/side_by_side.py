@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from captum_region.io.files import write_text
-from captum_region.page import Picture, embedded, number, render
+from captum_region.page import Picture, embedded, number, render, shown
 from captum_region.plotting import LINE_COLORS, scale_top
 from fairlearn_bridge import metrics
 from fairlearn_bridge.plotting import Interval
 from fairlearn_bridge.report.examples import map_over
 from fairlearn_bridge.report.figures import dot_plot
-from fairlearn_bridge.report.page import measure_words, shown
+from fairlearn_bridge.report.page import measure_words
 from fairlearn_bridge.report.run import Run, read_run
 from fairlearn_bridge.report.words import bracket, headline
 
