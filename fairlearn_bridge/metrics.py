@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 from sklearn.metrics import accuracy_score
 
+from captum_region.intervals import basic_interval, percentile_interval
 from captum_region.randomness import RandomState, draw_seed
 from captum_region.validation import check_count
 from fairlearn_bridge.validation import check_number
@@ -19,6 +20,10 @@ _AT_ONCE = 2**23
 # The accuracy in a cell of fewer test images says little; of few images a bootstrap's interval is too narrow, down to
 # a point.
 FEW = 30
+# Of fewer images of a class, the bootstrap's interval of an AUC contains the true one in 0.8 of cases or less.
+_FEW_OF_AUC = 10
+# The least or the largest of several accuracies.
+_OF_EXTREMES = ["worst_cell", "confounder_gap"]
 # Which value of a measure is the best: the largest, the smallest, or the one next to 0.
 LARGEST, SMALLEST, NEXT_TO_ZERO = "largest", "smallest", "next to 0"
 
@@ -167,15 +172,22 @@ def summarize(
     -------
     DataFrame
         A row a mitigator; columns (measure, statistic), where the statistic is ``mean`` and ``std`` over seeds (NaN
-        with one seed), ``low`` and ``high``, the percentile bootstrap interval over test images of the mean over seeds,
-        and ``seeds``, their number. With a `reference` also ``difference``, the mean minus that of the reference, over
-        the seeds that both have (NaN if there are none), with its interval ``difference_low`` and ``difference_high``,
-        over resamples that draw the same images for both.
+        with one seed), ``low`` and ``high``, the percentile bootstrap interval over test images of the mean over seeds
+        (of ``worst_cell`` and ``confounder_gap`` the basic one, see Notes), and ``seeds``, their number. With a
+        `reference` also ``difference``, the mean minus that of the reference, over the seeds that both have (NaN if
+        there are none), with its interval ``difference_low`` and ``difference_high``, over resamples that draw the same
+        images for both. An AUC of fewer than 10 images of a class has no interval (NaN).
 
     Raises
     ------
     ValueError
         If `confidence_level` or `n_bootstrap` is out of range, or there is no such reference.
+
+    Notes
+    -----
+    The intervals cover the choice of test images alone, not that of the training: for that, see ``std``. The lowest of
+    several accuracies that are about equal is below the true one on average, and in a resample once more by as much:
+    see `captum_region.intervals.basic_interval`.
 
     See Also
     --------
@@ -185,7 +197,6 @@ def summarize(
     by_name = dict(list(predictions.groupby("mitigator", sort=False)))
     check_summary(by_name, reference, n_bootstrap, confidence_level)
     seed = draw_seed(random_state)
-    tail = 100 * (1 - confidence_level) / 2
     points, resamples = {}, {}
     for name, of_mitigator in by_name.items():
         of_seeds = dict(list(of_mitigator.groupby("seed")))
@@ -193,7 +204,7 @@ def summarize(
         resamples[name] = np.stack([_bootstrap(part, aligned, n_bootstrap, seed) for part in of_seeds.values()])
     rows = {}
     for name, point in points.items():
-        low, high = np.nanpercentile(resamples[name].mean(0), [tail, 100 - tail], axis=0)
+        low, high = _interval(point.mean(), resamples[name].mean(0), confidence_level, least=0)
         statistics = {"mean": point.mean(), "std": point.std(), "low": low, "high": high, "seeds": float(len(point))}
         if reference is not None:
             other = points[reference]
@@ -202,12 +213,21 @@ def summarize(
             if len(both):
                 # The same seed has drawn the same images for every mitigator.
                 mine, its = (resamples[of][points[of].index.get_indexer(both)].mean(0) for of in (name, reference))
-                statistics["difference"] = point.loc[both].mean() - other.loc[both].mean()
-                statistics["difference_low"], statistics["difference_high"] = np.nanpercentile(
-                    mine - its, [tail, 100 - tail], axis=0
-                )
+                difference = point.loc[both].mean() - other.loc[both].mean()
+                low, high = _interval(difference, mine - its, confidence_level, least=-1)
+                statistics |= {"difference": difference, "difference_low": low, "difference_high": high}
         rows[name] = pd.DataFrame(statistics, index=point.columns).stack()
     return pd.DataFrame(rows).T.rename_axis("mitigator").rename_axis(["measure", "statistic"], axis=1)
+
+
+def _interval(
+    point: pd.Series, draws: NDArray[np.float64], confidence_level: float, least: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the ends of each measure's interval, from draws x measures; extremes are from `least` to 1."""
+    low, high = percentile_interval(draws, confidence_level)
+    basic_low, basic_high = np.clip(basic_interval(point, draws, confidence_level), least, 1)
+    of_extremes = point.index.isin(_OF_EXTREMES)
+    return np.where(of_extremes, basic_low, low), np.where(of_extremes, basic_high, high)
 
 
 def check_summary(names: Collection[Any], reference: str | None, n_bootstrap: int, confidence_level: float) -> None:
@@ -310,7 +330,11 @@ def _bootstrap(
     parts = []
     for start in range(0, n_bootstrap, at_once):
         index = stratified_resamples(strata.values(), min(at_once, n_bootstrap - start), generator)
-        parts.append(np.stack(list(_measures(predictions, aligned, index).values()), axis=-1))
+        values = _measures(predictions, aligned, index)
+        for name, (_, positive) in _of_aucs(predictions, aligned).items():
+            if min(positive.sum(), (~positive).sum()) < _FEW_OF_AUC:
+                values[name] = np.full(len(index), np.nan)
+        parts.append(np.stack(list(values.values()), axis=-1))
     return np.concatenate(parts)
 
 
@@ -318,8 +342,7 @@ def _measures(
     predictions: pd.DataFrame, aligned: Mapping[Any, Any], index: NDArray[np.intp]
 ) -> dict[str, NDArray[np.float64]]:
     """Return each measure of the resamples at `index`, resamples x images, in which each place keeps its cell."""
-    target, confounder = predictions["target"], predictions["confounder"]
-    right = (predictions["predicted"] == target).to_numpy()[index]
+    right = (predictions["predicted"] == predictions["target"]).to_numpy()[index]
 
     def accuracies(by: Any) -> dict[Any, NDArray[np.float64]]:
         return {of: right[:, members].mean(1) for of, members in predictions.groupby(by).indices.items()}
@@ -334,15 +357,24 @@ def _measures(
     of_groups = ([by_cell[cell] for cell in by_cell if cell[0] == group] for group in by_group)
     if ranges := [np.ptp(cells, axis=0) for cells in of_groups if len(cells) > 1]:
         values["confounder_gap"] = np.mean(ranges, axis=0)
-    if len(aligned) == 2:  # scores are of the last of the training classes, whatever two the test images show
-        crossed = (confounder != target.map(aligned)).to_numpy()
-        positive = (target == target.max()).to_numpy()
-        for name, chosen in (("auc", np.ones_like(crossed)), ("crossed_auc", crossed)):
-            if target[chosen].nunique() == 2:
-                values[name] = area_under_roc(predictions["score"].to_numpy()[index][:, chosen], positive[chosen])
+    for name, (chosen, positive) in _of_aucs(predictions, aligned).items():
+        values[name] = area_under_roc(predictions["score"].to_numpy()[index][:, chosen], positive)
     if "flipped" in predictions:
         values["flip_rate"] = predictions["flipped"].to_numpy()[index].mean(1)
     return values
+
+
+def _of_aucs(
+    predictions: pd.DataFrame, aligned: Mapping[Any, Any]
+) -> dict[str, tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Return, for each AUC that is defined, which images it is of, and which of these are of the last class."""
+    if len(aligned) != 2:  # scores are of the last of the training classes, whatever two the test images show
+        return {}
+    target = predictions["target"]
+    crossed = (predictions["confounder"] != target.map(aligned)).to_numpy()
+    positive = (target == target.max()).to_numpy()
+    every = {"auc": np.ones_like(crossed), "crossed_auc": crossed}
+    return {name: (chosen, positive[chosen]) for name, chosen in every.items() if target[chosen].nunique() == 2}
 
 
 def stratified_resamples(

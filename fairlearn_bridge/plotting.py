@@ -557,7 +557,7 @@ def name_rows(ax: Axes | None, names: Iterable[object]) -> Axes:
 def plot_dot(ax: Axes, value: Interval, y: float, *, color: str, label: str, **marker: Any) -> None:
     """Draw a value and its interval at the height `y`; a legend has each `label` once."""
     known, text = ax.get_legend_handles_labels()[1], literal(label)
-    # Not as an error bar: a percentile interval of a minimum may not contain the mean.
+    # Not as an error bar: a percentile interval need not contain the mean.
     ax.plot([value.low, value.high], [y, y], color=color, linewidth=1.4, alpha=0.6, solid_capstyle="butt")
     shown: dict[str, Any] = {"linestyle": "none", "markersize": 5.5, "label": None if text in known else text}
     ax.plot([value.mean], [y], color=color, **shown, **marker)

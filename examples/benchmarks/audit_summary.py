@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
+from captum_region.intervals import basic_interval, percentile_interval
 from captum_region.io.provenance import provenance
 from fairlearn_bridge.audit import statistics
 from fairlearn_bridge.samples import groups_of
@@ -55,7 +56,9 @@ def by_case(study: Study, groups: NDArray[Any], config: StudyConfig) -> pd.DataF
     means, values = of_group.mean(0), drops.mean(0)
     drawn = statistics.bootstrap_means(values, codes, config.draws, np.random.default_rng(0))
     p = statistics.equal_means_p(values, codes, config.draws, np.random.default_rng(1))
-    low, high = statistics.percentiles(statistics.spread(drawn, axis=1), 0.95)
+    bias = statistics.spread(means, axis=0)
+    low, high = basic_interval(bias, statistics.spread(drawn, axis=1))
+    low = low.clip(min=0)
     corrected = statistics.holm(p)
     rows = {}
     tables = [found.table() for found in study.audits]
@@ -63,7 +66,7 @@ def by_case(study: Study, groups: NDArray[Any], config: StudyConfig) -> pd.DataF
         of_images = np.mean([found.outcomes[name].psnr for found in study.audits], axis=0)
         psnr = [of_images[codes == code].mean() for code in range(len(names))]
         row = _qualities(study, tables, name)
-        row |= {"drop": values[:, case].mean(), "psnr_range": np.ptp(psnr), "bias": np.ptp(means[:, case])}
+        row |= {"drop": values[:, case].mean(), "psnr_range": np.ptp(psnr), "bias": bias[case]}
         row |= {"bias_low": low[case], "bias_high": high[case], "p": p[case], "p_holm": corrected[case]}
         row["bias_sd"] = by_seed[:, case].std(ddof=1) if len(by_seed) > 1 else np.nan
         row |= {"worst": names[means[:, case].argmax()], "best": names[means[:, case].argmin()]}
@@ -72,7 +75,7 @@ def by_case(study: Study, groups: NDArray[Any], config: StudyConfig) -> pd.DataF
         row |= {f"psnr of {group}": psnr[code] for code, group in enumerate(names)}
         if config.majority in names:
             weights = np.where(names == config.majority, -1.0, 1 / (len(names) - 1))
-            ends = statistics.percentiles(drawn[:, :, case] @ weights, 0.95)
+            ends = percentile_interval(drawn[:, :, case] @ weights)
             row |= dict(zip(("others", "others_low", "others_high"), (means[:, case] @ weights, *ends), strict=True))
         rows[name] = row
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
@@ -104,7 +107,7 @@ def compared(study: Study, groups: NDArray[Any], config: StudyConfig) -> pd.Data
         first, second = statistics.spread(means, axis=0)
         more = both[:, :1] - both[:, 1:]
         p = statistics.equal_means_p(more, codes, config.draws, np.random.default_rng(2))
-        low, high = statistics.percentiles(biases[:, columns[0]] - biases[:, columns[1]], 0.95)
+        low, high = basic_interval(first - second, biases[:, columns[0]] - biases[:, columns[1]])
         row = {"first": pair[0], "second": pair[1], "difference": first - second, "low": low, "high": high}
         rows.append(row | {"p": float(p[0])})
     table = pd.DataFrame(rows)
@@ -148,8 +151,8 @@ def shares(study: Study, groups: NDArray[Any], config: StudyConfig) -> pd.DataFr
     drawn = statistics.bootstrap_means(rows, codes, config.draws, np.random.default_rng(0)).reshape(shape)
     p = _contrasts_p(rows, codes, values.shape[1:], config.draws, np.random.default_rng(1))
     weights = np.bincount(codes) / len(codes)
-    ends = statistics.percentiles(np.einsum("dgcm,g->dcm", drawn, weights), 0.95)
-    contrast, contrast_ends = _contrasts(means)[0], statistics.percentiles(_contrasts(drawn), 0.95)
+    ends = percentile_interval(np.einsum("dgcm,g->dcm", drawn, weights))
+    contrast, contrast_ends = _contrasts(means)[0], percentile_interval(_contrasts(drawn))
     tested = [case for case, name in enumerate(cases) if name != CONTROL]
     corrected = np.ones_like(p)
     for both in ([1, 2], [3, 4]):

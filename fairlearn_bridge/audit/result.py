@@ -11,6 +11,7 @@ import pandas as pd
 from fairlearn.metrics import MetricFrame, count
 from sklearn.metrics import accuracy_score
 
+from captum_region.intervals import basic_interval, percentile_interval
 from captum_region.validation import check_count
 from fairlearn_bridge.audit import statistics
 
@@ -175,7 +176,7 @@ class DegradationAudit:
         table: pd.DataFrame = frame.by_group.astype(float)
         table.index.name = "group"
         for number, measure in enumerate(self._values(self.names[position])):
-            ends = statistics.percentiles(self._draws[:, :, position, number], self.confidence_level)
+            ends = percentile_interval(self._draws[:, :, position, number], self.confidence_level)
             table[f"{measure}_low"], table[f"{measure}_high"] = ends
         frechet = self._outcome(self.names[position]).frechet
         if frechet.size:
@@ -230,8 +231,9 @@ class DegradationAudit:
 
         Notes
         -----
-        In each bootstrap sample the groups that lose most and least are found anew. So the interval of a bias near 0
-        lies above 0: whether there is one, ``p_holm`` says. The shares are those of the two groups that were found:
+        A bias is the largest of several noisy differences: without any true one it is above 0 too. Its interval is the
+        basic bootstrap's, which allows for most of that; whether there is a bias, ``p_holm`` says. The shares are those
+        of the two groups that were found:
         where ``p_holm`` is not small, these may be any two, and the shares' intervals say nothing.
         """
         holm = np.stack([statistics.holm(column) for column in self._p.T], axis=1)
@@ -254,16 +256,16 @@ class DegradationAudit:
         drops = by_group["drop"].astype(float)
         for number, (measure, prefix) in enumerate(zip(MEASURES, ("", "loss_"), strict=True)):
             drawn = statistics.spread(self._draws[:, :, position, number], axis=1)
-            low, high = statistics.percentiles(drawn, self.confidence_level)
-            row |= {f"{prefix}bias": np.ptp(by_group[measure].astype(float)), f"{prefix}bias_low": low}
-            row[f"{prefix}bias_high"] = high
+            bias = np.ptp(by_group[measure].astype(float))
+            low, high = basic_interval(bias, drawn, self.confidence_level)
+            row |= {f"{prefix}bias": bias, f"{prefix}bias_low": max(low, 0), f"{prefix}bias_high": high}
             if not number:
                 row |= {"worst": drops.idxmax(), "best": drops.idxmin()}
         worst, best = (self._sorted_names().index(row[end]) for end in ("worst", "best"))
         for number, share in enumerate(SHARES if SHARES[0] in by_group else (), len(MEASURES)):
             contrast = self._draws[:, worst, position, number] - self._draws[:, best, position, number]
             row[share] = by_group[share].loc[row["worst"]] - by_group[share].loc[row["best"]]
-            row[f"{share}_low"], row[f"{share}_high"] = statistics.percentiles(contrast, self.confidence_level)
+            row[f"{share}_low"], row[f"{share}_high"] = percentile_interval(contrast, self.confidence_level)
         frechet = self._outcome(self.names[position]).frechet
         if frechet.size:
             row["frechet"] = float(frechet.mean())
@@ -337,7 +339,8 @@ class DegradationAudit:
         Notes
         -----
         A bias is the largest of several noisy differences, so that of a degradation which changes more decisions is
-        larger without any difference between the groups, and the interval lies too high: go by ``p`` as well.
+        larger without any difference between the groups. The interval is the basic bootstrap's, which allows for most
+        of that: go by ``p`` as well.
         """
         if first == second:
             raise ValueError(f"first and second must be two degradations, got {first!r} twice")
@@ -347,12 +350,12 @@ class DegradationAudit:
         )
         positions = [self.names.index(name) for name in (first, second)]
         biases = statistics.spread(self._draws[:, :, positions, : len(MEASURES)], axis=1)
-        low, high = statistics.percentiles(biases[:, 0] - biases[:, 1], self.confidence_level)
         point = np.stack([both[self._codes == code].mean(0) for code in self._order])
         observed = statistics.spread(point, axis=0)
         generator = np.random.default_rng((self._seed, 2, *positions))
         p = statistics.equal_means_p(both[:, 0] - both[:, 1], self._codes, n_permutations, generator)
         difference = observed[0] - observed[1]
+        low, high = basic_interval(difference, biases[:, 0] - biases[:, 1], self.confidence_level)
         columns = {first: observed[0], second: observed[1], "difference": difference, "low": low, "high": high, "p": p}
         return pd.DataFrame(columns, index=pd.Index(MEASURES, name="measure"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -197,13 +197,6 @@ def holm(p: ArrayLike) -> NDArray[np.float64]:
     corrected = np.empty_like(values)
     corrected[order] = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)).clip(max=1)
     return corrected
-
-
-def percentiles(draws: NDArray[np.float64], confidence_level: float) -> tuple[Any, Any]:
-    """Return the ends of the percentile interval over the first axis."""
-    tail = 100 * (1 - confidence_level) / 2
-    low, high = np.percentile(draws, [tail, 100 - tail], axis=0)
-    return low, high
 
 
 def _parts(draws: int, width: int) -> Iterator[slice]:

@@ -206,7 +206,7 @@ def notes_of(config: MitigationConfig, data: MitigationData, counts: pd.DataFram
     if empty := [cell for cell, count in of["test"].items() if count == 0]:
         notes.append(f"No test image is {listed(empty)}: the worst group is one of the other cells.")
     if few := {cell: count for cell, count in of["test"].items() if 0 < count < FEW}:
-        notes.append(f"Few test images, and so wide intervals: {_numbered(few)}.")
+        notes.append(f"Few test images, which say little of a cell and of the AUC of its images: {_numbered(few)}.")
     if len(set(data.train.labels(config.target).tolist())) == 2:
         if few := {cell: count for cell, count in of["validation"].items() if count < FEW_TO_CHOOSE}:
             notes.append(f"The threshold was chosen with few validation images of some cells: {_numbered(few)}.")

@@ -133,8 +133,9 @@ def test_summary_over_seeds():
     for name in singles:
         assert table.loc["a", (name, "mean")] == pytest.approx(singles[name].mean())
         assert table.loc["a", (name, "std")] == pytest.approx(singles[name].std())
-        if name != "worst_cell":
-            assert table.loc["a", (name, "low")] < singles[name].mean() < table.loc["a", (name, "high")]
+        low, high = table.loc["a", (name, "low")], table.loc["a", (name, "high")]
+        assert low <= singles[name].mean() <= high
+        assert low < high
     one = summarize(random_predictions(), aligned=ALIGNED, n_bootstrap=20)
     assert np.isnan(one.loc["a", ("accuracy", "std")])
     narrow = summarize(predictions, aligned=ALIGNED, n_bootstrap=200, confidence_level=0.5)
@@ -142,6 +143,29 @@ def test_summary_over_seeds():
     for name, bad in (("confidence_level", 1), ("n_bootstrap", 0)):
         with pytest.raises(ValueError, match=f"{name} must be"):
             summarize(predictions, aligned=ALIGNED, **{name: bad})
+
+
+@pytest.mark.parametrize("extreme", ["worst_cell", "confounder_gap"])
+def test_the_interval_of_an_extreme_allows_for_what_sampling_adds_to_it(extreme):
+    truth, covered, higher = {"worst_cell": 0.75, "confounder_gap": 0.0}[extreme], 0, 0
+    cells = pd.DataFrame(list(np.ndindex(2, 2)) * 44, columns=["target", "confounder"]).astype(bool)
+    rng = np.random.default_rng(0)
+    for seed in range(60):
+        right = rng.random((2, len(cells))) < 0.75  # of all cells alike, by both mitigators
+        of_two = [
+            cells.assign(
+                mitigator=name, seed=0, image=range(len(cells)), group=cells["target"], score=0.5,
+                predicted=cells["target"] == is_right,
+            )
+            for name, is_right in zip("ab", right, strict=True)
+        ]  # fmt: skip
+        found = summarize(pd.concat(of_two), aligned={}, reference="a", n_bootstrap=150, random_state=seed)
+        row = found.loc["b", extreme]
+        assert 0 <= row["low"] <= row["mean"] <= row["high"] <= 1
+        covered += row["low"] <= truth <= row["high"]
+        higher += row["difference_low"] > 0
+    assert covered >= 52  # percentile intervals: about 40 of the least, none of the gap
+    assert higher <= 5
 
 
 def test_alignment_is_what_goes_along_in_training():
