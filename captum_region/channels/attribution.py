@@ -1,28 +1,22 @@
 """ChannelAttribution: which channels any Captum method attributes a model's output to, over any number of images."""
 
-from __future__ import annotations
-
 import inspect
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from captum.attr import Attribution, LayerAttribution, LimeBase
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
+from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution, Target
 from captum_region.channels.segmentation import SegmentationEvidence
-from captum_region.channels.shares import ChannelShares, check_resampling, shares_of, warn_of_zeros
+from captum_region.channels.shares import ChannelShares, check_level, shares_of, warn_of_zeros
 from captum_region.channels.windows import as_inputs, model_of, window_batches
 from captum_region.evaluation import check_evaluating
 from captum_region.randomness import RandomState, draw_seed, seeded
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike, NDArray
-
-    from captum_region.attribution import Target
 
 
 def channel_mask(inputs: Tensor) -> Tensor:
@@ -118,7 +112,6 @@ class ChannelAttribution:
         skip_empty: bool = False,
         batch_size: int = 16,
         device: str | torch.device | None = None,
-        resamples: int = 2000,
         confidence_level: float = 0.95,
         random_state: RandomState = 0,
         show_progress: bool = False,
@@ -146,10 +139,10 @@ class ChannelAttribution:
             Images at a time. Lime and KernelShap get one at a time.
         device : str or torch.device, optional
             Where images are moved; by default to the model's device.
-        resamples, confidence_level
-            Of the bootstrap, see `ChannelShares.from_shares`.
+        confidence_level : float, default=0.95
+            Of the intervals, see `ChannelShares.from_shares`.
         random_state : int, NumPy generator or None, default=0
-            Of the bootstrap, and of methods that draw, such as NoiseTunnel. The global states are restored.
+            Of methods that draw, such as NoiseTunnel. The global states are restored.
         show_progress : bool, default=False
             A progress bar on stderr.
         **options
@@ -172,17 +165,15 @@ class ChannelAttribution:
             If the attribution of an image is 0 everywhere: its shares are NaN. If a pair of slices holds too little
             for an asymmetry, see `slice_asymmetry`.
         """
-        check_resampling(resamples, confidence_level)
+        check_level(confidence_level)
         if hasattr(stacks, "__len__") and not isinstance(stacks, DataLoader):  # before the work, if that is possible
             _check_lengths(len(stacks), target=target, labels=labels, groups=groups)
-        generator = np.random.default_rng(draw_seed(random_state))
         where: dict[str, Any] = {"batch_size": batch_size, "device": device, "show_progress": show_progress}
         of_images = self.image_shares(
-            stacks, target, labels=labels, skip_empty=skip_empty, random_state=generator, **where, **options
+            stacks, target, labels=labels, skip_empty=skip_empty, random_state=random_state, **where, **options
         )
         _check_lengths(len(of_images), groups=groups)
-        ends: dict[str, Any] = {"resamples": resamples, "confidence_level": confidence_level}
-        return ChannelShares.from_shares(of_images, groups, **ends, random_state=generator)
+        return ChannelShares.from_shares(of_images, groups, confidence_level=confidence_level)
 
     def image_shares(
         self,
@@ -313,8 +304,7 @@ class ChannelAttribution:
         ):
             wanted, got = tuple(images.shape), tuple(values.shape)
             raise ValueError(f"method must give attributions of the shape of the images, {wanted}, got {got}")
-        found: Tensor = values.detach()
-        return found
+        return values.detach()
 
 
 def _cut_target(target: Target, part: slice) -> dict[str, Any]:

@@ -1,16 +1,12 @@
 """The scalar of a segmentation that is attributed: the mean logit of a class over a fixed mask."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
 
 
 def logits_of(model: Callable[[Tensor], Any], inputs: Tensor) -> Tensor:
@@ -53,7 +49,6 @@ class SegmentationEvidence(nn.Module):
         if isinstance(class_index, bool) or not isinstance(class_index, int | np.integer) or class_index < 0:
             raise ValueError(f"class_index must be the number of a class, got {class_index!r}")
         self.model, self.class_index = model, int(class_index)
-        self.training = getattr(model, "training", False)
         mask = None
         if isinstance(region, str):
             if region not in ("prediction", "label"):
@@ -157,8 +152,7 @@ class SegmentationEvidence(nn.Module):
         if self.region != "label" or not is_integer:
             wanted = "bool or the class of each pixel" if self.region == "label" else "bool"
             raise ValueError(f"masks must be a tensor of {wanted}, got {getattr(masks, 'dtype', type(masks).__name__)}")
-        inside: Tensor = masks == self.class_index
-        return inside
+        return masks == self.class_index
 
     def _check_class(self, logits: Tensor) -> None:
         classes = max(2, logits.shape[1])

@@ -11,9 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from captum_region.intervals import jackknife_interval
 from captum_region.plotting import LINE_COLORS, add_legend, add_title, figure_of, new_axes
-from captum_region.randomness import RandomState, draw_seed
-from captum_region.validation import check_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,15 +99,14 @@ def shares_of(values: Tensor) -> NDArray[np.float64]:
     if len(wrong := np.flatnonzero(~np.isfinite(means).all(1))):
         raise ValueError(f"attributions must be finite, got NaN or infinity for image {_some(wrong)}")
     whole = means.sum(1, keepdims=True)
-    shares: NDArray[np.float64] = np.divide(means, whole, out=np.full_like(means, np.nan), where=whole > 0)
-    return shares
+    return np.divide(means, whole, out=np.full_like(means, np.nan), where=whole > 0)
 
 
-def warn_of_zeros(images: NDArray[np.intp], stacklevel: int = 3) -> None:
+def warn_of_zeros(images: NDArray[np.intp]) -> None:
     """Warn that images have an attribution of 0 everywhere, if there are any."""
     if len(images):
         text = f"the attribution of image {_some(images)} is 0 everywhere, so its shares are NaN"
-        warnings.warn(text, RuntimeWarning, stacklevel=stacklevel)
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
 def _some(numbers: NDArray[np.intp]) -> str:
@@ -189,8 +187,7 @@ def pair_shares(shares: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the share of the whole that each pair holds, from the centre outwards."""
     half = shares.shape[-1] // 2
     both, whole = shares[..., :half][..., ::-1] + shares[..., half + 1 :], shares.sum(-1, keepdims=True)
-    held: NDArray[np.float64] = np.divide(both, whole, out=np.zeros_like(both), where=~(whole == 0))
-    return held
+    return np.divide(both, whole, out=np.zeros_like(both), where=~(whole == 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,9 +218,9 @@ class ChannelShares:
     >>> print(found.table().round(2).to_string(index=False))
       measure    slice  value  low  high
         share previous    0.3  0.3   0.3
-        share   centre    0.5  0.4   0.6
-        share     next    0.2  0.1   0.3
-    asymmetry      +-1   -0.2 -0.5   0.0
+        share   centre    0.5  0.0   1.0
+        share     next    0.2  0.0   1.0
+    asymmetry      +-1   -0.2 -1.0   1.0
     """
 
     shares: NDArray[np.float64] = field(repr=False)
@@ -239,9 +236,7 @@ class ChannelShares:
         shares: ArrayLike,
         groups: ArrayLike | None = None,
         *,
-        resamples: int = 2000,
         confidence_level: float = 0.95,
-        random_state: RandomState = 0,
     ) -> ChannelShares:
         """Return the summary of shares, for example of those of several seeds together.
 
@@ -250,12 +245,10 @@ class ChannelShares:
         shares : array-like, shape (N, C)
             From `channel_shares`.
         groups : array-like, shape (N,), optional
-            The volume, or the seed of the training, of each image. The percentile bootstrap draws groups, never images
-            or pixels: neighbouring slices are nearly the same. With few groups the interval is rough.
-        resamples : int, default=2000
+            The volume, or the seed of the training, of each image. Intervals are over groups, never over images or
+            pixels: neighbouring slices are nearly the same. They are `captum_region.intervals.jackknife_interval`'s, and
+            of two or three groups wide.
         confidence_level : float, default=0.95
-        random_state : int, NumPy generator or None, default=0
-            Of the bootstrap.
 
         Returns
         -------
@@ -266,7 +259,7 @@ class ChannelShares:
         ValueError
             If shapes do not fit, no image has a share, or a number is out of range.
         """
-        check_resampling(resamples, confidence_level)
+        check_level(confidence_level)
         values, names = np.asarray(shares, dtype=float), None if groups is None else np.asarray(groups)
         if values.ndim != 2 or values.shape[1] < 2:
             raise ValueError(f"shares must have shape (N, C) with 2 channels or more, got {values.shape}")
@@ -282,18 +275,14 @@ class ChannelShares:
         sizes = np.bincount(codes)
         means = np.stack([np.bincount(codes, column) for column in values[known].T], axis=1) / sizes[:, None]
         mean = means.mean(0)
-        drawn = np.full((1, len(mean)), np.nan)  # no interval of what is not known to be independent
-        if names is not None and len(means) > 1:
-            index = np.random.default_rng(draw_seed(random_state)).integers(len(means), size=(resamples, len(means)))
-            drawn = means[index].mean(1)
-        tail = (1 - confidence_level) / 2
-        ends, asymmetry = [tail, 1 - tail], np.empty(0)
-        asymmetry_interval = np.empty((2, 0))
-        if len(mean) % 2 and len(mean) > 2:
-            asymmetry = slice_asymmetry(mean)
-            asymmetry_interval = np.quantile(raw_asymmetry(drawn), ends, axis=0)
-            asymmetry_interval[:, np.isnan(asymmetry)] = np.nan
-        return cls(values, names, mean, np.quantile(drawn, ends, axis=0), asymmetry, asymmetry_interval)
+        asymmetry = slice_asymmetry(mean) if len(mean) % 2 and len(mean) > 2 else np.empty(0)
+        mean_ends, asymmetry_ends = np.full((2, len(mean)), np.nan), np.full((2, len(asymmetry)), np.nan)
+        if names is not None and len(means) > 1:  # no interval of what is not known to be independent
+            mean_ends = np.clip(jackknife_interval(means, lambda of_groups: of_groups, confidence_level), 0, 1)
+            if len(asymmetry):
+                asymmetry_ends = np.clip(jackknife_interval(means, raw_asymmetry, confidence_level), -1, 1)
+                asymmetry_ends[:, np.isnan(asymmetry)] = np.nan
+        return cls(values, names, mean, mean_ends, asymmetry, asymmetry_ends)
 
     def table(self) -> pd.DataFrame:
         """Return the shares and asymmetries with their intervals.
@@ -330,7 +319,7 @@ class ChannelShares:
         """
         ax = new_axes(1)[0] if ax is None else ax
         names, (low, high) = channel_names(len(self.mean)), self.mean_interval
-        # The mean may lie outside a percentile interval by rounding.
+        # Of equal values, the mean may lie outside by rounding.
         spread = None if np.isnan(low).any() else np.maximum([self.mean - low, high - self.mean], 0)
         style: Any = {"color": LINE_COLORS[0], "width": 0.6, "ecolor": "#333333", "capsize": 3}
         ax.bar(names, self.mean, yerr=spread, **style)
@@ -346,9 +335,8 @@ class ChannelShares:
         return figure_of(ax)
 
 
-def check_resampling(resamples: int, confidence_level: float) -> None:
-    """Raise ValueError if the options of a bootstrap are out of range."""
-    check_count("resamples", resamples)
+def check_level(confidence_level: float) -> None:
+    """Raise ValueError if the level of an interval is out of range."""
     if not 0 < confidence_level < 1:
         raise ValueError(f"confidence_level must lie in (0, 1), got {confidence_level}")
 

@@ -1,12 +1,11 @@
 """Whether a network treats the slices before and after the centre alike: what it answers when they change places."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from captum_region.channels.segmentation import logits_of, prediction_of
@@ -14,9 +13,6 @@ from captum_region.channels.shares import slice_asymmetry
 from captum_region.channels.windows import as_inputs, window_batches
 from captum_region.evaluation import check_evaluating
 from captum_region.first_layer import find_first_layer
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +122,7 @@ def _change(first: Tensor, second: Tensor) -> NDArray[np.float64]:
         change = (first.sigmoid() - second.sigmoid()).abs()
     else:
         change = (first.softmax(1) - second.softmax(1)).abs().sum(1) / 2
-    change_of_images: NDArray[np.float64] = change.view(len(change), -1).mean(1).double().cpu().numpy()
-    return change_of_images
+    return change.view(len(change), -1).mean(1).double().cpu().numpy()
 
 
 def _counts(first: Tensor, second: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

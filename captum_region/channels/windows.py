@@ -1,9 +1,8 @@
 """Windows of slices, or other images, in batches, and as a model takes them; from arrays, data sets and iterables."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +10,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from captum_region.batches import batches
+from captum_region.channels.segmentation import SegmentationEvidence
 from captum_region.datasets.conversion import items_of
 from captum_region.progress import progress_bar
 from captum_region.validation import check_count
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def window_batches(
@@ -79,7 +76,8 @@ def _stacked(parts: tuple[Any, ...]) -> Tensor:
 
 def model_of(function: Any) -> nn.Module | None:
     """Return a function's model: itself, or what it keeps under this name; None if there is none."""
-    model = function if isinstance(function, nn.Module) else getattr(function, "model", None)
+    is_evidence = isinstance(function, SegmentationEvidence)  # whose own mode says nothing of its model's
+    model = function if isinstance(function, nn.Module) and not is_evidence else getattr(function, "model", None)
     return model if isinstance(model, nn.Module) else None
 
 

@@ -148,7 +148,7 @@ def test_windows_without_a_centre_are_refused(shares):
 # Intervals
 
 
-def test_the_mean_is_that_of_the_groups_means_and_the_bootstrap_draws_groups():
+def test_the_mean_is_that_of_the_groups_means_and_intervals_are_over_groups():
     shares = [[0.2, 0.6, 0.2]] * 9 + [[0.5, 0.4, 0.1]]
     plain = ChannelShares.from_shares(shares)
     np.testing.assert_allclose(plain.mean, [0.23, 0.58, 0.19], atol=1e-9)
@@ -157,23 +157,29 @@ def test_the_mean_is_that_of_the_groups_means_and_the_bootstrap_draws_groups():
     found = ChannelShares.from_shares(shares, groups=["a"] * 9 + ["b"])
     np.testing.assert_allclose(found.mean, [0.35, 0.5, 0.15], atol=1e-9)
     np.testing.assert_allclose(found.asymmetry, [-0.4], atol=1e-9)
-    # A quarter of the resamples of two groups are one of them alone: these are the ends.
-    np.testing.assert_allclose(found.mean_interval, [[0.2, 0.4, 0.1], [0.5, 0.6, 0.2]], atol=1e-9)
-    np.testing.assert_allclose(found.asymmetry_interval, [[-2 / 3], [0]], atol=1e-9)
+    # By Student's t with one degree of freedom, 1 at a level of 0.5: the standard error is half of the difference.
+    half = ChannelShares.from_shares(shares, groups=["a"] * 9 + ["b"], confidence_level=0.5)
+    np.testing.assert_allclose(half.mean_interval, [[0.2, 0.4, 0.1], [0.5, 0.6, 0.2]], atol=1e-9)
+    # Without the one group the asymmetry is -2 / 3, without the other 0.
+    np.testing.assert_allclose(half.asymmetry_interval, [[-0.4 - 1 / 3], [-0.4 + 1 / 3]], atol=1e-9)
+    np.testing.assert_allclose(found.mean_interval, [[0, 0, 0], [1, 1, 0.15 + 12.7062 * 0.05]], atol=1e-5)
     one = ChannelShares.from_shares(shares, groups=["a"] * 10)
     assert np.isnan(one.mean_interval).all()
 
 
-def test_an_interval_covers_the_mean_as_often_as_it_says():
+@pytest.mark.parametrize("volumes", [3, 25])
+def test_an_interval_covers_the_mean_and_the_asymmetry_as_often_as_it_says(volumes):
     generator = np.random.default_rng(0)
-    covered = 0
+    covered = np.zeros(2)
     for _ in range(200):
-        volumes = generator.dirichlet([4, 8, 2], size=25)
-        shares = generator.dirichlet([4, 8, 2], size=100) * 0.1 + np.repeat(volumes, 4, axis=0) * 0.9
-        found = ChannelShares.from_shares(shares, np.repeat(np.arange(25), 4), resamples=300)
-        low, high = found.mean_interval
-        covered += low[0] <= 4 / 14 <= high[0]
-    assert 0.88 <= covered / 200 <= 0.99
+        of_volume = generator.dirichlet([4, 8, 2], size=volumes)
+        shares = generator.dirichlet([4, 8, 2], size=4 * volumes) * 0.1 + np.repeat(of_volume, 4, axis=0) * 0.9
+        found = ChannelShares.from_shares(shares, np.repeat(np.arange(volumes), 4))
+        ends = np.c_[found.mean_interval[:, 0], found.asymmetry_interval[:, 0]]
+        truth = np.array([4 / 14, (2 - 4) / (2 + 4)])
+        covered += (ends[0] <= truth) & (truth <= ends[1])
+    assert (covered / 200 >= 0.88).all()  # of three volumes the percentile bootstrap's: 0.8
+    assert (covered / 200 <= 0.99).all()
 
 
 def test_the_table_and_the_plot():
@@ -200,7 +206,6 @@ def test_images_without_shares_are_left_out_of_the_summary():
         ({"shares": [[np.nan, np.nan]]}, "at least one image"),
         ({"shares": [0.5, 0.5]}, r"shares must have shape \(N, C\)"),
         ({"shares": [[0.5, 0.5]], "groups": [1, 2]}, r"groups must have shape \(1,\)"),
-        ({"shares": [[0.5, 0.5]], "resamples": 0}, "resamples must be an integer of at least 1, got 0"),
         ({"shares": [[0.5, 0.5]], "confidence_level": 1}, "confidence_level must lie in"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -435,7 +440,7 @@ WRONG_OPTIONS = {
     "labels": (attr.Saliency, {"labels": EVERYWHERE.expand(4, -1, -1)}, "labels must be left out"),
     "groups": (attr.Saliency, {"groups": [0, 1]}, "groups must have one value for each of the 4 images, got 2"),
     "batch": (attr.Saliency, {"batch_size": 0}, "batch_size must be an integer of at least 1, got 0"),
-    "resamples": (attr.Saliency, {"resamples": 0}, "resamples must be an integer of at least 1"),
+    "level": (attr.Saliency, {"confidence_level": 1}, r"confidence_level must lie in \(0, 1\), got 1"),
 }
 
 
@@ -638,6 +643,19 @@ def test_the_swap_test_streams_and_takes_classifiers():
     classifier = nn.Sequential(network, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     assert 0 < swap_test(classifier, stacks).change < 1
     assert np.isnan(swap_test(linear(-1.0, 0.0, 0.0), stacks + 9).dice)  # nothing is predicted
+
+
+def test_the_mode_that_counts_is_that_of_the_model_now():
+    network, inside, stacks = make_network(), torch.ones(6, 5, dtype=torch.bool), random_stacks()
+    made_in_train_mode = segmentation_evidence(network.train(), region=inside)
+    network.eval()
+    found = ChannelAttribution(attr.Saliency(made_in_train_mode)).attribute(stacks)
+    made_in_eval_mode = segmentation_evidence(network, region=inside)
+    again = ChannelAttribution(attr.Saliency(made_in_eval_mode)).attribute(stacks)
+    np.testing.assert_array_equal(found.mean, again.mean)
+    network.train()
+    with pytest.raises(ValueError, match="eval mode"):
+        ChannelAttribution(attr.Saliency(made_in_eval_mode)).attribute(stacks)
 
 
 def test_the_swap_test_refuses_what_does_not_fit():
