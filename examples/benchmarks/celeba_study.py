@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import pandas as pd
 import typer
-from studies import fit_one_seed, markdown, rounded
+from studies import difference, fit_one_seed, markdown, rounded
 
 from captum_region.cli.options import Debug, Device, Quiet, ReplaceFile, Root, Seed, Size
 from captum_region.cli.running import check_file, errors_in_one_line
@@ -272,8 +272,8 @@ def table_of(found: dict[str, Any]) -> pd.DataFrame:
         for title, part in parts.items():
             cells[title] = f"{part['mean']:.3f}" + (f" ± {part['std']:.3f}" if part["seeds"] > 1 else "")
         for title in ("at a chosen threshold", "bias-conflicting AUC"):
-            words = "{difference:+.2f} [{difference_low:+.2f}, {difference_high:+.2f}]".format(**parts[title])
-            cells[f"{title}, minus {found['reference']}"] = "" if name == found["reference"] else words
+            words = "" if name == found["reference"] else difference(parts[title])
+            cells[f"{title}, minus {found['reference']}"] = words
         shown[name] = cells
     return pd.DataFrame(shown).T
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import pandas as pd
 import typer
-from studies import markdown, rounded
+from studies import interval, markdown, rounded
 from sweep_tables import NAMES
 
 from captum_region.cli.options import Debug
@@ -42,9 +42,9 @@ def table_of(found: dict[str, Any]) -> pd.DataFrame:
     titles = {f"accuracy[{value}]": name for value, name in found["target_names"].items()} | TITLES
     shown: dict[str, dict[str, str]] = {}
     for row in found["table"]:
-        words = "{mean:.2f}".format(**row) + (
-            " [{low:.2f}, {high:.2f}]".format(**row) * (row["measure"] in WITH_INTERVAL)
-        )
+        words = "{mean:.2f}".format(**row)
+        if row["measure"] in WITH_INTERVAL:
+            words += interval(row["low"], row["high"], signed=False)
         cells = shown.setdefault(NAMES.get(row["mitigator"], row["mitigator"]), {})
         cells[titles.get(row["measure"], row["measure"])] = words
     measures = [name for name in MEASURES if any(row["measure"] == name for row in found["table"])]

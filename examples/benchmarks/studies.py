@@ -149,6 +149,18 @@ def markdown(table: pd.DataFrame, corner: str) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def interval(low: float | None, high: float | None, *, signed: bool = True) -> str:
+    """Return an interval as text, with a space before it; nothing where there is none, as of an AUC of few images."""
+    sign = "+" if signed else ""
+    return "" if low is None or high is None else f" [{low:{sign}.2f}, {high:{sign}.2f}]"
+
+
+def difference(row: dict[str, Any], name: str = "difference") -> str:
+    """Return a difference of `summarize` and its interval as text; nothing where there is none."""
+    value, low, high = (row.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    return "" if value is None else f"{value:+.2f}{interval(low, high)}"
+
+
 def rounded(found: Any) -> Any:
     """Return results with numbers to four digits: what is kept is read by people too."""
     if isinstance(found, dict):

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import pandas as pd
 import typer
-from studies import markdown, rounded
+from studies import difference, interval, markdown, rounded
 
 from captum_region.cli.options import Debug
 from captum_region.cli.running import errors_in_one_line
@@ -55,12 +55,11 @@ def table_of(found: list[dict[str, Any]]) -> pd.DataFrame:
         name = NAMES.get(row["mitigator"], row["mitigator"])
         words = "{mean:.2f}".format(**row) + ("" if row["std"] is None else " ± {std:.2f}".format(**row))
         if row["mitigator"] != "original" and row["difference"] is not None:
-            words += " [{difference_low:+.2f}, {difference_high:+.2f}]".format(**row)
+            words += interval(row["difference_low"], row["difference_high"])
         cells = shown.setdefault((row["confounder"], name), {})
         cells[MEASURES[row["measure"]]] = words
         if row["measure"] == "crossed_auc" and row["mitigator"] != "balanced":
-            low, middle, high = (row.get(f"balanced_difference{end}") for end in ("_low", "", "_high"))
-            cells[MINUS_BALANCED] = "" if middle is None else f"{middle:+.2f} [{low:+.2f}, {high:+.2f}]"
+            cells[MINUS_BALANCED] = difference(row, "balanced_difference")
     for row in (row for sweep in found for row in sweep.get("chosen", ())):
         cells = shown[row["confounder"], row["mitigator"]]
         chosen = row["chosen"].removeprefix(row["mitigator"].partition("@")[0]).strip()

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from studies import Seeds, fit_one_seed, markdown, rounded, statistics_of
+from studies import Seeds, difference, fit_one_seed, markdown, rounded, statistics_of
 
 from captum_region.batches import as_floats
 from captum_region.cli.options import Cache, Data, Debug, Device, Quiet, ReplaceFile, Root, Seed, Size
@@ -368,8 +368,7 @@ def effects_of(found: dict[str, Any]) -> pd.DataFrame:
         }
         for title, part in parts.items():
             cells[title] = f"{part['mean']:.2f}" + (f" ± {part['std']:.2f}" if part["std"] is not None else "")
-        words = "{difference:+.2f} [{difference_low:+.2f}, {difference_high:+.2f}]".format(**likeliest["crossed_auc"])
-        cells["minus ERM"] = "" if name.startswith("ERM") else words
+        cells["minus ERM"] = "" if name.startswith("ERM") else difference(likeliest["crossed_auc"])
         shown[name] = cells
     return pd.DataFrame(shown).T
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import pandas as pd
 import typer
-from studies import RegionEpochs, Seeds, fit_one_seed, markdown, rounded, statistics_of
+from studies import RegionEpochs, Seeds, fit_one_seed, interval, markdown, rounded, statistics_of
 
 from captum_region.cli.options import Cache, Debug, Device, Quiet, ReplaceFile, Root, Seed, Size
 from captum_region.cli.running import check_file, errors_in_one_line
@@ -245,7 +245,7 @@ def table_of(found: dict[str, Any]) -> pd.DataFrame:
             if row[name]["std"] is not None:
                 cells[title] += " ± {std:.2f}".format(**row[name])
             if row["mitigator"] != "ERM":
-                cells[title] += " [{difference_low:+.2f}, {difference_high:+.2f}]".format(**row[name])
+                cells[title] += interval(row[name]["difference_low"], row[name]["difference_high"])
         shown[row["mitigator"]] = cells
     return pd.DataFrame(shown).T
 

@@ -189,6 +189,21 @@ def test_a_group_with_one_value_of_the_spurious_attribute_has_no_gap_to_count():
     assert "confounder_gap" not in measure(frame[frame["confounder"] == 0], aligned={})
 
 
+def test_an_auc_of_few_images_of_a_class_has_no_interval():
+    cells = {(True, True): 40, (False, False): 40, (True, False): 9, (False, True): 30}  # the last two conflict
+    target, confounder = (np.repeat([cell[at] for cell in cells], list(cells.values())) for at in (0, 1))
+    frame = random_predictions(len(target)).assign(target=target, group=target, confounder=confounder)
+    frame["score"] = np.clip(np.random.default_rng(0).normal(0.4 + 0.2 * target, 0.2), 0, 1)
+    one_more = pd.concat([frame, frame.iloc[[80]].assign(image=len(target))], ignore_index=True)
+    for predictions, is_known in ((frame, False), (one_more, True)):
+        both = pd.concat([predictions, predictions.assign(mitigator="b", score=1 - predictions["score"])])
+        row = summarize(both, aligned={True: True, False: False}, reference="a", n_bootstrap=50).loc["b"]
+        assert np.isfinite(row["crossed_auc"][["mean", "difference"]]).all()
+        ends = row["crossed_auc"][["low", "high", "difference_low", "difference_high"]]
+        assert np.isfinite(ends).all() if is_known else np.isnan(ends).all()
+        assert np.isfinite(row["auc"].drop("std")).all()
+
+
 def test_differences_are_paired():
     first = random_predictions(600)
     # Right where the first is right, and on every tenth image besides: better by exactly what that adds.
