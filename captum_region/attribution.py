@@ -9,7 +9,7 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor
 
-from captum_region.batches import ImageData, ImageSource, as_floats, batches, check_images
+from captum_region.batches import Checked, ImageData, ImageSource, as_floats, batches, check_images
 from captum_region.classifiers import RegionClassifier, forward_regions
 from captum_region.confidence import Confidence, log_softmax, resolve_confidence
 from captum_region.grid import RegionGrid
@@ -353,14 +353,15 @@ class MultiScaleRegionAttribution(Attribution):  # type: ignore[misc]
         return self._mean_of("mean_pixels", images, target, batch_size=batch_size, show_progress=show_progress)
 
     def _mean_of(self, method: str, images: ImageSource, target: Target, **options: Any) -> Tensor:
-        images = self._checked(images)  # read once
+        images = Checked(self._checked(images))  # read and looked through once
         return _mean([getattr(part, method)(images, target, **options) for part in self.attributions])
 
     def _checked(self, images: Any, **options: Any) -> ImageData:
-        for part in self.attributions:
-            images = part._checked(images, **options)
-        checked: ImageData = images
-        return checked
+        first, *others = self.attributions
+        images = first._checked(images, **options)
+        for part in others:
+            part._checked(Checked(images), **options)
+        return images
 
     def _pixels(self, *arguments: Any) -> Tensor:
         return _mean([part._pixels(*arguments) for part in self.attributions])

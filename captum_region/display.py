@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from captum_region.attribution import MultiScaleRegionAttribution, RegionAttribution
-from captum_region.batches import as_floats, batches, check_images
+from captum_region.batches import Checked, as_floats, batches
 from captum_region.plotting import figure_of, plot_region_map, scale_top
 
 if TYPE_CHECKING:
@@ -132,9 +132,8 @@ class RegionMapDisplay:
         attribution = getattr(estimator, "region_classifier_", estimator)
         if not isinstance(attribution, RegionAttribution | MultiScaleRegionAttribution):
             attribution = RegionAttribution(attribution)
-        first = attribution.attributions[0] if isinstance(attribution, MultiScaleRegionAttribution) else attribution
-        images = check_images(X, name="X", image_size=first.grid.image_size)
-        pixel_map = attribution.mean_pixels(images, target, batch_size=batch_size, show_progress=show_progress)
+        images = attribution._checked(X, name="X")
+        pixel_map = attribution.mean_pixels(Checked(images), target, batch_size=batch_size, show_progress=show_progress)
         total: Any = sum(as_floats(batch).double().sum(0) for batch in batches(images, 256))
         mean = (total / len(images)).clamp(0, 1)
         return cls(pixel_map, image=mean.cpu().numpy(), name=name).plot(ax, **options)

@@ -1,16 +1,10 @@
 """Networks while they are evaluated, not trained: their mode and their device."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import nn
+from torch import nn
 
 
 def check_evaluating(network: nn.Module | None, name: str = "classifier") -> None:

@@ -4,8 +4,6 @@ A network for stacks of slices often takes the previous, the centre and the next
 encoder pretrained on photographs. Its first layer treats the three differently, for no reason in the stack.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import logging
@@ -13,7 +11,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from captum_region.randomness import draw_seed
-from captum_region.segmentation.networks import SegmentationNetwork
+from captum_region.randomness import RandomState, draw_seed
 from captum_region.validation import check_count
-
-if TYPE_CHECKING:
-    from captum_region.randomness import RandomState
 
 __all__ = ["channel_normalization", "find_first_layer", "neutralize_first_layer", "widen_first_layer"]
 
@@ -233,11 +227,11 @@ def neutralize_first_layer(
     if tie == "reflect":
         _check_odd("tie", width)
     weight = _neutral(name, convolution, how, width, random_state)
-    changed = model if in_place else copy.deepcopy(model)
+    changed: Any = model if in_place else copy.deepcopy(model)
     treated = changed.get_submodule(name)
     assert isinstance(treated, nn.Conv2d)
     _set_weight(treated, weight)
-    if isinstance(changed, SegmentationNetwork) and changed.in_channels != width:
+    if hasattr(changed, "set_in_channels") and changed.in_channels != width:  # a SegmentationNetwork
         changed.set_in_channels(width)
     if tie != "none":
         parametrize.register_parametrization(treated, "weight", _Tie(tie))

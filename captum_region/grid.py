@@ -28,8 +28,7 @@ def _averaging(length: int, patch_size: int, stride: int, sigma: float | None) -
         distance = np.where(covers, distance, np.inf)[nearest]
         # Relative to the nearest region, whose weight stays 1 however small sigma is.
         weight = np.exp((distance.min(1, keepdims=True) ** 2 - distance**2) / 2)
-    averaging: NDArray[np.float64] = weight / weight.sum(1, keepdims=True)
-    return averaging
+    return weight / weight.sum(1, keepdims=True)
 
 
 @dataclass(frozen=True, init=False)

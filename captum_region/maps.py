@@ -23,13 +23,13 @@ from captum_region.datasets.images import AttributeImages
 from captum_region.display import RegionMapDisplay
 from captum_region.evaluation import check_evaluating
 from captum_region.grid import RegionGrid
-from captum_region.html import plot_tag
 from captum_region.io.arrays import open_array, write_header
 from captum_region.io.checkpoint import classifier_digest
 from captum_region.io.digest import digest, is_the_users
 from captum_region.io.files import locked, read_json, replacing, write_json
 from captum_region.labels import class_codes
 from captum_region.parallel import Processes
+from captum_region.plotting import plot_tag
 from captum_region.precision import Precision, autocast, check_mixed_precision, choose_precision
 from captum_region.progress import progress_bar
 from captum_region.validation import check_count

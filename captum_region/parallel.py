@@ -94,8 +94,7 @@ class Processes:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum of the processes' tensors, in each of them."""
-        summed: Tensor = tensor if self.accelerator is None else self.accelerator.reduce(tensor, "sum")
-        return summed
+        return tensor if self.accelerator is None else self.accelerator.reduce(tensor, "sum")
 
     def of_each(self, value: T) -> list[T]:
         """Return what each process has given, in order, in each of them."""
@@ -103,8 +102,7 @@ class Processes:
             return [value]
         from accelerate.utils import gather_object
 
-        gathered: list[T] = gather_object([value])
-        return gathered
+        return gather_object([value])
 
     def from_main(self, make: Callable[[], T]) -> T:
         """Return in each process what `make` returns, or raise what it raises, in the main one."""
@@ -121,8 +119,7 @@ class Processes:
         broadcast_object_list(made)
         if made[1] is not None:
             raise made[1]
-        result: T = made[0]
-        return result
+        return made[0]
 
     def share_weights(self, module: nn.Module) -> None:
         """Copy the main process's weights and buffers into the others' `module`."""
@@ -148,10 +145,7 @@ class Processes:
 
     def main_first(self) -> AbstractContextManager[None]:
         """Let the first process of each machine run a block before the others, to fill a cache."""
-        context: AbstractContextManager[None] = (
-            nullcontext() if self.accelerator is None else self.accelerator.local_main_process_first()
-        )
-        return context
+        return nullcontext() if self.accelerator is None else self.accelerator.local_main_process_first()
 
 
 class _Sum(torch.autograd.Function):
@@ -205,5 +199,4 @@ def _batch_norm(norm: _BatchNorm, processes: Processes, features: Tensor) -> Ten
     normalised = centred * (variance + norm.eps).rsqrt().view(shape)
     if norm.affine:
         normalised = normalised * norm.weight.view(shape) + norm.bias.view(shape)
-    joint: Tensor = normalised.to(features.dtype)
-    return joint
+    return normalised.to(features.dtype)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from captum_region.io.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-    from typing import BinaryIO
 
     import pandas as pd
     from matplotlib.axes import Axes
@@ -522,16 +525,35 @@ def drawn(size: tuple[float, float], draw: Callable[[list[Axes]], object], **gri
 def write_figure(path: Path, figure: Figure, *, dpi: int = 150) -> None:
     """Write a figure as a whole PNG file, or nothing."""
     with replacing(path) as beside:
-        print_png(figure, beside, dpi=dpi)
+        beside.write_bytes(png_of(figure, dpi=dpi))
 
 
-def print_png(figure: Figure, file: Path | BinaryIO, *, dpi: int, metadata: dict[str, Any] | None = None) -> None:
-    """Write a figure as PNG, as its ``savefig`` would, which draws twice: at first only to lay it out."""
+def png_of(figure: Figure, *, dpi: int, metadata: dict[str, Any] | None = None) -> bytes:
+    """Return a figure as PNG, as its ``savefig`` would, which draws twice: at first only to lay it out."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure.set_dpi(dpi)
     canvas: Any = FigureCanvasAgg(figure)
-    canvas.print_png(file, metadata=metadata)
+    canvas.print_png(file := io.BytesIO(), metadata=metadata)
+    return file.getvalue()
+
+
+def data_url(png: bytes) -> str:
+    """Return the data: URL of a PNG file's content."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+
+
+def png_source(image: ArrayLike | torch.Tensor) -> str:
+    """Return the data: URL of an image (see `image_array`) as PNG."""
+    Image.fromarray(image_array(image)).save(file := io.BytesIO(), "PNG", optimize=True)
+    return data_url(file.getvalue())
+
+
+def plot_tag(plot: Callable[[list[Axes]], object], words: str, *, count: int = 1) -> str:
+    """Return what `plot` draws on `count` axes as an HTML image with `words` as its alternative text."""
+    figure = drawn((3.4 * count, 2.7), plot, ncols=count)
+    figure.set_facecolor("white")
+    return f'<img src="{data_url(png_of(figure, dpi=100))}" alt="{escape(words)}">'
 
 
 @styled()

@@ -16,11 +16,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from captum_region.batches import batches, take
 from captum_region.classifiers import Recipe, RegionClassifier
-from captum_region.html import plot_tag
 from captum_region.io.checkpoint import classifier_digest
 from captum_region.io.snapshot import Snapshots, random_states, set_random_states
 from captum_region.parallel import Processes, joint_batch_norm
-from captum_region.plotting import plot_history
+from captum_region.plotting import plot_history, plot_tag
 from captum_region.precision import autocast, check_mixed_precision
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed, seeded, set_seed
@@ -257,8 +256,7 @@ def region_accuracy(
             counts.index_add_(0, expected, (predicted == expected[:, None, None]).long())
         right = processes.sum(counts.to(classifier.device)).cpu().numpy()
     present = np.bincount(target, minlength=classifier.num_classes)
-    accuracy: NDArray[np.float64] = (right[present > 0] / present[present > 0, None, None]).mean(0)
-    return accuracy
+    return (right[present > 0] / present[present > 0, None, None]).mean(0)
 
 
 # A training that may end early has epochs of at least so many steps, and so many before it may.

@@ -63,8 +63,7 @@ class SmallCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, N x num_classes, for images in [0, 1], N x C x H x W."""
-        logits: Tensor = self.layers(images * 2 - 1)
-        return logits
+        return self.layers(images * 2 - 1)
 
 
 class PretrainedClassifier(nn.Module):
@@ -186,8 +185,7 @@ class PretrainedClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, N x num_classes, for images in [0, 1], N x C x H x W."""
-        logits: Tensor = self.network((images - self.mean) / self.std)
-        return logits
+        return self.network((images - self.mean) / self.std)
 
 
 def _per_colour(name: str, values: Sequence[float]) -> Tensor:
@@ -205,8 +203,7 @@ def _build(backbone: str, num_classes: int, height: int) -> nn.Module:
             raise ImportError(
                 f"timm must be installed for the backbone {PACKAGED!r}: pip install 'captum-region[stacks]'"
             ) from error
-        network: nn.Module = timm.create_model("tf_efficientnet_lite0", num_classes=num_classes)
-        return network
+        return timm.create_model("tf_efficientnet_lite0", num_classes=num_classes)
     from torchvision import models  # takes seconds
 
     if not isinstance(backbone, str) or backbone not in models.list_models(models):
@@ -223,7 +220,7 @@ def _build(backbone: str, num_classes: int, height: int) -> nn.Module:
         vars(built)["_modules"] = {name: part for name, part in built.named_children() if name not in _AUXILIARY}
         for name in _AUXILIARY:
             setattr(built, name, None)
-    return built  # type: ignore[no-any-return]
+    return built
 
 
 def _head_of(network: nn.Module) -> str:

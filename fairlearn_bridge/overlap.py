@@ -162,8 +162,7 @@ def attribute_overlap(
         training["region_epochs"] = region_epochs
         classifier, _ = train_regions(images, attribute, within, random_state=seed, **training)
         attribution = RegionAttribution(classifier)
-        pixels: NDArray[np.float32] = attribution.mean_pixels(Checked(images), show_progress=show_progress).numpy()
-        return pixels
+        return attribution.mean_pixels(Checked(images), show_progress=show_progress).numpy()
 
     spurious_map, target_map = mean_pixels(values, labels, seeds[0]), mean_pixels(labels, values, seeds[1])
     chance = float(quantile_mask(spurious_map, quantile).float().mean())

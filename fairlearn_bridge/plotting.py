@@ -612,5 +612,4 @@ def _spread(heights: Sequence[float], gap: float) -> NDArray[np.float64]:
     """Return ascending heights moved as little as needed to lie `gap` apart, within 0 and 1 where there is room."""
     steps = gap * np.arange(len(heights))
     upwards = np.maximum.accumulate(heights - steps) + steps
-    placed: NDArray[np.float64] = np.minimum(upwards, max(1.0, steps[-1]) - steps[::-1])
-    return placed
+    return np.minimum(upwards, max(1.0, steps[-1]) - steps[::-1])

@@ -109,8 +109,7 @@ class SweepResults:
 
     def _repr_html_(self) -> str:
         # Empty until the first spurious attribute is done.
-        html: str = self.table1().to_html(float_format="{:.2f}".format) if len(self.table) else escape(repr(self))
-        return html
+        return self.table1().to_html(float_format="{:.2f}".format) if len(self.table) else escape(repr(self))
 
     def write(self, out: Path, settings: dict[str, Any], shown_quantile: float) -> None:
         """Write the tables, Table 1 with the settings as JSON, and the plots into `out`."""

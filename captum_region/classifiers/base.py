@@ -258,5 +258,4 @@ def forward_regions(
             got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(f"the classifier must give {len(patches)} x classes logits for as many patches, got {got}")
         logits.append(found.unflatten(0, (len(images), len(chunk))))
-    every: Tensor = torch.cat(logits, 1).movedim(1, 2).unflatten(2, grid.shape)
-    return every
+    return torch.cat(logits, 1).movedim(1, 2).unflatten(2, grid.shape)

@@ -196,8 +196,7 @@ class DenseRegionClassifier(RegionClassifier):
         head: Any = self.head
         first, _, last = head
         features = F.relu(_linear(features, first.weight, first.bias))
-        logits: Tensor = _linear(features, last.weight, last.bias).flatten(1) / self.temperature
-        return logits
+        return _linear(features, last.weight, last.bias).flatten(1) / self.temperature
 
     def forward_grid(self, images: Tensor, *, regions_per_pass: int = 256, progress: Progress = iter) -> Tensor:
         """Classify every region of whole images in one pass; `regions_per_pass` has no effect here."""
@@ -206,8 +205,7 @@ class DenseRegionClassifier(RegionClassifier):
         features = self._features(images, dense=True)
         if self.position_embedding:
             features = features + self.embedding.weight.T.unflatten(1, self.grid.shape)
-        logits: Tensor = self.head(features).contiguous() / self.temperature
-        return logits
+        return self.head(features).contiguous() / self.temperature
 
 
 def _linear(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -21,7 +21,7 @@ def cifar_resnet18(in_channels: int, num_classes: int) -> nn.Module:
     network: Any = resnet18(num_classes=num_classes)
     network.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()
-    return network  # type: ignore[no-any-return]
+    return network
 
 
 class PatchRegionClassifier(RegionClassifier):
@@ -123,8 +123,7 @@ class PatchRegionClassifier(RegionClassifier):
         indicator = self.embedding(region).view(-1, 1, k, k)
         found = self.backbone(torch.cat([self.normalize(patches), indicator], 1))
         # In training, some networks give those of auxiliary heads too, such as torchvision's googlenet.
-        logits: Tensor = getattr(found, "logits", found) / self.temperature
-        return logits
+        return getattr(found, "logits", found) / self.temperature
 
     def forward_grid(self, images: Tensor, *, regions_per_pass: int = 256, progress: Progress = iter) -> Tensor:
         """Classify every region of whole images; see `RegionClassifier.forward_grid`.

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from captum_region.html import png_source
+from captum_region.plotting import png_source
 
 _IMAGES_SHOWN = 8
 _ATTRIBUTES_SHOWN = 10
@@ -138,8 +138,7 @@ class AttributeImages:
                 f"selection must be a boolean mask or positions, got {len(self)} numbers of 0 and 1, which could be "
                 "either; labels(name) gives the mask of an attribute"
             )
-        positions: NDArray[np.intp] = np.arange(len(self))[chosen]
-        return positions
+        return np.arange(len(self))[chosen]
 
     def subset(self, selection: ArrayLike | slice) -> Self:
         """Return the images at `selection`: a slice (no copy is made), a boolean mask of N, or integer positions."""

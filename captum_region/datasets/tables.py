@@ -141,8 +141,7 @@ def read_table(path: Path, text_column: str | None = None) -> pd.DataFrame:
             raise ValueError(f"column {twice.iloc[0]!r} occurs twice")
         # Without the blanks, a value may be a number or missing.
         text, types = cells.to_csv(header=False, index=False), None if text_column is None else {text_column: str}
-        rows: pd.DataFrame = pd.read_csv(StringIO(text), dtype=types, na_values=[""], low_memory=False, **_CELLS)
-        return rows
+        return pd.read_csv(StringIO(text), dtype=types, na_values=[""], low_memory=False, **_CELLS)
     except ValueError as error:
         hint = "; a .csv has commas between its values, a .tsv tabs" if "Error tokenizing" in str(error) else ""
         raise ValueError(f"{path}: {str(error).strip()}{hint}") from error

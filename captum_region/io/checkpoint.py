@@ -163,8 +163,7 @@ def _without_memory(build: partial[Any], grid: RegionGrid) -> dict[str, Tensor]:
         if not isinstance(build.keywords.get("backbone"), nn.Module):
             # RegNets compute their sizes with tensors, which must have values for that.
             with suppress(NotImplementedError):
-                described: dict[str, Tensor] = build().state_dict()
-                return described
+                return build().state_dict()
         # The tensors around the backbone, whose shapes the description decides.
         own = {"mean": (build.keywords["in_channels"],), "embedding.weight": (grid.num_regions, grid.patch_size**2)}
         return {name: torch.empty(shape) for name, shape in own.items()}

@@ -66,8 +66,7 @@ class Snapshots:
     @property
     def git(self) -> str | None:
         """The commit that made the kept state, or else this one; both if this one resumed a training of the other."""
-        found: str | None = self._provenance.get("git", git_state())
-        return found
+        return self._provenance.get("git", git_state())
 
     def load(self) -> Any:
         """Return the state that was saved last, or None.

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from captum_region.html import data_url
 from captum_region.io.files import replacing
-from captum_region.plotting import print_png
+from captum_region.plotting import data_url, png_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,9 +39,9 @@ def write_pictures(pictures: Iterable[Picture], folder: Path) -> list[dict[str, 
 
 def embedded(picture: Picture) -> tuple[bytes, dict[str, Any]]:
     """Return a picture as PNG, and as what a page needs to show it."""
-    figure, buffer = picture.figure, io.BytesIO()
+    figure = picture.figure
     figure.set_facecolor("white")
-    print_png(figure, buffer, dpi=160, metadata={"Software": None})
+    png = png_of(figure, dpi=160, metadata={"Software": None})
     width, height = (round(96 * inches) for inches in figure.get_size_inches())
     words = {"name": picture.name, "alt": picture.alt, "caption": picture.caption}
-    return buffer.getvalue(), {**words, "source": data_url(buffer.getvalue()), "width": width, "height": height}
+    return png, {**words, "source": data_url(png), "width": width, "height": height}

@@ -304,8 +304,7 @@ def quietly(measure: str, maps: Tensor, inside: NDArray[np.bool_]) -> NDArray[np
 def _is_right(model: nn.Module, pairs: Sequence[tuple[Tensor, Tensor]]) -> NDArray[np.bool_]:
     with torch.no_grad():
         found = [logits_of(model, part, its).argmax(1) == its for part, its in pairs]
-    right: NDArray[np.bool_] = torch.cat(found).cpu().numpy()
-    return right
+    return torch.cat(found).cpu().numpy()
 
 
 class _NewTensors(TorchDispatchMode):

@@ -213,13 +213,7 @@ def region_methods(
     --------
     captum_methods, superpixel_methods, floors : More methods of the same form.
     """
-    return forms_of(attribution, attribution.mean_pixels(images), name)
-
-
-def forms_of(
-    attribution: RegionAttribution | MultiScaleRegionAttribution, mean: Tensor, name: str
-) -> dict[str, Method]:
-    """Return what `region_methods` does, of a mean map that is known."""
+    mean = attribution.mean_pixels(images)
     return {
         name: lambda batch, target: attribution.pixel_map(batch),
         f"{name}, evidence": lambda batch, target: attribution.pixel_map(batch, target),

@@ -26,7 +26,7 @@ from captum_region.randomness import seeded
 from captum_region.saliency.choice import SIGMAS, choose_methods, mean_of
 from captum_region.saliency.compare import SaliencyComparison, checked_truth, compare_saliency
 from captum_region.saliency.faithfulness import information_left
-from captum_region.saliency.methods import Method, captum_methods, floors, forms_of, superpixel_methods
+from captum_region.saliency.methods import Method, captum_methods, floors, region_methods, superpixel_methods
 from captum_region.training import fit_region_classifier, region_accuracy
 from captum_region.validation import check_count
 
@@ -71,8 +71,7 @@ class WholeImageClassifier(RegionClassifier):
 
     def forward(self, patches: Tensor, region: Tensor | None = None) -> Tensor:
         """Classify images, N x 3 x size x size, uint8 or float in [0, 1]: N x 2 logits."""
-        logits: Tensor = self.network(self.normalize(patches))
-        return logits
+        return self.network(self.normalize(patches))
 
 
 def grids_for(size: int) -> tuple[RegionGrid, RegionGrid]:
@@ -308,13 +307,8 @@ def _candidates(
     except ImportError as error:
         not_run = dict.fromkeys(("KernelShap", "XRAI"), str(error))
     first, several = RegionAttribution(region_classifiers[0]), MultiScaleRegionAttribution(region_classifiers)
-    # A map of every image: once of each classifier, though the two smooth differently.
-    means = [part.mean_map(averaged) for part in several.attributions]
-    in_pixels = [
-        part.grid.to_pixels(mean, sigma=part.sigma) for part, mean in zip(several.attributions, means, strict=True)
-    ]
-    methods |= forms_of(first, first.grid.to_pixels(means[0], sigma=first.sigma), "RegionAttribution")
-    methods |= forms_of(several, torch.stack(in_pixels).mean(0), "MultiScaleRegionAttribution")
+    methods |= region_methods(first, averaged)
+    methods |= region_methods(several, averaged, name="MultiScaleRegionAttribution")
     candidates = {name: {"": method} for name, method in methods.items()}
     return candidates | {"Occlusion": occlusions} | {name: {"": floor} for name, floor in floors(seed).items()}, not_run
 

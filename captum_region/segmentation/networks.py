@@ -1,11 +1,10 @@
 """segmentation_network: a network for windows of slices, by name, with random or pretrained weights."""
 
-from __future__ import annotations
-
 import os
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +15,6 @@ from captum_region.randomness import RandomState, draw_seed, seeded
 from captum_region.segmentation.unet import SmallUNet
 from captum_region.segmentation.weights import PACKAGED, load_packaged, load_weights, read_weights
 from captum_region.validation import check_count
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 DEFAULT_ENCODER = "tu-tf_efficientnet_lite0"
 _SMALL = "small_unet"

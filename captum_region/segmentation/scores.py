@@ -1,12 +1,11 @@
 """segmentation_scores: Dice, intersection over union and the area under the ROC curve, over the pixels of volumes."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.utils.data import default_collate
@@ -14,15 +13,8 @@ from torch.utils.data import default_collate
 from captum_region.evaluation import device_of, evaluating
 from captum_region.precision import autocast, check_mixed_precision
 from captum_region.progress import progress_bar
-from captum_region.stacks.windows import as_windows
+from captum_region.stacks.windows import SliceWindows, as_windows
 from captum_region.validation import check_count
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
-
-    from captum_region.stacks.windows import SliceWindows
 
 # Of the bits of a float16.
 _BINS = 2**16

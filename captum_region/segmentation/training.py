@@ -1,10 +1,10 @@
 """fit_segmentation: train a segmentation network until its validation Dice no longer rises."""
 
-from __future__ import annotations
-
 import math
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -20,10 +20,6 @@ from captum_region.randomness import RandomState, draw_seed, seeded
 from captum_region.segmentation.scores import check_classes_of, mean_dice, run, segmentation_scores
 from captum_region.stacks.windows import RandomPatches, SliceWindows, as_windows
 from captum_region.validation import check_count
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True)
@@ -141,12 +137,8 @@ def fit_segmentation(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch module, got {type(model).__name__}")
     valid = as_windows(validation, name="validation")
-    for name, value in {
-        "steps": steps,
-        "evaluate_every": evaluate_every,
-        "patience": patience,
-        "batch_size": batch_size,
-    }.items():
+    counts: Any = {"steps": steps, "evaluate_every": evaluate_every, "patience": patience, "batch_size": batch_size}
+    for name, value in counts.items():
         check_count(name, value)
     if not (lr > 0 and weight_decay >= 0):
         raise ValueError(f"lr must be above 0 and weight_decay at least 0, got {lr} and {weight_decay}")
@@ -159,18 +151,18 @@ def fit_segmentation(
     mixed_precision = check_mixed_precision(mixed_precision, None)
     if device is not None:
         model.to(device)
-    plan = _Plan(steps, evaluate_every, patience, batch_size, lr, weight_decay, mixed_precision)
+    rest: Any = {"lr": lr, "weight_decay": weight_decay, "mixed_precision": mixed_precision}
     snapshots = Snapshots(
         checkpoint_dir,
         random_state,
         lambda: (
             identity_of(model),
-            (plan, patch_size, augment, flip_z, seed),
+            (counts, rest, patch_size, augment, flip_z, seed),
             [each.digest() for each in patches.windows],
             [each.digest() for each in valid],
         ),
     )
-    training = _Training(model, patches, valid, plan)
+    training = _Training(model, patches, valid, **counts, **rest)
     with seeded(seed):
         training.run(snapshots, show_progress=show_progress)
     history = pd.DataFrame(training.history)
@@ -214,10 +206,13 @@ def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return entropy + 1 - dice.mean()
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What a training does besides its data."""
+@dataclass
+class _Training:
+    """A training: its steps, and the state from which it resumes."""
 
+    model: nn.Module
+    patches: RandomPatches
+    valid: list[SliceWindows]
     steps: int
     evaluate_every: int
     patience: int
@@ -226,16 +221,11 @@ class _Plan:
     weight_decay: float
     mixed_precision: str
 
-
-class _Training:
-    """A training: its steps, and the state from which it resumes."""
-
-    def __init__(self, model: nn.Module, patches: RandomPatches, valid: list[SliceWindows], plan: _Plan) -> None:
-        self.model, self.patches, self.valid, self.plan = model, patches, valid, plan
-        weights = [weight for weight in model.parameters() if weight.requires_grad]
-        self.optimizer = torch.optim.AdamW(weights, lr=plan.lr, weight_decay=plan.weight_decay)
+    def __post_init__(self) -> None:
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.AdamW(weights, lr=self.lr, weight_decay=self.weight_decay)
         self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self.optimizer, "max", factor=0.5, patience=plan.patience // 2, threshold=0, eps=0
+            self.optimizer, "max", factor=0.5, patience=self.patience // 2, threshold=0, eps=0
         )
         self.step = 0
         self.losses: list[float] = []
@@ -245,7 +235,7 @@ class _Training:
 
     def run(self, snapshots: Snapshots, *, show_progress: bool) -> None:
         """Train to the end, from the state kept last."""
-        with progress_bar(total=self.plan.steps, desc="segmentation", disable=not show_progress) as bar:
+        with progress_bar(total=self.steps, desc="segmentation", disable=not show_progress) as bar:
             if (kept := snapshots.load()) is not None:
                 with snapshots.restoring():
                     self.load_state_dict(kept)
@@ -255,7 +245,7 @@ class _Training:
             while not self.is_done:
                 self._step()
                 bar.update()
-                if self.step % self.plan.evaluate_every == 0 or self.step == self.plan.steps:
+                if self.step % self.evaluate_every == 0 or self.step == self.steps:
                     self._evaluate()
                     bar.set_postfix(valid_dice=f"{self.history[-1]['valid_dice']:.3f}", refresh=False)
                 snapshots.save_sometimes(self.state_dict)
@@ -267,26 +257,26 @@ class _Training:
     @property
     def is_done(self) -> bool:
         """Whether the last step has been taken, or the Dice no longer rises."""
-        return self.step >= self.plan.steps or self.misses >= self.plan.patience
+        return self.step >= self.steps or self.misses >= self.patience
 
     def _step(self) -> None:
-        first = self.step * self.plan.batch_size
-        images, labels = default_collate([self.patches[first + number] for number in range(self.plan.batch_size)])
+        first = self.step * self.batch_size
+        images, labels = default_collate([self.patches[first + number] for number in range(self.batch_size)])
         self.optimizer.zero_grad()
-        logits, labels = run(self.model, images, labels, self.plan.mixed_precision)
+        logits, labels = run(self.model, images, labels, self.mixed_precision)
         if self.step == 0:
             for windows in (*self.patches.windows, *self.valid):
                 check_classes_of(logits, windows)
         loss = segmentation_loss(logits, labels)
         loss.backward()
         if not math.isfinite(value := loss.item()):
-            raise FloatingPointError(f"the loss became {value} in step {self.step}; try a lower lr than {self.plan.lr}")
+            raise FloatingPointError(f"the loss became {value} in step {self.step}; try a lower lr than {self.lr}")
         self.optimizer.step()
         self.losses.append(value)
         self.step += 1
 
     def _evaluate(self) -> None:
-        dice = mean_dice(segmentation_scores(self.model, self.valid, mixed_precision=self.plan.mixed_precision))
+        dice = mean_dice(segmentation_scores(self.model, self.valid, mixed_precision=self.mixed_precision))
         row = {
             "step": self.step,
             "loss": sum(self.losses) / len(self.losses),

@@ -1,7 +1,5 @@
 """SmallUNet: a segmentation network that needs no other package."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch
@@ -60,8 +58,7 @@ class SmallUNet(nn.Module):
         features = skips.pop()
         for level in self.up:
             features = level(torch.cat([F.interpolate(features, scale_factor=2.0), skips.pop()], 1))
-        logits: Tensor = self.head(features)
-        return logits
+        return self.head(features)
 
 
 def _level(before: int, after: int) -> nn.Sequential:

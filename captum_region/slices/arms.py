@@ -1,8 +1,7 @@
 """The arms of a comparison: what is done to a network's first layer before it is trained on stacks."""
 
-from __future__ import annotations
-
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,15 +50,17 @@ class Arm:
             if not isinstance(made, nn.Module):
                 raise TypeError(f"arms must give a torch.nn.Module, got {type(made).__name__}")
             return made.eval()
-        made = neutralize_first_layer(network, in_channels=window, random_state=seed, **self.change)
+        with warnings.catch_warnings():
+            # Who applies arms says it once for all.
+            warnings.filterwarnings("ignore", message="the model's normalisation differs")
+            made = neutralize_first_layer(network, in_channels=window, random_state=seed, **self.change)
         if self.mirrored:
             neutralize_first_layer(made, _mirrored, in_place=True)
         return made.eval()
 
 
-_PRETRAINED = Arm("the network as it is given: R, G and B see previous, centre and next")
 _ARMS = {
-    "pretrained": _PRETRAINED,
+    "pretrained": Arm("the network as it is given: R, G and B see previous, centre and next"),
     "unchanged": Arm("the network as it is given, whatever its weights are"),
     "swapped": Arm(
         "the kernels in reverse order, of three slices R and B swapped: an asymmetry that turns with them is due to "

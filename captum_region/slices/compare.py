@@ -1,14 +1,14 @@
 """compare_first_layers: the same training from several first layers, and how each network treats its slices."""
 
-from __future__ import annotations
-
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+import torch
 from captum.attr import Saliency
 from joblib import Parallel, delayed
 
@@ -25,14 +25,8 @@ from captum_region.segmentation.training import identity_of
 from captum_region.slices.arms import Arm, Change, Network, arms_of, check_arms, network_of
 from captum_region.slices.measures import Example, How, Method, attention, example, windows_of
 from captum_region.slices.results import FirstLayerComparison
+from captum_region.stacks import SliceWindows, Stack
 from captum_region.validation import check_count
-
-if TYPE_CHECKING:
-    import os
-
-    import torch
-
-    from captum_region.stacks import SliceWindows, Stack
 
 
 def compare_first_layers(
@@ -155,9 +149,7 @@ def compare_first_layers(
         raise ValueError(f'region must be "prediction" or "label", got {region!r}')
     parts = {"train": train, "validation": validation, "test": test}
     data = {name: windows_of(stacks, window, border, name) for name, stacks in parts.items()}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="the model's normalisation differs")  # said below
-        check_arms(chosen, network, drawn[0], window, patch_size)
+    check_arms(chosen, network, drawn[0], window, patch_size)
     normalization = channel_normalization(network_of(network, drawn[0]))
     if normalization:
         constants = ", ".join(f"{name} = {values}" for name, values in normalization.items())
@@ -221,9 +213,7 @@ def _run(
     show_progress: bool,
 ) -> dict[str, Any]:
     """Train and measure one arm with one seed, or read what was kept of it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="the model's normalisation differs")  # said once for all
-        model = arm.applied(network_of(network, seed), window, seed)
+    model = arm.applied(network_of(network, seed), window, seed)
     kept = Snapshots(
         folder, seed, lambda: (identity_of(model), arm.flip_z, seed, training, digest(how), _digests(data))
     )

@@ -1,35 +1,28 @@
 """inspect_slices: how a trained network treats its slices, and what neutralising its first layer would change."""
 
-from __future__ import annotations
-
-import warnings
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
+import torch
 from captum.attr import Saliency
 from rich.table import Table
+from torch import nn
 
 from captum_region.evaluation import check_evaluating, device_of
-from captum_region.first_layer import channel_normalization, find_first_layer, neutralize_first_layer
+from captum_region.first_layer import channel_normalization, find_first_layer
 from captum_region.io.files import records, write_json, write_text
 from captum_region.io.provenance import provenance
 from captum_region.page import number
 from captum_region.progress import progress_bar
 from captum_region.segmentation import segmentation_scores
 from captum_region.segmentation.scores import mean_dice
+from captum_region.slices.arms import Arm
 from captum_region.slices.measures import How, Method, attention, stacks_of
-from captum_region.stacks import SliceWindows
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Sequence
-
-    import torch
-    from torch import nn
-
-    from captum_region.stacks import Stack
+from captum_region.stacks import SliceWindows, Stack
 
 AS_IT_IS = "as it is"
 
@@ -153,9 +146,7 @@ def inspect_slices(
         raise ValueError(f"neutralizers must be names of neutralize_first_layer, got {neutralizers!r}")
 
     def changed_by(step: str) -> nn.Module:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="the model's normalisation differs")  # it is in the result
-            return neutralize_first_layer(model, "none" if step == AS_IT_IS else step, name, random_state=0)
+        return Arm("", {"how": "none" if step == AS_IT_IS else step, "layer": name}).applied(model, window, 0)
 
     for each in neutralizers:
         changed_by(each)  # or a wrong name would be found after the others were measured

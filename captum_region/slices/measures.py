@@ -1,16 +1,15 @@
 """How a network treats the slices of its windows: shares, asymmetry, swap test, kernels; and a window as a picture."""
 
-from __future__ import annotations
-
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from captum.attr import Attribution
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from captum_region.channels import (
@@ -28,9 +27,6 @@ from captum_region.randomness import seeded
 from captum_region.stacks import SliceWindows, Stack
 from captum_region.stacks.windows import as_windows
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 Method = Callable[[nn.Module], Attribution]
 # Of a picture, in pixels.
 _SIDE = 192
@@ -44,7 +40,6 @@ class How:
     class_index: int = 1
     region: str = "prediction"
     batch_size: int = 4
-    random_state: int = 0
 
 
 def stacks_of(stacks: Any, name: str) -> list[Stack]:
@@ -62,9 +57,10 @@ def windows_of(stacks: Any, window: int, border: str, name: str) -> list[SliceWi
     """Return the windows of stacks with labels."""
     found = stacks_of(stacks, name)
     try:
-        return as_windows([SliceWindows(each, window=window, border=border) for each in found], name=name)
+        windows = [SliceWindows(each, window=window, border=border) for each in found]
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+    return as_windows(windows, name=name)
 
 
 def attention(
@@ -110,7 +106,7 @@ def attention(
 def shares(model: nn.Module, windows: Sequence[SliceWindows], how: How) -> ChannelShares | None:
     """Return the shares of slices over windows, by volume; None if there is no mask, or no attribution, anywhere."""
     method = ChannelAttribution(how.attribution(segmentation_evidence(model, how.class_index, how.region)))
-    options: Any = {"skip_empty": True, "batch_size": how.batch_size, "random_state": how.random_state}
+    options: Any = {"skip_empty": True, "batch_size": how.batch_size, "random_state": 0}
     parts = [method.image_shares(each, **options) for each in windows]
     groups = [each.stack.name for each in windows for _ in range(len(each))]
     of_images = np.concatenate(parts)
@@ -150,7 +146,7 @@ def example(model: nn.Module, windows: SliceWindows, how: How) -> Example:
         options = {}
         if "feature_mask" in inspect.signature(getattr(method, "attribution_method", method).attribute).parameters:
             options["feature_mask"] = channel_mask(inputs)
-        with seeded(how.random_state, numpy=True):
+        with seeded(0, numpy=True):
             values = method.attribute(inputs.requires_grad_(), additional_forward_args=(masks,), **options)
     return Example(
         _cut(images).numpy(),

@@ -36,13 +36,10 @@ def headline(found: FirstLayerComparison) -> str:
     if not math.isfinite(own) or size[first] < SMALL or not neutral:
         return lean
     best = max(neutral, key=lambda arm: float(table.loc[arm, "dice"]))
-    return (
-        f"{lean} {listed(neutral)} {'make' if len(neutral) > 1 else 'makes'} both sides count alike; the best of "
-        f"these, {best}, has a Dice of {number(table.loc[best, 'dice'])} against {number(table.loc[first, 'dice'])}."
-        if len(neutral) > 1
-        else f"{lean} With {best} both sides count alike, at a Dice of {number(table.loc[best, 'dice'])} against "
-        f"{number(table.loc[first, 'dice'])}."
-    )
+    dice = f"a Dice of {number(table.loc[best, 'dice'])} against {number(table.loc[first, 'dice'])}"
+    if len(neutral) == 1:
+        return f"{lean} With {best} both sides count alike, at {dice}."
+    return f"{lean} {listed(neutral)} make both sides count alike; the best of these, {best}, has {dice}."
 
 
 def _pairs(found: FirstLayerComparison, arm: str) -> Any:

@@ -1,22 +1,17 @@
 """Stack: a volume of slices with its labels, checked, and not read into memory."""
 
-from __future__ import annotations
-
 import copy
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from captum_region.io.digest import digest_of
 from captum_region.stacks.volumes import Volume, read_volume
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
 
 Pixels = tuple[slice, slice]
 WHOLE: Pixels = (slice(None), slice(None))
@@ -89,7 +84,7 @@ class Stack:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, part: slice) -> Stack:
+    def __getitem__(self, part: slice) -> Self:
         if not isinstance(part, slice):
             raise TypeError(f"part must be a slice, such as stack[:20], got {part!r}")
         if not len(range(len(self))[part]):

@@ -1,18 +1,12 @@
 """make_stack: synthetic stacks whose labels depend on one slice of the window, or on all alike."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from captum_region.datasets.decoding import height_width
 from captum_region.randomness import RandomState, draw_seed
 from captum_region.stacks.stack import Stack
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 DEPENDENCES = ("previous", "centre", "next", "all")
 # A pixel of an object is brighter than this, any other is not.
@@ -95,5 +89,4 @@ def _draw_slice(shape: tuple[int, int], coverage: float, rng: np.random.Generato
     texture = gaussian_filter(rng.standard_normal(shape), 0.7, mode="wrap")
     distance = 40 + (25 / texture.std()) * texture
     side = np.where(blobs > np.quantile(blobs, 1 - coverage), 1, -1)
-    pixels: NDArray[np.uint8] = (THRESHOLD + 0.5 + side * np.clip(distance, 1, 120)).astype(np.uint8)
-    return pixels
+    return (THRESHOLD + 0.5 + side * np.clip(distance, 1, 120)).astype(np.uint8)

@@ -1,24 +1,18 @@
 """read_volume: a volume from a folder of slices, a multi-page TIFF or a .npy file, memory-mapped where it can be."""
 
-from __future__ import annotations
-
+import os
 import re
 import struct
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from PIL import ImageOps, ImageSequence
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, ImageSequence
 
 from captum_region.datasets.decoding import decoding_warnings, image_suffixes, opened_image
 from captum_region.io.arrays import open_array
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Iterable
-
-    from numpy.typing import NDArray
-    from PIL import Image
 
 Volume = np.ndarray[tuple[int, ...], np.dtype[Any]]
 _TIFF = (".tif", ".tiff")

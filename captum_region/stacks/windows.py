@@ -1,9 +1,7 @@
 """Windows of neighbouring slices, read one by one, and random patches of them for training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +10,8 @@ from torch.utils.data import Dataset
 
 from captum_region.randomness import RandomState, draw_seed
 from captum_region.stacks.stack import WHOLE, Pixels, Stack
+from captum_region.stacks.volumes import Volume
 from captum_region.validation import check_count
-
-if TYPE_CHECKING:
-    from captum_region.stacks.volumes import Volume
 
 BORDERS = ("reflect", "drop")
 

@@ -27,21 +27,18 @@ Distort = Callable[[Tensor, Any], Tensor]
 def _blur(images: Tensor, sigma: float) -> Tensor:
     # Three standard deviations on either side, as far as the image's reflection at its edges reaches.
     reach = min(math.ceil(3 * sigma), min(images.shape[-2:]) - 1)
-    blurred: Tensor = F.gaussian_blur(images, [2 * reach + 1] * 2, [sigma, sigma])
-    return blurred
+    return F.gaussian_blur(images, [2 * reach + 1] * 2, [sigma, sigma])
 
 
 def _noise(images: Tensor, std: float) -> Tensor:
     noisy = F.gaussian_noise(F.to_dtype(images, torch.float32, scale=True), sigma=std, clip=True)
-    as_bytes: Tensor = noisy.mul(255).round().byte()
-    return as_bytes
+    return noisy.mul(255).round().byte()
 
 
 def _downsampling(images: Tensor, factor: float) -> Tensor:
     size = list(images.shape[-2:])
     small = F.resize(images, [max(1, round(side / factor)) for side in size], antialias=True)
-    back: Tensor = F.resize(small, size, antialias=True)
-    return back
+    return F.resize(small, size, antialias=True)
 
 
 def _jpeg(images: Tensor, quality: float) -> Tensor:
@@ -54,8 +51,7 @@ def _jpeg(images: Tensor, quality: float) -> Tensor:
 def _occlusion(images: Tensor, share: float) -> Tensor:
     # Of the image's shape: a square may not fit into it, and torchvision then leaves the image as it is.
     shape = images.shape[-2] / images.shape[-1]
-    erased: Tensor = v2.RandomErasing(p=1, scale=(share, share), ratio=(shape, shape), value=128)(images)
-    return erased
+    return v2.RandomErasing(p=1, scale=(share, share), ratio=(shape, shape), value=128)(images)
 
 
 class _Known(NamedTuple):
@@ -160,5 +156,4 @@ class Distortion:
 
 
 def _as_array(images: Any) -> NDArray[np.uint8]:
-    array: NDArray[np.uint8] = images.numpy(force=True) if isinstance(images, Tensor) else images
-    return array
+    return images.numpy(force=True) if isinstance(images, Tensor) else images

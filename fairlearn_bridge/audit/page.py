@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from captum_region.html import png_source
 from captum_region.io.files import write_text
 from captum_region.page import DASH, render, write_pictures
+from captum_region.plotting import png_source
 from fairlearn_bridge.audit.figures import pictures_of
 from fairlearn_bridge.audit.words import SIGNIFICANT, Table, class_name, findings, headline, p_value, points
 from fairlearn_bridge.report.page import run_facts

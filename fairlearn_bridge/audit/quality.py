@@ -101,8 +101,7 @@ def _ssim(images: Tensor, others: Tensor) -> Tensor:
     square_means = mean_x.square_().add_(mean_y.square_())
     luminance = (means * 2).add_(_C1).div_(square_means + _C1)
     structure = product.sub_(means).mul_(2).add_(_C2).div_(squares.sub_(square_means).add_(_C2))
-    found: Tensor = luminance.mul_(structure).mean((1, 2))
-    return found
+    return luminance.mul_(structure).mean((1, 2))
 
 
 @cache
@@ -110,8 +109,7 @@ def _weights() -> list[float]:
     """Return the weights of the window along an axis."""
     offset = torch.arange(_WINDOW) - _WINDOW // 2
     weights = torch.exp(-offset.square() / (2 * _SIGMA**2))
-    found: list[float] = (weights / weights.sum()).tolist()
-    return found
+    return (weights / weights.sum()).tolist()
 
 
 def _averaged(values: Tensor) -> Tensor:

@@ -129,7 +129,7 @@ def embedding_of(embed: Any, classifier: Any) -> Embedding:
         return lambda images: _embedded(embed, images)
     if not callable(embed):
         raise TypeError(f'embed must be "classifier", an nn.Module or a function, got {type(embed).__name__}')
-    return embed  # type: ignore[no-any-return]  # callable narrows Any no further
+    return embed
 
 
 def has_embedding(classifier: Any) -> bool:

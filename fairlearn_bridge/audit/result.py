@@ -272,8 +272,7 @@ class DegradationAudit:
         return row
 
     def _sorted_names(self) -> list[Any]:
-        names: list[Any] = np.unique(self.groups).tolist()
-        return names
+        return np.unique(self.groups).tolist()
 
     def spectrum(self) -> pd.DataFrame:
         """Return the share of the originals' power that is kept at each frequency, by group.

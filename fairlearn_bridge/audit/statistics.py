@@ -114,8 +114,7 @@ def equal_means_p(
         variance = shrunk_variances(mean, squares, sizes, of_all)
         weight = sizes / np.where(variance > 0, variance, 1)  # where no image changes all means are equal
         middle = (weight * mean).sum(-2, keepdims=True) / weight.sum(-2, keepdims=True)
-        found: NDArray[np.float64] = (weight * (mean - middle) ** 2).sum(-2)
-        return found
+        return (weight * (mean - middle) ** 2).sum(-2)
 
     observed = np.stack([moments[codes == code].mean(0) for code in range(len(sizes))])
     return p_values(statistic(observed), statistic(permuted_means(moments, codes, draws, generator)))
@@ -138,14 +137,12 @@ def shrunk_variances(
     -------
     ndarray of shape (..., G, K)
     """
-    found: NDArray[np.float64] = (sizes * (squares - means**2) + _SHRINK * of_all) / (sizes - 1 + _SHRINK)
-    return found
+    return (sizes * (squares - means**2) + _SHRINK * of_all) / (sizes - 1 + _SHRINK)
 
 
 def spread(means: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     """Return the largest minus the smallest mean of the groups along `axis`: the bias, if the means are drops."""
-    found: NDArray[np.float64] = np.ptp(means, axis=axis)
-    return found
+    return np.ptp(means, axis=axis)
 
 
 def p_values(observed: ArrayLike, null: NDArray[np.float64]) -> NDArray[np.float64]:

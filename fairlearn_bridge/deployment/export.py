@@ -29,8 +29,7 @@ class _Probabilities(nn.Module):
         self.outputs = classifier._get_predict_nonlinearity()
 
     def forward(self, images: Tensor) -> Tensor:
-        probabilities: Tensor = self.outputs(self.network(images))
-        return probabilities
+        return self.outputs(self.network(images))
 
 
 def export_mitigator(estimator: Any, path: str | os.PathLike[str]) -> None:

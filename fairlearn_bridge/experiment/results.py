@@ -94,8 +94,7 @@ def flat_table(table: pd.DataFrame) -> pd.DataFrame:
     """Return a row a mitigator and measure, with the statistics as columns."""
     flat = table.stack("measure").reset_index()
     statistics = [name for name in STATISTICS if name in flat]
-    tidy: pd.DataFrame = flat[["mitigator", "measure", *statistics]].astype({"seeds": int})
-    return tidy
+    return flat[["mitigator", "measure", *statistics]].astype({"seeds": int})
 
 
 def _counts(counts: pd.DataFrame) -> list[dict[Hashable, Any]]:

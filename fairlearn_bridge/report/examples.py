@@ -9,9 +9,8 @@ import torch
 from matplotlib import colormaps
 from numpy.typing import ArrayLike, NDArray
 
-from captum_region.html import png_source
 from captum_region.page import number
-from captum_region.plotting import COLORMAP, image_array, scale_top
+from captum_region.plotting import COLORMAP, image_array, png_source, scale_top
 from fairlearn_bridge.noise import quantile_mask
 from fairlearn_bridge.report.run import Run
 from fairlearn_bridge.schemes import SCHEMES

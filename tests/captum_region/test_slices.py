@@ -247,7 +247,7 @@ def test_flipped_stacks_and_own_networks_and_methods(tmp_path):
         ({"seeds": 0}, "seeds must be an integer of at least 1, got 0"),
         ({"seeds": [1, 1]}, "seeds must be a number, or integers, each once"),
         ({"region": "all"}, 'region must be "prediction" or "label"'),
-        ({"stack": Stack(STACK.images)}, "train must have labels"),
+        ({"stack": Stack(STACK.images)}, "^train must have labels"),
         ({"arms": {"uniform": "uniform", "mine": lambda model: None}}, "arms must give a torch.nn.Module"),
         (
             {"arms": {"uniform": "uniform", "mine": lambda model: SmallUNet(5, width=2, depth=1)}},

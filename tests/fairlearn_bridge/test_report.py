@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from captum_region.datasets import make_faces
 from captum_region.page import DASH
-from captum_region.plotting import print_png
+from captum_region.plotting import png_of
 from fairlearn_bridge import metrics, noise, plotting
 from fairlearn_bridge.cli import app
 from fairlearn_bridge.noise import quantile_mask
@@ -703,7 +703,7 @@ def test_nothing_of_the_strip_is_cut_off(count, labels):
     images = rng.integers(0, 256, (4, 3, 32, 32), np.uint8)
     changed = {f"specific_transplant{'@' * number}": images for number in range(count)}
     figure = figures.scheme_strip(images, rng.random((4, 32, 32)), changed, 2 * labels)
-    print_png(figure, file := io.BytesIO(), dpi=100)
+    file = io.BytesIO(png_of(figure, dpi=100))
     pixels = np.asarray(Image.open(file).convert("L"))
     for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
         assert (edge > 200).all()

@@ -6,7 +6,6 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-# mypy: disable-error-code=no-any-return
 # Always float32; to numpy's stubs, though not to numpy, its product with a Python float is a float64, or Any.
 Plane: TypeAlias = NDArray[Any]
 

@@ -91,8 +91,7 @@ class Faces(AttributeImages):
             If the attribute is unknown.
         """
         chosen = self.positions(selection)
-        differs: NDArray[np.bool_] = (self.images[chosen] != self.twin(attribute, chosen)).any(axis=1)
-        return differs
+        return (self.images[chosen] != self.twin(attribute, chosen)).any(axis=1)
 
 
 def make_faces(
