@@ -116,6 +116,19 @@ def take(images: ImageData, index: NDArray[np.intp] | slice) -> Tensor:
     return torch.from_numpy(np.array(images[index]))
 
 
+def as_bytes(images: ImageData) -> NDArray[np.uint8]:
+    """Return images, uint8 or float in [0, 1], as an array of uint8, floats rounded to the nearest.
+
+    Examples
+    --------
+    >>> as_bytes(torch.tensor([0.0, 0.5, 1.0]))
+    array([  0, 128, 255], dtype=uint8)
+    """
+    tensor = images if isinstance(images, Tensor) else torch.from_numpy(images.copy())
+    tensor = tensor if tensor.dtype == torch.uint8 else tensor.double().mul(255).round().byte()
+    return tensor.numpy(force=True)
+
+
 def as_floats(images: Tensor) -> Tensor:
     """Return uint8 images as floats in [0, 1], and floats as float32.
 

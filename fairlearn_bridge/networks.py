@@ -210,16 +210,11 @@ def _build(backbone: str, num_classes: int, height: int) -> nn.Module:
         raise ValueError(f"backbone must be {PACKAGED!r} or a classifier of torchvision.models, got {backbone!r}")
     more: dict[str, Any] = {"image_size": height} if backbone.startswith("vit_") else {}
     if backbone in ("googlenet", "inception_v3"):
-        more = {"init_weights": False}
+        more = {"init_weights": False, "aux_logits": False}  # or they return several outputs in training
     try:
         built: Any = models.get_model(backbone, weights=None, num_classes=num_classes, **more)
     except AssertionError as error:
         raise ValueError(f"{backbone} cannot take images {height} pixels high: {error}") from error
-    if hasattr(built, "aux_logits"):  # or it returns three outputs in training
-        built.aux_logits = False
-        vars(built)["_modules"] = {name: part for name, part in built.named_children() if name not in _AUXILIARY}
-        for name in _AUXILIARY:
-            setattr(built, name, None)
     return built
 
 

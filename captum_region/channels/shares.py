@@ -246,8 +246,8 @@ class ChannelShares:
             From `channel_shares`.
         groups : array-like, shape (N,), optional
             The volume, or the seed of the training, of each image. Intervals are over groups, never over images or
-            pixels: neighbouring slices are nearly the same. They are `captum_region.intervals.jackknife_interval`'s, and
-            of two or three groups wide.
+            pixels: neighbouring slices are nearly the same. See `captum_region.intervals.jackknife_interval`; of two or
+            three groups they are wide.
         confidence_level : float, default=0.95
 
         Returns

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from joblib import Parallel
 
-from captum_region.batches import batches
+from captum_region.batches import as_bytes, batches
+from captum_region.io.digest import digest
 from captum_region.progress import progress_bar
 from captum_region.randomness import RandomState, draw_seed
 from captum_region.validation import check_count
 from fairlearn_bridge.audit.degradations import Case, Degradations, cases_of
-from fairlearn_bridge.audit.images import as_bytes
 from fairlearn_bridge.audit.inputs import Audited, Training, audited, training
-from fairlearn_bridge.audit.keeping import Kept, retraining_of, weights_of
+from fairlearn_bridge.audit.keeping import kept_outcome, retraining_of, weights_of
 from fairlearn_bridge.audit.prediction import Predictor, check_trainable, predictor_of, retrained
 from fairlearn_bridge.audit.pruning import Pruning
 from fairlearn_bridge.audit.quality import psnr, ssim
@@ -185,12 +185,12 @@ def audit(
         if embed is not None:
             loop.realism = Realism.of_equal_groups(embedding_of(embed, classifier), tested.codes, seed)
         original = loop.run(predictor)
-        kept = Kept(checkpoint_dir, random_state, lambda: loop.identity(original, classifier, fresh))
+        shared = cache(lambda: digest(loop.identity(original, classifier, fresh)))  # only where something is kept
         outcomes = {}
         for case in cases:
             bar.set_description(case.name)
             compute = partial(loop.outcome, case, classifier, predictor, fresh)
-            outcomes[case.name], was_kept = kept.outcome(case, compute)
+            outcomes[case.name], was_kept = kept_outcome(checkpoint_dir, random_state, shared, case, compute)
             bar.update(len(tested.images) * was_kept)
     return summarized(
         cases,

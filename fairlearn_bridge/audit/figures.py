@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from captum_region.page import Picture
-from captum_region.plotting import LINE_COLORS, add_legend, add_legend_below, add_title, drawn, literal
-from fairlearn_bridge.audit.plotting import plot_audit, plot_groups, plot_realism, plot_spectrum
+from captum_region.plotting import LINE_COLORS, add_legend, add_legend_below, add_title, drawn
+from fairlearn_bridge.audit.plotting import MARKERS, plot_audit, plot_groups, plot_realism, plot_spectrum
 from fairlearn_bridge.audit.result import SHARES
 from fairlearn_bridge.audit.words import Table, class_name, points
 from fairlearn_bridge.plotting import Interval, name_rows, plot_dot
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from fairlearn_bridge.audit.run import AuditRun
 
-_MARKERS = "osD^vP"
 # Spectra in a row.
 _ACROSS = 4
 # Classes that get a plot of their own.
@@ -103,23 +101,18 @@ def plot_shares(table: Table, ax: Axes) -> None:
         for y, (_, row) in enumerate(rows.iterrows()):
             ends = (100 * row[each] for each in (share, f"{share}_low", f"{share}_high"))
             where = y + 0.3 * (number - 0.5)
-            plot_dot(ax, Interval(*ends), where, color=LINE_COLORS[number], label=share, marker=_MARKERS[number])
+            plot_dot(ax, Interval(*ends), where, color=LINE_COLORS[number], label=share, marker=MARKERS[number])
     ax.set_xlabel("share of the bias (points)")
     add_legend_below(ax, columns=2)
 
 
 def plot_drift(drift: Table, classes: Mapping[Any, str], axes: list[Axes]) -> None:
     """Draw how often each class is predicted, by degradation and group, and for the originals as dashed lines."""
-    names, groups = (drift.index.unique(level) for level in ("name", "group"))
     for ax, (label, called) in zip(axes, classes.items(), strict=True):
-        name_rows(ax, names)
-        for number, group in enumerate(groups):
-            color, marker = LINE_COLORS[number % len(LINE_COLORS)], _MARKERS[number % len(_MARKERS)]
-            of_group = drift.xs(group, level="group").reindex(names)
-            y = np.arange(len(names)) + (number - (len(groups) - 1) / 2) * (0.6 / max(1, len(groups) - 1))
-            ax.axvline(100 * of_group["before", label].iloc[0], color=color, linestyle=(0, (4, 3)), linewidth=0.9)
-            ax.plot(100 * of_group["after", label], y, marker, color=color, markersize=4.5, label=literal(group))
-        ax.set_xlabel("images (%)")
+        plot_groups(ax, drift["after"], label, "images (%)", 100)
+        before = drift["before"][label].groupby("group", sort=False).first()
+        for color, share in zip(itertools.cycle(LINE_COLORS), before):
+            ax.axvline(100 * share, color=color, linestyle=(0, (4, 3)), linewidth=0.9)
         add_title(ax, f"predicted {called}")
         if ax is not axes[0]:
             ax.tick_params(axis="y", labelleft=False)

@@ -1,14 +1,11 @@
-"""Kept: the outcomes of degradations, each in a file, from which a stopped audit resumes."""
+"""The outcomes of degradations, each kept in a file, from which a stopped audit resumes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from captum_region.io.digest import digest
 from captum_region.io.snapshot import Snapshots
 from fairlearn_bridge.audit.prediction import network_of
 from fairlearn_bridge.audit.result import Outcome
@@ -25,50 +22,44 @@ if TYPE_CHECKING:
 _BESIDES = ("checkpoint_dir", "verbose")
 
 
-@dataclass
-class Kept:
-    """Outcomes in a folder; without a folder nothing is kept.
+def kept_outcome(
+    folder: str | os.PathLike[str] | None,
+    random_state: RandomState,
+    shared: Callable[[], str],
+    case: Case,
+    compute: Callable[[], Outcome],
+) -> tuple[Outcome, bool]:
+    """Return the outcome of a degradation and whether it was read from a folder; what is computed is kept in it.
 
-    Attributes
+    Parameters
     ----------
     folder : path or None
+        None keeps nothing.
     random_state : int, NumPy generator or None
         The user's.
     shared : callable
-        Returns what decides all outcomes, besides the degradation, see `captum_region.io.digest.digest`.
+        Returns a digest of what decides all outcomes, besides the degradation.
+    case : Case
+    compute : callable
+
+    Raises
+    ------
+    ValueError
+        If there is a folder and no `random_state`, a degradation does not pickle, or a file is damaged.
     """
-
-    folder: str | os.PathLike[str] | None
-    random_state: RandomState
-    shared: Callable[[], Any]
-
-    @cached_property
-    def _digest(self) -> str:
-        return digest(self.shared())
-
-    def outcome(self, case: Case, compute: Callable[[], Outcome]) -> tuple[Outcome, bool]:
-        """Return the outcome of a degradation and whether it was read; what is computed is kept.
-
-        Raises
-        ------
-        ValueError
-            If there is a folder and no `random_state`, a degradation does not pickle, or a file is damaged.
-        """
-
-        def key() -> Any:
-            return self._digest, case.name, case.degradation, case.severity, case.what
-
-        snapshots = Snapshots(self.folder, self.random_state, key)
-        state = snapshots.load()
-        if state is not None:
-            with snapshots.restoring():
-                arrays: dict[str, Any] = {
-                    name: value.numpy() if isinstance(value, Tensor) else value for name, value in state.items()
-                }
-                return Outcome(**arrays), True
-        found = compute()
-        snapshots.save(lambda: vars(found))
-        return found, False
+    snapshots = Snapshots(
+        folder, random_state, lambda: (shared(), case.name, case.degradation, case.severity, case.what)
+    )
+    state = snapshots.load()
+    if state is not None:
+        with snapshots.restoring():
+            arrays: dict[str, Any] = {
+                name: value.numpy() if isinstance(value, Tensor) else value for name, value in state.items()
+            }
+            return Outcome(**arrays), True
+    found = compute()
+    snapshots.save(lambda: vars(found))
+    return found, False
 
 
 def weights_of(classifier: Any) -> Any:

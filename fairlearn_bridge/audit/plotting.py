@@ -18,6 +18,7 @@ from captum_region.plotting import (
     new_axes,
     show_image,
 )
+from fairlearn_bridge.audit.words import SIGNIFICANT
 from fairlearn_bridge.plotting import name_rows
 
 if TYPE_CHECKING:
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-_MARKERS = "osD^vP"
-_SIGNIFICANT = 0.05
+MARKERS = "osD^vP"
 
 
 def plot_audit(
@@ -96,7 +96,7 @@ def plot_realism(table: pd.DataFrame, *, ax: Axes | None = None) -> Figure:
 def _plot_bias_against(ax: Axes, table: pd.DataFrame, column: str, label: str) -> None:
     for number, (name, rows) in enumerate(table.groupby("degradation", sort=False)):
         ordered = rows.sort_values(column)
-        color, marker = LINE_COLORS[number % len(LINE_COLORS)], _MARKERS[number % len(_MARKERS)]
+        color, marker = LINE_COLORS[number % len(LINE_COLORS)], MARKERS[number % len(MARKERS)]
         ax.plot(ordered[column], 100 * ordered["bias"], color=color, linewidth=1.2, alpha=0.6)
         for _, row in ordered.iterrows():
             ax.plot([row[column]] * 2, [100 * row["bias_low"], 100 * row["bias_high"]], color=color, alpha=0.5)
@@ -146,7 +146,7 @@ def plot_spectrum(spectrum: pd.DataFrame, axes: list[Axes]) -> None:
 
 
 def _fill(row: pd.Series[Any]) -> dict[str, Any]:
-    return {} if row["p_holm"] < _SIGNIFICANT else {"markerfacecolor": "white"}
+    return {} if row["p_holm"] < SIGNIFICANT else {"markerfacecolor": "white"}
 
 
 def plot_groups(ax: Axes, by_group: pd.DataFrame, measure: str, label: str, scale: float = 1) -> None:
@@ -156,7 +156,7 @@ def plot_groups(ax: Axes, by_group: pd.DataFrame, measure: str, label: str, scal
     groups = by_group.index.unique("group")
     lines = f"{measure}_low" in by_group
     for number, group in enumerate(groups):
-        color, marker = LINE_COLORS[number % len(LINE_COLORS)], _MARKERS[number % len(_MARKERS)]
+        color, marker = LINE_COLORS[number % len(LINE_COLORS)], MARKERS[number % len(MARKERS)]
         rows = by_group.xs(group, level="group").reindex(names)
         y = np.arange(len(names)) + (number - (len(groups) - 1) / 2) * (0.6 / max(1, len(groups) - 1))
         if lines:

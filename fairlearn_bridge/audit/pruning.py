@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -94,28 +94,23 @@ class Pruning:
     """
 
     severities: Sequence[float] = (0.5, 0.7, 0.9)
+    _: KW_ONLY
+    reestimate_on: ImageSource | None
     name: str = ""
-    reestimate_on: ImageSource | None = None
 
-    def __init__(
-        self,
-        severities: Sequence[float] = (0.5, 0.7, 0.9),
-        *,
-        reestimate_on: ImageSource | None,
-        name: str | None = None,
-    ) -> None:
-        shares = tuple(severities)
+    def __post_init__(self) -> None:
+        shares = tuple(self.severities)
         if not shares:
             raise ValueError("severities must hold at least one share of the weights, got none")
         for share in shares:
             check_number("severities", share, 0, 1)
             if share == 1:
                 raise ValueError("severities must be below 1: without any weights nothing is left to audit")
-        images = None if reestimate_on is None else check_images(reestimate_on, name="reestimate_on")
+        images = None if self.reestimate_on is None else check_images(self.reestimate_on, name="reestimate_on")
         if images is not None and not len(images):
             raise ValueError("reestimate_on must hold an image, got none")
         default = "pruning" if images is None else "pruning, batch statistics anew"
-        for field, value in (("severities", shares), ("reestimate_on", images), ("name", name or default)):
+        for field, value in (("severities", shares), ("reestimate_on", images), ("name", self.name or default)):
             object.__setattr__(self, field, value)
 
     def check(self, classifier: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -172,34 +171,28 @@ class DegradationAudit:
         return pd.concat({name: self._by_group(position) for position, name in enumerate(self.names)}, names=["name"])
 
     def _by_group(self, position: int) -> pd.DataFrame:
-        frame = self._frames[self.names[position]]
-        table: pd.DataFrame = frame.by_group.astype(float)
-        table.index.name = "group"
+        by_group = self._measures(self.names[position]).groupby(self.groups)
+        table = by_group.mean().rename_axis("group")
+        table.insert(0, "n", by_group.size())
         for number, measure in enumerate(self._values(self.names[position])):
             ends = percentile_interval(self._draws[:, :, position, number], self.confidence_level)
             table[f"{measure}_low"], table[f"{measure}_high"] = ends
         frechet = self._outcome(self.names[position]).frechet
         if frechet.size:
             table["frechet"] = frechet[self._order]
-        return table.astype({"n": int})
+        return table
 
     def _values(self, name: str) -> dict[str, NDArray[np.float64]]:
         """Return the values of each image whose means are drawn."""
         outcome = self._outcome(name)
         return _values(self.original, outcome, self._target_codes)
 
-    @cached_property
-    def _frames(self) -> dict[str, MetricFrame]:
-        """The MetricFrame of each case, which takes a tenth of a second and is read for every table and plot."""
-        return {name: self._frame(name) for name in self.names}
-
-    def _frame(self, name: str) -> MetricFrame:
-        """Return the MetricFrame of all measures of a case: the means of values that each image has."""
+    def _measures(self, name: str) -> pd.DataFrame:
+        """Return the values of each image, whose means are the measures of a case."""
         outcome, before = self._outcome(name), self.original
-        right = self._target_codes == outcome.predicted
         values = {
             "accuracy_before": self._target_codes == before.predicted,
-            "accuracy": right,
+            "accuracy": self._target_codes == outcome.predicted,
             **self._values(name),
             "flips": outcome.predicted != before.predicted,
             "psnr": outcome.psnr,
@@ -207,13 +200,7 @@ class DegradationAudit:
             "bpp": 8 * outcome.size / self._pixels,
             "bpp_content": 8 * (outcome.size - outcome.overhead).clip(min=0) / self._pixels,
         }
-        return MetricFrame(
-            metrics={"n": count} | dict.fromkeys(values, _mean),
-            y_true=self._target_codes,
-            y_pred=outcome.predicted,
-            sensitive_features=pd.Series(self.groups, name="group"),
-            sample_params={measure: {"values": np.asarray(each, float)} for measure, each in values.items()},
-        )
+        return pd.DataFrame(values).astype(float)
 
     def table(self) -> pd.DataFrame:
         """Return one row for each degradation and severity, with its bias.
@@ -247,21 +234,19 @@ class DegradationAudit:
         return self.cases.join(table).rename_axis("name")
 
     def _row(self, position: int) -> dict[str, Any]:
-        frame = self._frames[self.names[position]]
-        by_group, overall = frame.by_group, frame.overall
-        shown = ("n", "accuracy", "drop", "flips", "bpp", "bpp_content", "psnr", "ssim")
-        row: dict[str, Any] = {measure: overall[measure] for measure in shown}
-        finite = by_group["psnr"][np.isfinite(by_group["psnr"].astype(float))]
-        row["psnr_range"] = float(np.ptp(finite)) if len(finite) == len(by_group) else np.nan
-        drops = by_group["drop"].astype(float)
+        measures = self._measures(self.names[position])
+        by_group, overall = measures.groupby(self.groups).mean(), measures.mean()
+        shown = ("accuracy", "drop", "flips", "bpp", "bpp_content", "psnr", "ssim")
+        row: dict[str, Any] = {"n": len(measures)} | {measure: overall[measure] for measure in shown}
+        row["psnr_range"] = float(np.ptp(by_group["psnr"])) if np.isfinite(by_group["psnr"]).all() else np.nan
         for number, (measure, prefix) in enumerate(zip(MEASURES, ("", "loss_"), strict=True)):
             drawn = statistics.spread(self._draws[:, :, position, number], axis=1)
-            bias = np.ptp(by_group[measure].astype(float))
+            bias = np.ptp(by_group[measure])
             low, high = basic_interval(bias, drawn, self.confidence_level)
             row |= {f"{prefix}bias": bias, f"{prefix}bias_low": max(low, 0), f"{prefix}bias_high": high}
             if not number:
-                row |= {"worst": drops.idxmax(), "best": drops.idxmin()}
-        worst, best = (self._sorted_names().index(row[end]) for end in ("worst", "best"))
+                row |= {"worst": by_group["drop"].idxmax(), "best": by_group["drop"].idxmin()}
+        worst, best = (by_group.index.get_loc(row[end]) for end in ("worst", "best"))
         for number, share in enumerate(SHARES if SHARES[0] in by_group else (), len(MEASURES)):
             contrast = self._draws[:, worst, position, number] - self._draws[:, best, position, number]
             row[share] = by_group[share].loc[row["worst"]] - by_group[share].loc[row["best"]]
@@ -270,9 +255,6 @@ class DegradationAudit:
         if frechet.size:
             row["frechet"] = float(frechet.mean())
         return row
-
-    def _sorted_names(self) -> list[Any]:
-        return np.unique(self.groups).tolist()
 
     def spectrum(self) -> pd.DataFrame:
         """Return the share of the originals' power that is kept at each frequency, by group.
@@ -291,7 +273,7 @@ class DegradationAudit:
         measured = {name: outcome.spectrum for name, outcome in self.outcomes.items() if outcome.spectrum.size}
         if not measured:
             raise ValueError("there is no spectrum: audit must have embed, and a degradation that changes images")
-        groups = pd.Index(self._sorted_names(), name="group")
+        groups = pd.Index(np.unique(self.groups), name="group")
         tables = {name: pd.DataFrame(kept[self._order], index=groups) for name, kept in measured.items()}
         return pd.concat(tables, names=["name"]).rename(columns=lambda column: column + 1).rename_axis(columns="cycles")
 
@@ -429,10 +411,6 @@ class DegradationAudit:
 
     def _repr_html_(self) -> str:
         return self.table().round(3).to_html()
-
-
-def _mean(y_true: Any, y_pred: Any, *, values: NDArray[np.float64]) -> float:
-    return float(np.mean(values))
 
 
 def _values(before: Outcome, after: Outcome, target: NDArray[np.intp]) -> dict[str, NDArray[np.float64]]:

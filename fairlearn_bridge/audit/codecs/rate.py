@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from joblib import Parallel, delayed
 
+from captum_region.batches import as_bytes
 from fairlearn_bridge.audit.codecs.base import Codec, calibration_images
-from fairlearn_bridge.audit.images import as_bytes
 from fairlearn_bridge.validation import check_number
 
 if TYPE_CHECKING:
