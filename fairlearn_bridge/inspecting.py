@@ -38,7 +38,7 @@ def labels_of(attributes: pd.DataFrame, target: str) -> pd.Series:
     return chosen.reindex(attributes.index)
 
 
-def with_properties(
+def add_properties(
     attributes: pd.DataFrame, properties: pd.DataFrame, quantiles: Sequence[float], reference: pd.DataFrame
 ) -> pd.DataFrame:
     """Return attributes with the properties of the images, cut at quantiles of `reference`.

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from fairlearn.metrics import MetricFrame, count
+from fairlearn.metrics import MetricFrame
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
+from scipy.stats import binomtest, rankdata
 from sklearn.metrics import accuracy_score
 
 from captum_region.intervals import basic_interval, percentile_interval
@@ -278,14 +278,16 @@ def pareto_front(table: pd.DataFrame, less: str = "gap", more: str = "accuracy")
     return pd.Series(~beaten & ~np.isnan(cost).any(1), index=table.index)
 
 
-def metric_frame(predictions: pd.DataFrame) -> MetricFrame:
-    """Return fairlearn's MetricFrame of accuracy and count by group and spurious attribute, of one training."""
-    return MetricFrame(
-        metrics={"accuracy": accuracy_score, "count": count},
-        y_true=predictions["target"],
-        y_pred=predictions["predicted"],
-        sensitive_features=predictions[["group", "confounder"]],
-    )
+def wilson(right: float, images: int, level: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's interval of a share of images.
+
+    Examples
+    --------
+    >>> [round(end, 3) for end in wilson(1.0, 40)]
+    [0.912, 1.0]
+    """
+    interval = binomtest(round(right * images), images).proportion_ci(level, "wilson")
+    return float(interval.low), float(interval.high)
 
 
 def measure(predictions: pd.DataFrame, *, aligned: Mapping[Any, Any]) -> pd.Series:

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest
 
 from captum_region import RegionAttribution
 from captum_region.batches import ImageSource, check_images
 from captum_region.labels import check_classes
+from fairlearn_bridge.metrics import wilson
 from fairlearn_bridge.validation import check_number, from_names
 
 
@@ -129,10 +129,10 @@ def ranking_gap(ranking: pd.DataFrame, is_right: ArrayLike, *, share: float = 0.
         raise ValueError("ranking must hold two images of a class at least, which make its top and its bottom")
     ends = [right[images] for images in ends_of(ranking, share)]
     top, bottom = (float(end.mean()) for end in ends)
-    wilson = [binomtest(int(end.sum()), len(end)).proportion_ci(method="wilson") for end in ends]
+    (top_low, top_high), (bottom_low, bottom_high) = (wilson(float(end.mean()), len(end)) for end in ends)
     difference = top - bottom
-    low = difference - float(np.hypot(top - wilson[0].low, wilson[1].high - bottom))
-    high = difference + float(np.hypot(wilson[0].high - top, bottom - wilson[1].low))
+    low = difference - float(np.hypot(top - top_low, bottom_high - bottom))
+    high = difference + float(np.hypot(top_high - top, bottom - bottom_low))
     return RankingGap(top, bottom, difference, low, high)
 
 

@@ -1,6 +1,5 @@
 """The sweep of De Coninck et al. 2024, section 4: Table 1, Figures 7 and 8."""
 
-import json
 import os
 import sys
 import warnings
@@ -13,7 +12,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from captum_region.io.files import CHECKPOINTS, check_place, locked, plain_name, write_json, write_text
+from captum_region.io.files import (
+    CHECKPOINTS,
+    check_place,
+    locked,
+    plain,
+    plain_name,
+    records,
+    remove_pictures,
+    write_json,
+    write_text,
+)
 from captum_region.io.provenance import joined
 from captum_region.plotting import write_figure
 from fairlearn_bridge.comparison import NoneCouldRunError
@@ -26,7 +35,6 @@ from fairlearn_bridge.experiment import (
     stage,
     train,
 )
-from fairlearn_bridge.experiment.results import plain
 from fairlearn_bridge.metrics import alignment, measure, summarize
 from fairlearn_bridge.plotting import BASELINE, by_mitigator
 from fairlearn_bridge.report.figures import accuracy_by_group, accuracy_by_quantile
@@ -121,8 +129,9 @@ class SweepResults:
             ("table1.csv", table1),
         ):
             write_text(out / name, table.to_csv(index=False))
-        records = json.loads(table1.to_json(orient="records", double_precision=15))  # None for NaN
-        write_json(out / "sweep.json", plain(settings | {"table1": records}))
+        if (out / "sweep.json").exists():  # of another sweep, where --force writes over it
+            remove_pictures(out / "plots")
+        write_json(out / "sweep.json", plain(settings | {"table1": records(table1)}))
         (out / "plots").mkdir(exist_ok=True)
         for confounder, rows in self.table.groupby("confounder", sort=False):
             shown = rows[rows["quantile"].isna() | np.isclose(rows["quantile"], shown_quantile)]
@@ -175,7 +184,8 @@ def run_sweep(
         `confounder`; if something in `out` is in the way of the results, or `data` raises one. Before any training.
     """
     quantiles = sorted(quantiles)
-    if not quantiles or len(set(quantiles)) < len(quantiles):
+    # Arms are named by quantiles as they are printed.
+    if not quantiles or len({f"{quantile:g}" for quantile in quantiles}) < len(quantiles):
         raise ValueError(f"quantiles must be given, each once, got {quantiles}")
     for quantile in quantiles:
         check_number("quantiles", quantile, 0, 1)

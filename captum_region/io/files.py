@@ -1,6 +1,7 @@
 """Files written completely or not at all, folders with one writing process at a time, JSON that may be untrusted."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -180,9 +181,28 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> str:
     return text
 
 
+def plain(value: Any) -> Any:
+    """Return `value` as JSON knows it: None for what is not finite, and as text what it does not know.
+
+    Examples
+    --------
+    >>> plain({"a": (1, float("inf")), "b": Path("c")})
+    {'a': [1, None], 'b': 'c'}
+    """
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if hasattr(value, "item"):  # NumPy's
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, bool | int | str | None) else str(value)
+
+
 def records(table: "pd.DataFrame") -> list[dict[Any, Any]]:
-    """Return the rows of a table as JSON values, which know no NaN."""
-    return table.astype(object).where(table.notna(), None).to_dict("records")
+    """Return the rows of a table as JSON values."""
+    return plain(table.astype(object).where(table.notna(), None).to_dict("records"))
 
 
 def remove_states(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """The results of studies of several attributes and seeds, as tables, files and pictures."""
 
-import json
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ import pandas as pd
 import torch
 from rich.table import Table
 
-from captum_region.io.files import plain_name, records, write_text
+from captum_region.io.files import plain_name, records, write_json, write_text
 from captum_region.io.provenance import joined, provenance
 from captum_region.saliency.compare import LESS_IS_BETTER, saliency_table
 from captum_region.saliency.study import Study, information_table
@@ -160,11 +159,11 @@ class StudyResults:
                 }
                 for (attribute, seed), study in self.studies.items()
             ],
-            "cost": cost.rename_axis("method").reset_index().to_dict("records"),
+            "cost": records(cost.rename_axis("method").reset_index()),
             "best_others": records(best_others(table, self.reference)),
             "table": records(table),
         }
-        write_text(out / "comparison.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+        write_json(out / "comparison.json", result)
         write_text(out / "table.csv", table.to_csv(index=False))
         write_text(out / "scores.csv", self.scores().to_csv(index=False))
         write_text(out / "choice.csv", self.choice().to_csv(index=False))

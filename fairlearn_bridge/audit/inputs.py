@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from captum_region.batches import ImageData
 
 # Below the first number of images a group is refused, below the second its intervals are wide: a warning.
-REFUSED, FEW = 30, 200
+REFUSED, WIDE = 30, 200
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ def _check_sizes(data: Audited) -> None:
     sizes = dict(zip(*(part.tolist() for part in np.unique(data.groups, return_counts=True)), strict=True))
     if small := {name: size for name, size in sizes.items() if size < REFUSED}:
         raise ValueError(f"groups must have at least {REFUSED} images each, got {_listed(small)}")
-    if few := {name: size for name, size in sizes.items() if size < FEW}:
-        _warn(f"groups of fewer than {FEW} images have wide intervals: {_listed(few)}")
+    if few := {name: size for name, size in sizes.items() if size < WIDE}:
+        _warn(f"groups of fewer than {WIDE} images have wide intervals: {_listed(few)}")
     cells = pd.crosstab(data.groups, data.target).to_numpy() > 0
     if cells.shape[1] > 1 and ((cells.sum(1) == 1).all() or (cells.sum(0) == 1).all()):
         _warn(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from captum_region.io.digest import digest
-from captum_region.io.files import read_json, remove_pictures, write_json, write_text
+from captum_region.io.files import read_json, records, remove_pictures, write_json, write_text
 from captum_region.io.provenance import provenance
 from fairlearn_bridge.audit.engine import audit
 from fairlearn_bridge.audit.inputs import REFUSED
@@ -47,10 +46,10 @@ def results_of(run: AuditRun, train: AttributeImages, test: AttributeImages, tit
         "counts": {str(group): {str(name): int(n) for name, n in row.items()} for group, row in counts.iterrows()},
         "classes": [str(name) for name in found.classes],
         "confidence_level": found.confidence_level,
-        "table": _records(run.table),
-        "groups": _records(run.by_group),
-        "drift": _records(flat_drift(run)),
-        "spectrum": [] if run.spectrum is None else _records(flat_spectrum(run.spectrum)),
+        "table": records(run.table.reset_index()),
+        "groups": records(run.by_group.reset_index()),
+        "drift": records(flat_drift(run).reset_index()),
+        "spectrum": [] if run.spectrum is None else records(flat_spectrum(run.spectrum).reset_index()),
         "rates": run.rates,
         "losses": run.losses,
         "examples": example_digests(found.outcomes),
@@ -75,18 +74,6 @@ def flat_drift(run: AuditRun) -> pd.DataFrame:
 def flat_spectrum(spectrum: pd.DataFrame) -> pd.DataFrame:
     """Return the share of the power that is kept, ``kept``, a row for each name, group and number of ``cycles``."""
     return pd.DataFrame({"kept": spectrum.stack("cycles", future_stack=True)})
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    rows = table.reset_index().to_dict("records")
-    return [{str(name): _as_json(value) for name, value in row.items()} for row in rows]
-
-
-def _as_json(value: Any) -> Any:
-    value = value.item() if isinstance(value, np.generic) else value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if isinstance(value, bool | int | str | None) else str(value)
 
 
 def write_audit(

@@ -14,7 +14,16 @@ import typer
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source, classifier_at, with_properties
 from captum_region.cli.running import check_out, console, errors_in_one_line
-from captum_region.io.files import CHECKPOINTS, check_place, locked, remove_states, write_json, write_text
+from captum_region.io.files import (
+    CHECKPOINTS,
+    check_place,
+    locked,
+    records,
+    remove_files,
+    remove_states,
+    write_json,
+    write_text,
+)
 from captum_region.io.provenance import provenance
 
 if TYPE_CHECKING:
@@ -24,10 +33,8 @@ if TYPE_CHECKING:
 
     from fairlearn_bridge.inspecting import Overlaps, RankedImages
 
-_FILES = (
-    *("inspect.json", "inspect.csv", "inspect.png", "properties.csv"),
-    *("ranking.csv", "ranking.png", "overlap.csv", "overlap.png"),
-)
+_OF_IMAGES = ("properties.csv", "ranking.csv", "ranking.png", "overlap.csv", "overlap.png")
+_FILES = ("inspect.json", "inspect.csv", "inspect.png", *_OF_IMAGES)
 
 
 def inspect(
@@ -128,8 +135,8 @@ def inspect(
             "images": len(train),
             "target_missing": int(labels.isna().sum()),
             "threshold": threshold,
-            "attributes": json.loads(found.reset_index().to_json(orient="records")),
-            "cells": json.loads(cells.to_json(orient="records")),
+            "attributes": records(found.reset_index()),
+            "cells": records(cells),
             "cuts": train.attrs.get("cuts", {}),
             "next": commands,
             "ranking": None if ranked is None else {name: gap._asdict() for name, gap in ranked.gaps.items()},
@@ -138,6 +145,8 @@ def inspect(
             **provenance(),
         }
         if out is not None:
+            if (out / "inspect.json").exists():  # of another inspection, where --force writes over it
+                remove_files(out, _OF_IMAGES)
             write_json(out / "inspect.json", result)
             write_text(out / "inspect.csv", found.to_csv())
             _write_images(out, measured, ranked, overlaps)
@@ -260,7 +269,7 @@ def _read(
     source: Source, images: bool, quantiles: list[float] | None
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]:
     """Return the attributes of the images to train and to test on, and the properties of the first with `images`."""
-    from fairlearn_bridge.inspecting import with_properties
+    from fairlearn_bridge.inspecting import add_properties
 
     if quantiles and not images:
         raise ValueError("--quantile is for properties of images: give it with --images")
@@ -268,9 +277,9 @@ def _read(
     if not images:
         return train, test, None
     measured = source.properties(0)
-    train = with_properties(train, measured, quantiles or [0.5], measured)
+    train = add_properties(train, measured, quantiles or [0.5], measured)
     if test is not None:
-        test = with_properties(test, source.properties(1), quantiles or [0.5], measured)
+        test = add_properties(test, source.properties(1), quantiles or [0.5], measured)
     return train, test, measured
 
 

@@ -4,9 +4,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from captum_region.calibration import Calibration
 from captum_region.datasets import Faces
@@ -14,7 +12,7 @@ from captum_region.io.provenance import joined, provenance
 from fairlearn_bridge.experiment.configuration import ExperimentConfig
 from fairlearn_bridge.experiment.data import ExperimentData
 from fairlearn_bridge.experiment.training import Trained
-from fairlearn_bridge.metrics import MEASURES, metric_frame, pareto_front, summarize
+from fairlearn_bridge.metrics import MEASURES, pareto_front, summarize, wilson
 from fairlearn_bridge.report.run import FORMAT, SHOWN
 from fairlearn_bridge.samples import fingerprints
 
@@ -106,11 +104,10 @@ def _cells(predictions: pd.DataFrame) -> pd.DataFrame:
     """Return the accuracy of each cell, the mean over seeds, with Wilson's 95 % interval for its number of images."""
     rows = []
     for name, of_mitigator in predictions.groupby("mitigator", sort=False):
-        frames = pd.concat([metric_frame(of_seed).by_group for _, of_seed in of_mitigator.groupby("seed")])
-        for (group, confounder), cell in frames.groupby(level=[0, 1]):
-            accuracy, images = float(cell["accuracy"].mean()), int(cell["count"].iloc[0])
-            interval = binomtest(round(accuracy * images), images).proportion_ci(method="wilson")
-            rows.append((name, group, confounder, accuracy, interval.low, interval.high, images))
+        right, seeds = of_mitigator["predicted"] == of_mitigator["target"], of_mitigator["seed"].nunique()
+        for cell, of_cell in right.groupby([of_mitigator["group"], of_mitigator["confounder"]]):
+            accuracy, images = float(of_cell.mean()), len(of_cell) // seeds
+            rows.append((name, *cell, accuracy, *wilson(accuracy, images), images))
     return pd.DataFrame(rows, columns=["mitigator", "group", "confounder", "accuracy", "low", "high", "images"])
 
 
@@ -140,14 +137,3 @@ def _caveats(config: ExperimentConfig, data: ExperimentData, predictions: pd.Dat
     if balanced.max() - balanced.min() > 2:
         caveats.append("The balanced training set is not fully balanced: a cell has too few images, see the counts.")
     return caveats
-
-
-def plain(value: Any) -> Any:
-    """Return `value` as JSON has it, with None for what is not finite, which it does not know."""
-    if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not np.isfinite(value) else value

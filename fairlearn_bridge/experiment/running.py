@@ -8,12 +8,22 @@ import numpy as np
 from captum_region import save_classifier
 from captum_region.calibration import balanced_subset, measure_calibration
 from captum_region.io.checkpoint import CLASSIFIER_FILES
-from captum_region.io.files import CHECKPOINTS, check_place, locked, remove_states, replacing, write_json, write_text
+from captum_region.io.files import (
+    CHECKPOINTS,
+    check_place,
+    locked,
+    plain,
+    remove_pictures,
+    remove_states,
+    replacing,
+    write_json,
+    write_text,
+)
 from captum_region.progress import stage
 from fairlearn_bridge.experiment.configuration import ExperimentConfig
 from fairlearn_bridge.experiment.data import ExperimentData, samples_of
 from fairlearn_bridge.experiment.pictures import confident_images, example_pictures
-from fairlearn_bridge.experiment.results import differences_of, flat_table, how_it_was_run, plain, results_of
+from fairlearn_bridge.experiment.results import differences_of, flat_table, how_it_was_run, results_of
 from fairlearn_bridge.experiment.training import train
 from fairlearn_bridge.metrics import alignment, summarize
 from fairlearn_bridge.report.page import draw_report
@@ -104,6 +114,8 @@ def _run(
         ],
     }
     results = plain(results)
+    if (out / "results.json").exists():  # of another run, where --force writes over it
+        remove_pictures(out / "plots")
     write_json(out / "results.json", results)
     run = run_of(results, pictures)
     draw_report(run, out)

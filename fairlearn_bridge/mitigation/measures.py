@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from captum_region.page import listed
-from fairlearn_bridge.metrics import MEASURES, alignment, summarize
+from fairlearn_bridge.metrics import MEASURES, alignment, summarize, wilson
 from fairlearn_bridge.mitigation.data import cells_of, samples_of
 from fairlearn_bridge.samples import groups_of
 from fairlearn_bridge.threshold import worst_group_threshold
@@ -101,18 +100,6 @@ def sentences(config: MitigationConfig, names: list[str]) -> dict[str, str]:
         text = own.get(of, MEASURES[of].sentence.replace("the biased training set", "the training set"))
         found[name] = text.format(target=config.target, confounder=one or config.confounder)
     return found
-
-
-def wilson(right: float, images: int, level: float = LEVEL) -> tuple[float, float]:
-    """Return Wilson's interval of a share of images.
-
-    Examples
-    --------
-    >>> [round(end, 3) for end in wilson(1.0, 40)]
-    [0.912, 1.0]
-    """
-    interval = binomtest(round(right * images), images).proportion_ci(level, "wilson")
-    return float(interval.low), float(interval.high)
 
 
 def _by_group(config: MitigationConfig, test: AttributeImages, predictions: pd.DataFrame) -> pd.DataFrame:

@@ -10,13 +10,12 @@ import pandas as pd
 
 from captum_region import save_classifier
 from captum_region.io.checkpoint import CLASSIFIER_FILES
-from captum_region.io.files import read_json, write_json, write_text
+from captum_region.io.files import plain, read_json, remove_pictures, write_json, write_text
 from captum_region.io.provenance import provenance
 from fairlearn_bridge.arms import build_arms
 from fairlearn_bridge.checking import compared, first_epoch, settings_and_images
 from fairlearn_bridge.deployment import ModelCard, load_mitigator, save_mitigator
 from fairlearn_bridge.deployment.folder import MODEL_FILES
-from fairlearn_bridge.experiment.results import plain
 from fairlearn_bridge.mitigation.data import cells_of, samples_of
 from fairlearn_bridge.mitigation.measures import LEVEL, sentences
 from fairlearn_bridge.mitigation.words import cells_of_one, limitations
@@ -65,7 +64,7 @@ def results_of(found: Mitigation, title: str) -> dict[str, Any]:
         "skipped": skipped.to_dict("records"),
         "seconds": {name: round(value, 1) for name, value in found.seconds.items()},
     }
-    return {name: plain(value) for name, value in results.items()}
+    return plain(results)
 
 
 def card_of(found: Mitigation, title: str) -> ModelCard:
@@ -105,6 +104,8 @@ def write_mitigation(found: Mitigation, out: Path, *, title: str) -> dict[str, A
     write_text(out / "table.csv", found.table.to_csv(index=False))
     write_text(out / "groups.csv", found.groups.to_csv(index=False))
     write_text(out / "predictions.csv", predictions_of(found).to_csv(index=False))
+    if (out / "results.json").exists():  # of another mitigation, where --force writes over it
+        remove_pictures(out / "plots")
     write_page(found, results, out)
     write_json(out / "results.json", results)
     return results

@@ -20,12 +20,12 @@ from fairlearn_bridge.plotting import BASELINE, KIND_COLORS, Interval, by_mitiga
 
 FORMAT = 1
 
-LARGEST = sys.float_info.max  # a number of JSON may have more digits than a float can hold
+_LARGEST_FLOAT = sys.float_info.max  # a number of JSON may have more digits than a float can hold
 # What an entry of results.json may be, in words. In tables NaN stands for null.
 TEXT, NUMBER, VALUE, KEY = "text", "a finite number", "a number or null", "text, a number or null"
 IS: dict[str, Callable[[Any], bool]] = {
     TEXT: lambda entry: isinstance(entry, str),
-    NUMBER: lambda entry: isinstance(entry, int | float) and -LARGEST <= entry <= LARGEST,
+    NUMBER: lambda entry: isinstance(entry, int | float) and -_LARGEST_FLOAT <= entry <= _LARGEST_FLOAT,
     VALUE: lambda entry: entry is None or isinstance(entry, float) or IS[NUMBER](entry),
     KEY: lambda entry: isinstance(entry, str) or IS[VALUE](entry),
     "anything": lambda _: True,

@@ -416,6 +416,14 @@ class TestProperties:
         assert {"brightness@0.2", "brightness@0.8", "coloured"} <= names
         assert "brightness@0.5" not in names
 
+    def test_of_an_inspection_that_is_written_over_no_file_stays(self, dark, tmp_path):
+        arguments = [*self.of_table(dark / "faces.csv", "--quiet", "--force"), "--out", str(tmp_path)]
+        for is_of_images in (True, False):
+            done = CliRunner().invoke(app, [each for each in arguments if is_of_images or each != "--images"])
+            assert done.exit_code == 0, done.stderr
+            assert (tmp_path / "inspect.csv").exists()
+            assert (tmp_path / "properties.csv").exists() == is_of_images
+
     def test_a_property_is_cut_at_the_quantile_of_the_images_to_train_on(self, dark):
         options = {"data": "table", "skip_damaged": True, "cache": dark, "quiet": True}
         train = Source.of(options | {"root": dark / "faces.csv", "target": "Male", "confounder": "brightness@0.5"})

@@ -364,6 +364,15 @@ def test_the_page_says_what_was_found(found, folder):
     }
 
 
+def test_of_a_mitigation_that_is_written_over_no_plot_stays(found, tmp_path):
+    for _ in range(2):
+        write_mitigation(found, tmp_path, title="Male")
+        plots = {path.name for path in (tmp_path / "plots").iterdir()}
+        assert "worst_group.png" in plots
+        assert "of_another.png" not in plots
+        (tmp_path / "plots" / "of_another.png").write_bytes(b"")
+
+
 def test_a_check_compares_with_the_folder(found, folder):
     out, _ = folder
     same = check_mitigation(CONFIG, found.data, out)

@@ -142,6 +142,8 @@ class PCACodec:
     def at_quality(self, quality: float) -> PCACodec:
         """Return this codec with only its first `quality` components, and the step and coder that go with them."""
         check_number("quality", quality, *self.qualities)
+        if int(quality) != quality:
+            raise ValueError(f"quality must be a whole number of components, got {quality!r}")
         codec = copy.copy(self)
         codec.n_components = int(quality)
         codec._choose()

@@ -159,6 +159,8 @@ def test_fewer_components_code_as_a_codec_of_so_many_does(images):
         fewer, alone = largest.at_quality(count), PCACodec(count).fit(images)
         assert fewer.coder_ == alone.coder_
         assert sum(map(len, fewer.encode(images))) == pytest.approx(sum(map(len, alone.encode(images))), rel=0.02)
+    with pytest.raises(ValueError, match=r"quality must be a whole number of components, got 2\.5"):
+        largest.at_quality(2.5)
 
 
 def test_as_many_components_as_images_are_not_coded_finer_than_pixels_are(images):
