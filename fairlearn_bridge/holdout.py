@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from captum_region.labels import check_classes
 from captum_region.randomness import RandomState, draw_seed
-from fairlearn_bridge.validation import check_number, check_sensitive
+from fairlearn_bridge.validation import check_identities, check_number, check_sensitive
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -95,11 +95,7 @@ def holdout_split(
     if validation + test >= 1:
         raise ValueError(f"validation and test must add up to less than 1, got {validation:g} and {test:g}")
     cells = pd.DataFrame({"label": labels, "confounder": groups}).groupby(["label", "confounder"]).ngroup().to_numpy()
-    if identities is not None and np.shape(identities) != labels.shape:
-        raise ValueError(f"identities must have shape {labels.shape}, got {np.shape(identities)}")
-    persons = None if identities is None else pd.factorize(np.asarray(identities))[0]
-    if persons is not None and (unknown := int((persons < 0).sum())):
-        raise ValueError(f"identities must be known of all images, {unknown} of {len(labels)} are missing")
+    persons = None if identities is None else pd.factorize(check_identities(identities, len(labels)))[0]
     generator = np.random.default_rng(draw_seed(random_state))
     left, parts = np.arange(len(labels)), {}
     for name, share in (("test", test), ("validation", validation)):

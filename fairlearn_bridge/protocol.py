@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from captum_region.randomness import RandomState, draw_seed
+from fairlearn_bridge.validation import check_identities
 
 Cell = tuple[bool, bool]
 
@@ -133,11 +134,7 @@ def confounded_split(
     named = {"target": target, "confounder": confounder}
     count = np.asarray(target).size
     has_target, has_confounder = (_boolean(name, values, count) for name, values in named.items())
-    person = np.arange(count) if identities is None else np.asarray(identities)
-    if person.shape != (count,):
-        raise ValueError(f"identities must have shape ({count},), got {person.shape}")
-    if unknown := int(pd.isna(person).sum()):
-        raise ValueError(f"identities must be known of all images, {unknown} of {count} are missing")
+    person = np.arange(count) if identities is None else check_identities(identities, count)
     for_training, for_test = (
         np.ones(count, bool) if pool is None else _boolean(name, pool, count)
         for name, pool in (("train_pool", train_pool), ("test_pool", test_pool))

@@ -1,8 +1,8 @@
 """Samples: images with their target, spurious attribute and groups."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -68,6 +68,12 @@ class Samples:
             object.__setattr__(self, name, values)
         if self.twins is not None and self.twins.shape != self.X.shape:
             raise ValueError(f"twins must have the shape of X, {tuple(self.X.shape)}, got {tuple(self.twins.shape)}")
+
+    @classmethod
+    def joined(cls, parts: Iterable["Samples"]) -> Self:
+        """Return samples one after the other, grouped by their target."""
+        parts = list(parts)
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("X", "y", "confounder")))
 
 
 def check_samples(train: Samples, test: Samples, others: Mapping[str, Samples]) -> None:

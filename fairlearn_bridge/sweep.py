@@ -25,6 +25,7 @@ from captum_region.io.files import (
 )
 from captum_region.io.provenance import joined
 from captum_region.plotting import write_figure
+from captum_region.progress import stage
 from fairlearn_bridge.comparison import NoneCouldRunError
 from fairlearn_bridge.experiment import (
     ExperimentConfig,
@@ -32,7 +33,6 @@ from fairlearn_bridge.experiment import (
     flat_table,
     how_it_was_run,
     samples_of,
-    stage,
     train,
 )
 from fairlearn_bridge.metrics import alignment, measure, summarize
@@ -245,7 +245,7 @@ def _sweep_one(
     predictions, trainings = trained.predictions, trained.trainings
     if reason := missing_seeds(trainings)[0].get("original"):
         raise NoneCouldRunError(f"there is no ERM baseline to compare with: {reason}")
-    trainings["git"] = [joined([trained.training.git, git]) for git in trainings["git"]]
+    trainings["git"] = [joined([trained.regions.git, git]) for git in trainings["git"]]
     biased = samples_of(config, data.biased)
     aligned = alignment(biased.y, biased.confounder)
     is_test = predictions["image"] < len(test.X)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.preprocessing import MinMaxScaler
@@ -39,6 +40,16 @@ def check_number(name: str, value: Any, low: float, high: float = math.inf, *, i
     if not (is_number and math.isfinite(value) and (low < value < high if inside else low <= value <= high)):
         interval = f"{'(' if inside else '['}{low}, {high}{')' if inside or high == math.inf else ']'}"
         raise ValueError(f"{name} must be a number in {interval}, got {value!r}")
+
+
+def check_identities(identities: ArrayLike, count: int) -> NDArray[Any]:
+    """Return who each of `count` images shows; ValueError if they are not so many, or one is missing."""
+    persons = np.asarray(identities)
+    if persons.shape != (count,):
+        raise ValueError(f"identities must have shape ({count},), got {persons.shape}")
+    if unknown := int(pd.isna(persons).sum()):
+        raise ValueError(f"identities must be known of all images, {unknown} of {count} are missing")
+    return persons
 
 
 def from_names(X: Any, *labels: Any) -> tuple[Any, ...]:

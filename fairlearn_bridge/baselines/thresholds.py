@@ -100,9 +100,5 @@ class ThresholdShift(Mitigator):
 
     def predict(self, X: ImageData) -> NDArray[Any]:
         """Return the label of each image by the shifted threshold, shape (N,)."""
-        return self.decide(self.predict_proba(X))
-
-    def decide(self, probabilities: NDArray[np.float64]) -> NDArray[Any]:
-        """Return the labels by the shifted threshold, shape (N,), of what `predict_proba` gave, N x 2."""
         check_is_fitted(self, "threshold_")
-        return np.asarray(self.classes_[(probabilities[:, 1] >= self.threshold_).astype(int)])
+        return np.asarray(self.classes_[(self.predict_proba(X)[:, 1] >= self.threshold_).astype(int)])

@@ -106,7 +106,9 @@ def mitigate(
                 _clear(out / CHECKPOINTS)
         for note in found.notes:
             typer.echo(f"note: {note}", err=True)
-        _tell_missing(found)
+        for row in found.trained.trainings.to_dict("records"):
+            if row["status"] != "done":
+                typer.echo(f"{row['mitigator']}: {row['status']}: {row['reason']}", err=True)
         typer.echo(f"model: {out / 'model'}\nreport: {out / 'report.html'}", err=True)
         if as_json:
             typer.echo((out / "results.json").read_text(), nl=False)
@@ -164,12 +166,6 @@ def _read(
         raise ValueError(f"--train-size must be at least 1, got {sizes[1]}")
     biased, unbiased = synthetic_parts(config, *sizes)
     return biased, None, unbiased
-
-
-def _tell_missing(found: Mitigation) -> None:
-    for row in found.trained.trainings.to_dict("records"):
-        if row["status"] != "done":
-            typer.echo(f"{row['mitigator']}: {row['status']}: {row['reason']}", err=True)
 
 
 def _print(found: Mitigation) -> None:

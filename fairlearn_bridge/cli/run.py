@@ -107,7 +107,9 @@ def _run(
     ctx: typer.Context, title: str, reading_is: str, read: Callable[[ExperimentConfig], ExperimentData], **fixed: Any
 ) -> None:
     """Run, or check, the experiment of a command's options."""
-    from fairlearn_bridge.experiment import run_experiment, stage
+    from captum_region.progress import stage
+    from fairlearn_bridge.checking import check_experiment
+    from fairlearn_bridge.experiment import run_experiment
 
     given = ctx.params
     out, quiet, as_json = given["out"], given["quiet"], given["as_json"]
@@ -118,7 +120,7 @@ def _run(
         with stage(reading_is, seconds, quiet):
             data = read(config)
         if given["check"]:
-            _check(config, data, out, as_json)
+            print_check(check_experiment(config, data, out), as_json)
             return
         result = run_experiment(config, data, out, title=title, seconds=seconds, quiet=quiet)
         typer.echo(f"report: {out / 'report.html'}", err=True)
@@ -142,13 +144,6 @@ def _print_run(run: Run) -> None:
         fewer = run.fewer_seeds.get(name, "").partition(";")[0]
         shown.add_row(f"{name}\n({fewer})" if fewer else name, *cells)
     console().print(shown)
-
-
-def _check(config: ExperimentConfig, data: ExperimentData, out: Path, as_json: bool) -> None:
-    """Print what `check_experiment` finds, and exit with 1 if something differs."""
-    from fairlearn_bridge.checking import check_experiment
-
-    print_check(check_experiment(config, data, out), as_json)
 
 
 def print_check(found: pd.DataFrame, as_json: bool) -> None:

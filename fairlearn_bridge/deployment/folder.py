@@ -211,8 +211,6 @@ def _try(estimator: Any) -> None:
 
 def decide(estimator: Any, probabilities: Any) -> Any:
     """Return the labels that an estimator predicts where it gives these probabilities."""
-    if isinstance(estimator, ThresholdShift):
-        return estimator.decide(probabilities)
     classes = np.asarray(estimator.classes_)
     threshold, positive = threshold_of(estimator)
     if threshold is None:

@@ -197,16 +197,13 @@ def describe_network(classifier: ImageClassifier) -> dict[str, Any]:
     """Return what makes a classifier's network again, or its name and that it is the user's own."""
     network = classifier.module_
     if type(network) is SmallCNN:
-        made = {name: item.shape for name, item in _on_meta(partial(_small_cnn, classifier)).state_dict().items()}
+        own = _on_meta(lambda: SmallCNN(classifier.image_shape_, len(classifier.classes_)))
+        made = {name: item.shape for name, item in own.state_dict().items()}
         if made == {name: item.shape for name, item in network.state_dict().items()}:
             return {"name": SmallCNN.__name__}
     if type(network) is PretrainedClassifier:
         return {"name": PretrainedClassifier.__name__, **network.config()}
     return {"name": f"{type(network).__module__}.{type(network).__qualname__}", "own": True}
-
-
-def _small_cnn(classifier: ImageClassifier) -> SmallCNN:
-    return SmallCNN(classifier.image_shape_, len(classifier.classes_))
 
 
 def _on_meta(build: Callable[[], nn.Module]) -> nn.Module:

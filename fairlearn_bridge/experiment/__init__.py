@@ -1,6 +1,5 @@
 """A run: its configuration, data, trainings and results, from images to a folder with a report."""
 
-from captum_region.progress import stage
 from fairlearn_bridge.experiment.configuration import ExperimentConfig
 from fairlearn_bridge.experiment.data import ExperimentData, samples_of, split_data, synthetic_data
 from fairlearn_bridge.experiment.results import flat_table, how_it_was_run
@@ -15,7 +14,6 @@ __all__ = [
     "run_experiment",
     "samples_of",
     "split_data",
-    "stage",
     "synthetic_data",
     "train",
 ]

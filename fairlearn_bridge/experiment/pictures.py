@@ -35,8 +35,8 @@ def example_pictures(config: ExperimentConfig, data: ExperimentData, trained: Tr
         "example_schemes": np.array(shown),
         **_donors(config, biased, trained, chosen),
     }
-    if trained.training.region_accuracy is not None:
-        pictures["region_accuracy"] = trained.training.region_accuracy
+    if trained.regions.region_accuracy is not None:
+        pictures["region_accuracy"] = trained.regions.region_accuracy
     if has_twins(data.test, config.confounder):
         pictures["truth_mean"] = data.test.truth(config.confounder).mean(0)
     for scheme in shown:

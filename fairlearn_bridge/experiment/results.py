@@ -23,7 +23,7 @@ def results_of(
     config: ExperimentConfig, data: ExperimentData, trained: Trained, calibration: Calibration, table: pd.DataFrame
 ) -> dict[str, Any]:
     """Return what was found, as JSON can hold it."""
-    region_accuracy = trained.training.region_accuracy
+    region_accuracy = trained.regions.region_accuracy
     assert region_accuracy is not None  # there are validation images
     return {
         "format": FORMAT,
@@ -34,7 +34,7 @@ def results_of(
         "counts": _counts(data.counts),
         "data": fingerprints(data.sets),
         "region_classifier": {
-            "history": trained.training.history.to_dict("records"),
+            "history": trained.regions.history.to_dict("records"),
             "mean_region_accuracy": float(region_accuracy.mean()),
             "best_region_accuracy": float(region_accuracy.max()),
             "region_accuracy": region_accuracy.tolist(),

@@ -107,7 +107,7 @@ def _run(
         "title": title,
         "confident": confident,
         "differences": differences,
-        **how_it_was_run(config, seconds, [trained.training.git, *trainings["git"]]),
+        **how_it_was_run(config, seconds, [trained.regions.git, *trainings["git"]]),
         "mitigators": [
             {"name": name, "kind": arm.kind, "description": arm.description + chosen_by.get(name, "")}
             for name, arm in trained.arms.items()

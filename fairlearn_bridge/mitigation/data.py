@@ -191,13 +191,13 @@ def counts_of(config: MitigationConfig, data: MitigationData) -> pd.DataFrame:
 def leaks(data: MitigationData) -> list[str]:
     """Return remarks on persons and images that are in the training set and in another one too."""
     remarks = []
+    of_train = {hash(image.tobytes()) for image in data.train.images}
     for name in SETS[1:]:
         other = getattr(data, name)
         if data.train.identities is not None and other.identities is not None:
             shared = set(data.train.identities.tolist()) & set(other.identities.tolist())
             if shared:
                 remarks.append(f"{len(shared)} persons are in both the training and the {name} set.")
-        of_train = {hash(image.tobytes()) for image in data.train.images}
         same = sum(hash(image.tobytes()) in of_train for image in other.images)
         if same:
             remarks.append(f"{same} images of the {name} set are in the training set too: their accuracy says little.")

@@ -10,16 +10,17 @@ import torch
 from captum_region import RegionAttribution
 from captum_region.datasets import Faces
 from captum_region.datasets.faces import ATTRIBUTES
-from captum_region.page import Picture, listed, number
+from captum_region.page import Picture, number
 from fairlearn_bridge.inspecting import RankedImages
 from fairlearn_bridge.inspection import name_of
 from fairlearn_bridge.mitigation.data import cells_of, samples_of
 from fairlearn_bridge.mitigation.measures import CHOSEN, LIKELIEST
 from fairlearn_bridge.mitigation.words import cells_of_one, names_of, rows_of, shown_name, value_of
 from fairlearn_bridge.noise import AttributionNoise
-from fairlearn_bridge.plotting import BASELINE, Interval, plot_losses
+from fairlearn_bridge.plotting import BASELINE, Interval
 from fairlearn_bridge.regions import number_of
-from fairlearn_bridge.report.figures import dot_plot, map_figure, scheme_strip, sheet
+from fairlearn_bridge.report.figures import dot_plot, scheme_strip
+from fairlearn_bridge.report.pictures import losses_picture, region_map_picture
 from fairlearn_bridge.report.words import with_interval
 from fairlearn_bridge.spuriosity import rank_by_evidence, ranking_gap
 
@@ -90,17 +91,10 @@ def map_pictures(found: Mitigation) -> Iterator[Picture]:
     truth = None
     if isinstance(faces, Faces) and set(confounders) <= set(ATTRIBUTES):
         truth = np.mean([faces.truth(name) for name in confounders], axis=(0, 1))
-    row, column = np.unravel_index(int(np.argmax(pixel_map)), pixel_map.shape)
     mean_image = train.images.mean(0).round().astype(np.uint8).transpose(1, 2, 0)
     accuracy, chance = found.trained.regions.region_accuracy, 1 / found.trained.classifier.num_classes
-    yield Picture(
-        "region_map",
-        map_figure(mean_image, pixel_map, truth=truth, region_accuracy=accuracy, chance=chance),
-        f"The mean training image and, over it, the mean map of confidence about {found.config.confounder}: largest at "
-        f"{row / pixel_map.shape[0]:.0%} of the height and {column / pixel_map.shape[1]:.0%} of the width.",
-        f"Where a small classifier that sees one region at a time can recognise {found.config.confounder}: 0 is a "
-        "guess, 1 is certain.",
-    )
+    more: Any = {"truth": truth, "region_accuracy": accuracy, "chance": chance}
+    yield region_map_picture(found.config.confounder, mean_image, pixel_map, **more)
     yield _examples(found)
     if found.trained.classifier.num_classes == 2 and min(np.unique(_labels(found), return_counts=True)[1]) > 1:
         yield _ends(found)
@@ -184,10 +178,4 @@ def training_pictures(found: Mitigation) -> Iterator[Picture]:
     trainings = found.trained.trainings
     trainings = trainings[trainings["losses"].map(len) > 0].replace({"mitigator": {"original": BASELINE}})
     kinds = {shown_name(name): arm.kind for name, arm in found.trained.arms.items()}
-    ends = [f"{row['mitigator']} {row['losses'][-1]:.3f}" for row in trainings.to_dict("records")]
-    yield Picture(
-        "training_losses",
-        sheet(3.4, lambda ax: plot_losses(trainings, kinds=kinds, legend=False, ax=ax), columns=2),
-        f"Training losses by epoch, at the end: {listed(ends)}.",
-        "Training losses of the classifiers.",
-    )
+    yield losses_picture(trainings, kinds)

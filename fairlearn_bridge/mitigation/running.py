@@ -19,7 +19,7 @@ from fairlearn_bridge.deployment.folder import load_mitigator
 from fairlearn_bridge.metrics import FEW
 from fairlearn_bridge.mitigation.data import counts_of, leaks, mitigation_data
 from fairlearn_bridge.mitigation.measures import CHOSEN, LIKELIEST, decided, measure_all, thresholds_of
-from fairlearn_bridge.mitigation.training import Trained, train
+from fairlearn_bridge.mitigation.training import train
 
 if TYPE_CHECKING:
     import os
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from captum_region.datasets import AttributeImages
+    from fairlearn_bridge.experiment.training import Trained
     from fairlearn_bridge.mitigation.configuration import MitigationConfig
     from fairlearn_bridge.mitigation.data import MitigationData
 

@@ -51,10 +51,10 @@ def strip_content(run: Run) -> dict[str, Any] | None:
     images = maps["example_images"]
     if not len(images):
         return None
-    quantile = config.get("quantile")
+    quantile, top = config.get("quantile"), _top(run)
     names = maps.get("example_names", [f"image {number}" for number in range(1, len(images) + 1)])
     examples = [
-        {"name": str(name), "label": str(label), **sources(run, image, pixel_map)}
+        {"name": str(name), "label": str(label), "image": png_source(image), **map_over(image, pixel_map, top)}
         for name, label, image, pixel_map in zip(
             names, maps["example_labels"], images, maps["example_maps"], strict=True
         )
@@ -90,19 +90,20 @@ def confident_content(run: Run) -> list[tuple[str, list[dict[str, Any]]]]:
             f"confident_images and confident_maps must hold {len(records)} images, as 'confident' does, got "
             f"{len(images)} and {len(maps)}"
         )
+    top = _top(run)
     cards = [
         {"name": row["image"], "label": row["label"], "mean": number(row["mean"]), "max": number(row["max"])}
-        | sources(run, image, pixel_map)
+        | {"image": png_source(image), **map_over(image, pixel_map, top)}
         for row, image, pixel_map in zip(records, images, maps, strict=True)
     ]
     half = len(cards) // 2
     return [("Most confident", cards[:half]), ("Least confident", cards[half:])]
 
 
-def sources(run: Run, image: NDArray[np.uint8], pixel_map: NDArray[np.float32]) -> dict[str, Any]:
-    """Return an image and its map over it, on the scale of all such maps of the page, as sources for it."""
+def _top(run: Run) -> float:
+    """Return the upper end of the scale of all such maps of the page."""
     maps = [run.maps[name].ravel() for name in ("example_maps", "confident_maps") if name in run.maps]
-    return {"image": png_source(image), **map_over(image, pixel_map, scale_top(np.concatenate(maps)))}
+    return scale_top(np.concatenate(maps))
 
 
 def map_over(image: ArrayLike, pixel_map: NDArray[np.float32], top: float) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """The figures of a run, each with its words."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from captum_region.page import Picture, listed, number
 from captum_region.plotting import plot_history, plot_reliability
@@ -85,19 +88,8 @@ def _worst_groups(run: Run) -> str:
 def map_pictures(run: Run) -> Iterator[Picture]:
     """Yield the figures of where the information is, and of what the schemes do there."""
     maps, attribute = run.maps, run.results["confounder"]
-    truth, pixel_map = maps.get("truth_mean"), maps["pixel_map"]
-    row, column = np.unravel_index(int(np.argmax(pixel_map)), pixel_map.shape)
-    yield Picture(
-        "region_map",
-        map_figure(maps["mean_image"], pixel_map, truth=truth, region_accuracy=maps.get("region_accuracy")),
-        f"The mean training image and, over it, the mean map of confidence about {attribute}: from "
-        f"{pixel_map.min():.2f} to {pixel_map.max():.2f}, largest at {row / pixel_map.shape[0]:.0%} of the height and "
-        f"{column / pixel_map.shape[1]:.0%} of the width."
-        + ("" if truth is None else " Next to it, where the attribute truly changes the picture."),
-        f"Where a small classifier that sees one region at a time can recognise {attribute}. 1 is certain; a guess has "
-        "the confidence 0, and the accuracy 0.5."
-        + ("" if truth is None else " The truth is known for drawn faces: the pixels that toggling it changes."),
-    )
+    more: Any = {"truth": maps.get("truth_mean"), "region_accuracy": maps.get("region_accuracy")}
+    yield region_map_picture(attribute, maps["mean_image"], maps["pixel_map"], **more)
     if run.calibration is not None:
         found = run.calibration
         surest = found.bins[found.bins["patches"] > 0].iloc[-1]
@@ -138,11 +130,40 @@ def training_pictures(run: Run) -> Iterator[Picture]:
         )
     trainings = run.trainings[run.trainings["losses"].map(len) > 0]
     if len(trainings):
-        ends = [f"{row['mitigator']} {row['losses'][-1]:.3f}" for row in trainings.to_dict("records")]
-        yield Picture(
-            "training_losses",
-            sheet(3.4, lambda ax: plot_losses(trainings, kinds=run.kinds, legend=False, ax=ax), columns=2),
-            f"Training losses by epoch, at the end: {', '.join(ends)}.",
-            "Training losses of the target classifiers"
-            + (", mean over seeds; each seed is faint." if trainings["seed"].nunique() > 1 else "."),
-        )
+        yield losses_picture(trainings, run.kinds)
+
+
+def region_map_picture(
+    attribute: str,
+    mean_image: NDArray[np.uint8],
+    pixel_map: NDArray[np.float32],
+    *,
+    truth: NDArray[Any] | None = None,
+    region_accuracy: NDArray[Any] | None = None,
+    chance: float = 0.5,
+) -> Picture:
+    """Return the mean map over the mean image, beside the truth and the accuracy by region where they are known."""
+    row, column = np.unravel_index(int(np.argmax(pixel_map)), pixel_map.shape)
+    return Picture(
+        "region_map",
+        map_figure(mean_image, pixel_map, truth=truth, region_accuracy=region_accuracy, chance=chance),
+        f"The mean training image and, over it, the mean map of confidence about {attribute}: from "
+        f"{pixel_map.min():.2f} to {pixel_map.max():.2f}, largest at {row / pixel_map.shape[0]:.0%} of the height and "
+        f"{column / pixel_map.shape[1]:.0%} of the width."
+        + ("" if truth is None else " Next to it, where the attribute truly changes the picture."),
+        f"Where a small classifier that sees one region at a time can recognise {attribute}. 1 is certain; a guess has "
+        f"the confidence 0, and the accuracy {chance:.2g}."
+        + ("" if truth is None else " The truth is known for drawn faces: the pixels that toggling it changes."),
+    )
+
+
+def losses_picture(trainings: pd.DataFrame, kinds: Mapping[str, str]) -> Picture:
+    """Return the losses by epoch of trainings, which all have some."""
+    ends = [f"{row['mitigator']} {row['losses'][-1]:.3f}" for row in trainings.to_dict("records")]
+    return Picture(
+        "training_losses",
+        sheet(3.4, lambda ax: plot_losses(trainings, kinds=kinds, legend=False, ax=ax), columns=2),
+        f"Training losses by epoch, at the end: {', '.join(ends)}.",
+        "Training losses of the classifiers"
+        + (", mean over seeds; each seed is faint." if trainings["seed"].nunique() > 1 else "."),
+    )
