@@ -70,6 +70,8 @@ def check_images(
     floating = images.is_floating_point() if isinstance(images, Tensor) else images.dtype.kind == "f"
     if not floating and images.dtype not in (torch.uint8, np.dtype(np.uint8)):
         raise TypeError(f"{name} must be uint8 or float in [0, 1], got {images.dtype}")
+    if floating and isinstance(images, np.ndarray) and images.dtype not in (np.float16, np.float32, np.float64):
+        images = images.astype(np.float64)  # of another byte order, or longer, which torch does not know
     shape = tuple(images.shape)
     if len(shape) != 4:
         raise ValueError(f"{name} must have shape (N, channels, height, width), got {shape}")

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from pandas.api.extensions import ExtensionDtype
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
@@ -23,7 +24,7 @@ def check_classes(
     Parameters
     ----------
     values : array-like or Tensor, shape (`count`,)
-        The labels of a target, the values of a spurious attribute, ...
+        The labels of a target, the values of a spurious attribute, ... Intervals and periods become text.
     count : int
     name : str
         The argument's name, for messages.
@@ -49,7 +50,9 @@ def check_classes(
     ValueError: labels must be classes, got 61.5 ... (Unknown label type: continuous); group them first
     """
     values = values.numpy(force=True) if isinstance(values, Tensor) else values
-    if isinstance(values, pd.Series) and pd.api.types.is_extension_array_dtype(values.dtype) and values.notna().all():
+    if isinstance(values, pd.DataFrame) and values.shape[1] == 1:
+        values = values.iloc[:, 0]
+    if isinstance(getattr(values, "dtype", None), ExtensionDtype) and not values.isna().any():
         values = values.to_numpy()  # pandas' Int64 and boolean would become floats, of classes such as 1.0
     shape = np.asarray(values).shape
     if shape not in ((count,), (count, 1)):
@@ -60,6 +63,8 @@ def check_classes(
         raise ValueError(f"{name} must not have missing values, got {missing.sum()} missing or infinite")
     if labels.dtype.kind == "O":
         labels = pd.Series(labels).infer_objects().to_numpy()
+        if pd.api.types.infer_dtype(labels) in ("interval", "period"):  # of pandas.cut, for example
+            labels = labels.astype(str)
         try:
             np.unique(labels)
         except TypeError as error:

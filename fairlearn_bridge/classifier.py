@@ -447,6 +447,8 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
     def get_iterator(self, dataset: Any, training: bool = False) -> Any:
         """Return skorch's iterator over batches; in training none is of one image, but where there is only one."""
         loader = super().get_iterator(dataset, training=training)
+        if not training and type(loader) is DataLoader and loader.generator is None:
+            loader.generator = torch.Generator()  # or it draws from the global one, even to go in order
         size = getattr(loader, "batch_size", None) or 0
         if not training or type(loader) is not DataLoader or not 1 < size < len(dataset) or len(dataset) % size != 1:
             return loader

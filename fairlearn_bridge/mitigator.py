@@ -19,6 +19,7 @@ from torch import Tensor
 from captum_region import RegionAttribution, RegionClassifier, RegionMaps
 from captum_region.batches import Checked, ImageData, as_floats, check_weights, take
 from captum_region.confidence import Confidence, resolve_confidence
+from captum_region.evaluation import evaluating
 from captum_region.io.checkpoint import classifier_digest
 from captum_region.io.snapshot import Snapshots
 from captum_region.labels import check_classes, hold_out
@@ -28,7 +29,7 @@ from fairlearn_bridge.baselines.base import Mitigator, Trainer, restore, then
 from fairlearn_bridge.baselines.weighting import for_images_at, weights_in_training
 from fairlearn_bridge.classifier import ImageClassifier
 from fairlearn_bridge.noise import AttributionNoise, Perturbation, protect, quantile_mask
-from fairlearn_bridge.regions import check_region_classifier, check_varies_within, train_regions
+from fairlearn_bridge.regions import check_region_classifier, check_region_epochs, check_varies_within, train_regions
 from fairlearn_bridge.samples import Samples
 from fairlearn_bridge.schemes import AT_PREDICT
 from fairlearn_bridge.selection import CrossedAUC, estimate_crossed_auc
@@ -208,7 +209,10 @@ class AttributionNoiseMitigator(Trainer):
             self.__dict__.pop(name, None)
         candidates = self._candidates()
         resolve_confidence(self.confidence)  # or a wrong name would be found after the regions' training
-        if region_maps is not None and self.region_classifier is None:
+        is_trained = self.region_classifier is not None
+        trains_another = bool(self.protect_target) and self.target_region_classifier is None
+        check_region_epochs(self.region_epochs, trains=not is_trained or trains_another)
+        if region_maps is not None and not is_trained:
             raise ValueError("region_maps must come with the region_classifier that made them, got none")
         parameters, prefix = _parameters(self.estimator)
         if prefix and sample_weight is not None:
@@ -259,7 +263,7 @@ class AttributionNoiseMitigator(Trainer):
         X = check_rows_or_images(self, X, self.image_shape_, reset=False)
         if self.apply_at_predict:
             # One by one with the same draws, or an image's prediction would depend on those before it.
-            images, first = as_floats(torch.as_tensor(np.array(X))), torch.zeros(1, dtype=torch.long)
+            images, first = as_floats(take(X, slice(None)).detach()), torch.zeros(1, dtype=torch.long)
             generator, perturbed = torch.Generator(), torch.empty_like(images)
             for image, place in zip(images.split(1), perturbed.split(1), strict=True):
                 place.copy_(self.noise_(image, first, generator.manual_seed(self.predict_seed_)))
@@ -422,7 +426,8 @@ class AttributionNoiseMitigator(Trainer):
             if not isinstance(kept, Tensor | None):
                 raise TypeError(f"it must hold maps, got {type(kept).__name__}")
         if kept is None:
-            kept = compute(Checked(X), show_progress=self.show_progress).cpu()
+            with evaluating(classifier):  # one that was just made, or is being trained, is in train mode
+                kept = compute(Checked(X), show_progress=self.show_progress).cpu()
             snapshots.save(lambda: kept)
         return kept
 

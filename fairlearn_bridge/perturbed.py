@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from captum_region.batches import as_floats, check_images
 from captum_region.datasets.conversion import from_dataset, is_dataset, pixels_of
 from captum_region.randomness import RandomState, draw_seed
+from captum_region.validation import check_count
 from fairlearn_bridge.mitigator import AttributionNoiseMitigator
 from fairlearn_bridge.noise import AttributionNoise
 
@@ -97,9 +98,7 @@ class PerturbedDataset(Dataset[Any]):
         Needed where several processes train, as an image comes to another process in another epoch, and where training
         resumes; else each time that an image is drawn counts as an epoch of its own.
         """
-        if epoch < 0:
-            raise ValueError(f"epoch must be at least 0, got {epoch}")
-        self._epoch.fill_(epoch)
+        self._epoch.fill_(check_count("epoch", epoch, 0))
         self._drawn.zero_()
         return self
 
@@ -203,6 +202,8 @@ def fit_noise(
     """
     if size is not None and not is_dataset(data):
         raise ValueError(f"size must be left out for images of one size, it resizes a data set's; got {size}")
+    if image_column != "image" and not is_dataset(data):
+        raise ValueError(f"image_column must be left out for images, it is of a data set; got {image_column!r}")
     if is_dataset(data):
         data = from_dataset(data, size=size, image_column=image_column)
     mitigator = AttributionNoiseMitigator(_Untrained(), random_state=random_state, **parameters)

@@ -161,11 +161,16 @@ def confounded_split(
     pool &= ~np.isin(person, person[validation])
     left = draw.available(pool)
     largest = int(min(left[cell] / share for cell, share in shares.items() if share > 0) + 1e-9)
+    counted = ", ".join(f"{count} {draw.named(cell)}" for cell, count in left.items())
+    if largest < 4:
+        raise ValueError(
+            f"too few images are left for training, {counted}: validation_per_cell takes {validation_per_cell} of each "
+            f"cell, test_per_cell {test_per_cell}"
+        )
     train_size = min(largest, 6000) if train_size is None else train_size
     if not 4 <= train_size <= largest:
         raise ValueError(
-            f"train_size must lie in 4 to {largest} for these shares, got {train_size}; "
-            f"left for training: {', '.join(f'{count} {draw.named(cell)}' for cell, count in left.items())}"
+            f"train_size must lie in 4 to {largest} for these shares, got {train_size}; left for training: {counted}"
         )
     biased = draw.cells("train_size", pool, {cell: round(share * train_size) for cell, share in shares.items()})
     balanced = draw.balanced(pool, len(biased))
@@ -222,6 +227,7 @@ def _boolean(name: str, values: ArrayLike, count: int) -> NDArray[np.bool_]:
     array: NDArray[Any] = np.asarray(values)
     if array.shape != (count,):
         raise ValueError(f"{name} must have a value for each of the {count} images, got shape {array.shape}")
+    array = pd.Series(array).infer_objects().to_numpy()  # booleans of a column that had gaps are objects
     if array.dtype != bool and not (array.dtype.kind in "iuf" and np.isin(array, (0, 1)).all()):
         raise TypeError(f"{name} must be boolean, or 0 and 1, got {array.dtype} {pd.unique(array)[:5]}")
     return array.astype(bool)

@@ -35,6 +35,14 @@ def train_regions(
     return classifier, fit_region_classifier(classifier, Checked(X), attribute, **options)
 
 
+def check_region_epochs(region_epochs: int | None, *, trains: bool) -> None:
+    """Raise ValueError if the epochs are not a number of such, or given where no region classifier is trained."""
+    if region_epochs is not None:
+        check_count("region_epochs", region_epochs)
+        if not trains:
+            raise ValueError(f"region_epochs must be left out with a trained region_classifier, got {region_epochs}")
+
+
 def check_varies_within(name: str, values: NDArray[Any], of: str, within: NDArray[Any]) -> None:
     """Raise ValueError if `values` take but one in each class of `within`: it would be all that can be learnt."""
     if not (pd.Series(values).groupby(within).nunique() > 1).any():

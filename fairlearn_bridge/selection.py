@@ -91,16 +91,18 @@ def estimate_crossed_auc(
         raise ValueError(
             f"mask must have the shape of the images, {tuple(held_out.X.shape[2:])}, got {tuple(mask.shape)}"
         )
-    if absent := set(classifier.classes_) - set(donors.y):
-        raise ValueError(f"donors must hold images of every class, missing: {', '.join(map(str, absent))}")
-    if absent := set(classifier.classes_) - set(held_out.y):
-        raise ValueError(f"held_out must hold images of every class, missing: {', '.join(map(str, absent))}")
+    # A classifier may know more classes than there are images of.
+    occurring = {*classifier.classes_} & {*donors.y, *held_out.y}
+    for name, samples in (("donors", donors), ("held_out", held_out)):
+        if absent := occurring - set(samples.y):
+            raise ValueError(f"{name} must hold images of every class, missing: {', '.join(map(str, absent))}")
     generator = np.random.default_rng(draw_seed(random_state))
     answers = _log_probability(classifier, held_out.X)
     code = class_positions(classifier, held_out.y)
     aligned = alignment(donors.y, donors.confounder)
     labels, found = [], []
-    for number, label in enumerate(classifier.classes_):
+    numbers = {number: label for number, label in enumerate(classifier.classes_) if label in occurring}
+    for number, label in numbers.items():
         for value in np.unique(donors.confounder):
             if value == aligned[label]:
                 continue
@@ -111,7 +113,7 @@ def estimate_crossed_auc(
             labels.append(np.full(len(cell), number))
             found.append(cell)
     y, probability = np.concatenate(labels), softmax(np.concatenate(found), axis=1)
-    if missing := set(range(len(classifier.classes_))) - set(y):
+    if missing := set(numbers) - set(y):
         names = ", ".join(str(classifier.classes_[number]) for number in sorted(missing))
         raise ValueError(f"donors must show each value of the spurious attribute in a class besides {names}")
     strata = [np.flatnonzero(y == number) for number in np.unique(y)]
@@ -156,8 +158,8 @@ def _estimate(
         for draw in range(draws):
             given = [generator.choice(pool, len(receivers)) for pool in pools[draw % len(pools)]]
             for part in np.array_split(np.arange(len(receivers)), -(-len(receivers) // _BATCH)):
-                images = as_floats(take(held_out.X, receivers[part]))
-                regions = (as_floats(take(donors.X, chosen[part])) for chosen in given)
+                images = as_floats(take(held_out.X, receivers[part])).cpu()
+                regions = (as_floats(take(donors.X, chosen[part])).cpu() for chosen in given)
                 with_it, without = (
                     _log_probability(classifier, transplant(images, region, mask[None, None]).numpy())
                     for region in regions

@@ -308,9 +308,13 @@ class ChannelAttribution:
 
 
 def _cut_target(target: Target, part: slice) -> dict[str, Any]:
-    if target is None or isinstance(target, int | np.integer):
-        return {} if target is None else {"target": int(target)}
-    return {"target": torch.as_tensor(target)[part]}
+    if target is None:
+        return {}
+    index = torch.as_tensor(target)
+    if index.is_floating_point() or index.dtype == torch.bool or bool((index < 0).any()):
+        raise ValueError(f"target must be a class number or one for each image, got {target!r}")
+    index = index.flatten()
+    return {"target": int(index) if len(index) == 1 else index[part]}
 
 
 def _cut_labels(labels: Any, given: Tensor | None, part: slice) -> Tensor:
@@ -323,5 +327,6 @@ def _cut_labels(labels: Any, given: Tensor | None, part: slice) -> Tensor:
 
 def _check_lengths(count: int, **of_images: Any) -> None:
     for name, values in of_images.items():
-        if values is not None and np.ndim(values) and len(values) != count:
+        is_of_all = values is None or not np.ndim(values) or (name == "target" and len(values) == 1)
+        if not is_of_all and len(values) != count:
             raise ValueError(f"{name} must have one value for each of the {count} images, got {len(values)}")

@@ -48,6 +48,9 @@ _OPTIONS = {
     "codecs must": "--codec must",
     "distortions must": "--distortion must",
     "n_bootstrap must": "--draws must",
+    "random_state must": "--seed must",
+    "validation_per_cell takes": "--validation-per-cell takes",
+    "test_per_cell ": "--test-per-cell ",
     "severities must be a number": "--amount must be a number",
     "severities must be below": "--amount must be below",
     "where bpp is": "where --bpp is",
@@ -56,7 +59,8 @@ _OPTIONS = {
 }
 _AT_THE_START = re.compile(
     "(root|size|train_size|test_per_cell|validation_per_cell|validation_share|test_share|target|confounder|groups|bpp|model|"
-    "retrain|epochs|lr|region_epochs|retrain_epochs|backbone|weights)"
+    "retrain|epochs|lr|region_epochs|retrain_epochs|backbone|weights|batch_size|noise_std|quantile|seeds|window|"
+    "patch_size|stride|confidence|mixed_precision|limit|bins|threshold)"
     "(?= )"
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import dataclass
 from functools import partial
@@ -136,8 +137,10 @@ def slices(
         else:
             settings = _settings(data, ctx.params)
             if check:
-                for line in _plan(settings, data):
-                    typer.echo(line)
+                plan = _plan(settings, data)
+                typer.echo(
+                    json.dumps(plan, indent=1) if as_json else "\n".join(f"{of}: {what}" for of, what in plan.items())
+                )
                 return
             with locked(out):
                 check_place(out, ("slices.json", *_COMPARISON), ("plots",))
@@ -207,6 +210,10 @@ class Data:
         """Return which slices of a stack are of a part; ValueError if they overlap with another, or are too few."""
         spans = {}
         usable = len(stack) - 2 * self.gap
+        if usable < len(_PARTS) and None in self.ranges.values():
+            raise ValueError(
+                f"--gap must leave slices for each part: two of {self.gap} take the {len(stack)} of {stack.name}"
+            )
         bounds = (0, round(0.6 * usable), round(0.8 * usable), usable)
         for place, part in enumerate(_PARTS):
             shift, given = place * self.gap, self.ranges[part]
@@ -313,8 +320,8 @@ def _settings(data: Data, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _plan(settings: dict[str, Any], data: Data) -> list[str]:
-    """Return what would be run, a line each, after a look at all that can be wrong."""
+def _plan(settings: dict[str, Any], data: Data) -> dict[str, str]:
+    """Return what would be run, after a look at all that can be wrong."""
     from captum_region.first_layer import find_first_layer
     from captum_region.precision import check_mixed_precision
     from captum_region.slices.arms import arms_of, check_arms, network_of
@@ -332,12 +339,12 @@ def _plan(settings: dict[str, Any], data: Data) -> list[str]:
     network = network_of(settings["network"], seeds[0])
     name, layer = find_first_layer(network)
     parts = [f"{part} {span.start}:{span.stop}" for part in _PARTS for span in [data.span(data.stacks[0], part)]]
-    return [
-        *(f"{stack.name}: {len(stack)} slices of {stack.image_size}, {stack.classes} classes" for stack in data.stacks),
-        f"slices of {data.stacks[0].name}: {', '.join(parts)}",
-        f"first layer: {name}, {layer}",
-        f"{len(arms) * len(seeds)} trainings of at most {settings['steps']} steps: {', '.join(arms)}; seeds {seeds}",
-    ]
+    return {
+        **{stack.name: f"{len(stack)} slices of {stack.image_size}, {stack.classes} classes" for stack in data.stacks},
+        f"slices of {data.stacks[0].name}": ", ".join(parts),
+        "first layer": f"{name}, {layer}",
+        "trainings": f"{len(arms) * len(seeds)} of at most {settings['steps']} steps: {', '.join(arms)}; seeds {seeds}",
+    }
 
 
 def _compared(settings: dict[str, Any], states: Path) -> Any:

@@ -7,6 +7,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from captum.attr import Saliency
@@ -145,6 +146,7 @@ def compare_first_layers(
     """
     chosen, drawn = arms_of(arms), _seeds(seeds)
     check_window(window)
+    window = int(window)
     if region not in ("prediction", "label"):
         raise ValueError(f'region must be "prediction" or "label", got {region!r}')
     parts = {"train": train, "validation": validation, "test": test}
@@ -183,10 +185,10 @@ def compare_first_layers(
 
 
 def _seeds(seeds: Any) -> list[int]:
-    if isinstance(seeds, int) and not isinstance(seeds, bool):
-        check_count("seeds", seeds)
-        return list(range(seeds))
-    found = [draw_seed(seed) for seed in seeds] if isinstance(seeds, Sequence) and not isinstance(seeds, str) else []
+    if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
+        return list(range(check_count("seeds", seeds)))
+    is_several = isinstance(seeds, Sequence | np.ndarray) and not isinstance(seeds, str)
+    found = [draw_seed(seed) for seed in seeds] if is_several else []
     if not found or len(set(found)) < len(found):
         raise ValueError(f"seeds must be a number, or integers, each once, got {seeds!r}")
     return found
@@ -194,7 +196,7 @@ def _seeds(seeds: Any) -> list[int]:
 
 def check_window(window: int) -> None:
     """Raise ValueError if a window has no slice in its middle, or no slice beside it."""
-    if isinstance(window, bool) or not isinstance(window, int) or window < 3 or window % 2 == 0:
+    if isinstance(window, bool) or not isinstance(window, int | np.integer) or window < 3 or window % 2 == 0:
         raise ValueError(f"window must be an odd integer of at least 3, got {window!r}")
 
 

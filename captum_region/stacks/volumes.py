@@ -89,7 +89,7 @@ def natural_key(name: str) -> list[tuple[bool, int, str]]:
     ['a.png', 'z2.png', 'z10.png']
     """
     parts = re.split(r"([0-9]+)", name)
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts if part]
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts if part]
 
 
 def _read_folder(folder: Path, labels: bool) -> Volume:

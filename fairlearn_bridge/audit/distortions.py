@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from captum_region.randomness import seeded
@@ -26,13 +25,27 @@ Distort = Callable[[Tensor, Any], Tensor]
 
 def _blur(images: Tensor, sigma: float) -> Tensor:
     # Three standard deviations on either side, as far as the image's reflection at its edges reaches.
-    reach = min(math.ceil(3 * sigma), min(images.shape[-2:]) - 1)
-    return F.gaussian_blur(images, [2 * reach + 1] * 2, [sigma, sigma])
+    height, width = (2 * min(math.ceil(3 * sigma), side - 1) + 1 for side in images.shape[-2:])
+    return F.gaussian_blur(images, [width, height], [sigma, sigma])
 
 
 def _noise(images: Tensor, std: float) -> Tensor:
     noisy = F.gaussian_noise(F.to_dtype(images, torch.float32, scale=True), sigma=std, clip=True)
     return noisy.mul(255).round().byte()
+
+
+def _brightness(images: Tensor, factor: float) -> Tensor:
+    return F.adjust_brightness(_coloured(images), factor)
+
+
+def _contrast(images: Tensor, factor: float) -> Tensor:
+    return F.adjust_contrast(_coloured(images), factor)
+
+
+def _coloured(images: Tensor) -> Tensor:
+    if images.shape[1] not in (1, 3):
+        raise ValueError(f"images must have 1 or 3 channels for brightness and contrast, got {images.shape[1]}")
+    return images
 
 
 def _downsampling(images: Tensor, factor: float) -> Tensor:
@@ -49,9 +62,10 @@ def _jpeg(images: Tensor, quality: float) -> Tensor:
 
 
 def _occlusion(images: Tensor, share: float) -> Tensor:
-    # Of the image's shape: a square may not fit into it, and torchvision then leaves the image as it is.
-    shape = images.shape[-2] / images.shape[-1]
-    return v2.RandomErasing(p=1, scale=(share, share), ratio=(shape, shape), value=128)(images)
+    # Of the image's shape. torchvision's RandomErasing leaves an image as it is where a side is less than a pixel.
+    height, width = (max(1, round(side * math.sqrt(share))) for side in images.shape[-2:])
+    top, left = (int(torch.randint(room + 1, ())) for room in (images.shape[-2] - height, images.shape[-1] - width))
+    return F.erase(images, top, left, height, width, torch.tensor(128, dtype=images.dtype))
 
 
 class _Known(NamedTuple):
@@ -66,8 +80,8 @@ class _Known(NamedTuple):
 DISTORTIONS = {
     "blur": _Known(_blur, (1, 2, 4), (0.1, 100)),
     "noise": _Known(_noise, (0.05, 0.1, 0.2), (0, 10), is_random=True),
-    "brightness": _Known(F.adjust_brightness, (0.5, 0.7, 1.4), (0, 10)),
-    "contrast": _Known(F.adjust_contrast, (0.25, 0.5, 2), (0, 10)),
+    "brightness": _Known(_brightness, (0.5, 0.7, 1.4), (0, 10)),
+    "contrast": _Known(_contrast, (0.25, 0.5, 2), (0, 10)),
     "downsampling": _Known(_downsampling, (2, 4, 8), (1, 1000)),
     "jpeg": _Known(_jpeg, (30, 10, 5), (1, 100)),
     "occlusion": _Known(_occlusion, (0.05, 0.1, 0.25), (0.001, 0.9), is_random=True),
@@ -81,7 +95,8 @@ class Distortion:
     The built-in ones, by torchvision's transforms, and the unit of their severity: ``"blur"`` (Gaussian, the standard
     deviation in pixels), ``"noise"`` (Gaussian, the standard deviation of brightness in [0, 1]), ``"brightness"`` and
     ``"contrast"`` (a factor, 1 changes nothing), ``"downsampling"`` (a factor; the image is enlarged again),
-    ``"jpeg"`` (quality, by Pillow) and ``"occlusion"`` (by a grey square somewhere, its share of the image).
+    ``"jpeg"`` (quality, by Pillow) and ``"occlusion"`` (by a grey rectangle somewhere, of
+    the image's shape; its share of the image).
 
     Parameters
     ----------
@@ -146,9 +161,8 @@ class Distortion:
         if not self.is_random:
             return _as_array(self.function(tensor, severity))
         distorted = []
-        with seeded(
-            0
-        ):  # restores the generator that all transforms draw from; seeding only that is a hundred times faster
+        # `seeded` restores the generator that all transforms draw from; seeding only that is a hundred times faster.
+        with seeded(0):
             for image, seed in zip(tensor, seeds.tolist(), strict=True):
                 torch.default_generator.manual_seed(seed)
                 distorted.append(_as_array(self.function(image[None], severity)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -311,7 +311,7 @@ def _seeds(seed: int, ranks: NDArray[np.intp]) -> NDArray[np.int64]:
     return np.array([_image_seed(seed, rank) for rank in ranks.tolist()], np.int64)
 
 
-@cache
+@lru_cache(2**16)
 def _image_seed(seed: int, rank: int) -> int:
     return int(np.random.SeedSequence((seed, rank)).generate_state(1)[0])
 

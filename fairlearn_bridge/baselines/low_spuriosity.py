@@ -9,12 +9,18 @@ from sklearn.base import clone
 from torch import nn
 
 from captum_region import RegionAttribution, RegionClassifier
-from captum_region.batches import Checked, ImageData
+from captum_region.batches import Checked, ImageData, take
+from captum_region.evaluation import evaluating
 from captum_region.randomness import RandomState, draw_seed
 from captum_region.validation import check_count
 from fairlearn_bridge.baselines.base import images_of, labels_of, need_layer
 from fairlearn_bridge.baselines.last_layer import HeadMitigator, fit_head, last_features
-from fairlearn_bridge.regions import check_region_classifier, check_varies_within, train_regions
+from fairlearn_bridge.regions import (
+    check_region_classifier,
+    check_region_epochs,
+    check_varies_within,
+    train_regions,
+)
 from fairlearn_bridge.spuriosity import ends_of, rank_by_evidence
 from fairlearn_bridge.validation import check_number, check_sensitive, class_positions, from_names
 
@@ -130,15 +136,16 @@ class LowSpuriosityRetraining(HeadMitigator):
             options["device"] = getattr(self.estimator, "device", None)
             given, _ = train_regions(images, sensitive, labels, **options)
         self.region_classifier_ = given
-        self.ranking_ = rank_by_evidence(RegionAttribution(given), Checked(images), within=labels, target=self.value)
+        with evaluating(given):  # one that was just made, or is being trained, is in train mode
+            attribution = RegionAttribution(given)
+            self.ranking_ = rank_by_evidence(attribution, Checked(images), within=labels, target=self.value)
         self.sample_indices_ = ends_of(self.ranking_, self.share)[1]
-        features = last_features(self.estimator_, images[self.sample_indices_])
+        features = last_features(self.estimator_, take(images, self.sample_indices_))
         self.heads_ = [fit_head(features, class_positions(self.estimator_, labels)[self.sample_indices_], self.C)]
         return self
 
     def _check_parameters(self) -> None:
-        if self.region_epochs is not None:
-            check_count("region_epochs", self.region_epochs)
+        check_region_epochs(self.region_epochs, trains=self.region_classifier is None)
         check_number("share", self.share, 0, 1)
         check_count("value", self.value, 0)
         check_number("C", self.C, 0, inside=True)

@@ -250,10 +250,10 @@ def _configuration(ctx: typer.Context, chosen: dict[str, Any]) -> AuditConfig:
         for name in _ONLY_TRAINED:
             if getattr(ctx.get_parameter_source(name), "name", "DEFAULT") != "DEFAULT":
                 raise ValueError(f"--{name.replace('_', '-')} must be left out with --model, which is trained already")
-    groups = given["groups"] or _FACES["groups"]
+    target, groups = (_FACES[name] if given[name] is None else given[name] for name in ("target", "groups"))
     return AuditConfig(
-        target=given["target"] or _FACES["target"],
-        groups=tuple(next(csv.reader([groups]))),
+        target=target,
+        groups=tuple(next(csv.reader([groups]), ())),
         model=given["model"],
         epochs=(_FACES["epochs"] if is_faces else _EPOCHS) if given["epochs"] is None else given["epochs"],
         batch_size=given["batch_size"],

@@ -12,7 +12,7 @@ from captum_region.cli.reading import Source
 from captum_region.cli.running import check_out, console, errors_in_one_line
 from captum_region.io.files import CHECKPOINTS, remove_files, remove_states
 from fairlearn_bridge.cli import options as own
-from fairlearn_bridge.cli.run import Check, print_check
+from fairlearn_bridge.cli.run import Check, in_two_lines, print_check
 from fairlearn_bridge.schemes import SCHEMES
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _print(found: Mitigation) -> None:
     from rich.table import Column, Table
 
     from fairlearn_bridge import metrics
-    from fairlearn_bridge.mitigation.words import cells_of_one, headline, names_of, rows_of, shown_name
+    from fairlearn_bridge.mitigation.words import cells_of_one, headline, names_of, rows_of, shown_name, value_of
 
     measures = [str(name) for name in found.table["measure"].unique()]
     names = names_of(found)
@@ -182,9 +182,7 @@ def _print(found: Mitigation) -> None:
     for decision in found.table["decision"].unique():
         for name in names:
             rows = [rows_of(found, measure, decision).get(name) for measure in measures]
-            cells = [
-                "" if row is None else f"{row['value']:.3f}\n[{row['low']:.2f}, {row['high']:.2f}]" for row in rows
-            ]
+            cells = ["" if row is None else in_two_lines(value_of(row)) for row in rows]
             threshold = next(row["threshold"] for row in rows if row is not None)
             shown.add_row(shown_name(name), "" if threshold != threshold else f"{threshold:.3f}", *cells)
     console().print(shown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from captum_region.datasets import AttributeImages
     from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData
+    from fairlearn_bridge.plotting import Interval
     from fairlearn_bridge.report.run import Run
 
 Check = Annotated[
@@ -140,10 +142,16 @@ def _print_run(run: Run) -> None:
     values = [run.values(measure) for measure in run.measures]
     for name in run.kinds:
         found = [of_measure.get(name) for of_measure in values]
-        cells = ["" if one is None else f"{one.mean:.3f}\n[{one.low:.2f}, {one.high:.2f}]" for one in found]
+        cells = ["" if one is None else in_two_lines(one) for one in found]
         fewer = run.fewer_seeds.get(name, "").partition(";")[0]
         shown.add_row(f"{name}\n({fewer})" if fewer else name, *cells)
     console().print(shown)
+
+
+def in_two_lines(value: Interval) -> str:
+    """Return a value and, below it, its interval if it has one."""
+    interval = f"\n[{value.low:.2f}, {value.high:.2f}]" if math.isfinite(value.low + value.high) else ""
+    return f"{value.mean:.3f}{interval}"
 
 
 def print_check(found: pd.DataFrame, as_json: bool) -> None:

@@ -29,9 +29,9 @@ def _read_settings(ctx: typer.Context, path: Path | None) -> Path | None:
         settings = {key.replace("-", "_"): value for key, value in tomllib.loads(path.read_text()).items()}
     except (OSError, ValueError, RecursionError) as error:
         raise typer.BadParameter(f"{path}: {error}") from error
-    known = {str(option.name): option for option in ctx.command.params}
+    known = {str(option.name): option for option in ctx.command.params if option.name not in ("config", "help")}
     if unknown := set(settings) - set(known):
-        names = ", ".join(sorted(set(known) - {"config", "help"}))
+        names = ", ".join(sorted(known))
         raise typer.BadParameter(f"{path} sets {', '.join(sorted(unknown))}, the options are {names}")
     ctx.default_map = {
         name: [value] if getattr(known[name], "multiple", False) and not isinstance(value, list) else value

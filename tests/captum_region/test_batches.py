@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from captum_region.batches import check_images
+from captum_region.batches import check_images, take
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -71,3 +71,10 @@ def test_checking_a_memory_map_releases_its_memory(tmp_path):
     before = of_files()
     assert isinstance(check_images(images), np.memmap)
     assert of_files() - before < 5 * 10**6
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", np.longdouble])
+def test_floats_that_torch_does_not_know_are_converted(dtype):
+    images = np.random.default_rng(0).random((3, 3, 8, 8))
+    checked = check_images(images.astype(dtype))
+    np.testing.assert_allclose(take(checked, slice(None)).numpy(), images, atol=1e-6)

@@ -327,6 +327,13 @@ def test_a_classifier_needs_a_target_of_all_or_of_each():
         .shares.sum(1),
         1,
     )
+    for one in (torch.tensor(2), np.array(2), [2], torch.tensor([2])):
+        np.testing.assert_array_equal(
+            by_channel.attribute(stacks, target=one).shares, by_channel.attribute(stacks, target=2).shares
+        )
+    for wrong in (True, -1, 1.0):
+        with pytest.raises(ValueError, match="target must be a class number or one for each image, got"):
+            by_channel.attribute(stacks, target=wrong)
     with pytest.raises(ValueError, match="target must have one value for each of the 5 images, got 2"):
         by_channel.attribute(stacks, target=[0, 1])
 

@@ -82,3 +82,21 @@ def test_a_share_of_each_cell_is_held_out():
             assert held[cell].sum() == cell.sum() // 5
     assert np.array_equal(held, hold_out(list(labels), confounder, 0.2, random_state=0))
     assert not np.array_equal(held, hold_out(labels, confounder, 0.2, random_state=1))
+
+
+def test_intervals_and_periods_are_classes_of_their_text():
+    ages = pd.cut(pd.Series([10, 20, 40, 70]), [0, 30, 60, 90])
+    for values in (ages, ages.to_numpy(), list(ages), ages.to_frame()):
+        assert check_classes(values, 4, name="groups").tolist() == ["(0, 30]", "(0, 30]", "(30, 60]", "(60, 90]"]
+    months = pd.Series(pd.period_range("2024-01", periods=4, freq="M"))
+    assert check_classes(months, 4, name="groups").tolist() == ["2024-01", "2024-02", "2024-03", "2024-04"]
+
+
+@pytest.mark.parametrize(
+    "container", [pd.Series, pd.array, lambda *values, **dtype: pd.DataFrame(pd.Series(*values, **dtype))]
+)
+def test_nullable_values_keep_their_kind_in_any_container(container):
+    assert check_classes(container([True, False], dtype="boolean"), 2, name="y").dtype == bool
+    assert check_classes(container([1, 0], dtype="Int64"), 2, name="y").dtype == np.int64
+    with pytest.raises(ValueError, match="y must not have missing values, got 1 missing"):
+        check_classes(container([1, None], dtype="Int64"), 2, name="y")

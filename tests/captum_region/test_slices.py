@@ -509,13 +509,16 @@ def test_a_checkpoint_of_an_encoder_alone_is_refused(refused, files, tmp_path):
 def test_check_says_what_would_be_run_and_writes_nothing(command, tmp_path):
     said = command("captum_region", "slices", "--out", tmp_path / "new", *FEW, "--check").stdout
     assert "slices of previous: train 0:17, validation 18:23, test 24:30" in said
-    assert "4 trainings of at most 2 steps: random, uniform, reflect, uniform tied; seeds [0]" in said
+    assert "trainings: 4 of at most 2 steps: random, uniform, reflect, uniform tied; seeds [0]" in said
+    as_json = command("captum_region", "slices", "--out", tmp_path / "new", *FEW, "--check", "--json").stdout
+    assert json.loads(as_json)["slices of previous"] == "train 0:17, validation 18:23, test 24:30"
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--gap", 20], "--gap must leave slices for each part: two of 20 take the 30 of previous"),
         (["--train", "0:9", "--validation", "8:14"], "--validation must not share slices with --train: 8:14 and 0:9"),
         (["--test", "28:31"], "--test must hold at least 3 of the 30 slices"),
         (["--test", "last"], "--test must be START:END, such as 0:18, got 'last'"),
@@ -532,7 +535,7 @@ def test_check_says_what_would_be_run_and_writes_nothing(command, tmp_path):
         (["--class-index", 3, "--check"], "class_index must be below 2, the number of classes, got 3"),
         (["--lr", 0, "--check"], "--lr must be above 0"),
         (["--window", 4, "--check"], "window must be an odd integer of at least 3, got 4"),
-        (["--mixed-precision", "fp16", "--check"], "mixed_precision must be 'no' or 'bf16'"),
+        (["--mixed-precision", "fp16", "--check"], "--mixed-precision must be 'no' or 'bf16'"),
     ],
 )
 def test_the_command_refuses_in_one_line(refused, tmp_path, arguments, message):
@@ -542,3 +545,9 @@ def test_the_command_refuses_in_one_line(refused, tmp_path, arguments, message):
 def test_the_command_names_a_label_value_that_is_not_there(refused, files, tmp_path):
     data = ["--stack", files / "image", "--labels", files / "label", "--label-value", 7]
     assert "--label-value must be a value in" in refused(app, "slices", "--out", tmp_path / "new", *data)
+
+
+def test_numpys_integers_are_numbers():
+    options = {"arms": ["uniform"], "network": of_colours()}
+    for given in ({"seeds": np.arange(1), "window": np.int64(3)}, {"seeds": np.int64(1)}):
+        assert compare(**options, **given).seeds == 1

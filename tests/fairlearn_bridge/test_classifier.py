@@ -706,3 +706,13 @@ def test_labels_and_weights_of_no_kind_are_named():
         ImageClassifier().fit(X, np.array([1, "x"] * 30, dtype=object))
     with pytest.raises(ValueError, match="sample_weight must hold 60 numbers, got 'balanced'"):
         ImageClassifier().fit(X, y, sample_weight="balanced")
+
+
+def test_looking_at_outputs_leaves_the_global_generator_alone():
+    images = np.random.default_rng(0).integers(0, 256, (12, 3, 8, 8), np.uint8)
+    classifier = ImageClassifier(max_epochs=1, random_state=0).fit(images, np.arange(12) % 2)
+    state = torch.get_rng_state()
+    classifier.forward(images)
+    list(classifier.forward_iter(images))
+    classifier.predict(images)
+    assert torch.equal(torch.get_rng_state(), state)

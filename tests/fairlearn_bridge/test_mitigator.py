@@ -699,3 +699,49 @@ def test_one_value_of_the_spurious_attribute_is_named(region_classifier):
     mitigator = AttributionNoiseMitigator(BASE, region_classifier=region_classifier)
     with pytest.raises(ValueError, match="sensitive_features must hold at least 2 classes"):
         mitigator.fit(X, y, sensitive_features=np.ones(40))
+
+
+def test_a_region_classifier_in_train_mode_is_used_as_in_eval_mode_and_stays_as_it_is():
+    X, y, confounder = biased(40)
+    regions = DenseRegionClassifier(RegionGrid(16, 8, 4), 2, random_state=0)
+    before = {name: value.clone() for name, value in regions.state_dict().items()}
+    maps = {}
+    for mode in (True, False):
+        regions.train(mode)
+        options = {"region_classifier": regions, "target_region_classifier": regions, "protect_target": 0.5}
+        mitigator = AttributionNoiseMitigator(clone(BASE).set_params(max_epochs=1), **options, random_state=0)
+        maps[mode] = mitigator.fit(X, y, sensitive_features=confounder).region_map_
+        assert regions.training == mode
+    np.testing.assert_array_equal(maps[True], maps[False])
+    assert all(torch.equal(value, before[name]) for name, value in regions.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"region_epochs": 0}, "region_epochs must be an integer of at least 1, got 0"),
+        (
+            {"region_epochs": 5, "region_classifier": True},
+            "region_epochs must be left out with a trained region_classi",
+        ),
+    ],
+)
+def test_epochs_of_no_training_are_refused(options, words):
+    X, y, confounder = biased(40)
+    if "region_classifier" in options:
+        options["region_classifier"] = DenseRegionClassifier(RegionGrid(16, 8, 4), 2, random_state=0).eval()
+    with pytest.raises(ValueError, match=words):
+        AttributionNoiseMitigator(BASE, **options).fit(X, y, sensitive_features=confounder)
+
+
+@pytest.mark.filterwarnings("error")
+def test_images_to_predict_may_be_tensors_that_need_a_gradient():
+    X, y, confounder = biased(60)
+    regions = DenseRegionClassifier(RegionGrid(16, 8, 4), 2, random_state=0).eval()
+    base = clone(BASE).set_params(max_epochs=1)
+    mitigator = AttributionNoiseMitigator(
+        base, scheme="general_mask", region_classifier=regions, apply_at_predict=True, random_state=0
+    ).fit(X, y, sensitive_features=confounder)
+    images = (torch.from_numpy(X).float() / 255).requires_grad_()
+    np.testing.assert_allclose(mitigator.predict_proba(images), mitigator.predict_proba(X), atol=1e-6)
+    assert images.grad is None

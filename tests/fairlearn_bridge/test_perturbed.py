@@ -131,7 +131,7 @@ def test_fit_noise_finds_what_the_mitigator_finds(kind):
         (lambda: PerturbedDataset([{"img": 0}] * 24, noise())[0], "image_column 'image', it has \\['img'\\]"),
         (lambda: PerturbedDataset(TensorDataset(2 * IMAGES), noise())[3], "item 3's image of float type must lie in"),
         (lambda: PerturbedDataset(TensorDataset(IMAGES[..., :8]), noise())[3], "item 3's image must be 16 x 16"),
-        (lambda: PerturbedDataset(DATA, noise()).set_epoch(-1), "epoch must be at least 0"),
+        (lambda: PerturbedDataset(DATA, noise()).set_epoch(-1), "epoch must be an integer of at least 0"),
         (lambda: fit_noise(FACES, "Male", sensitive_features="Blond_Hair", size=8), "size must be left out"),
         (lambda: fit_noise(FACES, "Male", sensitive_features="Blond_Hair", scheme="auto"), "scheme must be one"),
         (lambda: fit_noise(FACES, "Male", sensitive_features="Blond_Hair", quantile=[0.5]), "quantile must be one"),
@@ -147,3 +147,11 @@ def test_global_random_state_is_left_alone():
     PerturbedDataset(DATA, noise(), random_state=0)[0]
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]
+
+
+def test_what_would_have_no_effect_is_refused():
+    faces = make_faces(24, 16, random_state=0)
+    with pytest.raises(ValueError, match="image_column must be left out for images"):
+        fit_noise(faces, "Male", sensitive_features="Blond_Hair", image_column="nope")
+    with pytest.raises(ValueError, match=r"epoch must be an integer of at least 0, got 1\.5"):
+        PerturbedDataset(DATA, noise(), random_state=0).set_epoch(1.5)

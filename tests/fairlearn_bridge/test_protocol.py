@@ -176,3 +176,20 @@ def test_an_image_that_is_repeated_is_not_both_trained_and_tested_on():
         data = split_data(config, *parts)
         sets = [set(getattr(data, name).attributes.index) for name in ("biased", "validation", "test")]
         assert len(set().union(*sets)) == sum(map(len, sets))
+
+
+def test_booleans_of_a_column_that_had_gaps_are_booleans():
+    target, confounder = np.arange(80) % 2 == 0, np.arange(80) % 3 == 0
+    sizes = {"train_size": 12, "test_per_cell": 2, "random_state": 0}
+    expected = confounded_split(target, confounder, **sizes)
+    np.testing.assert_array_equal(confounded_split(target.astype(object), confounder, **sizes).biased, expected.biased)
+    with pytest.raises(TypeError, match="target must be boolean"):
+        confounded_split(np.where(target, "a", "b").astype(object), confounder, **sizes)
+
+
+def test_where_nothing_is_left_for_training_the_message_says_what_takes_it():
+    target, confounder = np.arange(40) % 2 == 0, np.arange(40) // 2 % 2 == 0
+    with pytest.raises(
+        ValueError, match=r"too few images are left for training, .*: validation_per_cell takes 8 of each"
+    ):
+        confounded_split(target, confounder, test_per_cell=2, validation_per_cell=8, random_state=0)

@@ -129,3 +129,15 @@ def test_what_cannot_be_estimated_is_refused():
     women = samples(np.zeros(20, int), np.arange(20) % 2)
     with pytest.raises(ValueError, match="held_out must hold images of every class, missing: 1"):
         estimate_crossed_auc(Reader(1), women, protocol(), MASK)
+
+
+def test_classes_without_images_are_left_out():
+    class WithAThird(Reader):
+        classes_ = np.array([0, 1, 2])
+
+        def predict_proba(self, X):
+            return np.c_[super().predict_proba(X), np.zeros(len(X))]
+
+    arguments = (protocol(), protocol(60, seed=1), MASK)
+    expected = estimate_crossed_auc(Reader(1), *arguments, random_state=0)
+    assert estimate_crossed_auc(WithAThird(1), *arguments, random_state=0).auc == pytest.approx(expected.auc)

@@ -134,6 +134,7 @@ def test_a_stopped_and_a_killed_sweep_resume(settings, swept, tmp_path, command,
     ("text", "words"),
     [
         ("quantiles = [0.5]", "sets quantiles, the options are"),
+        ('config = "other.toml"', "sets config, the options are"),
         ("quantile = ", "sweep.toml"),
         ("quantile = " + 10**4 * "[", "sweep.toml"),
         ("quantile = [0.5, 0.5]", "each once, got [0.5, 0.5]"),

@@ -86,3 +86,26 @@ def test_a_function_is_a_distortion_at_its_severities(images):
 def test_what_does_not_fit_is_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         Distortion(*arguments)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (12, 12), (1, 40), (7, 5)])
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.9])
+def test_no_image_is_too_small_to_be_occluded(shape, share):
+    images = np.zeros((3, 3, *shape), np.uint8)
+    hidden = (Distortion("occlusion")(images, share, SEEDS[:3]) == 128).any(1)
+    height, width = (max(1, round(side * share**0.5)) for side in shape)
+    assert hidden.sum((1, 2)).tolist() == [height * width] * 3
+
+
+def test_blur_reaches_along_each_side_as_far_as_it_can():
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 64), np.uint8)
+    flat = Distortion("blur")(images, 4, SEEDS[:2]).astype(float).std(3).mean()
+    square = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64), np.uint8)
+    # Across its rows noise is averaged less, as there are fewer, but along them as in a square image.
+    assert flat < 3 * Distortion("blur")(square, 4, SEEDS[:2]).astype(float).std(3).mean()
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast"])
+def test_colours_of_four_channels_are_not_changed(name):
+    with pytest.raises(ValueError, match="images must have 1 or 3 channels for brightness and contrast, got 4"):
+        Distortion(name)(np.zeros((1, 4, 8, 8), np.uint8), 0.5, SEEDS[:1])
