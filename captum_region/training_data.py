@@ -80,12 +80,11 @@ def training_data(
     else:
         held = _kept_apart(target, within, probability, apart_seed)
     if held.any():
-        rest, among = ~held, None if within is None else np.asarray(within)
-        of_rest, of_held = ((names[target][part], None if among is None else among[part]) for part in (rest, held))
+        of_rest, of_held = ((labels[part], None if within is None else within[part]) for part in (~held, held))
         apart = torch.zeros(len(images), dtype=torch.double)
         apart[held] = torch.from_numpy(_balanced(*of_held)) / held.sum()
         if isinstance(sample_weight, str):
-            probability[rest] = _balanced(*of_rest)
+            probability[~held] = _balanced(*of_rest)
         probability[held] = 0
     return TrainingData(images, torch.from_numpy(target), names, torch.from_numpy(probability), valid, apart)
 

@@ -26,12 +26,19 @@ def class_positions(classifier: Any, labels: ArrayLike) -> NDArray[np.intp]:
     ValueError
         If a label is none of them.
     """
-    classes, labels = np.asarray(classifier.classes_), np.asarray(labels)
-    order = np.argsort(classes)
-    positions = order[np.searchsorted(classes, labels, sorter=order).clip(max=len(classes) - 1)]
-    if unknown := set(labels[classes[positions] != labels].tolist()):
-        raise ValueError(f"labels must be of the classifier's classes, {classes.tolist()}, got {sorted(unknown)} too")
-    return np.asarray(positions)
+    return positions_in(classifier.classes_, labels, "labels")
+
+
+def positions_in(classes: ArrayLike, labels: ArrayLike, name: str) -> NDArray[np.intp]:
+    """Return the position of each label in `classes`; True and False are those of 1 and 0, to which they are equal."""
+    known, given = np.asarray(classes), np.asarray(labels)
+    indexes = (pd.Index(each.astype(np.int8) if each.dtype == bool else each) for each in (known, given))
+    found = next(indexes).get_indexer(next(indexes))
+    if unknown := set(given[found < 0].tolist()):
+        raise ValueError(
+            f"{name} must be of the classifier's classes, {known.tolist()}, got {sorted(unknown, key=str)} too"
+        )
+    return found
 
 
 def check_number(name: str, value: Any, low: float, high: float = math.inf, *, inside: bool = False) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from sklearn.base import clone
 from torch import nn
@@ -18,6 +17,7 @@ from captum_region.batches import as_floats
 from captum_region.evaluation import device_of, evaluating
 from fairlearn_bridge.baselines.base import Trainer
 from fairlearn_bridge.classifier import ImageClassifier
+from fairlearn_bridge.validation import positions_in
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -46,11 +46,7 @@ class Predictor:
 
     def codes(self, labels: Any, name: str) -> NDArray[np.intp]:
         """Return the positions of labels in the classes; ValueError if one is not among them."""
-        found = pd.Index(_numbers(self.classes)).get_indexer(pd.Index(_numbers(labels)))
-        if (found < 0).any():
-            unknown = np.unique(np.asarray(labels)[found < 0]).tolist()
-            raise ValueError(f"{name} must hold the classifier's classes, {self.classes.tolist()}; got {unknown}")
-        return np.asarray(found, dtype=np.intp)
+        return positions_in(self.classes, labels, name)
 
     def predict(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
         """Return the positions of the predicted classes, N, and the probabilities of all, N x K.
@@ -74,12 +70,6 @@ class Predictor:
         if self.labels is None:
             return probabilities.argmax(1), probabilities
         return self.codes(self.labels(images), "predictions"), probabilities
-
-
-def _numbers(labels: Any) -> NDArray[Any]:
-    """Return labels, booleans as 0 and 1, to which they are equal."""
-    found: NDArray[Any] = np.asarray(labels)
-    return found.astype(np.int8) if found.dtype == bool else found
 
 
 def predictor_of(classifier: Any, classes: ArrayLike | None = None) -> Predictor:

@@ -314,8 +314,9 @@ def test_calibrate_knows_what_the_classifier_was_trained_for(refused, tmp_path):
 
 @pytest.mark.parametrize("option", ["patch_size", "stride"])
 def test_a_patch_size_or_stride_of_0_is_refused(option, tmp_path, refused):
-    options = ["--data", "faces", "--size", 16, "--attribute", "Male", "--quiet", f"--{option.replace('_', '-')}", 0]
-    assert f"--{option.replace('_', '-')} must be at least 1, got 0" in refused(app, "train", *options, "--out", tmp_path / "out")
+    name = f"--{option.replace('_', '-')}"
+    options = ["--data", "faces", "--size", 16, "--attribute", "Male", "--quiet", name, 0]
+    assert f"{name} must be at least 1, got 0" in refused(app, "train", *options, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -267,7 +267,7 @@ def wrong_size(images):
         ({"groups": None}, "groups must be given"),
         ({"groups": "race"}, "groups must be one an image where data has no attributes, got 'race'"),
         ({"target": None}, "target must be given"),
-        ({"target": [7] * 400}, r"target must hold the classifier's classes, \[0, 1\]; got \[7\]"),
+        ({"target": [7] * 400}, r"target must be of the classifier's classes, \[0, 1\], got \[7\] too"),
         ({"classes": None}, "classes must be given: function has no classes_"),
         ({"degradations": []}, "degradations must hold at least one, got none"),
         ({"degradations": [PillowCodec("jpeg", 5)] * 2}, "different names, got jpeg 5 twice"),
