@@ -22,14 +22,14 @@ def percentile_interval(draws: NDArray[np.float64], confidence_level: float = 0.
     return low, high
 
 
-def basic_interval(
+def extreme_interval(
     point: ArrayLike, draws: NDArray[np.float64], confidence_level: float = 0.95
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the ends of the basic bootstrap interval over the first axis: the percentile interval, reflected.
+    """Return the ends of a bootstrap interval, over the first axis, of the least or the largest of several values.
 
-    For the least or the largest of several means: those of a sample lie below or above the true ones on average, and
-    those of a resample once more by as much. The percentile interval is off by both, and may not even contain the
-    point; the basic one takes the first away [1]_. An end is no nearer than the point.
+    The least of a sample's is below the least of the true ones on average, and that of a resample once more by as much,
+    unless one value is far from the others. So the percentile interval fails where several are about equal, and its
+    reflection at the point, the basic bootstrap interval [1]_, where one stands out. This one holds both, and is wider.
 
     Parameters
     ----------
@@ -43,18 +43,24 @@ def basic_interval(
     -------
     low, high : ndarray of shape (...)
 
+    Notes
+    -----
+    Simulated, of the least of 4 or 10 accuracies in cells of 36 to 182 images, equal or not, and of the range of 2 or 5
+    means, nominal 95 % intervals cover the truth in at least 0.90, 0.79 where 5 means are all equal; percentile
+    intervals in 0.00 to 0.98, basic ones in 0.73 to 0.95.
+
     References
     ----------
     .. [1] Davison and Hinkley, *Bootstrap Methods and their Application*, Cambridge University Press, 1997, eq. 5.6.
 
     Examples
     --------
-    >>> [end.round(3).tolist() for end in basic_interval([0.5], np.arange(101.0)[:, None] / 200, 0.9)]
-    [[0.5], [0.975]]
+    >>> [end.round(3).tolist() for end in extreme_interval([0.5], np.arange(101.0)[:, None] / 200, 0.9)]
+    [[0.025], [0.975]]
     """
     point = np.asarray(point, dtype=float)
     low, high = percentile_interval(draws, confidence_level)
-    return np.minimum(2 * point - high, point), np.maximum(2 * point - low, point)
+    return np.minimum(low, 2 * point - high), np.maximum(high, 2 * point - low)
 
 
 def jackknife_interval(

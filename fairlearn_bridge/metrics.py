@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest, rankdata
 from sklearn.metrics import accuracy_score
 
-from captum_region.intervals import basic_interval, percentile_interval
+from captum_region.intervals import extreme_interval, percentile_interval
 from captum_region.randomness import RandomState, draw_seed
 from captum_region.validation import check_count
 from fairlearn_bridge.validation import check_number
@@ -173,7 +173,7 @@ def summarize(
     DataFrame
         A row a mitigator; columns (measure, statistic), where the statistic is ``mean`` and ``std`` over seeds (NaN
         with one seed), ``low`` and ``high``, the percentile bootstrap interval over test images of the mean over seeds
-        (of ``worst_cell`` and ``confounder_gap`` the basic one, see Notes), and ``seeds``, their number. With a
+        (of ``worst_cell`` and ``confounder_gap`` a wider one, see Notes), and ``seeds``, their number. With a
         `reference` also ``difference``, the mean minus that of the reference, over the seeds that both have (NaN if
         there are none), with its interval ``difference_low`` and ``difference_high``, over resamples that draw the same
         images for both. An AUC of fewer than 10 images of a class has no interval (NaN).
@@ -187,7 +187,7 @@ def summarize(
     -----
     The intervals cover the choice of test images alone, not that of the training: for that, see ``std``. The lowest of
     several accuracies that are about equal is below the true one on average, and in a resample once more by as much:
-    see `captum_region.intervals.basic_interval`.
+    see `captum_region.intervals.extreme_interval`, whose intervals allow for that.
 
     See Also
     --------
@@ -225,9 +225,9 @@ def _interval(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the ends of each measure's interval, from draws x measures; extremes are from `least` to 1."""
     low, high = percentile_interval(draws, confidence_level)
-    basic_low, basic_high = np.clip(basic_interval(point, draws, confidence_level), least, 1)
+    wide_low, wide_high = np.clip(extreme_interval(point, draws, confidence_level), least, 1)
     of_extremes = point.index.isin(_OF_EXTREMES)
-    return np.where(of_extremes, basic_low, low), np.where(of_extremes, basic_high, high)
+    return np.where(of_extremes, wide_low, low), np.where(of_extremes, wide_high, high)
 
 
 def check_summary(names: Collection[Any], reference: str | None, n_bootstrap: int, confidence_level: float) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from captum_region.intervals import basic_interval, percentile_interval
+from captum_region.intervals import extreme_interval, percentile_interval
 from captum_region.io.provenance import provenance
 from fairlearn_bridge.audit import statistics
 from fairlearn_bridge.samples import groups_of
@@ -57,7 +57,7 @@ def by_case(study: Study, groups: NDArray[Any], config: StudyConfig) -> pd.DataF
     drawn = statistics.bootstrap_means(values, codes, config.draws, np.random.default_rng(0))
     p = statistics.equal_means_p(values, codes, config.draws, np.random.default_rng(1))
     bias = statistics.spread(means, axis=0)
-    low, high = basic_interval(bias, statistics.spread(drawn, axis=1))
+    low, high = extreme_interval(bias, statistics.spread(drawn, axis=1))
     low = low.clip(min=0)
     corrected = statistics.holm(p)
     rows = {}
@@ -107,7 +107,7 @@ def compared(study: Study, groups: NDArray[Any], config: StudyConfig) -> pd.Data
         first, second = statistics.spread(means, axis=0)
         more = both[:, :1] - both[:, 1:]
         p = statistics.equal_means_p(more, codes, config.draws, np.random.default_rng(2))
-        low, high = basic_interval(first - second, biases[:, columns[0]] - biases[:, columns[1]])
+        low, high = extreme_interval(first - second, biases[:, columns[0]] - biases[:, columns[1]])
         row = {"first": pair[0], "second": pair[1], "difference": first - second, "low": low, "high": high}
         rows.append(row | {"p": float(p[0])})
     table = pd.DataFrame(rows)

@@ -10,7 +10,7 @@ import pandas as pd
 from fairlearn.metrics import MetricFrame, count
 from sklearn.metrics import accuracy_score
 
-from captum_region.intervals import basic_interval, percentile_interval
+from captum_region.intervals import extreme_interval, percentile_interval
 from captum_region.validation import check_count
 from fairlearn_bridge.audit import statistics
 
@@ -218,10 +218,10 @@ class DegradationAudit:
 
         Notes
         -----
-        A bias is the largest of several noisy differences: without any true one it is above 0 too. Its interval is the
-        basic bootstrap's, which allows for most of that; whether there is a bias, ``p_holm`` says. The shares are those
-        of the two groups that were found:
-        where ``p_holm`` is not small, these may be any two, and the shares' intervals say nothing.
+        A bias is the largest of several noisy differences: without any true one it is above 0 too. Its interval
+        (`captum_region.intervals.extreme_interval`) allows for most of that; whether there is a bias, ``p_holm`` says.
+        The shares are those of the two groups that were found: where ``p_holm`` is not small, these may be any two, and
+        the shares' intervals say nothing.
         """
         holm = np.stack([statistics.holm(column) for column in self._p.T], axis=1)
         rows = {name: self._row(position) for position, name in enumerate(self.names)}
@@ -242,7 +242,7 @@ class DegradationAudit:
         for number, (measure, prefix) in enumerate(zip(MEASURES, ("", "loss_"), strict=True)):
             drawn = statistics.spread(self._draws[:, :, position, number], axis=1)
             bias = np.ptp(by_group[measure])
-            low, high = basic_interval(bias, drawn, self.confidence_level)
+            low, high = extreme_interval(bias, drawn, self.confidence_level)
             row |= {f"{prefix}bias": bias, f"{prefix}bias_low": max(low, 0), f"{prefix}bias_high": high}
             if not number:
                 row |= {"worst": by_group["drop"].idxmax(), "best": by_group["drop"].idxmin()}
@@ -320,8 +320,8 @@ class DegradationAudit:
         Notes
         -----
         A bias is the largest of several noisy differences, so that of a degradation which changes more decisions is
-        larger without any difference between the groups. The interval is the basic bootstrap's, which allows for most
-        of that: go by ``p`` as well.
+        larger without any difference between the groups. The interval
+        (`captum_region.intervals.extreme_interval`) allows for most of that: go by ``p`` as well.
         """
         if first == second:
             raise ValueError(f"first and second must be two degradations, got {first!r} twice")
@@ -336,7 +336,7 @@ class DegradationAudit:
         generator = np.random.default_rng((self._seed, 2, *positions))
         p = statistics.equal_means_p(both[:, 0] - both[:, 1], self._codes, n_permutations, generator)
         difference = observed[0] - observed[1]
-        low, high = basic_interval(difference, biases[:, 0] - biases[:, 1], self.confidence_level)
+        low, high = extreme_interval(difference, biases[:, 0] - biases[:, 1], self.confidence_level)
         columns = {first: observed[0], second: observed[1], "difference": difference, "low": low, "high": high, "p": p}
         return pd.DataFrame(columns, index=pd.Index(MEASURES, name="measure"))
 
