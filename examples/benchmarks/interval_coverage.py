@@ -126,8 +126,9 @@ def main(
         check_file(out, force)
         rows = [{"case": name, **covered(sample, runs, resamples, seed)} for name, sample in cases().items()]
         settings = {"runs": runs, "resamples": resamples, "seed": seed, "level": 0.95}
-        write_json(out, rounded({"settings": settings, **provenance(), "rows": records(pd.DataFrame(rows))}))
-        typer.echo(markdown(table_of(rows), "value"))
+        found = rounded({"settings": settings, **provenance(), "rows": records(pd.DataFrame(rows))})
+        write_json(out, found)
+        typer.echo(markdown(table_of(found["rows"]), "value"))
 
 
 if __name__ == "__main__":
