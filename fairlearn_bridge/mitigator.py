@@ -209,10 +209,7 @@ class AttributionNoiseMitigator(Trainer):
             self.__dict__.pop(name, None)
         candidates = self._candidates()
         resolve_confidence(self.confidence)  # or a wrong name would be found after the regions' training
-        is_trained = self.region_classifier is not None
-        trains_another = bool(self.protect_target) and self.target_region_classifier is None
-        check_region_epochs(self.region_epochs, trains=not is_trained or trains_another)
-        if region_maps is not None and not is_trained:
+        if region_maps is not None and self.region_classifier is None:
             raise ValueError("region_maps must come with the region_classifier that made them, got none")
         parameters, prefix = _parameters(self.estimator)
         if prefix and sample_weight is not None:
@@ -284,9 +281,11 @@ class AttributionNoiseMitigator(Trainer):
         self, labels: NDArray[Any], confounder: NDArray[Any], weights: dict[str, NDArray[np.float64]]
     ) -> None:
         """Raise an error that the trainings of regions, or the estimator's after them, would end with."""
+        trains_another = bool(self.protect_target) and self.target_region_classifier is None
+        check_region_epochs(self.region_epochs, trains=self.region_classifier is None or trains_another)
         if self.region_classifier is None:
             check_varies_within("sensitive_features", confounder, "y", labels)
-        if self.protect_target and self.target_region_classifier is None:
+        if trains_another:
             check_varies_within("y", labels, "sensitive_features", confounder)
         trained = _classifier_of(self.estimator)
         if isinstance(trained, ImageClassifier):
