@@ -231,7 +231,9 @@ def neutralize_first_layer(
     treated = changed.get_submodule(name)
     assert isinstance(treated, nn.Conv2d)
     _set_weight(treated, weight)
-    if hasattr(changed, "set_in_channels") and changed.in_channels != width:  # a SegmentationNetwork
+    from captum_region.segmentation import SegmentationNetwork  # which all of segmentation comes with
+
+    if isinstance(changed, SegmentationNetwork) and changed.in_channels != width:
         changed.set_in_channels(width)
     if tie != "none":
         parametrize.register_parametrization(treated, "weight", _Tie(tie))

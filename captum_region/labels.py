@@ -61,10 +61,8 @@ def check_classes(
     missing = ~np.isfinite(labels) if labels.dtype.kind == "f" else pd.isna(labels)
     if missing.any():
         raise ValueError(f"{name} must not have missing values, got {missing.sum()} missing or infinite")
+    labels = as_plain(labels)
     if labels.dtype.kind == "O":
-        labels = pd.Series(labels).infer_objects().to_numpy()
-        if pd.api.types.infer_dtype(labels) in ("interval", "period"):  # of pandas.cut, for example
-            labels = labels.astype(str)
         try:
             np.unique(labels)
         except TypeError as error:
@@ -82,6 +80,21 @@ def check_classes(
         words = "class" if len(classes) == 1 else "classes"
         raise ValueError(f"{name} must hold at least {least} classes, got {len(classes)} {words}: {classes}")
     return labels
+
+
+def as_plain(labels: ArrayLike) -> NDArray[Any]:
+    """Return labels as an array, of Python's objects as what these are; intervals and periods become text.
+
+    Examples
+    --------
+    >>> as_plain(np.array([True, False], object)).dtype, as_plain(pd.cut([5, 40], [0, 30, 60])).tolist()
+    (dtype('bool'), ['(0, 30]', '(30, 60]'])
+    """
+    found = np.asarray(labels)
+    if found.dtype.kind != "O" or found.ndim != 1:
+        return found
+    found = pd.Series(found).infer_objects().to_numpy()
+    return found.astype(str) if pd.api.types.infer_dtype(found) in ("interval", "period") else found
 
 
 def class_codes(labels: ArrayLike, *, name: str) -> tuple[NDArray[Any], NDArray[np.intp]]:

@@ -332,18 +332,18 @@ def _bootstrap(
     parts = []
     for start in range(0, n_bootstrap, at_once):
         index = stratified_resamples(strata.values(), min(at_once, n_bootstrap - start), generator)
-        values = _measures(predictions, aligned, index)
-        for name, (_, positive) in _of_aucs(predictions, aligned).items():
-            if min(positive.sum(), (~positive).sum()) < _FEW_OF_AUC:
-                values[name] = np.full(len(index), np.nan)
+        values = _measures(predictions, aligned, index, least=_FEW_OF_AUC)
         parts.append(np.stack(list(values.values()), axis=-1))
     return np.concatenate(parts)
 
 
 def _measures(
-    predictions: pd.DataFrame, aligned: Mapping[Any, Any], index: NDArray[np.intp]
+    predictions: pd.DataFrame, aligned: Mapping[Any, Any], index: NDArray[np.intp], least: int = 1
 ) -> dict[str, NDArray[np.float64]]:
-    """Return each measure of the resamples at `index`, resamples x images, in which each place keeps its cell."""
+    """Return each measure of the resamples at `index`, resamples x images, in which each place keeps its cell.
+
+    An AUC of fewer than `least` images of a class is NaN.
+    """
     right = (predictions["predicted"] == predictions["target"]).to_numpy()[index]
 
     def accuracies(by: Any) -> dict[Any, NDArray[np.float64]]:
@@ -360,7 +360,9 @@ def _measures(
     if ranges := [np.ptp(cells, axis=0) for cells in of_groups if len(cells) > 1]:
         values["confounder_gap"] = np.mean(ranges, axis=0)
     for name, (chosen, positive) in _of_aucs(predictions, aligned).items():
-        values[name] = area_under_roc(predictions["score"].to_numpy()[index][:, chosen], positive)
+        is_known = min(positive.sum(), (~positive).sum()) >= least
+        scores = predictions["score"].to_numpy()[index][:, chosen]
+        values[name] = area_under_roc(scores, positive) if is_known else np.full(len(index), np.nan)
     if "flipped" in predictions:
         values["flip_rate"] = predictions["flipped"].to_numpy()[index].mean(1)
     return values

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
@@ -61,8 +62,8 @@ class AttributionNoiseMitigator(Trainer):
         themselves, within the classes of y, see `captum_region.training_data.within_class_weights`: plainly trained, it
         would learn the target too, which in biased data goes along with the confounder.
     region_epochs : int, optional
-        Epochs of that training; by default the number of its recipe, on 300 images or fewer as many as help, see
-        `fit_region_classifier`.
+        Epochs of that training, to be left out with a `region_classifier`; by default the number of its recipe, on 300
+        images or fewer as many as help, see `fit_region_classifier`.
     scheme : str or sequence of str, default="specific_transplant"
         See `AttributionNoise`; the paper's are ``general_noise``, ``general_mask``, ``specific_noise`` and
         ``specific_mask``. Of several, one is chosen; ``"auto"`` stands for ``general_transplant``, ``general_mask`` and
@@ -359,6 +360,7 @@ class AttributionNoiseMitigator(Trainer):
                 scheme=noise.scheme,
                 quantile=noise.quantile,
                 region_classifier=self.region_classifier_,
+                region_epochs=None,
                 target_region_classifier=self.target_region_classifier_ if self.protect_target else None,
                 random_state=None if self.random_state is None else seed,
                 **own,
@@ -366,9 +368,12 @@ class AttributionNoiseMitigator(Trainer):
             candidate.fit(train.X, train.y, sensitive_features=train.confounder, region_maps=maps, **weights)
             return estimate_crossed_auc(candidate, held_out, train, mask, random_state=seed)
 
-        scores = Parallel(n_jobs=self.n_jobs, return_as="generator")(delayed(score)(noise) for noise in candidates)
-        bar = progress_bar(scores, total=len(candidates), desc="candidates", unit="fit", disable=not self.show_progress)
-        rows = [(noise.scheme, noise.quantile, *found) for noise, found in zip(candidates, bar, strict=True)]
+        bar = {"total": len(candidates), "desc": "candidates", "unit": "fit", "disable": not self.show_progress}
+        # Around all: threads would put it back into train mode while others use it.
+        with evaluating(self.target_region_classifier_) if self.protect_target else nullcontext():
+            scores = Parallel(n_jobs=self.n_jobs, return_as="generator")(delayed(score)(noise) for noise in candidates)
+            every = zip(candidates, progress_bar(scores, **bar), strict=True)
+            rows = [(noise.scheme, noise.quantile, *found) for noise, found in every]
         return pd.DataFrame(rows, columns=["scheme", "quantile", "crossed_auc", "standard_error"])
 
     def _train_regions(

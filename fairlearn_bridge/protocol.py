@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from captum_region.labels import as_plain
 from captum_region.randomness import RandomState, draw_seed
 from fairlearn_bridge.validation import check_identities
 
@@ -227,7 +228,7 @@ def _boolean(name: str, values: ArrayLike, count: int) -> NDArray[np.bool_]:
     array: NDArray[Any] = np.asarray(values)
     if array.shape != (count,):
         raise ValueError(f"{name} must have a value for each of the {count} images, got shape {array.shape}")
-    array = pd.Series(array).infer_objects().to_numpy()  # booleans of a column that had gaps are objects
+    array = as_plain(array)  # booleans of a column that had gaps are objects
     if array.dtype != bool and not (array.dtype.kind in "iuf" and np.isin(array, (0, 1)).all()):
         raise TypeError(f"{name} must be boolean, or 0 and 1, got {array.dtype} {pd.unique(array)[:5]}")
     return array.astype(bool)

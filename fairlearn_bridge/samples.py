@@ -12,6 +12,7 @@ from sklearn.utils.multiclass import type_of_target
 from captum_region.batches import ImageData
 from captum_region.datasets import AttributeImages
 from captum_region.io.digest import digest
+from captum_region.labels import as_plain
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Samples:
                 raise TypeError(f"{name} must be an array or Tensor, got {type(given).__name__}")
         object.__setattr__(self, "groups", self.y if self.groups is None else self.groups)
         for name in ("y", "confounder", "groups"):
-            values = np.asarray(getattr(self, name))
+            values = as_plain(getattr(self, name))
             if values.shape != (len(self.X),):
                 raise ValueError(f"{name} must have shape ({len(self.X)},), one an image, got {values.shape}")
             if (missing := pd.isna(values)).any():

@@ -15,7 +15,7 @@ from torch import Tensor
 from captum_region.batches import Checked, ImageData, check_images
 from captum_region.datasets import AttributeImages, from_dataset
 from captum_region.datasets.conversion import is_dataset
-from captum_region.labels import check_classes
+from captum_region.labels import as_plain, check_classes
 
 
 def class_positions(classifier: Any, labels: ArrayLike) -> NDArray[np.intp]:
@@ -31,7 +31,7 @@ def class_positions(classifier: Any, labels: ArrayLike) -> NDArray[np.intp]:
 
 def positions_in(classes: ArrayLike, labels: ArrayLike, name: str) -> NDArray[np.intp]:
     """Return the position of each label in `classes`; True and False are those of 1 and 0, to which they are equal."""
-    known, given = np.asarray(classes), np.asarray(labels)
+    known, given = as_plain(classes), as_plain(labels)
     indexes = (pd.Index(each.astype(np.int8) if each.dtype == bool else each) for each in (known, given))
     found = next(indexes).get_indexer(next(indexes))
     if unknown := set(given[found < 0].tolist()):

@@ -313,6 +313,8 @@ def _cut_target(target: Target, part: slice) -> dict[str, Any]:
     index = torch.as_tensor(target)
     if index.is_floating_point() or index.dtype == torch.bool or bool((index < 0).any()):
         raise ValueError(f"target must be a class number or one for each image, got {target!r}")
+    if index.ndim > 1 and index.numel() != len(index):
+        raise ValueError(f"target must be one class or one for each image, got shape {tuple(index.shape)}")
     index = index.flatten()
     return {"target": int(index) if len(index) == 1 else index[part]}
 

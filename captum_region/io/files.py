@@ -175,7 +175,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> str:
     """Write a whole JSON file, or nothing, into a folder that is made if needed; return its text."""
-    text = json.dumps(content, indent=1) + "\n"
+    text = json.dumps(plain(content), indent=1, allow_nan=False) + "\n"
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
     return text
@@ -189,12 +189,12 @@ def plain(value: Any) -> Any:
     >>> plain({"a": (1, float("inf")), "b": Path("c")})
     {'a': [1, None], 'b': 'c'}
     """
+    if hasattr(value, "tolist"):  # NumPy's
+        value = value.tolist()
     if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
+        return {key.item() if hasattr(key, "item") else key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
-    if hasattr(value, "item"):  # NumPy's
-        value = value.item()
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, bool | int | str | None) else str(value)

@@ -45,17 +45,17 @@ class Arm:
 
     def applied(self, network: nn.Module, window: int, seed: int) -> nn.Module:
         """Return a network of this arm, which takes windows of `window` slices; `network` stays as it is."""
-        if self.own is not None:
-            made = self.own(copy.deepcopy(network))
-            if not isinstance(made, nn.Module):
-                raise TypeError(f"arms must give a torch.nn.Module, got {type(made).__name__}")
-            return made.eval()
         with warnings.catch_warnings():
             # Who applies arms says it once for all.
             warnings.filterwarnings("ignore", message="the model's normalisation differs")
+            if self.own is not None:
+                made = self.own(copy.deepcopy(network))
+                if not isinstance(made, nn.Module):
+                    raise TypeError(f"arms must give a torch.nn.Module, got {type(made).__name__}")
+                return made.eval()
             made = neutralize_first_layer(network, in_channels=window, random_state=seed, **self.change)
-        if self.mirrored:
-            neutralize_first_layer(made, _mirrored, in_place=True)
+            if self.mirrored:
+                neutralize_first_layer(made, _mirrored, in_place=True)
         return made.eval()
 
 

@@ -95,8 +95,8 @@ class Distortion:
     The built-in ones, by torchvision's transforms, and the unit of their severity: ``"blur"`` (Gaussian, the standard
     deviation in pixels), ``"noise"`` (Gaussian, the standard deviation of brightness in [0, 1]), ``"brightness"`` and
     ``"contrast"`` (a factor, 1 changes nothing), ``"downsampling"`` (a factor; the image is enlarged again),
-    ``"jpeg"`` (quality, by Pillow) and ``"occlusion"`` (by a grey rectangle somewhere, of
-    the image's shape; its share of the image).
+    ``"jpeg"`` (quality, by Pillow) and ``"occlusion"`` (by a grey rectangle somewhere, of the image's shape; its share
+    of the image).
 
     Parameters
     ----------

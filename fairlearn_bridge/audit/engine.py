@@ -64,9 +64,10 @@ def audit(
 
     For each degradation and severity the classifier's predictions of the degraded images are compared with those of the
     originals, image by image. *Drop* is how much accuracy a group loses; *bias* is the largest minus the smallest drop
-    of the groups. As the largest of several noisy differences is never 0, bias comes with a permutation test of "all
-    groups lose equally much", corrected for the number of degradations, besides its bootstrap interval. The test weighs
-    each group's deviation by its own variation, so that a small group that merely varies more does not look biased.
+    of the groups. As the largest of several noisy differences is hardly ever 0, bias comes with a permutation test of
+    "all groups lose equally much", corrected for the number of degradations, besides its bootstrap interval. The test
+    weighs each group's deviation by its own variation, so that a small group that merely varies more does not look
+    biased.
 
     Parameters
     ----------

@@ -243,7 +243,7 @@ class DegradationAudit:
             drawn = statistics.spread(self._draws[:, :, position, number], axis=1)
             bias = np.ptp(by_group[measure])
             low, high = extreme_interval(bias, drawn, self.confidence_level)
-            row |= {f"{prefix}bias": bias, f"{prefix}bias_low": max(low, 0), f"{prefix}bias_high": high}
+            row |= {f"{prefix}bias": bias, f"{prefix}bias_low": max(low, 0.0), f"{prefix}bias_high": high}
             if not number:
                 row |= {"worst": by_group["drop"].idxmax(), "best": by_group["drop"].idxmin()}
         worst, best = (by_group.index.get_loc(row[end]) for end in ("worst", "best"))

@@ -260,6 +260,8 @@ def _overlaps(
         if given:
             raise ValueError("--mask-quantile, --size, --region-epochs and --seed are for --overlap: give them with it")
         return None
+    if (share := given.get("quantile")) is not None and not 0 <= share <= 1:
+        raise ValueError(f"--mask-quantile must lie in [0, 1], got {share}")
     (images,) = with_properties([(replace(source, named=(target, *names)), 0)], given.pop("size", 64))
     options = {"random_state": 0, "checkpoint_dir": states, "show_progress": not source.quiet} | given
     return find_overlaps(images, target, names, **options)

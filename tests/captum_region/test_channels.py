@@ -331,6 +331,8 @@ def test_a_classifier_needs_a_target_of_all_or_of_each():
         np.testing.assert_array_equal(
             by_channel.attribute(stacks, target=one).shares, by_channel.attribute(stacks, target=2).shares
         )
+    with pytest.raises(ValueError, match=r"target must be one class or one for each image, got shape \(5, 2\)"):
+        by_channel.attribute(stacks, target=torch.zeros(5, 2, dtype=torch.long))
     for wrong in (True, -1, 1.0):
         with pytest.raises(ValueError, match="target must be a class number or one for each image, got"):
             by_channel.attribute(stacks, target=wrong)

@@ -16,6 +16,7 @@ from fairlearn.reductions import EqualizedOdds, ExponentiatedGradient
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 
 from captum_region import DenseRegionClassifier, RegionGrid
+from captum_region.datasets import make_faces
 from captum_region.io.provenance import git_state
 from fairlearn_bridge import (
     AttributionNoiseMitigator,
@@ -32,6 +33,7 @@ from fairlearn_bridge import (
     pareto_front,
     signed_gap,
 )
+from fairlearn_bridge.validation import positions_in
 
 
 class Threshold(ClassifierMixin, BaseEstimator):
@@ -504,3 +506,16 @@ def test_each_test_image_passes_the_network_once():
         # A reduction mixes several networks.
         assert seen[0] == 1 or name == "reduction"
         assert len(predictions) == 48
+
+
+def test_labels_of_dtype_object_are_what_they_are():
+    faces = make_faces(60, 16, random_state=0)
+    target, blond = faces.binary("Male"), faces.binary("Blond_Hair")
+    ages = pd.cut(np.where(blond, 20, 50), [0, 30, 60])
+    train = Samples(faces.images, target.astype(object), ages)
+    assert (train.y.dtype, train.confounder[0] in ("(0, 30]", "(30, 60]")) == (bool, True)
+    mitigators = {"original": ImageClassifier(max_epochs=1)}
+    _, trainings = fit_mitigators(mitigators, train, train, random_states=(0,))
+    assert trainings["status"].tolist() == ["done"]
+    assert positions_in([False, True], np.array([True, False], object), "labels").tolist() == [1, 0]
+    assert positions_in(np.array([False, True], object), [True, False], "labels").tolist() == [1, 0]

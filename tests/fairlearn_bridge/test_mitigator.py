@@ -745,3 +745,19 @@ def test_images_to_predict_may_be_tensors_that_need_a_gradient():
     images = (torch.from_numpy(X).float() / 255).requires_grad_()
     np.testing.assert_allclose(mitigator.predict_proba(images), mitigator.predict_proba(X), atol=1e-6)
     assert images.grad is None
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_a_choice_takes_epochs_of_regions_and_leaves_the_targets_classifier_as_it_is(backend):
+    X, y, confounder = biased(120)
+    target_regions = DenseRegionClassifier(RegionGrid(16, 8, 4), 2, random_state=0).train()
+    before = {name: value.clone() for name, value in target_regions.state_dict().items()}
+    options = {"protect_target": 0.5, "target_region_classifier": target_regions, "region_epochs": 1, "n_jobs": 2}
+    mitigator = AttributionNoiseMitigator(
+        clone(BASE).set_params(max_epochs=1), scheme="general_mask", quantile=[0.4, 0.5, 0.6, 0.7], random_state=0
+    ).set_params(**options)
+    with joblib.parallel_backend(backend):
+        mitigator.fit(X, y, sensitive_features=confounder)
+    assert len(mitigator.selection_) == 4
+    assert target_regions.training
+    assert all(torch.equal(value, before[name]) for name, value in target_regions.state_dict().items())

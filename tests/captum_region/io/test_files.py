@@ -1,11 +1,13 @@
 """Folders are left without what runs have left, and with what is the user's or being written."""
 
+import json
 import os
 import time
 
+import numpy as np
 import pytest
 
-from captum_region.io.files import clear_partials, locked, remove_pictures, remove_states
+from captum_region.io.files import clear_partials, locked, remove_pictures, remove_states, write_json
 
 STATE = "0123456789abcdef" * 2
 OLD = time.time() - 3601
@@ -103,3 +105,9 @@ def test_what_is_being_written_is_left_alone(tmp_path):
     ):
         pass
     assert not killed.exists()
+
+
+def test_json_knows_no_nan_and_takes_numpys_values(tmp_path):
+    content = {np.int64(3): np.array([1.0, np.nan]), "b": [float("inf"), np.float32(0.5)], "c": (tmp_path, None)}
+    text = write_json(tmp_path / "a.json", content)
+    assert json.loads(text) == {"3": [1.0, None], "b": [None, 0.5], "c": [str(tmp_path), None]}
