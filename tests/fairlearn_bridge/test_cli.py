@@ -262,6 +262,10 @@ def test_a_failed_training_is_reported_and_the_others_are_kept(tmp_path, states,
     # What the same command with --force then need not do again: the region classifier, both trainings of three arms
     # (the threshold is kept with the original), and one of the fourth.
     assert len(states(out)) == 1 + 2 * 3 + 1
+    (out / "plots" / "of_another.png").write_bytes(b"")
+    assert CliRunner().invoke(app, arguments).exit_code == 1
+    assert (out / "plots" / "worst_cell.png").exists()
+    assert not (out / "plots" / "of_another.png").exists()
 
 
 def test_unwritable_results_are_reported_before_any_training(refused, tmp_path):

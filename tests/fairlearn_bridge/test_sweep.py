@@ -183,8 +183,10 @@ def test_a_full_disk_ends_a_sweep_and_loses_nothing_that_was_done(tmp_path, refu
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert told.startswith("error: [Errno 27] File too large")
     assert kept(out) == before
+    (out / "plots" / "of_another.png").write_bytes(b"")
     done = CliRunner().invoke(app, arguments(2))
     assert done.exit_code == 0, done.stderr
+    assert {path.name for path in (out / "plots").iterdir()} == {"figure7_Blond_Hair.png", "figure8_Blond_Hair.png"}
     assert (pd.read_csv(out / "table.csv")["seeds"] == 2).all()
     assert kept(out).items() >= before.items()
 
