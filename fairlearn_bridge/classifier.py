@@ -358,7 +358,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         samples = self.get_dataset(X)
         if not len(samples):
             return np.zeros((0, len(self.classes_)))
-        with seeded(0):  # a DataLoader draws from the global generator, even to go in order
+        with seeded(0):  # a module may draw in eval mode too, as dropout that is left on does
             return np.asarray(super().predict_proba(samples))
 
     def predict(self, X: ImageData) -> NDArray[Any]:

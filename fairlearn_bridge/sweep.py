@@ -16,7 +16,6 @@ from captum_region.io.files import (
     CHECKPOINTS,
     check_place,
     locked,
-    plain,
     plain_name,
     records,
     remove_pictures,
@@ -131,7 +130,7 @@ class SweepResults:
             write_text(out / name, table.to_csv(index=False))
         if (out / "sweep.json").exists():  # of another sweep, where --force writes over it
             remove_pictures(out / "plots")
-        write_json(out / "sweep.json", plain(settings | {"table1": records(table1)}))
+        write_json(out / "sweep.json", settings | {"table1": records(table1)})
         (out / "plots").mkdir(exist_ok=True)
         for confounder, rows in self.table.groupby("confounder", sort=False):
             shown = rows[rows["quantile"].isna() | np.isclose(rows["quantile"], shown_quantile)]

@@ -254,14 +254,15 @@ def _overlaps(
 ) -> Overlaps | None:
     """Return the overlap of the target with each of the attributes, if there are some."""
     from fairlearn_bridge.inspecting import find_overlaps
+    from fairlearn_bridge.validation import check_number
 
     given = {name: value for name, value in training.items() if value is not None}
     if not names:
         if given:
             raise ValueError("--mask-quantile, --size, --region-epochs and --seed are for --overlap: give them with it")
         return None
-    if (share := given.get("quantile")) is not None and not 0 <= share <= 1:
-        raise ValueError(f"--mask-quantile must lie in [0, 1], got {share}")
+    if "quantile" in given:
+        check_number("--mask-quantile", given["quantile"], 0, 1)
     (images,) = with_properties([(replace(source, named=(target, *names)), 0)], given.pop("size", 64))
     options = {"random_state": 0, "checkpoint_dir": states, "show_progress": not source.quiet} | given
     return find_overlaps(images, target, names, **options)

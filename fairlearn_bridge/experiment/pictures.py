@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from captum_region.batches import as_bytes
 from fairlearn_bridge.experiment.configuration import ExperimentConfig
 from fairlearn_bridge.experiment.data import ExperimentData, cell_names, has_twins, image_names, samples_of
 from fairlearn_bridge.experiment.training import Trained
@@ -51,7 +52,7 @@ def example_pictures(config: ExperimentConfig, data: ExperimentData, trained: Tr
         )
         generator = torch.Generator().manual_seed(config.random_state)
         perturbed = noise(images.float() / 255, torch.from_numpy(chosen), generator)
-        pictures[f"example_{scheme}"] = (perturbed * 255).round().to(torch.uint8).numpy()
+        pictures[f"example_{scheme}"] = as_bytes(perturbed)
     return pictures
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from captum_region import RegionAttribution
+from captum_region.batches import as_bytes
 from captum_region.datasets import Faces
 from captum_region.datasets.faces import ATTRIBUTES
 from captum_region.page import Picture, number
@@ -170,7 +171,7 @@ def _perturbed(found: Mitigation, chosen: NDArray[np.intp]) -> tuple[Any, Any, A
     images = np.asarray(samples.X)[chosen]
     generator = torch.Generator().manual_seed(config.random_state)
     perturbed = noise(torch.from_numpy(images).float() / 255, torch.from_numpy(at), generator)
-    return images, pixel_maps[at].numpy(), (perturbed * 255).round().to(torch.uint8).numpy(), scheme
+    return images, pixel_maps[at].numpy(), as_bytes(perturbed), scheme
 
 
 def training_pictures(found: Mitigation) -> Iterator[Picture]:
