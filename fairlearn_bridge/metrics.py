@@ -20,7 +20,7 @@ _AT_ONCE = 2**23
 # The accuracy in a cell of fewer test images says little; of few images a bootstrap's interval is too narrow, down to
 # a point.
 FEW = 30
-# Of fewer images of a class, the bootstrap's interval of an AUC contains the true one in 0.8 of cases or less.
+# Of few images of a class, the bootstrap's interval of an AUC is too narrow, down to a point.
 _FEW_OF_AUC = 10
 # The least or the largest of several accuracies.
 _OF_EXTREMES = ["worst_cell", "confounder_gap"]

@@ -178,7 +178,7 @@ def test_an_interval_covers_the_mean_and_the_asymmetry_as_often_as_it_says(volum
         ends = np.c_[found.mean_interval[:, 0], found.asymmetry_interval[:, 0]]
         truth = np.array([4 / 14, (2 - 4) / (2 + 4)])
         covered += (ends[0] <= truth) & (truth <= ends[1])
-    assert (covered / 200 >= 0.88).all()  # of three volumes the percentile bootstrap's: 0.8
+    assert (covered / 200 >= 0.88).all()  # of three volumes, a bootstrap's is too narrow
     assert (covered / 200 <= 0.99).all()
 
 

@@ -164,7 +164,7 @@ def test_the_interval_of_an_extreme_allows_for_what_sampling_adds_to_it(extreme)
         assert 0 <= row["low"] <= row["mean"] <= row["high"] <= 1
         covered += row["low"] <= truth <= row["high"]
         higher += row["difference_low"] > 0
-    assert covered >= 52  # percentile intervals: about 40 of the least, none of the gap
+    assert covered >= 52  # percentile intervals: fewer of the least, none of the gap
     assert higher <= 5
 
 
