@@ -2,11 +2,13 @@
 
 ``python examples/benchmarks/celeba_study.py --root data --out celeba.json`` gives every family of mitigators equally
 many variants, chooses one of each by the first seed's validation images, trains it with more seeds, and measures it on
-CelebA's validation partition, which nothing was chosen by. With --checkpoints, a study that was stopped resumes.
+CelebA's validation partition, which nothing was chosen by. With --chosen celeba.json, a study with images of another
+size takes the variants that were chosen there. With --checkpoints, a study that was stopped resumes.
 """
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -40,6 +42,8 @@ from fairlearn_bridge import (
 from fairlearn_bridge.metrics import alignment
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from captum_region import RegionClassifier
@@ -118,6 +122,7 @@ def study_celeba(
     n_jobs: int = 1,
     checkpoint_dir: Path | None = None,
     only: tuple[str, ...] = (),
+    chosen: Mapping[str, str] | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Train all variants with the first seed, the chosen ones with all, and measure them.
@@ -142,6 +147,8 @@ def study_celeba(
         Keeps what is done.
     only : names of families
         By default all.
+    chosen : mapping of family to variant, optional
+        By default four variants of each family are tried.
     quiet : bool, default=True
 
     Returns
@@ -156,6 +163,13 @@ def study_celeba(
     if only and (not {*only} <= {*by_family} or not {*only} & {*published}):
         every = ", ".join(by_family)
         raise ValueError(f"only must be of {every}, and one of them without transplants, got {', '.join(only)}")
+    if chosen is not None:
+        by_family = {
+            name: {one: each for one, each in by_family[name].items() if one == chosen.get(name)} for name in by_family
+        }
+        if missing := [name for name in only or by_family if not by_family[name]]:
+            got = ", ".join(f"{name}: {chosen.get(name)}" for name in missing)
+            raise ValueError(f"chosen must have one of the {network} network's variants for each family, got {got}")
     labels = [train.binary(name) for name in (TARGET, SPURIOUS)]
     split = holdout_split(*labels, validation=validation, test=0, identities=train.identities, random_state=seed)
     parts = {"train": train.subset(split.train), "validation": train.subset(split.validation), "test": test}
@@ -172,9 +186,9 @@ def study_celeba(
     by_variant = first[first["set"] == "validation"].groupby(["family", "variant"], sort=False)
     tried = by_variant.apply(lambda one: _decided(one)[1]).rename("worst_cell").reset_index()
     best = tried.loc[tried.groupby("family", sort=False)["worst_cell"].idxmax()]
-    chosen = {key: candidates[key] for key in zip(best["family"], best["variant"], strict=True)}
-    later = [train_seed(chosen, its_seed) for its_seed in range(seed + 1, seed + seeds)]
-    is_chosen = pd.MultiIndex.from_frame(first[["family", "variant"]]).isin(list(chosen))
+    kept = {key: candidates[key] for key in zip(best["family"], best["variant"], strict=True)}
+    later = [train_seed(kept, its_seed) for its_seed in range(seed + 1, seed + seeds)]
+    is_chosen = pd.MultiIndex.from_frame(first[["family", "variant"]]).isin(list(kept))
     found = pd.concat([first[is_chosen], *later])
     reference = str(best[best["family"].isin(published)].set_index("family")["worst_cell"].idxmax())
     rows = _measured(found, alignment(sets["train"].y, sets["train"].confounder), reference)
@@ -287,6 +301,9 @@ def main(
         Path | None, typer.Option(help="Text file of the train partition's images to use, one a line; by default all.")
     ] = None,
     family: Annotated[list[str] | None, typer.Option(help="Again for more; all by default.")] = None,
+    chosen: Annotated[
+        Path | None, typer.Option(help="JSON file of another study, to take its variants; by default four are tried.")
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Runs with seeds --seed, --seed + 1 ...", min=1)] = 3,
     jobs: Annotated[int, typer.Option(help="Trainings at a time.", min=1)] = 1,
     checkpoints: Annotated[Path | None, typer.Option(help="Folder that keeps what is done.")] = None,
@@ -304,6 +321,7 @@ def main(
         check_file(out, force=force)
         if network not in EPOCHS:
             raise ValueError(f"--network must be one of {', '.join(EPOCHS)}, got {network}")
+        taken = None if chosen is None else json.loads(chosen.read_text(encoding="utf-8"))["rows"]
         train = load_celeba(root, "train", size=size, show_progress=not quiet)
         if listed is not None:
             train = train.subset(train.attributes.index.isin(listed.read_text().split()))
@@ -317,6 +335,7 @@ def main(
             n_jobs=jobs,
             checkpoint_dir=checkpoints,
             only=tuple(family or ()),
+            chosen=None if taken is None else {row["family"]: row["variant"] for row in taken},
             quiet=quiet,
         )
         settings = {"network": network, "size": size, "seed": seed, "seeds": seeds, "device": device}

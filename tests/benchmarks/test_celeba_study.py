@@ -46,6 +46,27 @@ def test_the_variant_is_chosen_on_validation_images_and_trained_with_more_seeds(
     assert list(table_of(found).index) == list(only)
 
 
+@pytest.mark.slow
+def test_variants_chosen_elsewhere_are_taken_and_no_others_tried(monkeypatch):
+    monkeypatch.setitem(celeba_study.EPOCHS, "small", 1)
+    train, test = make_faces(160, 16, random_state=0), make_faces(80, 16, random_state=1)
+    only = ("ERM", "transplant")
+    chosen = {"ERM": "2 epochs, rate 0.0003", "transplant": "general_transplant 0.7", "JTT": "weight 5, 1 epochs"}
+    found = study_celeba(train, test, network="small", seeds=1, only=only, chosen=chosen, region_epochs=2)
+    for rows in (found["variants"], found["rows"]):
+        assert {row["family"]: row["variant"] for row in rows} == {name: chosen[name] for name in only}
+    assert found["reference"] == "ERM"
+
+
+def test_a_chosen_variant_that_a_network_has_not_is_refused():
+    faces = make_faces(20, 16, random_state=0)
+    of_another = {"ERM": "4 epochs, rate 0.001"}
+    with pytest.raises(
+        ValueError, match=r"small network's variants for each family, got ERM: 4 epochs, rate 0.001, JTT: None"
+    ):
+        study_celeba(faces, faces, network="small", only=("ERM", "JTT"), chosen=of_another)
+
+
 @pytest.mark.parametrize("only", [("ERM", "SVM"), ("transplant",)])
 def test_unknown_families_and_none_to_compare_with_are_refused(only):
     faces = make_faces(20, 16, random_state=0)
