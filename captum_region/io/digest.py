@@ -82,6 +82,8 @@ def is_the_users(module: str) -> bool:
     top = module.partition(".")[0]
     if top in _OURS or top in sys.stdlib_module_names:
         return False
+    if top == "__main__":  # in joblib's processes its file is joblib's
+        return True
     file = getattr(sys.modules.get(module) or sys.modules.get(top), "__file__", None)
     return file is None or not {"site-packages", "dist-packages"} & set(Path(file).parts)
 

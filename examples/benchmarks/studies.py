@@ -128,7 +128,7 @@ def fit_one_seed(
         **fitting,
     )
     missing = trainings[trainings["status"] != "done"]
-    not_run = dict(zip(missing["mitigator"], missing["status"] + ": " + missing["reason"], strict=True))
+    not_run = {str(row.mitigator): f"{row.status}: {row.reason}" for row in missing.itertuples()}
     for name, reason in not_run.items():
         console().print(f"{name}, seed {seed}: {reason}")
     return predictions, not_run

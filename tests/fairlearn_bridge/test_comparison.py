@@ -413,6 +413,39 @@ def test_a_killed_process_ends_the_comparison(squares):
         fit_mitigators({"a": Killed(), "b": Threshold()}, squares, squares, n_jobs=2)
 
 
+# A class and a function of a script, which joblib's processes know by their code alone.
+SCRIPT = """
+import sys
+import numpy as np
+from fairlearn_bridge import ImageClassifier, Samples, fit_mitigators
+
+class Brighter:
+    def __init__(self, shift):
+        self.shift = shift
+
+    def __call__(self, images, index, generator):
+        return (images + self.shift).clamp(0, 1)
+
+def darker(images, index, generator):
+    return images / 2
+
+random = np.random.default_rng(0)
+samples = Samples(random.integers(0, 256, (40, 3, 8, 8), np.uint8), np.arange(40) % 2 == 0, np.arange(40) % 3 == 0)
+transforms = {"brighter": Brighter(0.25), "darker": darker}
+mitigators = {name: ImageClassifier(max_epochs=1, batch_transform=one) for name, one in transforms.items()}
+_, trainings = fit_mitigators(mitigators, samples, samples, n_jobs=int(sys.argv[1]), checkpoint_dir=sys.argv[2])
+print(*trainings["status"], *trainings["seconds"])
+"""
+
+
+@pytest.mark.slow
+def test_what_a_script_defines_is_trained_in_other_processes_and_kept(command, tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    in_two = command(str(tmp_path / "script.py"), 2, tmp_path / "kept").stdout.split()
+    assert in_two[:2] == ["done", "done"]
+    assert command(str(tmp_path / "script.py"), 1, tmp_path / "kept").stdout.split() == in_two
+
+
 def test_a_full_disk_ends_the_comparison_and_what_was_trained_is_kept(squares, tmp_path):
     log = tmp_path / "log"
     mitigators = {"first": Counts(log), "network": ImageClassifier(max_epochs=1)}
