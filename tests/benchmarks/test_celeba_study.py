@@ -5,7 +5,7 @@ from pathlib import Path
 
 import celeba_study
 import pytest
-from celeba_study import families, study_celeba, table_of
+from celeba_study import families, study_celeba, table_of, taken_table
 from studies import markdown
 
 from captum_region.datasets import make_faces
@@ -40,6 +40,12 @@ def test_the_variant_is_chosen_on_validation_images_and_trained_with_more_seeds(
     assert [(row["family"], row["decision"]) for row in found["rows"]] == [
         (family, decision) for decision in ("likeliest class", "threshold") for family in only
     ]
+    assert found["taken"] == max(only, key=best.__getitem__)
+    ahead = taken_table(found)
+    assert set(ahead.index) == {*only} - {found["taken"]}
+    own = {row["family"]: row["crossed_auc"]["mean"] for row in found["rows"]}
+    for name, text in ahead["bias-conflicting AUC"].items():
+        assert float(text.split()[0]) == pytest.approx(own[found["taken"]] - own[name], abs=6e-4)
     # A threshold changes no ranking.
     halves = found["rows"][:4], found["rows"][4:]
     assert [row["crossed_auc"] for row in halves[0]] == [row["crossed_auc"] for row in halves[1]]
@@ -79,3 +85,11 @@ def test_the_page_has_the_table_of_the_results_beside_it():
     for name in ("celeba.json", "celeba_small.json"):
         found = json.loads((results / name).read_text())
         assert markdown(table_of(found), "mitigator") in (results / "celeba.md").read_text()
+    found, choice = (json.loads((results / name).read_text()) for name in ("celeba.json", "celeba_choice.json"))
+    assert markdown(taken_table(found), f"{found['taken']}, minus") in (results / "celeba.md").read_text()
+    # The variants are those that the run of the choice has chosen, each the best of its four.
+    best = {}
+    for row in choice["variants"]:
+        best[row["family"]] = max(best.get(row["family"], row), row, key=lambda one: one["worst_cell"])
+    for row in (*found["rows"], *choice["rows"]):
+        assert row["variant"] == best[row["family"]]["variant"]
