@@ -74,8 +74,18 @@ class Pair:
     note: str = ""
 
     def __post_init__(self) -> None:
-        rounds = zip(self.slow_seconds, self.fast_seconds, strict=True)
-        object.__setattr__(self, "ratio", float(np.median([slow / fast for slow, fast in rounds])))
+        object.__setattr__(self, "ratio", float(np.median(self._ratios)))
+
+    @property
+    def _ratios(self) -> list[float]:
+        return [slow / fast for slow, fast in zip(self.slow_seconds, self.fast_seconds, strict=True)]
+
+    def __str__(self) -> str:
+        """Return the ratio, with the least and the largest of the rounds: ``3,280 [2,260, 3,700]``."""
+        middle, least, most = (
+            f"{float(f'{value:.3g}'):,g}" for value in (self.ratio, min(self._ratios), max(self._ratios))
+        )
+        return f"{middle} [{least}, {most}]"
 
 
 def patch_by_patch(classifier: RegionClassifier, images: Tensor, *, batch: int = 256) -> Tensor:
@@ -457,7 +467,7 @@ def table_of(pairs: list[Pair]) -> Table:
         table.add_column(column, justify="right" if column.endswith("]") or column in ("ratio", "aim") else "left")
     for pair in pairs:
         slow, fast = (1e3 * float(np.median(times)) for times in (pair.slow_seconds, pair.fast_seconds))
-        numbers = (f"{slow:,.2f}", f"{fast:,.3g}", f"{pair.ratio:,.3g}", f"{pair.aim:,g}")
+        numbers = (f"{slow:,.2f}", f"{fast:,.3g}", str(pair), f"{pair.aim:,g}")
         table.add_row(pair.name, pair.slow, pair.fast, *numbers, pair.note)
     return table
 
