@@ -1,6 +1,7 @@
 """The benchmark: what it compares is equal, and the command writes what it says."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -52,7 +53,20 @@ def test_to_pixels_equals_the_papers_algorithm():
 
 
 def test_the_ratio_is_the_median_of_the_rounds():
-    assert Pair("", "", "", [1.0, 9.0, 8.0], [1.0, 1.0, 2.0], 1).ratio == 4
+    pair = Pair("", "", "", [1.0, 9123.0, 8.0], [1.0, 1.0, 2.0], 1)
+    assert pair.ratio == 4
+    assert str(pair) == "4 [1, 9,120]"
+
+
+def test_the_page_has_the_ratios_of_the_results_beside_it():
+    results = Path(__file__).parents[2] / "docs" / "results"
+    pairs = [
+        Pair(**{name: value for name, value in pair.items() if name != "ratio"})
+        for pair in json.loads((results / "speed.json").read_text())["pairs"]
+    ]
+    rows = [line for line in (results / "maps.md").read_text().splitlines() if line.startswith("| ")]
+    for pair in pairs:
+        assert any(f"| {pair} | {pair.aim:,g} |" in row for row in rows), pair
 
 
 @pytest.mark.slow
