@@ -36,7 +36,8 @@ class ThresholdShift(Mitigator):
     estimator_ : estimator
         The fitted classifier.
     threshold_ : float
-        The least probability of ``classes_[1]`` that is predicted as such.
+        The least probability of ``classes_[1]`` that is predicted as such. It lies between two of the validation
+        images, if these differ at all.
     classes_ : ndarray of shape (2,)
 
     See Also
@@ -82,11 +83,14 @@ class ThresholdShift(Mitigator):
         self.estimator_ = clone(self.estimator).fit(X, labels)
         if len(self.classes_) != 2:
             raise ValueError(f"estimator must have the two classes of y, got {self.classes_.tolist()}")
+        scores = np.unique(self.estimator_.predict_proba(X_valid)[:, 1])
+        # Between two scores: a probability that is computed again may differ in its last digit.
+        thresholds = (scores[1:] + scores[:-1]) / 2 if len(scores) > 1 else scores
         tuned = TunedThresholdClassifierCV(
             self.estimator_,
             scoring=make_scorer(_recall_gap, greater_is_better=False),
             response_method="predict_proba",
-            thresholds=np.unique(self.estimator_.predict_proba(X_valid)[:, 1]),
+            thresholds=thresholds,
             cv="prefit",
             refit=False,
         )

@@ -82,7 +82,7 @@ def test_unknown_families_and_none_to_compare_with_are_refused(only):
 
 def test_the_page_has_the_table_of_the_results_beside_it():
     results = ROOT / "docs" / "results"
-    for name in ("celeba.json", "celeba_small.json"):
+    for name in ("celeba.json", "celeba_128.json", "celeba_small.json"):
         found = json.loads((results / name).read_text())
         assert markdown(table_of(found), "mitigator") in (results / "celeba.md").read_text()
     found, choice = (json.loads((results / name).read_text()) for name in ("celeba.json", "celeba_choice.json"))

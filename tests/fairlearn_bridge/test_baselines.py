@@ -15,6 +15,7 @@ from fairlearn.postprocessing import ThresholdOptimizer
 from fairlearn.reductions import EqualizedOdds, ExponentiatedGradient
 from matplotlib.figure import Figure
 from sklearn.base import clone
+from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -304,6 +305,17 @@ def test_the_shifted_threshold_is_between_the_two_classes_of_y():
     third = clone(short).set_params(classes=["man", "other", "woman"])
     with pytest.raises(ValueError, match=r"estimator must have the two classes of y, got \['man', 'other', 'woman'\]"):
         ThresholdShift(third).fit(X, names, validation=(X, names))
+
+
+def test_the_shifted_threshold_lies_between_two_scores():
+    X, y, _ = faces(60)
+    fitted = ThresholdShift(clone(BASE).set_params(max_epochs=1)).fit(X, y, validation=(X, y))
+    scores = np.unique(fitted.estimator_.predict_proba(X)[:, 1])
+    at = np.searchsorted(scores, fitted.threshold_)
+    assert fitted.threshold_ == pytest.approx((scores[at - 1] + scores[at]) / 2)
+    assert scores[at - 1] < fitted.threshold_ < scores[at]
+    # Where all scores are equal there is nothing between two.
+    assert ThresholdShift(DummyClassifier()).fit(X, y, validation=(X, y)).threshold_ == y.mean()
 
 
 def test_resampling_draws_each_cell_equally_often():

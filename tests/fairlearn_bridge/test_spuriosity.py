@@ -124,7 +124,8 @@ class TestLowSpuriosityRetraining:
         head = make_pipeline(StandardScaler(), LogisticRegression(C=0.3, max_iter=1000)).fit(
             features[chosen], y[chosen]
         )
-        np.testing.assert_allclose(fitted.predict_proba(X), head.predict_proba(features))
+        # Of fewer images at once a processor may round features otherwise, and the head follows them.
+        np.testing.assert_allclose(fitted.predict_proba(X), head.predict_proba(features), rtol=2e-3)
         high = LowSpuriosityRetraining(BASE, region_classifier=Bright(), share=0.2, value=0).fit(X, y)
         assert not set(high.sample_indices_) & set(chosen)
 
