@@ -37,7 +37,7 @@ class ThresholdShift(Mitigator):
         The fitted classifier.
     threshold_ : float
         The least probability of ``classes_[1]`` that is predicted as such. It lies between two of the validation
-        images, if these differ at all.
+        images.
     classes_ : ndarray of shape (2,)
 
     See Also
@@ -85,7 +85,7 @@ class ThresholdShift(Mitigator):
             raise ValueError(f"estimator must have the two classes of y, got {self.classes_.tolist()}")
         scores = np.unique(self.estimator_.predict_proba(X_valid)[:, 1])
         # Between two scores: a probability that is computed again may differ in its last digit.
-        thresholds = (scores[1:] + scores[:-1]) / 2 if len(scores) > 1 else scores
+        thresholds = (scores[1:] + scores[:-1]) / 2
         tuned = TunedThresholdClassifierCV(
             self.estimator_,
             scoring=make_scorer(_recall_gap, greater_is_better=False),

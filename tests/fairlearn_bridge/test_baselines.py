@@ -314,8 +314,8 @@ def test_the_shifted_threshold_lies_between_two_scores():
     at = np.searchsorted(scores, fitted.threshold_)
     assert fitted.threshold_ == pytest.approx((scores[at - 1] + scores[at]) / 2)
     assert scores[at - 1] < fitted.threshold_ < scores[at]
-    # Where all scores are equal there is nothing between two.
-    assert ThresholdShift(DummyClassifier()).fit(X, y, validation=(X, y)).threshold_ == y.mean()
+    with pytest.raises(ValueError, match="constant predictions"):
+        ThresholdShift(DummyClassifier()).fit(X, y, validation=(X, y))
 
 
 def test_resampling_draws_each_cell_equally_often():
