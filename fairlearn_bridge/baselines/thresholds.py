@@ -84,8 +84,8 @@ class ThresholdShift(Mitigator):
         if len(self.classes_) != 2:
             raise ValueError(f"estimator must have the two classes of y, got {self.classes_.tolist()}")
         scores = np.unique(self.estimator_.predict_proba(X_valid)[:, 1])
-        # Between two scores: a probability that is computed again may differ in its last digit.
-        thresholds = (scores[1:] + scores[:-1]) / 2
+        # Between two scores: a probability that is computed again may differ in its last digit. One alone is refused.
+        thresholds = (scores[1:] + scores[:-1]) / 2 if len(scores) > 1 else scores
         tuned = TunedThresholdClassifierCV(
             self.estimator_,
             scoring=make_scorer(_recall_gap, greater_is_better=False),
