@@ -304,8 +304,9 @@ def taken_table(found: dict[str, Any]) -> pd.DataFrame:
         if row["decision"] == "threshold" and row["family"] != found["taken"]:
             ahead = {}
             for name, title in measures.items():
-                value, low, high = (-row[name][f"difference{end}"] for end in ("", "_high", "_low"))
-                ahead[title] = f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+                value, high, low = (row[name][f"difference{end}"] for end in ("", "_low", "_high"))
+                # An AUC of few images has no interval.
+                ahead[title] = f"{-value:+.3f}" + ("" if pd.isna(low) else f" [{-low:+.3f}, {-high:+.3f}]")
             shown[row["family"]] = ahead
     return pd.DataFrame(shown).T
 
