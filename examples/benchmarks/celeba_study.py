@@ -36,6 +36,7 @@ from fairlearn_bridge import (
     Reweighing,
     Samples,
     holdout_split,
+    measure,
     summarize,
     worst_group_threshold,
 )
@@ -123,6 +124,7 @@ def study_celeba(
     checkpoint_dir: Path | None = None,
     only: tuple[str, ...] = (),
     chosen: Mapping[str, str] | None = None,
+    take: str | None = None,
     quiet: bool = True,
 ) -> dict[str, Any]:
     """Train all variants with the first seed, the chosen ones with all, and measure them.
@@ -149,6 +151,8 @@ def study_celeba(
         By default all.
     chosen : mapping of family to variant, optional
         By default four variants of each family are tried.
+    take : name of a family, optional
+        Whose differences to each other are told; by default that with the highest accuracy on validation images.
     quiet : bool, default=True
 
     Returns
@@ -157,13 +161,16 @@ def study_celeba(
         ``images``, the numbers of each set and cell; ``variants``, the worst-group accuracy on validation images of
         each variant with the first seed, at the threshold chosen on them; ``reference``, the published family with the
         highest; ``rows``, a row a family and decision: what `summarize` gives, differences to the reference included;
-        ``taken``, the family of all with the highest, and ``to_taken``, the rows with differences to that.
+        ``taken``, the family of all with the highest or `take`, and ``to_taken``, the rows with differences to that;
+        ``by_seed``, the measures of each training.
     """
     by_family = families(network, device)
     published = [name for name in by_family if not name.startswith("transplant")]
     if only and (not {*only} <= {*by_family} or not {*only} & {*published}):
         every = ", ".join(by_family)
         raise ValueError(f"only must be of {every}, and one of them without transplants, got {', '.join(only)}")
+    if take is not None and take not in (only or by_family):
+        raise ValueError(f"take must be one of {', '.join(only or by_family)}, got {take}")
     if chosen is not None:
         by_family = {
             name: {one: each for one, each in by_family[name].items() if one == chosen.get(name)} for name in by_family
@@ -192,12 +199,25 @@ def study_celeba(
     is_chosen = pd.MultiIndex.from_frame(first[["family", "variant"]]).isin(list(kept))
     found = pd.concat([first[is_chosen], *later])
     reference = str(best[best["family"].isin(published)].set_index("family")["worst_cell"].idxmax())
-    taken = str(best.set_index("family")["worst_cell"].idxmax())
+    taken = take or str(best.set_index("family")["worst_cell"].idxmax())
     aligned = alignment(sets["train"].y, sets["train"].confounder)
-    rows, to_taken = (_measured(found, aligned, each) for each in (reference, taken))
-    counts = {name: _cells(one) for name, one in sets.items()}
-    kept_rows = {"reference": reference, "rows": rows, "taken": taken, "to_taken": to_taken}
-    return {"images": counts, "variants": records(tried), **kept_rows}
+    decided = _decisions(found)
+    rows, to_taken = (_measured(decided, aligned, each) for each in (reference, taken))
+    variants = best.set_index("family")["variant"]
+    by_seed = [
+        {"family": family, "seed": seed, "decision": decision} | measure(one, aligned=aligned)[list(MEASURES)].to_dict()
+        for decision, part in decided.items()
+        for (family, seed), one in part.groupby(["mitigator", "seed"], sort=False)
+    ]
+    return {
+        "images": {name: _cells(one) for name, one in sets.items()},
+        "variants": records(tried),
+        "reference": reference,
+        "rows": [{"family": row["family"], "variant": variants[row["family"]], **row} for row in rows],
+        "taken": taken,
+        "to_taken": to_taken,
+        "by_seed": by_seed,
+    }
 
 
 def _cells(samples: Samples) -> dict[str, int]:
@@ -257,20 +277,25 @@ def _decided(validation: pd.DataFrame) -> tuple[float, float]:
     return threshold, float(right.groupby([target, group]).mean().min())
 
 
-def _measured(predictions: pd.DataFrame, aligned: dict[Any, Any], reference: str) -> list[dict[str, Any]]:
-    """Return a row a family and decision: the likeliest class, and by the threshold chosen on validation images."""
+def _decisions(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the test images' predictions: the likeliest class, and by the threshold chosen on validation images."""
     decided = []
     for _, one in predictions.groupby(["family", "seed"], sort=False):
         threshold = _decided(one[one["set"] == "validation"])[0]
         decided.append(one.assign(predicted=one["score"] >= threshold))
-    variants = dict(zip(predictions["family"], predictions["variant"], strict=True))
-    rows: list[dict[str, Any]] = []
-    for decision, part in {"likeliest class": predictions, "threshold": pd.concat(decided)}.items():
-        of_test = part[part["set"] == "test"].rename(columns={"family": "mitigator"})
-        for name, values in summarize(of_test, aligned=aligned, reference=reference).iterrows():
-            measured = {measure: values[measure].to_dict() for measure in MEASURES}
-            rows.append({"family": name, "variant": variants[str(name)], "decision": decision, **measured})
-    return rows
+    return {
+        decision: part[part["set"] == "test"].rename(columns={"family": "mitigator"})
+        for decision, part in {"likeliest class": predictions, "threshold": pd.concat(decided)}.items()
+    }
+
+
+def _measured(decided: dict[str, pd.DataFrame], aligned: dict[Any, Any], reference: str) -> list[dict[str, Any]]:
+    """Return a row a family and decision, with differences to the reference."""
+    return [
+        {"family": name, "decision": decision, **{each: values[each].to_dict() for each in MEASURES}}
+        for decision, part in decided.items()
+        for name, values in summarize(part, aligned=aligned, reference=reference).iterrows()
+    ]
 
 
 def table_of(found: dict[str, Any]) -> pd.DataFrame:
@@ -323,6 +348,9 @@ def main(
     chosen: Annotated[
         Path | None, typer.Option(help="JSON file of another study, to take its variants; by default four are tried.")
     ] = None,
+    take: Annotated[
+        str | None, typer.Option(help="Family to compare with each other; by default the best on images for choices.")
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Runs with seeds --seed, --seed + 1 ...", min=1)] = 3,
     jobs: Annotated[int, typer.Option(help="Trainings at a time.", min=1)] = 1,
     checkpoints: Annotated[Path | None, typer.Option(help="Folder that keeps what is done.")] = None,
@@ -355,6 +383,7 @@ def main(
             checkpoint_dir=checkpoints,
             only=tuple(family or ()),
             chosen=None if taken is None else {row["family"]: row["variant"] for row in taken},
+            take=take,
             quiet=quiet,
         )
         settings = {"network": network, "size": size, "seed": seed, "seeds": seeds, "device": device}

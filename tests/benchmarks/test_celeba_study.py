@@ -46,6 +46,11 @@ def test_the_variant_is_chosen_on_validation_images_and_trained_with_more_seeds(
     own = {row["family"]: row["crossed_auc"]["mean"] for row in found["rows"]}
     for name, text in ahead["bias-conflicting AUC"].items():
         assert float(text.split()[0]) == pytest.approx(own[found["taken"]] - own[name], abs=6e-4)
+    for row in found["rows"]:
+        own = [one for one in found["by_seed"] if all(one[key] == row[key] for key in ("family", "decision"))]
+        assert [one["seed"] for one in own] == [0, 1]
+        for name in ("accuracy", "worst_cell", "auc", "crossed_auc"):
+            assert sum(one[name] for one in own) / 2 == pytest.approx(row[name]["mean"])
     # A threshold changes no ranking.
     halves = found["rows"][:4], found["rows"][4:]
     assert [row["crossed_auc"] for row in halves[0]] == [row["crossed_auc"] for row in halves[1]]
@@ -58,10 +63,11 @@ def test_variants_chosen_elsewhere_are_taken_and_no_others_tried(monkeypatch):
     train, test = make_faces(160, 16, random_state=0), make_faces(80, 16, random_state=1)
     only = ("ERM", "transplant")
     chosen = {"ERM": "2 epochs, rate 0.0003", "transplant": "general_transplant 0.7", "JTT": "weight 5, 1 epochs"}
-    found = study_celeba(train, test, network="small", seeds=1, only=only, chosen=chosen, region_epochs=2)
+    found = study_celeba(train, test, network="small", seeds=1, only=only, chosen=chosen, take="ERM", region_epochs=2)
     for rows in (found["variants"], found["rows"]):
         assert {row["family"]: row["variant"] for row in rows} == {name: chosen[name] for name in only}
-    assert found["reference"] == "ERM"
+    assert (found["reference"], found["taken"]) == ("ERM", "ERM")
+    assert list(taken_table(found).index) == ["transplant"]
 
 
 def test_a_chosen_variant_that_a_network_has_not_is_refused():
@@ -71,6 +77,12 @@ def test_a_chosen_variant_that_a_network_has_not_is_refused():
         ValueError, match=r"small network's variants for each family, got ERM: 4 epochs, rate 0.001, JTT: None"
     ):
         study_celeba(faces, faces, network="small", only=("ERM", "JTT"), chosen=of_another)
+
+
+def test_a_family_to_take_that_is_not_trained_is_refused():
+    faces = make_faces(20, 16, random_state=0)
+    with pytest.raises(ValueError, match="take must be one of ERM, JTT, got DFR"):
+        study_celeba(faces, faces, network="small", only=("ERM", "JTT"), take="DFR")
 
 
 @pytest.mark.parametrize("only", [("ERM", "SVM"), ("transplant",)])
@@ -87,6 +99,13 @@ def test_the_page_has_the_table_of_the_results_beside_it():
         assert markdown(table_of(found), "mitigator") in (results / "celeba.md").read_text()
     found, choice = (json.loads((results / name).read_text()) for name in ("celeba.json", "celeba_choice.json"))
     assert markdown(taken_table(found), f"{found['taken']}, minus") in (results / "celeba.md").read_text()
+    # In each seed the family taken is ahead of each without transplants, in both measures.
+    by_seed = {(row["family"], row["seed"]): row for row in found["by_seed"] if row["decision"] == "threshold"}
+    others = {family for family, _ in by_seed if not family.startswith("transplant")}
+    assert len(by_seed) == 3 * len({family for family, _ in by_seed})
+    for (family, seed), row in by_seed.items():
+        taken = by_seed[found["taken"], seed]
+        assert family not in others or all(taken[name] > row[name] for name in ("worst_cell", "crossed_auc"))
     # Reweighing on transplants, too, is ahead of each published family.
     ahead = taken_table(json.loads((results / "celeba_reweighing.json").read_text()))
     published = [name for name in ahead.index if not name.startswith("transplant")]
