@@ -8,16 +8,18 @@ had it, and with controls: images that are as bright, clipping alone, other pixe
 
 from __future__ import annotations
 
+import copy
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import joblib
 import numpy as np
 import pandas as pd
 import torch
 import typer
+from sklearn.base import BaseEstimator, ClassifierMixin
 from studies import Seeds, difference, fit_one_seed, markdown, rounded, statistics_of
 
 from captum_region.batches import as_floats
@@ -86,6 +88,32 @@ class Brightness:
         return (images + self.shift).clamp(0, 1)
 
 
+class PerturbedInPrediction(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A fitted `AttributionNoiseMitigator`, frozen, that perturbs the images too that it predicts.
+
+    In training they are perturbed either way, so that it need not be trained again.
+    """
+
+    def __init__(self, estimator: Any = None) -> None:
+        self.estimator = estimator
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Take the mitigator's classes."""
+        self.mitigator_ = copy.copy(self.estimator.estimator).set_params(apply_at_predict=True)
+        self.classes_ = self.mitigator_.classes_
+        return self
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the likeliest class of each image, perturbed."""
+        labels: NDArray[Any] = self.mitigator_.predict(X)
+        return labels
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Return the probability of each class of each image, perturbed."""
+        probability: NDArray[np.float64] = self.mitigator_.predict_proba(X)
+        return probability
+
+
 def shift_to(images: Tensor, mean: float) -> Brightness:
     """Return the shift that gives images in [0, 1] this mean, to a millionth, by bisection."""
     low, high = -1.0, 1.0
@@ -144,7 +172,8 @@ def study_table1(
         From `split_data` or `synthetic_data`. Thresholds are chosen on its validation images.
     quantiles : tuple of float
     only : tuple of str
-        Names of arms, to train beside the ERM baseline and balanced data of as many epochs; by default all.
+        Names of arms, to train beside the ERM baseline and balanced data of as many epochs; by default all. Those that
+        perturb test images come with those that do not, which they share their training with.
     checkpoint_dir : path, optional
         Keeps what is done.
     quiet : bool, default=True
@@ -198,6 +227,7 @@ def _trained(
     )
     named = perturbations(quantiles)
     counts = _counts(config, named, only)
+    at_predict = {name: name.replace("@predict", "") for name in only or named if "@predict" in name}
     epochs: dict[str, int] = {}
     brightness: dict[str, float] = {}
 
@@ -222,7 +252,7 @@ def _trained(
         quiet=quiet,
         fit_params={"validation": (validation.X, validation.y)},
         train_on={f"balanced, {count} epochs": balanced for count in counts},
-        reuse={f"threshold shifted, {count} epochs": f"ERM, {count} epochs" for count in counts},
+        reuse={f"threshold shifted, {count} epochs": f"ERM, {count} epochs" for count in counts} | at_predict,
         n_jobs=config.n_jobs,
     )
     return predictions, epochs, brightness
@@ -275,12 +305,14 @@ def _arms(
     references = len(arms)
     for name, parameters in named.items():
         epochs = _epochs_of(config, parameters)
-        mitigator = AttributionNoiseMitigator(classifier(epochs), region_classifier=regions, **parameters)
-        arms[name] = mitigator, epochs
+        if "apply_at_predict" in parameters:
+            arms[name] = PerturbedInPrediction(), epochs
+        else:
+            arms[name] = AttributionNoiseMitigator(classifier(epochs), region_classifier=regions, **parameters), epochs
     for name in _with_as_bright(named):
         epochs = _epochs_of(config, named[name])
         arms[f"as bright as {name}"] = classifier(epochs, shift_to(images, brightness[name])), epochs
-    chosen = {*only} or {*arms}
+    chosen = {*only, *(name.replace("@predict", "") for name in only)} or {*arms}
     return {name: arm for number, (name, arm) in enumerate(arms.items()) if number < references or name in chosen}
 
 

@@ -3,10 +3,23 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import typer
-from table1_study import MEASURES, Brightness, effects_of, main, of_paper, perturbations, shift_to, table1_of, tables
+from sklearn.frozen import FrozenEstimator
+from table1_study import (
+    MEASURES,
+    Brightness,
+    PerturbedInPrediction,
+    effects_of,
+    main,
+    of_paper,
+    perturbations,
+    shift_to,
+    table1_of,
+    tables,
+)
 
 from fairlearn_bridge import AttributionNoise, AttributionNoiseMitigator, ImageClassifier, published_noise
 
@@ -32,6 +45,23 @@ def test_an_equal_mean_is_reached_without_regions():
     shifted = as_bright(images, torch.arange(20), torch.Generator())
     assert float(shifted.mean()) == pytest.approx(float(clipped.mean()), abs=1e-5)
     assert Brightness(0.25)(torch.tensor([0.5, 0.9]), torch.arange(2), torch.Generator()).tolist() == [0.75, 1]
+
+
+def test_what_is_perturbed_in_prediction_needs_no_training_of_its_own():
+    rng = np.random.default_rng(0)
+    X, y, confounder = rng.random((24, 3, 16, 16), dtype=np.float32), np.arange(24) % 2, rng.integers(0, 2, 24)
+    settings = {"scheme": "general_noise", "quantile": 0.5, "region_epochs": 1, "random_state": 0}
+
+    def trained(**parameters):
+        mitigator = AttributionNoiseMitigator(ImageClassifier(max_epochs=2), **settings, **parameters)
+        return mitigator.fit(X, y, sensitive_features=confounder)
+
+    plain, wanted = trained(), trained(apply_at_predict=True)
+    found = PerturbedInPrediction(FrozenEstimator(plain)).fit(X, y)
+    assert np.array_equal(found.predict_proba(X), wanted.predict_proba(X))
+    assert np.array_equal(found.predict(X), wanted.predict(X))
+    assert np.abs(found.predict_proba(X) - plain.predict_proba(X)).max() > 1e-4
+    assert not plain.apply_at_predict
 
 
 def test_each_perturbation_is_one_that_can_be_trained_with():
@@ -66,12 +96,14 @@ def test_an_arm_that_there_is_not_is_refused(refused, tmp_path):
 
 def test_references_are_trained_as_long_as_the_arms_that_are_asked_for(command, tmp_path):
     sizes = ["--size", 16, "--train-size", 60, "--test-per-cell", 8, "--epochs", 1, "--region-epochs", 1]
-    options = ["--data", "faces", *sizes, "--arm", "general_mask 0.6", "--jobs", 1, "--seeds", 1, "--quiet"]
+    options = ["--data", "faces", *sizes, "--arm", "general_mask@predict 0.6", "--jobs", 1, "--seeds", 1, "--quiet"]
     command("examples/benchmarks/table1_study.py", *options, "--out", tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text())
     references = {"ERM, 1 epochs", "balanced, 1 epochs", "threshold shifted, 1 epochs"}
-    assert {row["mitigator"] for row in found["rows"]} == references | {"general_mask 0.6"}
-    assert table1_of(found).index.tolist() == ["general_mask 0.6, the paper", "general_mask 0.6"]
+    # What is perturbed in prediction comes with what is not.
+    arms = ["general_mask 0.6", "general_mask@predict 0.6"]
+    assert {row["mitigator"] for row in found["rows"]} == references | {*arms}
+    assert table1_of(found).index.tolist() == ["general_mask 0.6, the paper", *arms]
 
 
 @pytest.mark.slow
