@@ -73,6 +73,8 @@ Wearing_Hat specific_noise 0.95  0.73 +0.06 -0.03  0.63 +0.11 +0.04  0.84 +0.00 
 COLUMNS = {"accuracy": "accuracy", "accuracy[True]": "men", "accuracy[False]": "women", "gap": "gap"}
 MEASURES = (*COLUMNS, "worst_cell", "confounder_gap", "auc", "crossed_auc")
 LIKELIEST, THRESHOLD = "likeliest class", "threshold"
+# Of which differences to balanced data and to controls are taken.
+COMPARED = ("accuracy", "worst_cell", "auc", "crossed_auc")
 # Images by which brightness is measured.
 SHOWN = 512
 
@@ -184,7 +186,9 @@ def study_table1(
         ``images``, the numbers of each set and cell; ``brightness``, the mean of some training images as they are and
         with each perturbation, in training with the first seed; ``rows``, the measures of each mitigator and seed, for
         the likeliest class and for the threshold with the best worst-group accuracy on validation images; ``summary``,
-        a row a mitigator and decision: what `summarize` gives, with differences to the ERM baseline of as many epochs.
+        a row a mitigator and decision: what `summarize` gives, with differences to the ERM baseline of as many epochs;
+        ``differences``, a row a pair and decision: of each arm to balanced data of as many epochs, and of regions to
+        their controls.
     """
     named = perturbations(quantiles)
     known = [*named, *(f"as bright as {name}" for name in _with_as_bright(named))]
@@ -209,6 +213,7 @@ def study_table1(
         "brightness": brightness,
         "rows": rows,
         "summary": _summary(decided, epochs, aligned),
+        "differences": _differences(decided, epochs, aligned),
     }
 
 
@@ -344,6 +349,27 @@ def _summary(decided: dict[str, pd.DataFrame], epochs: dict[str, int], aligned: 
     return rows
 
 
+def _differences(
+    decided: dict[str, pd.DataFrame], epochs: dict[str, int], aligned: dict[Any, Any]
+) -> list[dict[str, Any]]:
+    """Return what each arm has more than balanced data of as many epochs, and regions more than their controls."""
+    references = ("ERM", "balanced", "threshold")
+    pairs = [(name, f"balanced, {count} epochs") for name, count in epochs.items() if not name.startswith(references)]
+    pairs += [(name.replace(f"@{one}", ""), name) for name in epochs for one in CONTROLS if f"@{one}" in name]
+    rows: list[dict[str, Any]] = []
+    for decision, part in decided.items():
+        for minus, of_pair in pd.DataFrame(pairs, columns=["name", "minus"]).groupby("minus", sort=False):
+            names = [name for name in of_pair["name"] if name in epochs]  # regions may not have been asked for
+            table = summarize(part[part["mitigator"].isin([minus, *names])], aligned=aligned, reference=str(minus))
+            for row in statistics_of(table.loc[names], COMPARED):
+                values = {
+                    name: {key: value for key, value in row[name].items() if key.startswith("difference")}
+                    for name in COMPARED
+                }
+                rows.append({"mitigator": row["mitigator"], "minus": minus, "decision": decision, **values})
+    return rows
+
+
 def of_paper(confounder: str) -> dict[str, tuple[float, dict[str, list[float]]]]:
     """Return the quantile of each scheme in the paper, and each measure: biased and balanced data, and the scheme."""
     found = {}
@@ -384,6 +410,8 @@ def table1_of(found: dict[str, Any]) -> pd.DataFrame:
 def effects_of(found: dict[str, Any]) -> pd.DataFrame:
     """Return what each arm does: brightness, accuracy by either decision, what no threshold changes."""
     at = {(row["mitigator"], row["decision"]): row for row in found["summary"]}
+    # Results of before hold no differences to balanced data.
+    to = {(row["mitigator"], row["minus"], row["decision"]): row for row in found.get("differences", ())}
     plain = found["brightness"]["training images"]
     shown = {}
     for name in dict.fromkeys(row["mitigator"] for row in found["summary"]):
@@ -401,13 +429,33 @@ def effects_of(found: dict[str, Any]) -> pd.DataFrame:
         for title, part in parts.items():
             cells[title] = f"{part['mean']:.2f}" + (f" ± {part['std']:.2f}" if part["std"] is not None else "")
         cells["minus ERM"] = "" if name.startswith("ERM") else difference(likeliest["crossed_auc"])
+        if to:
+            to_balanced = to.get((name, f"balanced, {likeliest['epochs']} epochs", LIKELIEST), {})
+            cells["minus balanced"] = difference(to_balanced.get("crossed_auc", {}))
         shown[name] = cells
     return pd.DataFrame(shown).T
 
 
+def controls_of(found: dict[str, Any]) -> pd.DataFrame:
+    """Return what regions have more than as many other pixels, moved or scattered."""
+    titles = {LIKELIEST: {"crossed_auc": "bias-conflicting AUC"}, THRESHOLD: {"worst_cell": "at a chosen threshold"}}
+    shown: dict[str, dict[str, str]] = {}
+    for row in found.get("differences", ()):
+        if "@" in row["minus"]:
+            control = row["minus"].split("@")[1].split()[0]
+            for name, title in titles[row["decision"]].items():
+                shown.setdefault(row["mitigator"], {})[f"{title}, minus {control}"] = difference(row[name])
+    return pd.DataFrame(shown).T
+
+
 def tables(found: dict[str, Any]) -> list[str]:
-    """Return both tables in Markdown."""
-    return [markdown(table1_of(found), "biased / balanced / scheme"), markdown(effects_of(found), "trained")]
+    """Return the tables in Markdown; that of controls where there are some."""
+    every = {
+        "biased / balanced / scheme": table1_of(found),
+        "trained": effects_of(found),
+        "regions": controls_of(found),
+    }
+    return [markdown(table, corner) for corner, table in every.items() if len(table)]
 
 
 def main(

@@ -12,6 +12,7 @@ from table1_study import (
     MEASURES,
     Brightness,
     PerturbedInPrediction,
+    controls_of,
     effects_of,
     main,
     of_paper,
@@ -149,3 +150,13 @@ def test_the_command_keeps_each_training_and_trains_what_is_new(command, tmp_pat
     ]
     assert table1_of(both).loc["general_noise 0.7", "gap"] == " / ".join(f"{sum(map(abs, of)) / 2:.2f}" for of in gaps)
     assert "| published general_noise@predict 0.7 |" in printed
+    # A difference is that of the means, of arms to balanced data of as many epochs and of regions to their controls.
+    means = {(row["mitigator"], row["decision"]): row["crossed_auc"]["mean"] for row in both["summary"]}
+    pairs = {(row["mitigator"], row["minus"], row["decision"]): row["crossed_auc"] for row in both["differences"]}
+    assert len(pairs) == 2 * (11 + 8 + 1 + 3 + 8)
+    for (name, minus, decision), found in pairs.items():
+        assert found["difference"] == pytest.approx(means[name, decision] - means[minus, decision], abs=2e-3)
+    assert ("specific_mask 0.7", "balanced, 1 epochs", "threshold") in pairs
+    assert ("general_transplant 0.7", "general_transplant@random 0.7", "likeliest class") in pairs
+    assert len(controls_of(both)) == 4
+    assert controls_of(both).shape == (4, 4)
