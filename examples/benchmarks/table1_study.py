@@ -73,6 +73,7 @@ Wearing_Hat specific_noise 0.95  0.73 +0.06 -0.03  0.63 +0.11 +0.04  0.84 +0.00 
 COLUMNS = {"accuracy": "accuracy", "accuracy[True]": "men", "accuracy[False]": "women", "gap": "gap"}
 MEASURES = (*COLUMNS, "worst_cell", "confounder_gap", "auc", "crossed_auc")
 LIKELIEST, THRESHOLD = "likeliest class", "threshold"
+CLIPPING = "published clipping alone"
 # Of which differences to balanced data and to controls are taken.
 COMPARED = ("accuracy", "worst_cell", "auc", "crossed_auc")
 # Images by which brightness is measured.
@@ -150,7 +151,7 @@ def perturbations(quantiles: tuple[float, ...]) -> dict[str, dict[str, Any]]:
     for name in (*at_predict, "general_transplant"):
         for control in CONTROLS:
             found[f"{name}@{control} {middle:g}"] = {**kinds[name], "quantile": middle, "control": control}
-    found["published clipping alone"] = {"scheme": "general_noise", "quantile": 1.0, **published}
+    found[CLIPPING] = {"scheme": "general_noise", "quantile": 1.0, **published}
     return found
 
 
@@ -187,8 +188,8 @@ def study_table1(
         with each perturbation, in training with the first seed; ``rows``, the measures of each mitigator and seed, for
         the likeliest class and for the threshold with the best worst-group accuracy on validation images; ``summary``,
         a row a mitigator and decision: what `summarize` gives, with differences to the ERM baseline of as many epochs;
-        ``differences``, a row a pair and decision: of each arm to balanced data of as many epochs, and of regions to
-        their controls.
+        ``differences``, a row a pair and decision: of each arm to balanced data of as many epochs, of regions to
+        their controls, of perturbed test images to test images as they are, and of published noise to its clipping.
     """
     named = perturbations(quantiles)
     known = [*named, *(f"as bright as {name}" for name in _with_as_bright(named))]
@@ -352,16 +353,19 @@ def _summary(decided: dict[str, pd.DataFrame], epochs: dict[str, int], aligned: 
 def _differences(
     decided: dict[str, pd.DataFrame], epochs: dict[str, int], aligned: dict[Any, Any]
 ) -> list[dict[str, Any]]:
-    """Return what each arm has more than balanced data of as many epochs, and regions more than their controls."""
+    """Return the differences of pairs: each arm to balanced data of as many epochs, regions to their controls ..."""
     references = ("ERM", "balanced", "threshold")
     pairs = [(name, f"balanced, {count} epochs") for name, count in epochs.items() if not name.startswith(references)]
     pairs += [(name.replace(f"@{one}", ""), name) for name in epochs for one in CONTROLS if f"@{one}" in name]
+    pairs += [(name, name.replace("@predict", "")) for name in epochs if "@predict" in name]
+    pairs += [(name, CLIPPING) for name in epochs if name.startswith("published") and "@" not in name]
+    # Not all of them may have been asked for.
+    pairs = [(name, minus) for name, minus in pairs if name != minus and {name, minus} <= {*epochs}]
     rows: list[dict[str, Any]] = []
     for decision, part in decided.items():
-        for minus, of_pair in pd.DataFrame(pairs, columns=["name", "minus"]).groupby("minus", sort=False):
-            names = [name for name in of_pair["name"] if name in epochs]  # regions may not have been asked for
+        for minus, names in pd.DataFrame(pairs, columns=["name", "minus"]).groupby("minus", sort=False)["name"]:
             table = summarize(part[part["mitigator"].isin([minus, *names])], aligned=aligned, reference=str(minus))
-            for row in statistics_of(table.loc[names], COMPARED):
+            for row in statistics_of(table.loc[[*names]], COMPARED):
                 values = {
                     name: {key: value for key, value in row[name].items() if key.startswith("difference")}
                     for name in COMPARED

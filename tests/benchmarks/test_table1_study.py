@@ -153,7 +153,8 @@ def test_the_command_keeps_each_training_and_trains_what_is_new(command, tmp_pat
     # A difference is that of the means, of arms to balanced data of as many epochs and of regions to their controls.
     means = {(row["mitigator"], row["decision"]): row["crossed_auc"]["mean"] for row in both["summary"]}
     pairs = {(row["mitigator"], row["minus"], row["decision"]): row["crossed_auc"] for row in both["differences"]}
-    assert len(pairs) == 2 * (11 + 8 + 1 + 3 + 8)
+    # Arms, their controls, perturbed test images, published noise: each with what it is compared with.
+    assert len(pairs) == 2 * ((11 + 8 + 1 + 3) + 8 + 3 + 2)
     for (name, minus, decision), found in pairs.items():
         assert found["difference"] == pytest.approx(means[name, decision] - means[minus, decision], abs=2e-3)
     assert ("specific_mask 0.7", "balanced, 1 epochs", "threshold") in pairs
