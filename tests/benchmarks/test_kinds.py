@@ -66,7 +66,9 @@ def test_late_steps_keep_more_pixels_and_cost_more():
     assert late.forward_grid(image).shape == usual.forward_grid(image).shape
 
 
-@pytest.mark.parametrize("name", ["kinds.json", "kinds_faces.json", "steps.json", "steps_celeba_32.json"])
+@pytest.mark.parametrize(
+    "name", ["kinds.json", "kinds_faces.json", "steps.json", "steps_celeba_32.json", "steps_celeba_64.json"]
+)
 def test_the_page_has_the_table_of_the_results_beside_it(name):
     found = json.loads((RESULTS / name).read_text())
     kinds = " / ".join(found["settings"]["kinds"])
