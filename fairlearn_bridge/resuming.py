@@ -6,7 +6,7 @@ from typing import Any
 
 from skorch import NeuralNet
 from skorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_region.io.snapshot import Snapshots, random_states, set_random_states
 
@@ -40,6 +40,8 @@ def state_of(net: Any, *, complete: bool) -> dict[str, Any]:
         "complete": complete,
         "parts": {name: state for name, state in states.items() if not name.startswith(_OWN)},
         "own": net.processes.of_each({name: state for name, state in states.items() if name.startswith(_OWN)}),
+        # skorch's Freezer and Unfreezer set these once, in an epoch that is not run again.
+        "trainable": {name: [one.requires_grad for one in each] for name, each in _parameters_of(net).items()},
         "history": list(net.history_),
         "callbacks": {name: _of_callback(callback) for name, callback in net.callbacks_},
         "random": (net.generator_.get_state(), random_states()),
@@ -51,6 +53,9 @@ def load_state(net: Any, kept: dict[str, Any]) -> None:
     parts = _parts_of(net)
     for name, state in (kept["parts"] | kept["own"][net.processes.rank]).items():
         parts[name].load_state_dict(state)
+    for name, each in _parameters_of(net).items():
+        for parameter, is_trainable in zip(each, kept["trainable"][name], strict=True):
+            parameter.requires_grad_(is_trainable)
     net.history_[:] = kept["history"]
     for name, callback in net.callbacks_:
         for attribute, (kind, value) in kept["callbacks"][name].items():
@@ -70,6 +75,10 @@ def _parts_of(net: Any) -> dict[str, Any]:
         part = found.pop(name)
         found |= {f"{name}.{at}": each for at, each in enumerate((part.func, *part.args))}
     return {name: part for name, part in found.items() if hasattr(part, "state_dict")}
+
+
+def _parameters_of(net: Any) -> dict[str, list[nn.Parameter]]:
+    return {name: [*part.parameters()] for name, part in _parts_of(net).items() if isinstance(part, nn.Module)}
 
 
 def _of_callback(callback: Callback) -> dict[str, Any]:

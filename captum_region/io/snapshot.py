@@ -21,7 +21,7 @@ from captum_region.randomness import RandomState
 
 FORMAT = 2
 # The version of what trainings learn, in both packages: raise it with a change of that, and kept states are not used.
-SEMANTICS = 10
+SEMANTICS = 11
 # The state is saved when this many times as long has passed as the last save took: 5 % of the time at most.
 _SHARE = 20
 
