@@ -181,7 +181,8 @@ def summarize(
     Raises
     ------
     ValueError
-        If `confidence_level` or `n_bootstrap` is out of range, or there is no such reference.
+        If `confidence_level` or `n_bootstrap` is out of range, there is no such reference, or the predictions or
+        `aligned` do not fit, see `measure`.
 
     Notes
     -----
@@ -194,6 +195,7 @@ def summarize(
     measure : The measures of one mitigator and seed.
     pareto_front : Which mitigators are not beaten.
     """
+    _check_predictions(predictions, aligned, "mitigator", "seed")
     by_name = dict(list(predictions.groupby("mitigator", sort=False)))
     check_summary(by_name, reference, n_bootstrap, confidence_level)
     seed = draw_seed(random_state)
@@ -311,13 +313,37 @@ def measure(predictions: pd.DataFrame, *, aligned: Mapping[Any, Any]) -> pd.Seri
         counterfactuals, ``flip_rate``: the share of predictions that change when only the spurious attribute is
         toggled.
 
+    Raises
+    ------
+    ValueError
+        If there are no predictions, a column or a value is missing, or `aligned` is of other classes or of other values
+        of the spurious attribute: read back from a file, they may be of another type.
+
     See Also
     --------
     summarize : Several mitigators and seeds, with intervals.
     signed_gap : The gap alone.
     """
+    _check_predictions(predictions, aligned)
     values = _measures(predictions, aligned, np.arange(len(predictions))[None])
     return pd.Series({name: float(value[0]) for name, value in values.items()})
+
+
+def _check_predictions(predictions: pd.DataFrame, aligned: Mapping[Any, Any], *names: str) -> None:
+    wanted = [*names, "target", "group", "confounder", "predicted", *(["score"] if len(aligned) == 2 else [])]
+    if missing := [name for name in wanted if name not in predictions]:
+        raise ValueError(f"predictions must have columns {', '.join(wanted)}, got none named {', '.join(missing)}")
+    if predictions.empty:
+        raise ValueError("predictions must hold those of an image at least, got none")
+    if unknown := [name for name in wanted if predictions[name].isna().any()]:
+        raise ValueError(f"predictions must have no missing values, got some in {', '.join(unknown)}")
+    classes, values = ({*predictions[name].tolist()} for name in ("target", "confounder"))
+    # Without these all images would count as bias-conflicting.
+    if aligned and not (classes <= {*aligned} and values & {*aligned.values()}):
+        raise ValueError(
+            f"aligned must map the classes of predictions, {sorted(classes, key=str)}, to values of the spurious "
+            f"attribute, {sorted(values, key=str)}, got {dict(aligned)}"
+        )
 
 
 def _bootstrap(

@@ -55,6 +55,40 @@ def test_measures_by_hand():
     assert "flip_rate" not in values
 
 
+def test_predictions_that_were_read_back_are_refused_where_their_labels_are_others(tmp_path):
+    words = random_predictions().assign(
+        target=lambda table: np.where(table["target"], "1", "0"), confounder=lambda table: table["confounder"].map(str)
+    )
+    aligned = {"0": "True", "1": "False"}
+    words.to_csv(tmp_path / "predictions.csv", index=False)
+    read = pd.read_csv(tmp_path / "predictions.csv")
+    for table, wrong in ((read, aligned), (words, {"0": "True", "2": "False"}), (words, {"0": True, "1": False})):
+        with pytest.raises(
+            ValueError, match=r"aligned must map the classes of predictions, .* to values of the spurious"
+        ):
+            measure(table, aligned=wrong)
+        with pytest.raises(ValueError, match="aligned must map the classes of predictions"):
+            summarize(table, aligned=wrong, n_bootstrap=2)
+    assert measure(words, aligned=aligned)["crossed_auc"] == pytest.approx(
+        measure(random_predictions(), aligned=ALIGNED)["crossed_auc"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda table: table.iloc[:0], "predictions must hold those of an image at least, got none"),
+        (lambda table: table.assign(group=table["group"].where(table.index > 0)), "missing values, got some in group"),
+        (lambda table: table.drop(columns="confounder"), "predictions must have columns .*, got none named confounder"),
+    ],
+)
+def test_incomplete_predictions_are_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        measure(change(random_predictions()), aligned=ALIGNED)
+    with pytest.raises(ValueError, match=words):
+        summarize(change(random_predictions()), aligned=ALIGNED, n_bootstrap=2)
+
+
 def test_no_auc_of_two_of_three_classes():
     # The score is the probability of the third class, which says nothing of these two.
     predictions = pd.DataFrame(
