@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+# The latter is what MetricFrame calls scikit-learn's.
+_ACCURACY = ("accuracy", "accuracy_score")
+
 
 @dataclass(frozen=True, eq=False)
 class ModelCard:
@@ -17,15 +20,23 @@ class ModelCard:
     title : str, default="Image classifier"
     trained_on : str, optional
         The training images, in words.
-    cells : DataFrame, optional
+    cells : DataFrame or Series, optional
         Numbers of training images, such as ``pd.crosstab(y, confounder)``.
     measured_on : str, optional
         The test images, in words.
-    measurements : DataFrame, optional
-        A row a group, such as a cell of class and spurious attribute, and a column a measure. A column ``accuracy``
-        names the group that the model fails most; intervals are columns of their own.
+    measurements : DataFrame or Series, optional
+        A row a group, such as a cell of class and spurious attribute, and a column a measure, as in ``by_group`` of
+        fairlearn's MetricFrame; a Series is a column of its name. A column ``accuracy``, or ``accuracy_score``, names
+        the group that the model fails most; intervals are columns of their own.
     limits : sequence of str, default=()
         Sentences on where else the model fails.
+
+    Raises
+    ------
+    TypeError
+        If a parameter is of another kind.
+    ValueError
+        If `measurements` is a Series without a name, or has an accuracy that is not one column of numbers.
 
     See Also
     --------
@@ -45,24 +56,36 @@ class ModelCard:
 
     title: str = "Image classifier"
     trained_on: str | None = None
-    cells: pd.DataFrame | None = None
+    cells: pd.DataFrame | pd.Series | None = None
     measured_on: str | None = None
-    measurements: pd.DataFrame | None = None
+    measurements: pd.DataFrame | pd.Series | None = None
     limits: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("title", "trained_on", "measured_on"):
+            value = getattr(self, name)
+            if not isinstance(value, str | None) or (value is None and name == "title"):
+                raise TypeError(f"{name} must be text, got {type(value).__name__}")
+        # Text is a sequence too, of letters.
+        is_list = isinstance(self.limits, Sequence) and not isinstance(self.limits, str)
+        if not is_list or not all(isinstance(line, str) for line in self.limits):
+            raise TypeError(f"limits must be a list of sentences, got {self.limits!r}")
+        for name in ("cells", "measurements"):
+            if not isinstance(table := getattr(self, name), pd.DataFrame | pd.Series | None):
+                raise TypeError(f"{name} must be a DataFrame or a Series, got {type(table).__name__}")
+        _accuracy_of(self.measurements)
 
     def failures(self) -> list[str]:
         """Return sentences on where the model fails, or that nobody has looked."""
-        found = []
+        found, accuracy = [], _accuracy_of(self.measurements)
         if self.measurements is None:
             found.append("Nothing was measured: how well it does, and for whom, is not known.")
-        elif "accuracy" in self.measurements:
-            accuracy = self.measurements["accuracy"].dropna()
-            if len(accuracy) > 1:
-                low, high = accuracy.idxmin(), accuracy.idxmax()
-                found.append(
-                    f"The lowest accuracy of a group is {accuracy.min():.2f}, for {_group(low)}; the highest is "
-                    f"{accuracy.max():.2f}, for {_group(high)}."
-                )
+        elif accuracy is not None and len(accuracy) > 1:
+            low, high = accuracy.idxmin(), accuracy.idxmax()
+            found.append(
+                f"The lowest accuracy of a group is {accuracy.min():.2f}, for {_group(low)}; the highest is "
+                f"{accuracy.max():.2f}, for {_group(high)}."
+            )
         return [*found, *self.limits]
 
     def markdown(self, description: Mapping[str, Any]) -> str:
@@ -120,6 +143,31 @@ def _always(height: int, width: int) -> list[str]:
     ]
 
 
+def _accuracy_of(measurements: pd.DataFrame | pd.Series | None) -> pd.Series | None:
+    """Return the accuracies that are known, by group; None where there is no column of them."""
+    if measurements is None:
+        return None
+    if isinstance(measurements, pd.Series) and measurements.name is None:
+        raise ValueError('measurements must be a DataFrame, or a Series with a name, such as rename("accuracy")')
+    table = _frame(measurements)
+    for name in _ACCURACY:
+        if name in table:
+            found: Any = table[name]  # a frame where columns have levels, or two have the name
+            if isinstance(found, pd.DataFrame) or not pd.api.types.is_numeric_dtype(found):
+                columns = {str(column): str(dtype) for column, dtype in table.dtypes.items()}
+                raise ValueError(f"measurements must have the {name} in one column of numbers, got {columns}")
+            accuracy: pd.Series = found.dropna()
+            return accuracy
+    return None
+
+
+def _frame(table: pd.DataFrame | pd.Series) -> pd.DataFrame:
+    """Return a table, of a Series one with a column of its name; without one they are counts."""
+    if isinstance(table, pd.DataFrame):
+        return table
+    return table.to_frame("images") if table.name is None else table.to_frame()
+
+
 def _group(name: Any) -> str:
     return ", ".join(map(str, name)) if isinstance(name, tuple) else str(name)
 
@@ -132,8 +180,9 @@ def _text(value: Any) -> str:
     return " ".join(text.split())
 
 
-def _table(table: pd.DataFrame) -> str:
+def _table(table: pd.DataFrame | pd.Series) -> str:
     """Return a table in Markdown; numbers to three places."""
+    table = _frame(table)
     names = [_group(name) for name in table.columns]
     above = [name for name in (*table.index.names, *table.columns.names) if name not in (None, "row_0", "col_0")]
     head = [" / ".join(map(str, above)), *names]

@@ -13,7 +13,7 @@ from captum_region.io.files import replacing
 from fairlearn_bridge.baselines.base import Trainer
 from fairlearn_bridge.classifier import ImageClassifier
 from fairlearn_bridge.deployment.folder import threshold_of, without_threshold
-from fairlearn_bridge.deployment.state import network_in
+from fairlearn_bridge.deployment.state import network_in, network_of
 from fairlearn_bridge.mitigator import AttributionNoiseMitigator
 
 # Layouts in memory differ, and with them the rounding of float32.
@@ -25,7 +25,7 @@ class _Probabilities(nn.Module):
 
     def __init__(self, classifier: ImageClassifier) -> None:
         super().__init__()
-        self.network = copy.deepcopy(classifier.module_).cpu().eval()
+        self.network = copy.deepcopy(network_of(classifier)).cpu().eval()
         self.outputs = classifier._get_predict_nonlinearity()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -42,8 +42,8 @@ def export_mitigator(estimator: Any, path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     estimator : ImageClassifier, or a mitigator whose predictions are its network's alone
-        Not `LastLayerRetraining`, `LowSpuriosityRetraining`, `EmbeddingCorrelationRemoval`, `AdversarialLastLayer`, or
-        a mitigator with ``apply_at_predict``.
+        Or scikit-learn's ``FixedThresholdClassifier`` of one. Not `LastLayerRetraining`, `LowSpuriosityRetraining`,
+        `EmbeddingCorrelationRemoval`, `AdversarialLastLayer`, or a mitigator with ``apply_at_predict``.
     path : path
         Named ``.pt2``.
 
@@ -52,8 +52,8 @@ def export_mitigator(estimator: Any, path: str | os.PathLike[str]) -> None:
     TypeError
         If the estimator's predictions are not its network's alone.
     ValueError
-        If `path` is not named ``.pt2``, the estimator was fitted on rows outside [0, 1], or the program gives
-        other probabilities than the estimator.
+        If `path` is not named ``.pt2``, the estimator was fitted on rows outside [0, 1], its threshold is not for two
+        classes of which ``pos_label`` is one, or the program gives other probabilities than the estimator.
     torch._dynamo.exc.UserError
         If the network has code that cannot be exported, such as a branch on values.
 
@@ -112,7 +112,7 @@ def _check_network_alone(estimator: Any) -> None:
     while isinstance(inner, Trainer) and type(inner).predict_proba in plain:
         if getattr(inner, "apply_at_predict", False):
             break
-        inner = inner.estimator_
+        inner = without_threshold(inner.estimator_)
     if not isinstance(inner, ImageClassifier):
         raise TypeError(
             "estimator must be an ImageClassifier, or a mitigator whose predictions are its network's alone, to be "

@@ -3,6 +3,7 @@
 import json
 import os
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from captum_region.io.files import read_json, replacing_folder
 from captum_region.io.provenance import provenance
 from fairlearn_bridge.baselines import BalancedResampling, ThresholdShift
 from fairlearn_bridge.deployment.card import ModelCard
-from fairlearn_bridge.deployment.state import Decoder, Encoder, network_in
+from fairlearn_bridge.deployment.state import Decoder, Encoder, check_finite, network_in, network_of
 
 FORMAT = 1
 DESCRIPTION, WEIGHTS, CARD = MODEL_FILES = "mitigator.json", "weights.safetensors", "model_card.md"
@@ -37,7 +38,8 @@ def save_mitigator(estimator: Any, folder: str | os.PathLike[str], *, card: Mode
     ----------
     estimator : ImageClassifier, AttributionNoiseMitigator, or a mitigator of `fairlearn_bridge.baselines`
         Or scikit-learn's ``FixedThresholdClassifier`` of one of them. `AcceleratedImageClassifier` is saved as
-        `ImageClassifier`. Of a network of your own the weights are saved, not the code.
+        `ImageClassifier`. Of a network of your own the weights are saved, not the code. What skorch's ``compile``
+        has compiled is saved as it was before, and rounds as such.
     folder : path
         Made, with its parents. A model saved there before is replaced.
     card : ModelCard, optional
@@ -46,7 +48,10 @@ def save_mitigator(estimator: Any, folder: str | os.PathLike[str], *, card: Mode
     Raises
     ------
     TypeError
-        If the estimator is of another kind, or holds a function that its predictions need.
+        If the estimator is of another kind, or holds a function that its predictions need, or `card` is no ModelCard.
+    ValueError
+        If a weight is not finite (buffers, such as a mask, may be infinite), or scikit-learn's classifier for the
+        threshold could not predict: there are not two classes, or ``pos_label`` is not one of them.
     sklearn.exceptions.NotFittedError
         If it is not fitted.
     FileExistsError
@@ -72,6 +77,8 @@ def save_mitigator(estimator: Any, folder: str | os.PathLike[str], *, card: Mode
     >>> bool((loaded.predict_proba(faces.images) == classifier.predict_proba(faces.images)).all())
     True
     """
+    if not isinstance(card, ModelCard | None):
+        raise TypeError(f"card must be a ModelCard, got {type(card).__name__}")
     encode = Encoder()
     described = encode(estimator, "estimator")
     description = {"format": FORMAT, **_summary(estimator), **provenance(), "estimator": described}
@@ -88,7 +95,7 @@ def _summary(estimator: Any) -> dict[str, Any]:
     inner = network_in(estimator)
     counts = getattr(inner, "class_counts_", None)
     classes = np.asarray(estimator.classes_).tolist()
-    network = type(inner.module_)
+    network = type(network_of(inner))
     threshold, positive = threshold_of(estimator)
     return {
         "method": type(without_threshold(estimator)).__name__,
@@ -118,15 +125,36 @@ def without_threshold(estimator: Any) -> Any:
 
 
 def threshold_of(estimator: Any) -> tuple[float | None, Any]:
-    """Return the probability from which a class is predicted, and that class; None where the likeliest one is."""
+    """Return the probability from which a class is predicted, and that class; None where the likeliest one is.
+
+    Raises
+    ------
+    ValueError
+        If scikit-learn's classifier for a threshold cannot predict with its own.
+    """
+    while isinstance(estimator, FrozenEstimator):
+        estimator = estimator.estimator
     classes = np.asarray(estimator.classes_).tolist()
     if isinstance(estimator, ThresholdShift):
         return estimator.threshold_, classes[1]
     if isinstance(estimator, FixedThresholdClassifier):
+        _check_threshold(estimator, classes)
         threshold = 0.5 if estimator.threshold == "auto" else float(estimator.threshold)
         positive = estimator.pos_label
         return threshold, classes[1] if positive is None else np.asarray(positive).item()
     return None, None
+
+
+def _check_threshold(estimator: FixedThresholdClassifier, classes: list[Any]) -> None:
+    """Raise ValueError unless scikit-learn, which does not look before it predicts, can do so with a threshold."""
+    if len(classes) != 2:
+        raise ValueError(f"estimator must have two classes for its threshold, got {len(classes)}: {classes}")
+    if estimator.threshold != "auto" and not isinstance(estimator.threshold, Real):
+        raise ValueError(f"threshold must be a number or 'auto', got {estimator.threshold!r}")
+    if estimator.pos_label is not None and estimator.pos_label not in classes:
+        raise ValueError(f"pos_label must be one of {classes}, got {estimator.pos_label!r}")
+    if estimator.response_method not in ("auto", "predict_proba"):
+        raise ValueError(f"response_method must be 'predict_proba' or 'auto', got {estimator.response_method!r}")
 
 
 def load_mitigator(
@@ -160,7 +188,7 @@ def load_mitigator(
         If a file is missing.
     ValueError
         If the files are damaged, do not fit together, are of another format version or need `module`, or a weight is
-        not finite.
+        not finite, but for buffers that are infinite.
 
     See Also
     --------
@@ -186,8 +214,7 @@ def load_mitigator(
 
 def _read(file: Any, name: str) -> Tensor:
     value: Tensor = file.get_tensor(name)
-    if not bool(value.isfinite().all()):
-        raise ValueError(f"{name} holds values that are not finite")
+    check_finite(value, name)
     return value
 
 
@@ -195,7 +222,8 @@ def _weights_of(path: Path, file: Any, prefix: str, expected: nn.Module | None) 
     """Return a network's tensors; their shapes are compared with the header before one is read."""
     if expected is not None:
         check_header(path, {f"{prefix}{name}": value for name, value in expected.state_dict().items()})
-    return {name.removeprefix(prefix): _read(file, name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118
+    names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118
+    return {name.removeprefix(prefix): file.get_tensor(name) for name in names}
 
 
 def _try(estimator: Any) -> None:

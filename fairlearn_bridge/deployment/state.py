@@ -64,6 +64,18 @@ def network_in(estimator: Any) -> ImageClassifier:
     return inner
 
 
+def network_of(classifier: ImageClassifier) -> nn.Module:
+    """Return a classifier's network; of one that skorch's ``compile`` wraps, the network inside, with its names."""
+    network: nn.Module = getattr(classifier.module_, "_orig_mod", classifier.module_)
+    return network
+
+
+def check_finite(value: Tensor, name: str, *, is_buffer: bool = False) -> None:
+    """Raise ValueError if values are not finite; those of a buffer, such as a mask, may be infinite."""
+    if not bool((~value.isnan() if is_buffer else value.isfinite()).all()):
+        raise ValueError(f"{name} holds values that are not finite")
+
+
 @dataclass
 class Encoder:
     """Turns values into JSON values; what is an array or a tensor goes to `tensors`, under a name."""
@@ -77,13 +89,15 @@ class Encoder:
         ------
         TypeError
             If it is of a kind that cannot be saved.
+        ValueError
+            If it holds a number that is not finite, which `Decoder` refuses.
         """
         if isinstance(value, np.generic):
             value = value.item()
         if value is None or isinstance(value, bool | int | float | str):
             return value
         if isinstance(value, Tensor):
-            self.tensors[name] = value.detach().cpu().contiguous().clone()
+            self._keep(value, name)
             return {"tensor": name}
         if isinstance(value, np.ndarray):
             return self._array(value, name)
@@ -94,11 +108,15 @@ class Encoder:
             return {"dict": [[self(key, name), self(item, f"{name}.{key}")] for key, item in value.items()]}
         return self._object(value, name)
 
+    def _keep(self, value: Tensor, name: str, *, is_buffer: bool = False) -> None:
+        check_finite(value, name, is_buffer=is_buffer)
+        self.tensors[name] = value.detach().cpu().contiguous().clone()
+
     def _array(self, value: np.ndarray[Any, Any], name: str) -> Any:
         if value.dtype.kind == "f":
             # Products of matrices are rounded by their layout in memory.
             by_column = value.ndim == 2 and value.flags.f_contiguous and not value.flags.c_contiguous
-            self.tensors[name] = torch.from_numpy(np.array(value.T if by_column else value, order="C"))
+            self._keep(torch.from_numpy(np.array(value.T if by_column else value, order="C")), name)
             return {"columns" if by_column else "array": name}
         dtype = "str" if value.dtype.kind == "U" else value.dtype.name
         if dtype not in _LABELS or value.ndim != 1:
@@ -116,9 +134,10 @@ class Encoder:
         if kind is Pipeline:
             return described | {"steps": [[title, self(step, f"{name}.{title}")] for title, step in value.steps]}
         if kind is FixedThresholdClassifier:
-            params = {each: getattr(value, each) for each in ("threshold", "pos_label", "response_method")}
+            names = ("threshold", "pos_label", "response_method")  # all decide, so none may be left out
+            params = {each: self(getattr(value, each), f"{name}.{each}") for each in names}
             inner = self(getattr(value, "estimator_", value.estimator), f"{name}.estimator_")
-            return described | {"params": self._plain(params), "estimator_": inner}
+            return described | {"params": params, "estimator_": inner}
         if kind is FrozenEstimator:
             return self._object(value.estimator, name)
         if kind in (ImageClassifier, AcceleratedImageClassifier):
@@ -147,11 +166,12 @@ class Encoder:
         fitted = {each: vars(value)[each] for each in ("n_features_in_", *_OPTIONAL) if each in vars(value)}
         fitted |= {"classes_inferred_": np.asarray(value.classes_), "image_shape_": value.image_shape_}
         fitted["class_counts_"] = getattr(value, "class_counts_", None)
-        weights = value.module_.state_dict()
-        for part, item in weights.items():
+        network = network_of(value)
+        parameters = dict(network.named_parameters(remove_duplicate=False))
+        for part, item in network.state_dict().items():
             if not isinstance(item, Tensor):
                 raise TypeError(f"the network's state must be tensors to be saved, {part} is {type(item).__name__}")
-            self(item, f"{name}.module_.{part}")
+            self._keep(item, f"{name}.module_.{part}", is_buffer=part not in parameters)
         return {
             "kind": ImageClassifier.__name__,
             "network": describe_network(value),
@@ -195,7 +215,7 @@ def _fitted_of(value: Any) -> dict[str, Any]:
 
 def describe_network(classifier: ImageClassifier) -> dict[str, Any]:
     """Return what makes a classifier's network again, or its name and that it is the user's own."""
-    network = classifier.module_
+    network = network_of(classifier)
     if type(network) is SmallCNN:
         own = _on_meta(lambda: SmallCNN(classifier.image_shape_, len(classifier.classes_)))
         made = {name: item.shape for name, item in own.state_dict().items()}
@@ -222,7 +242,7 @@ class Decoder:
         Returns the tensor of a name.
     weights_of : callable
         Returns the tensors whose names have a prefix, by the rest of their names, compared with those of a network
-        without memory.
+        without memory; their values are not checked.
     module : nn.Module, class or None
         The user's own network.
     device : str
@@ -329,11 +349,13 @@ class Decoder:
                 expected = _on_meta(build)
         weights = self.weights_of(value["weights"], expected)
         classifier.initialize()
-        own = classifier.module_.state_dict()
+        network = network_of(classifier)
+        own, parameters = network.state_dict(), dict(network.named_parameters(remove_duplicate=False))
         for name, item in weights.items():
             if name in own and own[name].dtype != item.dtype:
                 raise ValueError(f"{name} must be of {own[name].dtype}, got {item.dtype}")
-        classifier.module_.load_state_dict(weights)
+            check_finite(item, name, is_buffer=name in own and name not in parameters)
+        network.load_state_dict(weights)
         return classifier
 
 

@@ -6,7 +6,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import FixedThresholdClassifier
 
 from captum_region import DenseRegionClassifier, RegionGrid
 from fairlearn_bridge import (
@@ -14,6 +17,7 @@ from fairlearn_bridge import (
     ImageClassifier,
     LastLayerRetraining,
     Reweighing,
+    ThresholdShift,
     export_mitigator,
 )
 
@@ -48,6 +52,41 @@ def test_the_program_gives_the_probabilities_without_the_package(tmp_path):
     about, found = json.loads(done.stdout)
     assert about == {"classes": ["no", "yes"], "image_shape": [3, 12, 16], "threshold": None, "positive_class": None}
     np.testing.assert_allclose(found, estimator.predict_proba(X), atol=1e-6)
+
+
+def read(path):
+    """Return an exported program, as a function, and what its file says of it."""
+    about = {"model.json": ""}
+    program = torch.export.load(path, extra_files=about).module()
+    return program, json.loads(about["model.json"])
+
+
+def test_what_is_frozen_is_exported_with_its_threshold(tmp_path):
+    classifier = clone(BASE).fit(X, Y)
+    options = {"threshold": 0.9, "pos_label": "no"}
+    shifted = ThresholdShift(FrozenEstimator(classifier)).fit(X, Y, validation=(X, Y))
+    for estimator, threshold, positive in (
+        (FixedThresholdClassifier(FrozenEstimator(classifier), **options), 0.9, "no"),
+        (shifted, shifted.threshold_, "yes"),
+    ):
+        for each in (estimator, FrozenEstimator(estimator)):
+            export_mitigator(each, tmp_path / "model.pt2")
+            program, about = read(tmp_path / "model.pt2")
+            assert (about["threshold"], about["positive_class"]) == (threshold, positive)
+            found = program(torch.from_numpy(X).float() / 255).numpy(force=True)
+            np.testing.assert_allclose(found, classifier.predict_proba(X), atol=1e-6)
+    unknown = FixedThresholdClassifier(FrozenEstimator(classifier), threshold=0.9, pos_label="zz")
+    with pytest.raises(ValueError, match=r"pos_label must be one of \['no', 'yes'\], got 'zz'"):
+        export_mitigator(unknown, tmp_path / "other.pt2")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of torch.compile
+def test_a_compiled_network_is_exported_under_its_own_names(tmp_path):
+    classifier = clone(BASE).set_params(compile=True, compile__backend="eager").fit(X, Y)
+    export_mitigator(classifier, tmp_path / "model.pt2")
+    program, _ = read(tmp_path / "model.pt2")
+    assert "network.layers.0.weight" in program.state_dict()
 
 
 def test_what_is_not_the_networks_alone_is_refused(tmp_path):

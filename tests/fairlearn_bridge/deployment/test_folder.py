@@ -1,5 +1,6 @@
 """Saved models: round trips to the bit, what a folder says, and what is refused."""
 
+import copy
 import io
 import json
 import pickle
@@ -8,11 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fairlearn.metrics import MetricFrame, count
 from safetensors.torch import load_file, save, save_file
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score
 from sklearn.model_selection import FixedThresholdClassifier
 from torch import nn
 
@@ -50,6 +53,25 @@ class Net(nn.Module):
 
     def forward(self, images):
         return self.last(self.norm(self.conv(images)).relu().mean((2, 3)))
+
+
+class Probabilities(Net):
+    def forward(self, images):
+        return super().forward(images).softmax(1)
+
+
+class Masked(nn.Module):
+    """A network of rows that its buffer hides from each other, as an attention with a causal mask."""
+
+    def __init__(self, image_shape, num_classes):
+        super().__init__()
+        self.register_buffer("mask", torch.full((image_shape[1],) * 2, -torch.inf).triu(1))
+        self.last = nn.Linear(image_shape[2], num_classes)
+
+    def forward(self, images):
+        rows = images.mean(1)
+        attention = (rows @ rows.transpose(1, 2) + self.mask).softmax(2)
+        return self.last((attention @ rows).mean(1))
 
 
 def fitted(kind=ImageClassifier, labels=Y, base=None, **parameters):
@@ -190,6 +212,90 @@ def test_the_threshold_of_scikit_learns_classifier_is_kept(classifier, tmp_path)
         assert {*loaded.predict(X).tolist()} == {0, 1}
 
 
+@pytest.mark.parametrize(
+    ("labels", "parameters", "words"),
+    [
+        (Y, {"pos_label": "zz"}, r"pos_label must be one of \[0, 1\], got 'zz'"),
+        (np.arange(72) % 3, {}, r"estimator must have two classes for its threshold, got 3: \[0, 1, 2\]"),
+        (np.arange(72) % 3, {"pos_label": 1}, "estimator must have two classes"),
+        (Y, {"threshold": np.array(0.3)}, r"threshold must be a number or 'auto', got array\(0.3\)"),
+        (Y, {"response_method": "decision_function"}, "response_method must be 'predict_proba' or 'auto'"),
+    ],
+)
+def test_a_threshold_that_cannot_predict_is_refused(labels, parameters, words, tmp_path):
+    estimator = FixedThresholdClassifier(FrozenEstimator(fitted(labels=labels)), **{"threshold": 0.3} | parameters)
+    for each in (estimator, FrozenEstimator(estimator)):
+        with pytest.raises(ValueError, match=words):
+            save_mitigator(each, tmp_path / "model")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_frozen_threshold_is_kept(classifier, tmp_path):
+    probabilities = classifier.predict_proba(X)[:, 1]
+    options = {"threshold": float(np.quantile(probabilities, 0.9)), "pos_label": 1, "response_method": "predict_proba"}
+    shifted = ThresholdShift(FrozenEstimator(classifier)).fit(X, Y, validation=(X, Y))
+    for estimator, threshold in (
+        (FixedThresholdClassifier(FrozenEstimator(classifier), **options), options["threshold"]),
+        (shifted, shifted.threshold_),
+    ):
+        frozen = FrozenEstimator(FrozenEstimator(estimator))
+        save_mitigator(frozen, tmp_path / "model")
+        description = json.loads((tmp_path / "model" / "mitigator.json").read_text())
+        assert (description["threshold"], description["positive_class"]) == (threshold, 1)
+        card = (tmp_path / "model" / "model_card.md").read_text()
+        assert f"It predicts 1 from a probability of {threshold:.4g} on." in card
+        predicted = frozen.predict(X)
+        assert predicted.tolist() == decide(frozen, frozen.predict_proba(X)).tolist()
+        assert predicted.tolist() != classifier.predict(X).tolist()
+        assert predicted.tolist() == load_mitigator(tmp_path / "model").predict(X).tolist()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of torch.compile
+@pytest.mark.parametrize(
+    "parameters", [{}, {"module": Net}, {"module": Probabilities, "criterion": nn.NLLLoss}], ids=["ours", "own", "NLL"]
+)
+def test_a_compiled_network_is_saved_as_it_was_before(parameters, tmp_path):
+    # The backend needs no compiler of C, which not every machine has.
+    parameters = parameters | {"compile": True, "compile__backend": "eager"}
+    estimator = ImageClassifier(**parameters, max_epochs=1, random_state=0).fit(X, Y)
+    save_mitigator(estimator, tmp_path / "model")
+    module = parameters.get("module")
+    description = json.loads((tmp_path / "model" / "mitigator.json").read_text())
+    assert description["network"] == ("SmallCNN" if module is None else module.__name__)
+    # The one who loads it may have compiled it, too.
+    for given in [None] if module is None else [module, torch.compile(module((3, 12, 16), 2), backend="eager")]:
+        loaded = load_mitigator(tmp_path / "model", given)
+        assert np.array_equal(loaded.predict_proba(X), estimator.predict_proba(X))
+
+
+def test_buffers_may_be_infinite_and_parameters_may_not(tmp_path):
+    estimator = ImageClassifier(Masked, max_epochs=1, random_state=0).fit(X, Y)
+    save_mitigator(estimator, tmp_path / "model")
+    loaded = load_mitigator(tmp_path / "model", Masked)
+    assert bool(loaded.module_.mask.isinf().any())
+    assert np.array_equal(loaded.predict_proba(X), estimator.predict_proba(X))
+    weights = load_file(tmp_path / "model" / "weights.safetensors")
+    for name, value in (("last.bias", torch.inf), ("last.bias", torch.nan), ("mask", torch.nan)):
+        damaged = {key: item * value if key.endswith(name) else item for key, item in weights.items()}
+        save_file(damaged, tmp_path / "model" / "weights.safetensors")
+        with pytest.raises(ValueError, match=f"cannot be loaded: {name} holds values that are not finite"):
+            load_mitigator(tmp_path / "model", Masked)
+
+
+def test_weights_that_could_not_be_loaded_are_not_saved(tmp_path):
+    estimator = ImageClassifier(Masked, max_epochs=1, random_state=0).fit(X, Y)
+    for part, value in (("last.bias", torch.inf), ("mask", torch.nan)):
+        broken = copy.deepcopy(estimator)
+        broken.module_.state_dict()[part].fill_(value)
+        with pytest.raises(ValueError, match=rf"estimator\.module_\.{part} holds values that are not finite"):
+            save_mitigator(broken, tmp_path / "model")
+    retrained = fitted(AdversarialLastLayer)
+    nn.init.constant_(retrained.head_.bias, torch.nan)
+    with pytest.raises(ValueError, match=r"estimator\.head_\.bias holds values that are not finite"):
+        save_mitigator(retrained, tmp_path / "model")
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_a_network_of_ones_own_is_given_again(tmp_path):
     base = ImageClassifier(Net, module__width=6, max_epochs=1, criterion=nn.NLLLoss, random_state=0)
     estimator = fitted(Reweighing, base=base.set_params(criterion=nn.CrossEntropyLoss))
@@ -239,6 +345,67 @@ def test_the_card_says_what_is_known(classifier, tmp_path):
     assert "| \\<i\\>, x\\|y | 0.625 | 40 |" in text
     save_mitigator(classifier, tmp_path / "model")
     assert "Nothing was measured" in (tmp_path / "model" / "model_card.md").read_text()
+
+
+def test_the_card_takes_what_fairlearn_and_pandas_give(classifier, tmp_path):
+    groups = pd.Series(np.where(S, "women", "men"), name="sex")
+    predicted = classifier.predict(X)
+    measured = {"y_true": Y, "y_pred": predicted, "sensitive_features": groups}
+    several = MetricFrame(metrics={"accuracy": accuracy_score, "images": count}, **measured)
+    one = MetricFrame(metrics=accuracy_score, **measured)
+    counts = pd.DataFrame({"class": Y, "sex": groups}).value_counts(["class", "sex"])
+    low, high = one.by_group.sort_values()
+    words = f"The lowest accuracy of a group is {low:.2f}, for {one.by_group.idxmin()}; the highest is {high:.2f}"
+    for table, head in ((several.by_group, "accuracy | images"), (one.by_group, "accuracy\\_score")):
+        save_mitigator(classifier, tmp_path / "model", card=ModelCard(measurements=table, cells=counts))
+        text = (tmp_path / "model" / "model_card.md").read_text()
+        assert words in text
+        assert f"| sex | {head} |" in text
+        assert f"| men | {one.by_group['men']:.3f} |" in text or f"| men | {one.by_group['men']:.3f} | 24 |" in text
+        assert "| class / sex | count |" in text
+        assert f"| 1, women | {counts[1, 'women']} |" in text
+    card = ModelCard(cells=counts.rename(None), measurements=one.by_group.rename("error"))
+    save_mitigator(classifier, tmp_path / "model", card=card)
+    text = (tmp_path / "model" / "model_card.md").read_text()
+    assert "| class / sex | images |" in text
+    assert "| sex | error |" in text
+    assert "The lowest accuracy" not in text
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"limits": "Faces in profile."}, TypeError, "limits must be a list of sentences, got 'Faces in profile.'"),
+        ({"limits": None}, TypeError, "limits must be a list of sentences, got None"),
+        ({"limits": [1]}, TypeError, r"limits must be a list of sentences, got \[1\]"),
+        ({"title": None}, TypeError, "title must be text, got NoneType"),
+        ({"trained_on": ["Faces."]}, TypeError, "trained_on must be text, got list"),
+        ({"measured_on": 2024}, TypeError, "measured_on must be text, got int"),
+        ({"cells": {"a": 3}}, TypeError, "cells must be a DataFrame or a Series, got dict"),
+        ({"measurements": [0.9, 0.8]}, TypeError, "measurements must be a DataFrame or a Series, got list"),
+        ({"measurements": pd.Series([0.9, 0.8])}, ValueError, "measurements must be .* a Series with a name"),
+        (
+            {"measurements": pd.DataFrame([[0.9, 0.8]], columns=[["accuracy"] * 2, ["mean", "low"]])},
+            ValueError,
+            r"measurements must have the accuracy in one column of numbers, got .*\('accuracy', 'mean'\)",
+        ),
+        (
+            {"measurements": pd.DataFrame({"accuracy": ["91 %", "80 %"]})},
+            ValueError,
+            "measurements must have the accuracy in one column of numbers, got {'accuracy': '(str|object)'}",
+        ),
+    ],
+)
+def test_a_card_that_could_not_be_written_is_refused_when_it_is_made(options, error, words):
+    with pytest.raises(error, match=words):
+        ModelCard(**options)
+
+
+def test_what_is_no_card_is_refused_before_anything_is_written(classifier, tmp_path):
+    for card in ({"title": "x"}, "Smiles", {}):
+        with pytest.raises(TypeError, match=f"card must be a ModelCard, got {type(card).__name__}"):
+            save_mitigator(classifier, tmp_path / "model", card=card)
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_the_card_says_of_resampled_images_that_they_were_drawn(tmp_path):
