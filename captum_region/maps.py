@@ -10,9 +10,10 @@ from dataclasses import asdict
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -49,6 +50,8 @@ _IMAGES_A_SAVE = 1024
 _MAPS_SHOWN = 1000
 # The keys of maps.json that identify a store.
 _IDENTITY = ("classifier", "data", "confidence", "target", "mixed_precision")
+# What rounding may change: four steps of float16 near 1.
+_TOLERANCE = 0.002
 
 
 class RegionMaps:
@@ -163,17 +166,47 @@ class RegionMaps:
             If the maps are of another classifier, other images or another confidence, or a map differs by more than
             0.002, four steps of float16 near 1.
         """
+        found = self.compare(attribution, images, batch_size=batch_size)
+        for row in found[~found["equal"]].to_dict("records"):
+            then, now, key = row["then"], row["now"], "data" if row["what"] == "images" else row["what"]
+            if key in _IDENTITY:
+                _refuse_difference(self.folder, key, then, now)
+            image = row["what"].partition(" at ")[0]
+            raise ValueError(f"{self.folder} holds another {image}: it differs by {abs(then - now):.3g}")
+
+    def compare(self, attribution: RegionAttribution, images: ImageSource, *, batch_size: int = 16) -> pd.DataFrame:
+        """Compute the first and the last batch again and return how they compare with the stored maps.
+
+        Parameters
+        ----------
+        attribution, images, batch_size
+            As in `attribute_dataset`.
+
+        Returns
+        -------
+        DataFrame
+            A row for each comparison: ``what``, ``then``, ``now``, and ``equal``, of maps to 0.002. They are of the
+            digests of the classifier and the images, and the confidence; if these are equal, also of each batch's
+            map that differs most, where it does.
+
+        See Also
+        --------
+        check : Raises an error instead.
+        """
         _, images = _checked(attribution, images, batch_size)
-        _refuse_differences(self.folder, self.description, _identity(attribution, images))
-        computing = autocast(attribution.forward_func.device, self.description["mixed_precision"])
-        for start in {0, max(0, (len(self) - 1) // batch_size * batch_size)}:
+        now = _identity(attribution, images)
+        then = {key: self.description[key] for key in now}
+        rows: list[dict[str, Any]] = [
+            {"what": "images" if key == "data" else key, "then": old, "now": now[key], "equal": old == now[key]}
+            for key, old in then.items()
+        ]
+        starts = sorted({0, (len(self) - 1) // batch_size * batch_size}) if then == now and len(self) else []
+        for start in starts:
             part = slice(start, start + batch_size)
-            with computing:
+            with autocast(attribution.forward_func.device, self.description["mixed_precision"]):
                 maps = attribution.region_map(take(images, part), self.description["target"], batch_size=batch_size)
-            off = np.abs(maps.cpu().numpy() - self.maps[part])
-            if off.size and not off.max() < 0.002:
-                number = start + int(off.max((1, 2)).argmax())
-                raise ValueError(f"{self.folder} holds another map of image {number}: it differs by {off.max():.3g}")
+            rows.append(_furthest(self.maps[part], maps.cpu().numpy(), start))
+        return pd.DataFrame(rows)
 
     def pixels(self, index: int | slice | ArrayLike) -> Tensor:
         """Return the pixel maps of some images.
@@ -361,9 +394,20 @@ def _header(count: int, grid: RegionGrid) -> bytes:
 def _refuse_differences(folder: Path, kept: dict[str, Any], now: dict[str, Any]) -> None:
     for key in _IDENTITY:
         if key in now and kept[key] != now[key]:
-            words = "other images" if key == "data" else f"another {key.replace('_', ' ')}"
-            found = f"maps of {words}: {key} {kept[key]}, this is {now[key]}"
-            raise ValueError(f"{folder} holds {found}; name another folder")
+            _refuse_difference(folder, key, kept[key], now[key])
+
+
+def _refuse_difference(folder: Path, key: str, then: Any, now: Any) -> NoReturn:
+    words = "other images" if key == "data" else f"another {key.replace('_', ' ')}"
+    raise ValueError(f"{folder} holds maps of {words}: {key} {then}, this is {now}; name another folder")
+
+
+def _furthest(stored: NDArray[np.float16], maps: NDArray[np.float32], start: int) -> dict[str, Any]:
+    """Return the comparison of a batch, whose first image is number `start`, where it differs most."""
+    off = np.abs(maps - stored)
+    at = np.unravel_index(off.argmax(), off.shape)  # a NaN counts as the greatest
+    what = f"map of image {start + int(at[0])} at row {at[1]}, column {at[2]}"
+    return {"what": what, "then": float(stored[at]), "now": float(maps[at]), "equal": bool(off[at] < _TOLERANCE)}
 
 
 def _write_maps(

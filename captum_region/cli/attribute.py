@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source
-from captum_region.cli.running import check_out, errors_in_one_line
+from captum_region.cli.running import check_out, errors_in_one_line, print_check
 from captum_region.io.files import replacing
 
 if TYPE_CHECKING:
@@ -78,10 +77,10 @@ def attribute(
         labels = None if by is None else images.labels(by)
         attribution = RegionAttribution(loaded.to(device), confidence)
         if check:
-            RegionMaps(out).check(attribution, images, batch_size=batch_size)
+            found = RegionMaps(out).compare(attribution, images, batch_size=batch_size)
             if processes.is_main:
-                found = f"{out} holds the maps of these images: computed again, the first and the last batch are equal"
-                typer.echo(json.dumps({"equal": True}) if as_json else found)
+                equal = f"{out} holds the maps of these images: computed again, the first and the last batch are equal"
+                print_check(found, as_json, equal)
             return
         maps = attribute_dataset(
             attribution,

@@ -107,9 +107,11 @@ def _check_classes(loaded: RegionClassifier, attribute: str, labels: NDArray[Any
     *_, trained_for = names = loaded.class_names
     if names == (f"not {trained_for}", trained_for) and trained_for != attribute:
         raise ValueError(f"--attribute must be {trained_for}, which the classifier was trained for, got {attribute}")
-    binary = ("False", "True"), ("0", "1"), (f"not {attribute}", attribute)
-    other = {str(value) for value in labels.tolist()} - {*names}
-    if other and not (labels.dtype == bool and names in binary):
+    found = {str(value) for value in labels.tolist()}
+    is_binary = labels.dtype == bool and names == (f"not {attribute}", attribute)
+    # Of classes 0, 1 and 2, images of the first two alone have labels that are taken for False and True.
+    is_numbered = labels.dtype == bool and {str(int(value)) for value in labels.tolist()} <= {*names}
+    if (other := found - {*names}) and not (is_binary or is_numbered):
         raise ValueError(
             "--attribute must be the one that the classifier was trained for, with the values "
             f"{', '.join(names)}; got {attribute}, with {', '.join(sorted(other))}"

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from captum_region.io.files import CHECKPOINTS, write_json
+from captum_region.io.files import CHECKPOINTS, plain, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import pandas as pd
     from rich.console import Console
 
 
@@ -157,3 +158,18 @@ def _shown(value: Any) -> str:
     if isinstance(value, str):
         return value
     return f"{value:.3f}" if isinstance(value, float) else json.dumps(value)
+
+
+def print_check(found: pd.DataFrame, as_json: bool, equal: str | None = None) -> None:
+    """Print what was compared, or `equal` where all of it is, and exit with 1 if something differs."""
+    differs = found[~found["equal"]]
+    if as_json:
+        typer.echo(json.dumps(plain(found.to_dict("records")), indent=1, default=str))
+    elif equal is not None and differs.empty:
+        typer.echo(equal)
+    else:
+        for row in differs.itertuples():
+            typer.echo(f"differs: {row.what}: was {row.then}, is {row.now}")
+        typer.echo(f"{len(found) - len(differs)} of {len(found)} comparisons are equal")
+    if len(differs):
+        raise typer.Exit(1)

@@ -108,6 +108,8 @@ def check_place(
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a file beside `path` to write; if the block ends without an error it becomes `path`, or else is removed.
 
+    The folder is made if needed.
+
     Examples
     --------
     >>> import tempfile
@@ -119,6 +121,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     beside = path.with_name(f"{PARTIAL}{path.name}-{uuid4().hex[:8]}{path.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside.touch(exist_ok=False)
     try:
         yield beside
@@ -168,7 +171,7 @@ def _check_replaceable(folder: Path, names: Collection[str], kind: str) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a whole text file, or nothing."""
+    """Write a whole text file, or nothing, into a folder that is made if needed."""
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
@@ -176,7 +179,6 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> str:
     """Write a whole JSON file, or nothing, into a folder that is made if needed; return its text."""
     text = json.dumps(plain(content), indent=1, allow_nan=False) + "\n"
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
     return text
 
@@ -275,7 +277,8 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[Path]:
         try:
             yield folder
         except BaseException:
-            if is_new and [path.name for path in folder.iterdir()] == [_LOCK]:
+            # The block may have removed it itself, and must not fail of that.
+            if is_new and folder.exists() and [path.name for path in folder.iterdir()] == [_LOCK]:
                 (folder / _LOCK).unlink()
                 folder.rmdir()
             raise

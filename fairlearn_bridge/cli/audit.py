@@ -10,10 +10,10 @@ import typer
 
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source, set_apart
-from captum_region.cli.running import check_out, console, errors_in_one_line
+from captum_region.cli.running import check_out, console, errors_in_one_line, print_check
 from captum_region.io.files import CHECKPOINTS, remove_pictures, remove_states
 from fairlearn_bridge.cli.options import sharing
-from fairlearn_bridge.cli.run import Check, print_check
+from fairlearn_bridge.cli.run import Check
 
 if TYPE_CHECKING:
     from captum_region.datasets import AttributeImages

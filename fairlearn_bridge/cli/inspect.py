@@ -117,6 +117,7 @@ def inspect(
 
     states = None if out is None else out / CHECKPOINTS
     with errors_in_one_line(debug, resumes=states), _held(out, force):
+        _check_quantiles(images, quantile)
         source = Source(data, root, image_column, skip_damaged=skip_damaged, quiet=quiet)
         ranked = _ranked(source, model, regions, target)
         train, test, measured = _read(source, images, quantile)
@@ -127,7 +128,7 @@ def inspect(
             raise ValueError("; ".join(f"{name}: {note}" for name, note in found["note"].items()))
         cells = cell_counts(attributes[found.index[found["cramers_v"].notna()]], labels)
         following = commands_to_follow(found, cells, target, train, test)
-        commands = {name: _command(name, data, root, image_column, *of) for name, of in following.items()}
+        commands = {name: _command(name, source, *of) for name, of in following.items()}
         training = {"quantile": mask_quantile, "size": size, "region_epochs": region_epochs, "random_state": seed}
         overlaps = _overlaps(source, target, overlap or [], states, training)
         result = {
@@ -268,14 +269,22 @@ def _overlaps(
     return find_overlaps(images, target, names, **options)
 
 
+def _check_quantiles(images: bool, quantiles: list[float] | None) -> None:
+    """Raise ValueError, before anything is read, if a property cannot be cut at the quantiles."""
+    from fairlearn_bridge.validation import check_number
+
+    if quantiles and not images:
+        raise ValueError("--quantile is for properties of images: give it with --images")
+    for each in quantiles or ():
+        check_number("--quantile", each, 0, 1, inside=True)
+
+
 def _read(
     source: Source, images: bool, quantiles: list[float] | None
 ) -> tuple[pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]:
     """Return the attributes of the images to train and to test on, and the properties of the first with `images`."""
     from fairlearn_bridge.inspecting import add_properties
 
-    if quantiles and not images:
-        raise ValueError("--quantile is for properties of images: give it with --images")
     train, test = source.attributes()
     if not images:
         return train, test, None
@@ -286,8 +295,9 @@ def _read(
     return train, test, measured
 
 
-def _command(name: str, data: str, root: Path, image_column: str | None, target: str, confounder: str) -> str:
-    options = ["--data", data, "--root", str(root), "--target", target, "--confounder", confounder]
-    options += [] if image_column is None else ["--image-column", image_column]
+def _command(name: str, source: Source, target: str, confounder: str) -> str:
+    options = ["--data", source.data, "--root", str(source.root), "--target", target, "--confounder", confounder]
+    options += [] if source.image_column is None else ["--image-column", source.image_column]
+    options += ["--skip-damaged"] if source.skip_damaged else []
     out = "mitigated" if name == "mitigate" else f"runs/{confounder}"
     return shlex.join(["fairlearn-bridge", name, *options, "--out", out])

@@ -9,10 +9,10 @@ import typer
 
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source
-from captum_region.cli.running import check_out, console, errors_in_one_line
+from captum_region.cli.running import check_out, console, errors_in_one_line, print_check
 from captum_region.io.files import CHECKPOINTS, remove_files, remove_states
 from fairlearn_bridge.cli import options as own
-from fairlearn_bridge.cli.run import Check, in_two_lines, print_check
+from fairlearn_bridge.cli.run import Check, in_two_lines
 from fairlearn_bridge.schemes import SCHEMES
 
 if TYPE_CHECKING:

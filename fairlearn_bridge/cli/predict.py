@@ -1,6 +1,7 @@
 """fairlearn-bridge predict: a saved model applied to image files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -48,7 +49,8 @@ def predict(
         folder = model / "model" if (model / "model").is_dir() else model
         own = None if module is None else own_object(module, "--module")
         estimator = load_mitigator(folder, own, device=device)
-        source = Source.of(ctx.params)
+        # An image whose labels are not known can be predicted; whether it is damaged is found when it is read.
+        source = replace(Source.of(ctx.params), skip_damaged=True)
         listing = source.listing(source.measured_on)
         options = {"skip_damaged": skip_damaged, "force": force, "show_progress": not quiet}
         summary = predict_files(estimator, folder, listing, out, **options)

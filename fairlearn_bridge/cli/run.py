@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from pathlib import Path
@@ -12,14 +11,12 @@ import typer
 
 from captum_region.cli import options as opt
 from captum_region.cli.reading import Source
-from captum_region.cli.running import check_out, console, errors_in_one_line
+from captum_region.cli.running import check_out, console, errors_in_one_line, print_check
 from captum_region.io.files import CHECKPOINTS
 from fairlearn_bridge.cli import options as own
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pandas as pd
 
     from captum_region.datasets import AttributeImages
     from fairlearn_bridge.experiment import ExperimentConfig, ExperimentData
@@ -152,16 +149,3 @@ def in_two_lines(value: Interval) -> str:
     """Return a value and, below it, its interval if it has one."""
     interval = f"\n[{value.low:.2f}, {value.high:.2f}]" if math.isfinite(value.low + value.high) else ""
     return f"{value.mean:.3f}{interval}"
-
-
-def print_check(found: pd.DataFrame, as_json: bool) -> None:
-    """Print comparisons, and exit with 1 if something differs."""
-    differs = found[~found["equal"]]
-    if as_json:
-        typer.echo(json.dumps(found.to_dict("records"), indent=1, default=str))
-    else:
-        for row in differs.itertuples():
-            typer.echo(f"differs: {row.what}: was {row.then}, is {row.now}")
-        typer.echo(f"{len(found) - len(differs)} of {len(found)} comparisons are equal")
-    if len(differs):
-        raise typer.Exit(1)

@@ -4,7 +4,6 @@ import csv
 import hashlib
 import io
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from captum_region.datasets.decoding import decode_each, files_digest
 from captum_region.datasets.listing import Listing
 from captum_region.io.digest import digest
-from captum_region.io.files import locked, read_json, write_json
+from captum_region.io.files import PARTIAL, locked, read_json, remove_files, write_json
 from captum_region.io.provenance import versions
 from captum_region.progress import progress_bar
 from fairlearn_bridge.deployment.folder import DESCRIPTION, WEIGHTS, decide
@@ -26,6 +25,9 @@ from fairlearn_bridge.deployment.state import network_in
 FORMAT = 1
 # Images at a time, with at most so many values: always the same parts of the same images, so that the batches are too.
 _IMAGES, _VALUES = 256, 2**26
+# What the folder of unfinished predictions holds, besides a state that is half written.
+_ROWS, _STATE = "rows.csv", "state.json"
+_KEPT = (_ROWS, _STATE, ".lock")
 
 
 def part_of(out: Path) -> Path:
@@ -45,7 +47,8 @@ def predict_files(
 ) -> dict[str, Any]:
     """Write a row for each image into `out`: its name, the predicted class, the probability of each class.
 
-    A damaged image has no prediction, and the reason in the column ``skipped``. A part of the images at a time is in
+    A damaged image has no prediction, and the reason in the column ``skipped``. An image that the listing skips, as its
+    labels are not known, is predicted too, after the others: that needs no label. A part of the images at a time is in
     memory. What is done is kept in a folder beside `out`, and another call with the same model and images resumes.
 
     Parameters
@@ -68,14 +71,14 @@ def predict_files(
     if channels != 3:
         raise ValueError(f"the model must take images of 3 channels, as they are read from files; it takes {channels}")
     key = digest((versions(), _file_digest(model / DESCRIPTION), _file_digest(model / WEIGHTS)))
-    key += files_digest(listing.folder, listing.attributes.index.tolist(), (height, width))
-    out.parent.mkdir(parents=True, exist_ok=True)
+    key += files_digest(listing.folder, names := _names(listing), (height, width))
+    _check_part(part_of(out))
     with locked(part_of(out)) as folder:
-        rows, state = folder / "rows.csv", folder / "state.json"
+        rows, state = folder / _ROWS, folder / _STATE
         try:
             start = _resumed(state, rows, key, out, force)
             bar = progress_bar(
-                total=len(listing.attributes),
+                total=len(names),
                 initial=start[0],
                 desc="predicting",
                 unit="image",
@@ -87,11 +90,32 @@ def predict_files(
                     bar.update(done - bar.n)
         finally:
             if not state.exists():  # nothing to resume from
-                shutil.rmtree(folder)
+                _remove_part(folder)
         summary = _summary(rows, estimator)
         rows.replace(out)
-        shutil.rmtree(folder)
-    return summary | {"skipped": [*listing.skipped, *summary["skipped"]]}
+        _remove_part(folder)
+    return summary
+
+
+def _names(listing: Listing) -> list[str]:
+    """Return all images of a listing, first those whose labels are known."""
+    return [*listing.attributes.index.tolist(), *(row["image"] for row in listing.skipped)]
+
+
+def _check_part(folder: Path) -> None:
+    """Raise ValueError if the folder for unfinished predictions is one of the user's."""
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if other := sorted(name for name in found - {*_KEPT} if not name.startswith(PARTIAL)):
+        raise ValueError(
+            f"{folder} must be new or hold unfinished predictions of this command alone, it holds {other[0]} too; name "
+            "another file with --out"
+        )
+
+
+def _remove_part(folder: Path) -> None:
+    """Remove unfinished predictions, and nothing that somebody else has written there meanwhile."""
+    half_written = [path.name for path in folder.glob(f"{PARTIAL}{_STATE}-*")]
+    remove_files(folder, [*_KEPT, *half_written])
 
 
 def _write_rows(
@@ -100,7 +124,7 @@ def _write_rows(
     """Write the rows that are not done, from `start` on, and yield how many are done whenever some are on the disk."""
     done, length = start
     _, height, width = network_in(estimator).image_shape_
-    names = listing.attributes.index.tolist()
+    names = _names(listing)
     part = max(1, min(_IMAGES, _VALUES // (3 * height * width)))
     file.seek(length)
     file.truncate()  # of what was being written

@@ -172,6 +172,40 @@ def in_memory(what):
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(what))
 
 
+def test_a_difference_that_check_finds_is_exit_code_1(source, untrained, tmp_path, written):
+    def run(*more, check=0):
+        given = ["attribute", untrained, *source, "--limit", 20, "--out", tmp_path / "maps", "--quiet", *more]
+        done = CliRunner().invoke(app, list(map(str, given)))
+        assert done.exit_code == check, (done.output, done.exception)
+        assert done.stderr == ""
+        return done.stdout
+
+    run()
+    store = tmp_path / "maps" / "maps.npy"
+    before = written(store)
+    found = json.loads(run("--check", "--json"))
+    assert [(row["what"], row["equal"]) for row in found[:3]] == [
+        ("classifier", True),
+        ("images", True),
+        ("confidence", True),
+    ]
+    assert [row["what"].partition(" at ")[0][:12] for row in found[3:]] == ["map of image"] * 2
+    assert all(row["equal"] for row in found)
+    told = run("--check", "--confidence", "margin", check=1).splitlines()
+    assert told == ["differs: confidence: was negative_entropy, is margin", "2 of 3 comparisons are equal"]
+    assert written(store) == before
+    maps = np.load(store, mmap_mode="r+")
+    maps[19, 1, 2] += 0.5
+    maps.flush()
+    differs, counted = run("--check", check=1).splitlines()
+    assert differs.startswith("differs: map of image 19 at row 1, column 2: was ")
+    assert counted == "4 of 5 comparisons are equal"
+    *same, row = json.loads(run("--check", "--json", check=1))
+    assert all(each["equal"] for each in same)
+    assert not row["equal"]
+    assert row["then"] == pytest.approx(row["now"] + 0.5, abs=0.002)
+
+
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="Linux forgets a peak when it is asked to")
 def test_attribute_holds_a_batch_of_the_images_at_a_time(untrained, tmp_path):
     image = io.BytesIO()
@@ -286,6 +320,25 @@ def test_train_leaves_test_images_of_a_class_of_their_own_out(tmp_path, command)
     done = command("captum_region", "train", *options, "--out", tmp_path / "out")
     assert "1 images of the test are of classes that no training image has" in done.stderr
     assert load_classifier(tmp_path / "out" / "classifier").class_names == ("a", "b")
+
+
+def test_calibrate_takes_held_out_images_of_the_first_two_of_three_numbers(tmp_path, command, refused):
+    for number in range(40):
+        Image.new("RGB", (16, 16), (6 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    table = pd.DataFrame({"image": [f"{number}.png" for number in range(40)], "k": 2})
+    options = ["--data", "table", "--root", tmp_path / "own.csv", "--quiet", "--cache", tmp_path / "cache"]
+    held_out = set_apart(load_table(table, root=tmp_path, size=16, cache=tmp_path / "cache"), None)[1]
+    table.loc[table["image"].isin(held_out.attributes.index), "k"] = [0, 1] * 4
+    table.loc[:1, "k"] = [0, 1]  # to train on too
+    table.to_csv(tmp_path / "own.csv", index=False)
+    made = DenseRegionClassifier(RegionGrid(16, 8, 4), 3, class_names=["0", "1", "2"], width=2, random_state=0)
+    save_classifier(made, tmp_path / "numbers")
+    calibrate = ["calibrate", tmp_path / "numbers", *options, "--attribute", "k", "--out", tmp_path / "out"]
+    command("captum_region", *calibrate)
+    assert json.loads((tmp_path / "out" / "calibration.json").read_text())["images"] == 8
+    made.class_names = ["1", "2", "3"]
+    save_classifier(made, tmp_path / "numbers")
+    assert "with the values 1, 2, 3; got k, with False, True" in refused(app, *calibrate, "--force")
 
 
 def test_calibrate_tells_of_a_temperature_at_an_end_of_its_range(source, tmp_path, command):

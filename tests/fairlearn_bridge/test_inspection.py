@@ -467,6 +467,22 @@ class TestProperties:
             app, "inspect", "--data", "faces", "--target", "Male", "--quantile", 0.3
         )
 
+    def test_what_is_run_next_leaves_damaged_images_out_too(self, dark, tmp_path):
+        table = pd.read_csv(dark / "faces.csv")
+        pd.concat([table, table[-1:].assign(image="bad.png")]).to_csv(dark / "some_bad.csv", index=False)
+        given = self.of_table(dark / "some_bad.csv", "--skip-damaged", "--json", "--quiet")
+        following = json.loads(CliRunner().invoke(app, given).stdout)["next"]
+        assert following.keys() == {"mitigate", "run"}
+        for command in following.values():
+            assert "--skip-damaged" in shlex.split(command)
+        whole = self.of_table(dark / "faces.csv", "--json", "--quiet")
+        assert "--skip-damaged" not in str(json.loads(CliRunner().invoke(app, whole).stdout)["next"])
+
+    @pytest.mark.parametrize("quantile", ["2", "0", "-0.1", "nan"])
+    def test_a_quantile_that_does_not_fit_is_named(self, refused, quantile):
+        line = refused(app, *self.of_table("nowhere.csv", "--quantile", 0.5, "--quantile", quantile))
+        assert f"--quantile must be a number in (0, 1), got {float(quantile)}" in line
+
     @pytest.mark.slow
     def test_inspect_names_a_property_that_run_takes(self, command, dark, tmp_path, listed, documented):
         arguments = self.of_table(dark / "faces.csv", "--out", tmp_path / "inspected")

@@ -775,13 +775,13 @@ def test_runs_stand_side_by_side(two_runs, folder):
 @pytest.mark.slow
 def test_the_command_writes_one_page_of_one_run_or_of_several(two_runs, folder, tmp_path):
     other = two_runs.parent / SCRIPT.replace("/", "")
-    for name, folders in {"one.html": [folder], "both.html": [folder, other]}.items():
+    for name, folders in {"new/deep/one.html": [folder], "both.html": [folder, other]}.items():
         done = CliRunner().invoke(app, ["report", *map(str, folders), "--out", str(tmp_path / name)])
         assert done.exit_code == 0, done.output
         assert done.stdout.strip() == str(tmp_path / name)
     assert (tmp_path / "both.html").read_text(encoding="utf-8") == two_runs.read_text(encoding="utf-8")
     one = (folder / "report.html").read_text(encoding="utf-8")
-    assert (tmp_path / "one.html").read_text(encoding="utf-8") == one
+    assert (tmp_path / "new" / "deep" / "one.html").read_text(encoding="utf-8") == one
 
 
 def test_runs_that_cannot_stand_side_by_side_are_named(tmp_path):

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from captum_region.io.files import clear_partials, locked, remove_pictures, remove_states, write_json
+from captum_region.io.files import clear_partials, locked, remove_pictures, remove_states, replacing, write_json
 
 STATE = "0123456789abcdef" * 2
 OLD = time.time() - 3601
@@ -72,6 +72,27 @@ def test_a_folder_in_which_nothing_was_written_is_not_left(tmp_path):
         with pytest.raises(ValueError, match="oops"):
             fail_in(tmp_path / name, *written)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["begun", "old"]
+
+
+def test_a_folder_that_the_block_removes_hides_no_error(tmp_path):
+    def fail_in(folder):
+        with locked(folder):
+            (folder / ".lock").unlink()
+            folder.rmdir()
+            raise ValueError("oops")
+
+    with pytest.raises(ValueError, match="oops"):
+        fail_in(tmp_path / "new")
+    assert names(tmp_path) == []
+
+
+def test_the_folder_of_a_file_is_made(tmp_path):
+    with replacing(tmp_path / "new" / "deep" / "a.csv") as beside:
+        beside.write_text("a,b")
+    assert names(tmp_path) == ["new", "new/deep", "new/deep/a.csv"]
+    with pytest.raises(OSError, match=r"a\.csv"), replacing(tmp_path / "new" / "deep" / "a.csv" / "b.csv"):
+        pass
+    assert (tmp_path / "new" / "deep" / "a.csv").read_text() == "a,b"
 
 
 def test_what_is_being_written_is_left_alone(tmp_path):

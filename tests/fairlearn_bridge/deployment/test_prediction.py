@@ -108,13 +108,74 @@ def test_force_starts_over_with_another_model(model, tmp_path, refused):
     table = images_in(tmp_path / "images", 300)
     out = tmp_path / "p.csv"
     (tmp_path / "images" / "42-0.png").write_bytes(b"")  # of all its links
-    refused(app, *arguments(model, table, out, "--quiet"))
+    assert "0-0.png: the file is empty" in refused(app, *arguments(model, table, out, "--quiet"))
     assert not (tmp_path / "p.csv.part").exists()  # nothing was done
     out.write_text("mine")
     assert "exists already" in refused(app, *arguments(model, table, out))
     assert out.read_text() == "mine"
     predict_files(load_mitigator(model), model, list_images("table", table), out, skip_damaged=True)
     assert pd.read_csv(out)["skipped"].eq("the file is empty").sum() == 43
+
+
+@pytest.mark.parametrize("options", [[], ["--force"]])
+def test_a_folder_of_the_users_is_refused_and_kept(options, model, tmp_path, refused):
+    table = images_in(tmp_path / "images", 300)
+    out, part = tmp_path / "p.csv", tmp_path / "p.csv.part"
+    part.mkdir()
+    (part / "notes.txt").write_text("mine")
+    told = refused(app, *arguments(model, table, out, "--quiet", *options))
+    assert f"{part} must be new or hold unfinished predictions of this command alone, it holds notes.txt too" in told
+    assert {path.name: path.read_text() for path in part.iterdir()} == {"notes.txt": "mine"}
+    assert not out.exists()
+
+
+def test_what_a_killed_process_left_is_removed_in_the_end(model, tmp_path, command):
+    table = images_in(tmp_path / "images", 3)
+    part = tmp_path / "p.csv.part"
+    part.mkdir()
+    for name in ("rows.csv", ".lock", ".partial-state.json-01ab23cd.json"):
+        (part / name).touch()
+    command("fairlearn_bridge", *arguments(model, table, tmp_path / "p.csv"))
+    assert not part.exists()
+    assert len(pd.read_csv(tmp_path / "p.csv")) == 3
+
+
+@pytest.mark.slow
+def test_what_another_writes_there_meanwhile_stays(model, tmp_path, forked, wait_until):
+    table = images_in(tmp_path / "images", 2500)
+    out, part = tmp_path / "p.csv", tmp_path / "p.csv.part"
+    with forked("-m", "fairlearn_bridge", *arguments(model, table, out)) as process:
+        wait_until((part / "state.json").exists, process)
+        (part / "notes.txt").write_text("mine")
+        assert process.wait() == 0
+    assert len(pd.read_csv(out)) == 2500
+    assert [path.name for path in part.iterdir()] == ["notes.txt"]
+
+
+def test_an_image_without_labels_has_a_row_too(model, tmp_path, command):
+    names = [f"{20 + number}_{number % 2}_0_2017.jpg" for number in range(5)]
+    root = tmp_path / "UTKFace"
+    root.mkdir()
+    for name in (*names, "39_1_2017.jpg", "61_3_2017.jpg"):  # as some of UTKFace's
+        Image.fromarray(RNG.integers(0, 256, (20, 24, 3), np.uint8)).save(root / name)
+    (root / names[1]).write_bytes(b"")
+    (root / "61_3_2017.jpg").write_bytes(b"")
+    out = tmp_path / "p.csv"
+    given = ["predict", model, "--data", "utkface", "--root", tmp_path, "--out", out, "--quiet", "--skip-damaged"]
+    summary = json.loads(command("fairlearn_bridge", *given, "--json").stdout)
+    found = pd.read_csv(out, index_col="image")
+    assert found.index.tolist() == [*names, "39_1_2017.jpg", "61_3_2017.jpg"]
+    skipped = [{"image": name, "reason": "the file is empty"} for name in (names[1], "61_3_2017.jpg")]
+    assert (summary["images"], sum(summary["predicted"].values()), summary["skipped"]) == (7, 5, skipped)
+    assert found.index[found["prediction"].isna()].tolist() == [row["image"] for row in skipped]
+    assert found["skipped"].dropna().tolist() == ["the file is empty"] * 2
+    said = command("fairlearn_bridge", *given, "--force").stdout
+    assert said.splitlines()[-1] == "skipped: 2"
+    # That labels are not known is no damage.
+    for name in (names[1], "61_3_2017.jpg"):
+        (root / name).unlink()
+    command("fairlearn_bridge", *given[:-1], "--force")
+    assert pd.read_csv(out)["prediction"].notna().tolist() == [True] * 5
 
 
 def test_bad_input_is_one_line(model, tmp_path, refused):
