@@ -26,6 +26,7 @@ from captum_region.labels import check_classes
 from captum_region.parallel import Processes
 from captum_region.precision import has_bfloat16_units
 from captum_region.randomness import RandomState, draw_seed, seeded
+from captum_region.validation import check_count
 from fairlearn_bridge.loading import NoSingleImages, TrainingImages, are_training_images, as_it_is
 from fairlearn_bridge.networks import PretrainedClassifier, SmallCNN
 from fairlearn_bridge.resuming import KeepState, keep, load_state
@@ -262,6 +263,7 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         """Refuse parameters that skorch has and that would have no effect."""
         if self.dataset is not NeuralNetDataset or self.get_params_for("dataset"):
             raise TypeError(f"dataset must be left out, ImageClassifier reads images its own way; got {self.dataset}")
+        check_count("max_epochs", self.max_epochs, 0)
         if self.mixed_precision not in ("no", "auto"):
             raise ValueError(f"mixed_precision must be 'no' or 'auto', got {self.mixed_precision!r}")
         if self.classes is not None and not len(self.classes):
@@ -367,6 +369,11 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
         # skorch's scoring compares it with the numbers of the classes.
         return np.asarray(likeliest if are_training_images(X) else self.classes_[likeliest])
 
+    def score(self, X: ImageData, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Return the accuracy on images and their labels, given as in `fit`."""
+        X, y = from_names(X, y)
+        return float(super().score(X, y, sample_weight))
+
     def get_params(self, deep: bool = True, **kwargs: Any) -> dict[str, Any]:
         """Return the parameters, without what skorch keeps among them for its own use."""
         params = super().get_params(deep, **kwargs)
@@ -437,6 +444,10 @@ class ImageClassifier(NeuralNetClassifier):  # type: ignore[misc]
                 f"got an instance of {type(given).__name__}"
             )
         return copy.deepcopy(given)
+
+    def torch_compile(self, module: nn.Module, name: str) -> Any:
+        """Compile the network alone, with ``compile``: of the criterion skorch and this class see what kind it is."""
+        return module if name in self._criteria else super().torch_compile(module, name)
 
     def _get_predict_nonlinearity(self) -> Callable[[Tensor], Tensor]:
         nonlinearity = super()._get_predict_nonlinearity()

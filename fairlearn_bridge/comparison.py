@@ -1,6 +1,7 @@
 """compare_mitigators: the same data, seeds and measures for every mitigator, in one table with intervals."""
 
 import inspect
+import operator
 import os
 import time
 import warnings
@@ -193,11 +194,16 @@ def fit_mitigators(
     --------
     compare_mitigators : Measures the predictions too.
     """
+    if not isinstance(mitigators, Mapping):
+        raise TypeError(f"mitigators must be a mapping of names to estimators, got {type(mitigators).__name__}")
+    try:
+        random_states = [operator.index(seed) for seed in random_states]
+    except TypeError as error:
+        raise TypeError(f"random_states must be integers, got {random_states!r}") from error
     train_on, fit_params, reuse = dict(train_on or {}), dict(fit_params or {}), dict(reuse or {})
     places = {name: Path(folder) for name, folder in (models or {}).items()}
     _check_names(mitigators, train_on, fit_params, reuse, places, random_states)
     check_samples(train, test, train_on)
-    random_states = [int(seed) for seed in random_states]  # a NumPy integer would be another key of what is kept
     chains = {
         name: {name: estimator, **{later: mitigators[later] for later, first in reuse.items() if first == name}}
         for name, estimator in mitigators.items()
@@ -245,6 +251,8 @@ def _check_names(
     if not mitigators or {*train_on, *reuse, *reuse.values(), *places} - set(mitigators):
         named = "train_on, reuse and models"
         raise ValueError(f"mitigators must be given and include all of {named}, got {list(mitigators)}")
+    if odd := [name for name, estimator in mitigators.items() if not callable(getattr(estimator, "fit", None))]:
+        raise TypeError(f"mitigators must be estimators with a fit, got {mitigators[odd[0]]!r} as {odd[0]}")
     if chained := set(reuse) & set(reuse.values()):
         raise ValueError(f"reuse must name mitigators that reuse no other, got {', '.join(sorted(chained))}")
     if untrained := set(reuse) & set(train_on):

@@ -15,7 +15,7 @@ from captum_region.io.digest import digest
 from captum_region.labels import as_plain
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Samples:
     """Images with their target and spurious attribute, and the groups to report by.
 

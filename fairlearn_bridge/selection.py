@@ -91,6 +91,9 @@ def estimate_crossed_auc(
         raise ValueError(
             f"mask must have the shape of the images, {tuple(held_out.X.shape[2:])}, got {tuple(mask.shape)}"
         )
+    if donors.X.shape[1:] != held_out.X.shape[1:]:
+        wanted, got = tuple(held_out.X.shape[1:]), tuple(donors.X.shape[1:])
+        raise ValueError(f"donors must be images of the shape of the held-out ones, {wanted}, got {got}")
     # A classifier may know more classes than there are images of.
     occurring = {*classifier.classes_} & {*donors.y, *held_out.y}
     for name, samples in (("donors", donors), ("held_out", held_out)):

@@ -62,6 +62,8 @@ def rank_by_evidence(
     >>> ranking.columns.tolist(), len(ranking)
     (['image', 'class', 'evidence', 'rank'], 20)
     """
+    if target is None:  # which region_map takes for the confidence, whatever value it is in
+        raise TypeError("target must be the number of the attribute's value, got None")
     X, labels = from_names(data, within)
     X = check_images(X, name="data")
     classes = check_classes(labels, len(X), name="within")
@@ -122,11 +124,11 @@ def ranking_gap(ranking: pd.DataFrame, is_right: ArrayLike, *, share: float = 0.
     check_number("share", share, 0, 0.5)
     if share == 0:
         raise ValueError("share must be above 0, got 0")
+    if ranking.empty or (ranking.groupby("class").size() < 2).any():
+        raise ValueError("ranking must hold two images of a class at least, which make its top and its bottom")
     right = np.asarray(is_right)
     if right.dtype != bool or right.ndim != 1 or len(right) <= ranking["image"].max():
         raise ValueError(f"is_right must hold a bool for each image, got {right.dtype} of shape {right.shape}")
-    if (ranking.groupby("class").size() < 2).any():
-        raise ValueError("ranking must hold two images of a class at least, which make its top and its bottom")
     ends = [right[images] for images in ends_of(ranking, share)]
     top, bottom = (float(end.mean()) for end in ends)
     (top_low, top_high), (bottom_low, bottom_high) = (wilson(float(end.mean()), len(end)) for end in ends)

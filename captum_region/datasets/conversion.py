@@ -50,11 +50,12 @@ def from_dataset(
     Parameters
     ----------
     dataset : torch Dataset or DataLoader, Hugging Face dataset, or sequence
-        Its items are (image, label), the label a number, text or a vector of them, or mappings of names to an image
-        and labels. An image is a PIL image, a tensor or array with 1 or 3 channels, uint8 or float in [0, 1] (without
-        normalisation), or as Hugging Face keeps it, a mapping of ``bytes`` or else ``path`` to a file
-        of an image that `captum_region.datasets.decoding.decode_images` reads. A DataLoader decides the order, so do
-        not shuffle if it matters; its workers decode in parallel. A data set without a length is read to its end.
+        Its items are (image, label), the label a number, text or a vector of them, or a mapping of names to such; or
+        mappings of names to an image and labels. An image is a PIL image, a tensor or array with 1 or 3 channels, uint8
+        or float in [0, 1] (without normalisation), or as Hugging Face keeps it, a mapping of ``bytes`` or else ``path``
+        to a file of an image that `captum_region.datasets.decoding.decode_images` reads. A DataLoader decides the
+        order, so do not shuffle if it matters; its workers decode in parallel. A data set without a length is read to
+        its end.
     size : int or (height, width), optional
         The size to resize to, with antialiasing; by default the images' own, which must then be the same for all.
     image_column : str, default="image"
@@ -98,6 +99,8 @@ def from_dataset(
     """
     if isinstance(dataset, Mapping):
         raise ValueError(f"dataset must be one split, such as dataset[{next(iter(dataset), None)!r}], got {[*dataset]}")
+    if len(set(attributes or ())) < len(attributes or ()):
+        raise ValueError(f"attributes must name each label once, got {attributes}")
     shape = None if size is None else height_width(size)
     items = items_of(undecoded(dataset, image_column))
     bar = progress_bar(items, total=length_of(dataset), desc="reading", unit="image", disable=not show_progress)
@@ -167,7 +170,9 @@ def _unbatched(batch: Any, by_torch: bool) -> Iterator[Any]:
 
 
 def _by_item(part: Any) -> Any:
-    """Return a part of torch's batch item by item: of tuples it has made a list of columns, each of all items."""
+    """Return a part of torch's batch item by item: of tuples, and mappings, it has made columns, each of all items."""
+    if isinstance(part, Mapping):
+        return [dict(zip(part, each, strict=True)) for each in _zipped([_by_item(one) for one in part.values()])]
     if isinstance(part, list) and part and all(isinstance(column, Tensor | list | tuple) for column in part):
         return _zipped([_by_item(column) for column in part])
     return part
@@ -215,11 +220,14 @@ def _image_and_labels(
     """Return an item's image, and its labels by name or, where they have none, by position."""
     if not isinstance(item, Mapping):
         image, *rest = item if isinstance(item, tuple | list) else (item,)
-        values = _flat(rest)
-        names = range(len(values)) if attributes is None else attributes
-        if len(names) not in (0, len(values)):
-            raise ValueError(f"attributes must name the labels of {what}, {len(values)}, got {list(names)}")
-        item = {image_column: image, **dict(zip(names, values, strict=False))}
+        if len(rest) == 1 and isinstance(rest[0], Mapping):
+            item = {**rest[0], image_column: image}
+        else:
+            values = _flat(rest)
+            names = range(len(values)) if attributes is None else attributes
+            if len(names) not in (0, len(values)):
+                raise ValueError(f"attributes must name the labels of {what}, {len(values)}, got {list(names)}")
+            item = {image_column: image, **dict(zip(names, values, strict=False))}
     if missing := [name for name in (image_column, *(attributes or ())) if name not in item]:
         raise ValueError(f"{what} has no {missing[0]!r}, it has {quoted(item)}")
     wanted = [name for name in item if name != image_column] if attributes is None else attributes

@@ -108,7 +108,7 @@ def decode_images(
     ValueError
         If a file is damaged and `on_error` is "raise", if no image is left, or if an argument is invalid.
     """
-    shape = height_width(size)
+    shape, names = height_width(size), list(names)
     np.empty((3, *shape), np.uint8)  # an enormous size is a MemoryError here, and not in each of many threads
     check_on_error(on_error)
     check_jobs(n_jobs)

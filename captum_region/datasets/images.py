@@ -124,10 +124,13 @@ class AttributeImages:
         TypeError
             If it is neither.
         ValueError
-            If it has N numbers which are all 0 or 1, such as a column of `attributes`: `labels` gives a mask.
+            If it has N numbers which are all 0 or 1, such as a column of `attributes`: `labels` gives a mask. If it is
+            not one-dimensional, a mask of another length, or a position is out of range.
         """
         if isinstance(selection, slice):
             return np.arange(len(self))[selection]
+        if np.ndim(selection) != 1:
+            raise ValueError(f"selection must be one-dimensional, got {np.ndim(selection)} dimensions")
         chosen = (
             pd.Series(np.asarray(selection)).infer_objects().to_numpy() if np.size(selection) else np.array([], int)
         )
@@ -137,6 +140,12 @@ class AttributeImages:
             raise ValueError(
                 f"selection must be a boolean mask or positions, got {len(self)} numbers of 0 and 1, which could be "
                 "either; labels(name) gives the mask of an attribute"
+            )
+        if chosen.dtype.kind == "b" and len(chosen) != len(self):
+            raise ValueError(f"selection must be a mask of {len(self)} images, got {len(chosen)}")
+        if chosen.dtype.kind != "b" and not ((chosen >= -len(self)) & (chosen < len(self))).all():
+            raise ValueError(
+                f"selection must hold positions of {len(self)} images, got {chosen.min()} to {chosen.max()}"
             )
         return np.arange(len(self))[chosen]
 

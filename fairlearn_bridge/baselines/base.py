@@ -96,6 +96,11 @@ class Trainer(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):  # type: igno
         likeliest = self.predict_proba(X).argmax(1)  # first: it raises where there has been no fit
         return np.asarray(self.classes_[likeliest])
 
+    def score(self, X: ImageData, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """Return the accuracy on images and their labels, given as in `fit`."""
+        X, y = from_names(X, y)
+        return float(super().score(X, y, sample_weight))
+
 
 class Mitigator(Trainer):
     """A mitigator that leaves the images to its classifier."""

@@ -12,7 +12,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import GridSearchCV
-from skorch.callbacks import BatchScoring, Callback, Checkpoint, EarlyStopping, EpochScoring
+from skorch.callbacks import BatchScoring, Callback, Checkpoint, EarlyStopping, EpochScoring, Freezer, Unfreezer
 from skorch.dataset import ValidSplit
 from skorch.helper import predefined_split
 from torch import nn
@@ -431,6 +431,24 @@ def add_noise(images, index, generator):
     return (images + 0.2 * torch.rand(images.shape, generator=generator)).clamp(0, 1)
 
 
+def test_a_compiled_network_learns_as_one_that_is_not():
+    X, y = bright_and_dark()
+    settings = {"criterion": nn.NLLLoss, "lr": 0.1, "max_epochs": 3, "random_state": 0}
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2), nn.Softmax(1))
+    plain, compiled = (
+        ImageClassifier(network, **settings, **more).fit(X, y)
+        for more in ({}, {"compile": True, "compile__backend": "eager"})
+    )
+    np.testing.assert_array_equal(compiled.predict_proba(X), plain.predict_proba(X))
+    assert compiled.history_[:, "train_loss"] == plain.history_[:, "train_loss"]
+
+
+def test_the_number_of_epochs_is_not_negative():
+    X, y = bright_and_dark()
+    with pytest.raises(ValueError, match="max_epochs must be an integer of at least 0, got -1"):
+        ImageClassifier(Mean, max_epochs=-1).fit(X, y)
+
+
 def test_instances_of_modules_and_criteria_are_set_like_other_parameters():
     X, y = bright_and_dark()
     with seeded(0):
@@ -501,6 +519,21 @@ class TestCheckpointDir:
         before = written(file)
         assert self.fit(tmp_path).history_[:, "dur"] == resumed.history_[:, "dur"]  # read, not trained again
         assert written(file) == before
+
+    @pytest.mark.parametrize("later", [[], [Unfreezer("linear.weight", at=5)]])
+    def test_a_resumed_training_keeps_what_is_frozen(self, later, tmp_path):
+        # Set in an epoch that is not run again, and in no state of the module.
+        def options():
+            return {"callbacks": [Freezer("linear.weight", at=2), *later], "lr": 0.1}
+
+        whole = self.fit(None, **options())
+        self.fit(tmp_path, stop=3, **options())
+        resumed = self.fit(tmp_path, **options())
+        for name, value in whole.module_.state_dict().items():
+            torch.testing.assert_close(resumed.module_.state_dict()[name], value, rtol=0, atol=0)
+        assert [one.requires_grad for one in resumed.module_.parameters()] == [
+            one.requires_grad for one in whole.module_.parameters()
+        ]
 
     def test_a_resumed_loss_keeps_its_state(self, tmp_path):
         group = np.arange(len(self.y)) % 3

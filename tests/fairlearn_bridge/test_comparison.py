@@ -288,7 +288,7 @@ def test_models_are_saved_as_they_were_measured_and_made_again_where_they_are_mi
     pd.testing.assert_frame_equal(again, found)
     for name, of_one in found.groupby("mitigator"):
         np.testing.assert_array_equal(load_mitigator(places[name]).predict_proba(squares.X)[:, 1], of_one["score"])
-    with pytest.raises(ValueError, match=r"random_states must be one where models are saved, got \(0, 1\)"):
+    with pytest.raises(ValueError, match=r"random_states must be one where models are saved, got \[0, 1\]"):
         fit_mitigators(mitigators, squares, squares, models=places, random_states=(0, 1))
     with pytest.raises(ValueError, match="train_on, reuse and models, got"):
         fit_mitigators(mitigators, squares, squares, models={"other": tmp_path})
@@ -305,7 +305,10 @@ def with_labels(y, confounder=(0, 1, 0, 1)):
         ({"confidence_level": 95}, ValueError, r"confidence_level must be a number in \(0, 1\), got 95"),
         ({"n_bootstrap": 0}, ValueError, "n_bootstrap must be an integer of at least 1, got 0"),
         ({"n_bootstrap": 100.0}, ValueError, "n_bootstrap must be an integer of at least 1, got 100.0"),
-        ({"random_states": ()}, ValueError, r"random_states must be given, each once, got \(\)"),
+        ({"random_states": ()}, ValueError, r"random_states must be given, each once, got \[\]"),
+        ({"random_states": (0.2, 0.7)}, TypeError, r"random_states must be integers, got \(0.2, 0.7\)"),
+        ({"random_states": 3}, TypeError, "random_states must be integers, got 3"),
+        ({"random_states": "01"}, TypeError, "random_states must be integers, got '01'"),
         ({"random_states": (1, 1)}, ValueError, "random_states must be given, each once"),
         ({"reuse": {"a": "c", "c": "c"}}, ValueError, "reuse must name mitigators that reuse no other, got c"),
         ({"train": ([], [], [])}, TypeError, "train must be Samples, got tuple"),
@@ -328,6 +331,16 @@ def test_what_does_not_fit_is_refused_before_any_training(tmp_path, options, err
     with pytest.raises(error, match=words):
         compare_mitigators(mitigators, **{"train": samples, "test": samples} | options)
     assert not (tmp_path / "log").exists()
+
+
+def test_mitigators_are_named_estimators():
+    samples = with_labels(np.arange(4) > 1)
+    with pytest.raises(TypeError, match="mitigators must be a mapping of names to estimators, got list"):
+        fit_mitigators([ImageClassifier()], samples, samples)
+    with pytest.raises(TypeError, match="mitigators must be estimators with a fit, got None as b"):
+        fit_mitigators({"a": ImageClassifier(), "b": None}, samples, samples)
+    assert samples != with_labels(np.arange(4) > 1)  # compared as objects, not array by array
+    assert samples in {samples}
 
 
 def test_labels_that_could_not_be_kept_are_refused_before_any_training(tmp_path):

@@ -470,6 +470,9 @@ def test_labels_may_be_named_where_the_data_hold_them(region_classifier):
         np.testing.assert_array_equal(
             classifier.fit(images, labels).predict_proba(images), classifier.fit(X, y).predict_proba(X)
         )
+    for fitted in (classifier, mitigator):
+        assert fitted.score(data, "target") == fitted.score(X, y) == np.mean(fitted.predict(X) == y)
+        assert fitted.score(data, "target", y + 1) == fitted.score(X, y, sample_weight=y + 1)
     with pytest.raises(ValueError, match="'hat' is not an attribute"):
         classifier.fit(data, "hat")
 

@@ -72,6 +72,10 @@ def test_the_empty_cell_is_shifted_by_what_the_confounder_does(lean):
     [
         ({"draws": 0}, "draws must be an integer of at least 1, got 0"),
         ({"mask": np.ones((4, 8), bool)}, r"mask must have the shape of the images, \(8, 8\), got \(4, 8\)"),
+        (
+            {"donors": Samples(np.zeros((4, 3, 4, 4), np.uint8), [0, 0, 1, 1], [0, 1, 0, 1])},
+            r"donors must be images of the shape of the held-out ones, \(3, 8, 8\), got \(3, 4, 4\)",
+        ),
         ({"donors": samples([1, 1], [0, 1])}, "donors must hold images of every class, missing: 0"),
     ],
 )

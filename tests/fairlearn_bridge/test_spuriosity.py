@@ -75,6 +75,10 @@ def test_what_does_not_fit_is_named():
         ranking_gap(ranking, [1, 0])
     with pytest.raises(ValueError, match="two images of a class"):
         ranking_gap(ranking.assign(**{"class": ["a", "b"]}), [True, False])
+    with pytest.raises(ValueError, match="two images of a class"):
+        ranking_gap(ranking.iloc[:0], [True, False])
+    with pytest.raises(TypeError, match="target must be the number of the attribute's value, got None"):
+        rank_by_evidence(None, np.zeros((2, 3, 8, 8), np.uint8), within=[0, 1], target=None)
 
 
 def test_ends_are_a_share_of_each_class_at_least_one():

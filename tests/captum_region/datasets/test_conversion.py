@@ -116,8 +116,10 @@ class TestLoaders:
             read = from_dataset(given, attributes=["a", "b", "number", "name"]).attributes
             pd.testing.assert_frame_equal(read, expected, check_names=False, check_index_type=False)
         named = [{"image": image[i], "a": LABELS[i], "name": f"n{i}"} for i in range(6)]
-        read = from_dataset(DataLoader(named, 4)).attributes
-        assert read.to_dict("list") == {"a": LABELS, "name": [f"n{i}" for i in range(6)]}
+        pairs = [(each["image"], {"a": each["a"], "name": each["name"]}) for each in named]
+        for given in (DataLoader(named, 4), pairs, DataLoader(pairs, 4)):
+            read = from_dataset(given).attributes
+            assert read.to_dict("list") == {"a": LABELS, "name": [f"n{i}" for i in range(6)]}
 
     @pytest.mark.parametrize("batch_size", [1, 2, 4])
     def test_texts_first_in_tuples_stay_with_their_images(self, batch_size):
@@ -352,6 +354,7 @@ def test_errors_name_the_number_of_the_unreadable_item(tmp_path):
             "item 0's 'a' must be a number or text, got ndarr",
         ),
         ([], {}, ValueError, "dataset must hold at least one item"),
+        ([(IMAGES[0], 0, 1)], {"attributes": ["a", "a"]}, ValueError, r"must name each label once, got \['a', 'a'\]"),
         (Endless(), {}, TypeError, "dataset must have a length and items by number, or be iterable; got a Endless"),
         (3, {}, TypeError, "dataset must have a length"),
         ([IMAGES[0]], {"size": 0}, ValueError, "size must be a positive int"),

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image, ImageFile, features
 
@@ -507,6 +508,11 @@ class TestCache:
 def test_invalid_arguments_are_named_in_the_error(folder, decode, options, message):
     with pytest.raises(ValueError, match=message):
         decode([save(folder, "a.png", noise())], **options)
+
+
+def test_names_may_be_a_column_of_a_table(folder, decode):
+    names = [save(folder, f"{seed}.png", noise(seed)) for seed in range(2)]
+    np.testing.assert_array_equal(decode(pd.Series(names, index=[5, 6])).images, decode(names).images)
 
 
 def test_an_empty_list_of_names_is_refused(decode):

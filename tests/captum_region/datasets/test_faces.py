@@ -195,6 +195,14 @@ def test_a_selection_is_a_mask_or_positions(faces):
         few.subset(numbers)
     with pytest.raises(TypeError, match="selection must be a boolean mask, positions or a slice, got float64"):
         few.subset(numbers / 2)
+    for selection, words in (
+        ([True], "a mask of 6 images, got 1"),
+        ([0, 6], "positions of 6 images, got 0 to 6"),
+        ([[0, 1]], "one-dimensional, got 2 dimensions"),
+        (3, "one-dimensional, got 0 dimensions"),
+    ):
+        with pytest.raises(ValueError, match=f"selection must (be|hold) {words}"):
+            few.subset(selection)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (40, 24), (24, 40), (33, 47)])
