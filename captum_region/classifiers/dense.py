@@ -36,8 +36,8 @@ def plan_convolutions(patch_size: int, stride: int, step_until: int = 6) -> list
     patch_size, stride : int
         Of the grid, in pixels.
     step_until : int, default=6
-        In pixels. With 8 the networks take 1.6 to three times as long to train and classify regions no better; at
-        128 px 0.025 more of the top pixels of their maps lie inside the truth (docs/results/maps.md).
+        In pixels. With 8 the networks take 1.6 to three times as long to train and classify regions no better; 0.01 to
+        0.025 more of the top pixels of their maps lie inside the truth (docs/results/maps.md).
 
     Returns
     -------

@@ -67,7 +67,16 @@ def test_late_steps_keep_more_pixels_and_cost_more():
 
 
 @pytest.mark.parametrize(
-    "name", ["kinds.json", "kinds_faces.json", "steps.json", "steps_celeba_32.json", "steps_celeba_64.json"]
+    "name",
+    [
+        "kinds.json",
+        "kinds_faces.json",
+        "steps.json",
+        "steps_64.json",
+        "steps_32.json",
+        "steps_celeba_32.json",
+        "steps_celeba_64.json",
+    ],
 )
 def test_the_page_has_the_table_of_the_results_beside_it(name):
     found = json.loads((RESULTS / name).read_text())
