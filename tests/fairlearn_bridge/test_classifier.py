@@ -493,6 +493,11 @@ class Stopping(ImageClassifier):
 class TestCheckpointDir:
     X, y = bright_and_dark()
 
+    @pytest.fixture(autouse=True)
+    def saved_after_each_epoch(self, monkeypatch):
+        # Epochs as short as these are saved once, by the first, and a later stop would resume from there.
+        monkeypatch.setattr("captum_region.io.snapshot._SHARE", 0)
+
     def fit(self, folder, X=X, stop=None, **options):
         settings = {"max_epochs": 6, "batch_size": 16, "random_state": 0, "batch_transform": add_noise} | options
         classifier = Stopping(WithDropout, checkpoint_dir=folder, **settings)
