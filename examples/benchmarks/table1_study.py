@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from sklearn.base import BaseEstimator, ClassifierMixin
 from studies import Seeds, difference, fit_one_seed, markdown, rounded, statistics_of
 
 from captum_region.batches import as_floats
@@ -39,6 +38,7 @@ from fairlearn_bridge import (
     summarize,
     worst_group_threshold,
 )
+from fairlearn_bridge.baselines.base import Mitigator
 from fairlearn_bridge.experiment import ExperimentConfig, samples_of, split_data, synthetic_data
 from fairlearn_bridge.metrics import alignment
 from fairlearn_bridge.schemes import CONTROLS, PERTURBATIONS, REACHES
@@ -91,30 +91,16 @@ class Brightness:
         return (images + self.shift).clamp(0, 1)
 
 
-class PerturbedInPrediction(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class PerturbedInPrediction(Mitigator):
     """A fitted `AttributionNoiseMitigator`, frozen, that perturbs the images too that it predicts.
 
     In training they are perturbed either way, so that it need not be trained again.
     """
 
-    def __init__(self, estimator: Any = None) -> None:
-        self.estimator = estimator
-
     def fit(self, X: Any, y: Any) -> Self:
-        """Take the mitigator's classes."""
-        self.mitigator_ = copy.copy(self.estimator.estimator).set_params(apply_at_predict=True)
-        self.classes_ = self.mitigator_.classes_
+        """Take the mitigator as it is, but for that."""
+        self.estimator_ = copy.copy(self.estimator.estimator).set_params(apply_at_predict=True)
         return self
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """Return the likeliest class of each image, perturbed."""
-        labels: NDArray[Any] = self.mitigator_.predict(X)
-        return labels
-
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """Return the probability of each class of each image, perturbed."""
-        probability: NDArray[np.float64] = self.mitigator_.predict_proba(X)
-        return probability
 
 
 def shift_to(images: Tensor, mean: float) -> Brightness:
@@ -312,7 +298,7 @@ def _arms(
     for name, parameters in named.items():
         epochs = _epochs_of(config, parameters)
         if "apply_at_predict" in parameters:
-            arms[name] = PerturbedInPrediction(), epochs
+            arms[name] = PerturbedInPrediction(None), epochs
         else:
             arms[name] = AttributionNoiseMitigator(classifier(epochs), region_classifier=regions, **parameters), epochs
     for name in _with_as_bright(named):
