@@ -229,7 +229,6 @@ def _open_entry(entry: Path, count: int, shape: tuple[int, int]) -> tuple[NDArra
 def _write_entry(
     entry: Path, paths: Sequence[str], shape: tuple[int, int], on_error: str, n_jobs: int | None, show_progress: bool
 ) -> None:
-    entry.parent.mkdir(parents=True, exist_ok=True)
     reasons: dict[int, str] = {}
     bar = {"total": len(paths), "desc": "decoding", "unit": "image", "disable": not show_progress}
     # The array appears last: an entry that has one is complete.

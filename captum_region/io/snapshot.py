@@ -107,7 +107,6 @@ class Snapshots:
         self._provenance = provenance() | self._provenance | {"git": joined([self.git, git_state()])}
         content = BytesIO()
         torch.save(_plain({"format": FORMAT, "provenance": self._provenance, "state": state()}), content)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as beside:
             beside.write_bytes(digest_of([content.getvalue()]).encode() + b"\n" + content.getvalue())
         end = time.monotonic()
